@@ -1,0 +1,73 @@
+"""A checkpoint on its grid: `grid.safetensors`, the one source of every exported file.
+
+For a quantized tensor NAME it holds `NAME.scale` (float16) and `NAME.codes` (uint8 or int8); for any other
+(norms) `NAME` in float32. The file's metadata says which grid each tensor is on.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgedistill.errors import InputError
+from edgedistill.quant.grids import GRIDS, GridTensor
+
+FILE = "grid.safetensors"
+SCHEMA = "edgedistill.grid/1"
+
+
+@dataclass(frozen=True)
+class GridCheckpoint:
+    """All weights of a model under their Hugging Face names: on grids, or plain float32 (norms)."""
+
+    mix: str
+    tensors: Mapping[str, GridTensor | Tensor]
+
+    def decode(self, name: str) -> Tensor:
+        """The float32 values of one tensor, as every runtime must see them."""
+        tensor = self.tensors[name]
+        return tensor.decode() if isinstance(tensor, GridTensor) else tensor
+
+
+def save_grid(folder: Path, checkpoint: GridCheckpoint) -> None:
+    """Write `folder/grid.safetensors`."""
+    flat: dict[str, Tensor] = {}
+    grids: dict[str, str] = {}
+    for name, tensor in checkpoint.tensors.items():
+        if isinstance(tensor, GridTensor):
+            grids[name] = tensor.grid
+            flat[f"{name}.scale"] = tensor.scale.contiguous()
+            flat[f"{name}.codes"] = tensor.codes.contiguous()
+        else:
+            flat[name] = tensor.float().contiguous()
+    save_file(flat, folder / FILE, metadata={"schema": SCHEMA, "mix": checkpoint.mix, "grids": json.dumps(grids)})
+
+
+def load_grid(folder: Path) -> GridCheckpoint:
+    """Read `folder/grid.safetensors`.
+
+    Raises:
+        InputError: the file is absent, isn't a grid checkpoint, or names a grid that we don't know.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a checkpoint on its grid is a folder with {FILE}, as the recover stage writes it")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema is {metadata.get('schema')!r}; this version reads {SCHEMA!r}")
+        grids: dict[str, str] = json.loads(metadata["grids"])
+        unknown = sorted(set(grids.values()) - set(GRIDS))
+        if unknown:
+            raise InputError(f"{path}: grid '{unknown[0]}' is unknown; this version knows {', '.join(GRIDS)}")
+        tensors: dict[str, GridTensor | Tensor] = {
+            name: GridTensor(grid, file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.codes"))
+            for name, grid in grids.items()
+        }
+        parts = {f"{name}.{part}" for name in grids for part in ("scale", "codes")}
+        tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in parts})  # noqa: SIM118
+    return GridCheckpoint(metadata["mix"], tensors)

@@ -1,0 +1,25 @@
+"""Rounding as ggml's C code does it, shared by the grids."""
+
+import torch
+from torch import Tensor
+
+
+def round_half_away(x: Tensor) -> Tensor:
+    """C's roundf: halves go away from zero. trunc(x + 0.5) is not that: it sends 0.49999997 to 1.
+
+    The sum with 0.0 turns -0.0 into 0.0, which an integer code doesn't have.
+    """
+    whole = x.trunc()
+    return whole + (2 * (x - whole)).trunc() + 0.0
+
+
+def safe_inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where x is 0, as ggml's `id = d ? 1.0f/d : 0.0f`."""
+    return torch.where(x == 0, 0.0, 1.0 / x)
+
+
+def check_finite(weight: Tensor, grid: str) -> None:
+    """Raise ValueError where a weight is NaN or infinite: no grid holds one, and a runtime would spread it."""
+    if not torch.isfinite(weight).all():
+        bad = (~torch.isfinite(weight)).nonzero()[0].tolist()
+        raise ValueError(f"{grid} can't hold the value {weight[tuple(bad)].item()} at {bad}; all weights must be finite numbers")
