@@ -1,0 +1,116 @@
+"""Documents -> packed rows: several documents a row, none seeing another.
+
+Whole documents are put into rows of `seq_len` tokens, longest first, each into the fullest row that still takes it
+(best-fit decreasing). A document longer than a row is cut at its end. Positions restart and attention is blocked at
+each document's border, so packing changes nothing that a document's tokens see.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows ready for a forward pass, and where a loss looks.
+
+    Attributes:
+        tokens: [B, T] int64.
+        positions: [B, T] int64, from 0 in each document.
+        attention: [B, 1, T, T] bool, True where the query (third) may look at the key (fourth).
+        kept: [N] int64, flat indices into B·T of the positions whose next token counts.
+        labels: [N] int64, those next tokens.
+        signal: by name, [N, ...] rows of the teacher's signal.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    attention: Tensor
+    kept: Tensor
+    labels: Tensor
+    signal: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What packing must know of a document: tokens [n], the first kept position, signal rows by name."""
+
+    tokens: Tensor
+    first: int
+    signal: dict[str, Tensor]
+
+
+def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
+    """Indices of the documents in each row; lengths above `seq_len` count as `seq_len`.
+
+    Raises:
+        ValueError: seq_len is below 2.
+    """
+    if seq_len < 2:
+        raise ValueError(f"seq_len must be at least 2 tokens, got {seq_len}")
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = min(lengths[index], seq_len)
+        fitting = [row for row, space in enumerate(free) if space >= length]
+        if fitting:
+            row = min(fitting, key=lambda r: (free[r], r))
+            rows[row].append(index)
+            free[row] -= length
+        else:
+            rows.append([index])
+            free.append(seq_len - length)
+    return rows
+
+
+def schedule_rows(rows: int, rows_per_step: int, steps: int, seed: int) -> list[list[int]]:
+    """Which rows each step trains on: epochs in an order of their own, drawn from `seed` alone."""
+    order: list[int] = []
+    epoch = 0
+    while len(order) < steps * rows_per_step:
+        shuffled = list(range(rows))
+        random.Random(f"{seed}/{epoch}").shuffle(shuffled)
+        order.extend(shuffled)
+        epoch += 1
+    return [order[step * rows_per_step : (step + 1) * rows_per_step] for step in range(steps)]
+
+
+def make_batch(rows: Sequence[Sequence[Piece]], seq_len: int) -> Batch:
+    """Lay out rows of documents as one batch, padded to the longest row.
+
+    Raises:
+        ValueError: no position in the batch counts.
+    """
+    width = max(sum(min(len(piece.tokens), seq_len) for piece in row) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+    positions = torch.zeros(len(rows), width, dtype=torch.int64)
+    owner = torch.full((len(rows), width), -1, dtype=torch.int64)
+    kept: list[Tensor] = []
+    labels: list[Tensor] = []
+    signal: dict[str, list[Tensor]] = {}
+    for number, row in enumerate(rows):
+        at = 0
+        for document, piece in enumerate(row):
+            ids = piece.tokens[: min(len(piece.tokens), seq_len)].long()
+            end = at + len(ids)
+            tokens[number, at:end] = ids
+            positions[number, at:end] = torch.arange(len(ids))
+            owner[number, at:end] = document
+            count = len(ids) - 1 - piece.first
+            if count > 0:
+                kept.append(number * width + at + torch.arange(piece.first, len(ids) - 1))
+                labels.append(ids[piece.first + 1 :])
+                for name, values in piece.signal.items():
+                    signal.setdefault(name, []).append(values[:count])
+            at = end
+    if not kept:
+        raise ValueError("a batch needs at least one position whose next token counts")
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    same = owner.unsqueeze(2) == owner.unsqueeze(1)  # padding sees padding, so that no row of the softmax is empty
+    return Batch(
+        tokens, positions, (same & causal).unsqueeze(1), torch.cat(kept), torch.cat(labels),
+        {name: torch.cat(values) for name, values in signal.items()},
+    )

@@ -1,0 +1,20 @@
+"""Cross-entropy on text: −log q of the token that was written (sequence-level KD, Kim and Rush 2016)."""
+
+import torch
+from torch import Tensor
+
+
+class CrossEntropy:
+    """Sum over tokens of −log q(label)."""
+
+    def __init__(self, labels: Tensor) -> None:
+        """Take the [N] token ids that follow."""
+        self.labels = labels
+
+    def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """See `HeadLoss`. The gradient is q − onehot(label)."""
+        labels = self.labels[start : start + logits.shape[0]].long().unsqueeze(-1)
+        log_q = torch.log_softmax(logits, -1)
+        summed = -log_q.gather(-1, labels).sum()
+        grad = log_q.exp_()
+        return summed, grad.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=grad.dtype))
