@@ -13,6 +13,7 @@ from typing import Any
 from edgedistill.errors import RunError
 
 DASH = "–"  # a number that nobody measured
+THIN = "\u2009"  # thin space between thousands: a comma or a point means something else in half of the world
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -102,7 +103,7 @@ def show(value: Any, unit: str = "") -> str:
     if unit == "s":
         return _show_seconds(number)
     if unit == "count":
-        return f"{number:,.0f}".replace(",", "\u2009")  # thin spaces: the same in every language
+        return f"{number:,.0f}".replace(",", THIN)
     if unit == "perplexity":
         return _digits(number, 4)
     if unit in ("nats per token", "bits", ""):
@@ -150,10 +151,11 @@ def _digits(number: float, significant: int) -> str:
         return "0"
     if abs(number) < 1e-4:
         return "<0.0001" if number > 0 else "−<0.0001"
+    number = float(f"{number:.{significant - 1}e}")  # round first: 99.97 has three digits before the point
     whole = math.floor(math.log10(abs(number))) + 1
     text = f"{number:.{max(0, min(4, significant - whole))}f}"
     if whole > significant:
-        text = f"{number:,.0f}".replace(",", "\u2009")
+        text = f"{number:,.0f}".replace(",", THIN)
     return _minus(text)
 
 
