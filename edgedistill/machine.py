@@ -1,0 +1,77 @@
+"""The machine that we run on: processor, cores, memory, system; and how busy it is. Bytes and seconds; no torch.
+
+A measurement is only worth something beside the machine that gave it, so each record carries `machine_facts()`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def machine_facts() -> dict[str, Any]:
+    """What doesn't change between two runs: cpu, cores (usable by this process), memory_bytes, os, arch, python."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "memory_bytes": _memory_bytes(),
+        "os": f"{platform.system()} {platform.release()}",
+        "arch": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def fingerprint() -> str:
+    """Twelve hex digits of a hash over the processor, its cores, the memory and the system: the same machine, the same text."""
+    facts = machine_facts()
+    stable = {name: facts[name] for name in ("cpu", "cores", "memory_bytes", "arch")} | {"os": platform.system()}
+    return hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use, at least 1: its affinity where the system tells it."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Mean number of runnable processes over the last minute; None where the system doesn't keep it."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def free_memory_bytes() -> int:
+    """Bytes that a new process could take without pushing others to swap."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip().lower() in ("model name", "hardware"):
+                return value.strip()
+    if sys.platform == "darwin":
+        import subprocess
+
+        with contextlib.suppress(OSError):
+            found = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+            if found.stdout.strip():
+                return found.stdout.strip()
+    return platform.processor() or platform.machine()

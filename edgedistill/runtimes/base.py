@@ -1,0 +1,167 @@
+"""What every runtime can do with a packed file, and the two results that it gives."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistill.errors import InputError
+from edgedistill.runtimes.child import Child
+
+Message = dict[str, Any]  # {"role": "user", "content": "..."}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the runtime itself read from the file."""
+
+    runtime: str  # "llama.cpp" or "onnxruntime"
+    version: str
+    description: str
+    vocab: int
+    n_ctx_train: int
+    chat_template: str | None
+    bos_id: int  # -1 where the file names none; so for eos_id and eot_id
+    eos_id: int
+    eot_id: int
+    stop_ids: tuple[int, ...]  # what ends an answer
+    add_bos: bool
+    architecture: str | None
+    name: str | None
+    parameters: int
+    weight_bytes: int
+    load_s: float
+    rss_bytes: int  # of the child, right after loading
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after one prompt.
+
+    `tokens` includes the stop token where there was one; `finish` is "stop" or "length". With top_k, row i of `top_ids`
+    [n, K] int32 and `top_logp` [n, K] float16 (nats, temperature 1, likeliest first) is the distribution that tokens[i] was
+    drawn from. With prompt_logprobs, row i of `prompt_top_ids` [P-1, K] is what could follow prompt token i; so the two
+    stacked say, for every token of prompt + answer but the last, what could follow it.
+    """
+
+    tokens: list[int]
+    finish: str
+    top_ids: np.ndarray | None = None
+    top_logp: np.ndarray | None = None
+    prompt_top_ids: np.ndarray | None = None
+    prompt_top_logp: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ChatStats:
+    """Counts of one answer: why it ended ("stop" or "length"), tokens read and written."""
+
+    finish: str
+    prompt_tokens: int
+    tokens: int
+
+
+class Runtime:
+    """A packed file, loaded in a child process. Use it in a `with`; leaving that ends the child.
+
+    Every method raises RuntimeDiedError when the child dies, InputError for input that the model can't take, RunError for
+    the rest. Nothing depends on what was asked before: caches are emptied first.
+    """
+
+    def __init__(self, module: str, path: Path, threads: int, load: dict[str, Any]) -> None:
+        if threads < 1:
+            raise InputError(f"threads is {threads}; it must be at least 1")
+        self.path = path
+        self.threads = threads
+        self._child = Child(module, path, threads)
+        self.last_chat: ChatStats | None = None
+        try:
+            facts = self._child.call("load", path=str(path.resolve()), threads=threads, **load)[0]
+        except BaseException:
+            self._child.close()
+            raise
+        self._info = ModelInfo(**(facts | {"stop_ids": tuple(facts["stop_ids"])}))
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._child.pid
+
+    def info(self) -> ModelInfo:
+        """What the runtime read from the file."""
+        return self._info
+
+    def tokenize(self, text: str, special: bool = True, add_bos: bool = False) -> list[int]:
+        """Token ids. `special` reads control tokens written in the text; `add_bos` adds the BOS if the file asks for one."""
+        return self._child.call("tokenize", text=text, add_special=add_bos, parse_special=special)[0]
+
+    def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
+        """The text of token ids; `special` writes control tokens out."""
+        return self._child.call("detokenize", ids=list(ids), special=special)[0] if len(ids) else ""
+
+    def logit_chunks(self, tokens: Sequence[int], first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """Logits of one sequence from position `first` on, in pieces of at most 128 rows: (position of the first row, [n, V] float32)."""
+        for start, arrays in self._child.stream("logits", tokens=list(tokens), first=first):
+            yield start, arrays["logits"]
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits [T, V] float32 after each token of one sequence."""
+        return np.concatenate([rows for _, rows in self.logit_chunks(tokens)])
+
+    def apply_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> tuple[str, list[int]]:
+        """A conversation as the file's chat template writes it: text and token ids.
+
+        Raises:
+            InputError: there is no template, or it refuses the messages.
+        """
+        found = self._child.call("apply_template", messages=list(messages), add_generation_prompt=add_generation_prompt)[0]
+        return found["text"], found["ids"]
+
+    def generate(
+        self, prompt_ids: Sequence[int], max_new: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        stop_ids: Sequence[int] | None = (),
+    ) -> list[int]:
+        """Token ids that follow a prompt, a stop token included. stop_ids None takes the file's own, () never stops."""
+        raise NotImplementedError
+
+    def chat(
+        self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+    ) -> Iterator[str]:
+        """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then holds its counts."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.last_chat = None
+        for result, _ in self._child.stream(
+            "chat", messages=list(messages), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        ):
+            if "piece" in result:
+                text = decoder.decode(result["piece"].encode("latin-1"))
+            else:
+                text = decoder.decode(b"", final=True)
+                self.last_chat = ChatStats(**result)
+            if text:
+                yield text
+
+    def speed(self, prefill: int = 512, decode: int = 128, repetitions: int = 5, warmup: int = 1) -> dict[str, Any]:
+        """Tokens/s as llama-bench measures them; see speed.measure_speed. Adds load_s and threads."""
+        return self._child.call("speed", prefill=prefill, decode=decode, repetitions=repetitions, warmup=warmup)[0]
+
+    def peak_rss_bytes(self) -> int:
+        """The most memory that the child ever had resident."""
+        return self._child.call("memory")[0]["peak_rss_bytes"]
+
+    def rss_bytes(self) -> int:
+        """The memory that the child has resident now."""
+        return self._child.call("memory")[0]["rss_bytes"]
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,159 @@
+"""The parent side of a runtime: start the child process, ask it, and turn its death into one sentence.
+
+A bad model file can abort the process that loads it (a C++ exception inside llama.cpp, a failed assertion), so nothing
+but a child ever loads one. Threads are set explicitly, and OpenMP threads sleep while they wait: spinning ones made two
+threads on two busy cores 10 to 30 times slower.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from edgedistill.errors import InputError, RunError, RuntimeDiedError
+from edgedistill.runtimes.protocol import Arrays, read_frame, write_frame
+
+QUIT_S = 5.0  # time for a child to leave after its stdin closed, before it is killed
+LAST_LINES_BYTES = 4096
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+class Child:
+    """One child process that runs a worker module of this room, serving one model file."""
+
+    def __init__(self, module: str, subject: Path, threads: int) -> None:
+        """Start `python -m module`. `subject` is the file or folder that error messages name."""
+        environment = os.environ | {
+            "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1",
+        }
+        self.subject = subject
+        self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+            cwd=PACKAGE_PARENT,  # `-m` imports from there, and not from whatever lies in the user's folder
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        self._from: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        self._streaming = False
+        self._finalizer = weakref.finalize(self, _end, self._process, self._to, self._from, self._log)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def call(self, op: str, **arguments: Any) -> tuple[Any, Arrays]:
+        """Ask for one answer: its result and arrays.
+
+        Raises:
+            InputError, RunError: the child says why it can't.
+            RuntimeDiedError: the child ended without an answer.
+        """
+        self._request(op, arguments)
+        header, arrays = self._read(op)
+        return header["result"], arrays
+
+    def stream(self, op: str, **arguments: Any) -> Iterator[tuple[Any, Arrays]]:
+        """Ask for a stream and yield its answers; the child works one answer ahead. Closing the iterator stops it.
+
+        Raises:
+            As `call`.
+        """
+        self._request(op, arguments)
+        self._streaming = True
+        more = True
+        stopped = False
+        try:
+            while True:
+                header, arrays = self._read(op)
+                more = header["more"]
+                if not more:
+                    return
+                stopped = True
+                yield header["result"], arrays
+                self._send(op, {"op": "next", "args": {}})
+                stopped = False
+        finally:
+            self._streaming = False
+            if more and stopped and self._process.poll() is None:
+                with contextlib.suppress(RunError):
+                    self._send(op, {"op": "stop", "args": {}})
+                    self._read(op)
+
+    def close(self) -> None:
+        """End the child and reap it. Harmless when called twice."""
+        self._finalizer()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _request(self, op: str, arguments: dict[str, Any]) -> None:
+        if not self._finalizer.alive:
+            raise RunError(f"{self.subject.name}: its runtime was closed before '{op}'")
+        if self._streaming:
+            raise RunError(f"{self.subject.name}: '{op}' was asked for within an answer that still streams; read or close that first")
+        self._send(op, {"op": op, "args": arguments})
+
+    def _send(self, op: str, header: dict[str, Any]) -> None:
+        try:
+            write_frame(self._to, header)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death(op) from None
+
+    def _read(self, op: str) -> tuple[dict[str, Any], Arrays]:
+        try:
+            header, arrays = read_frame(self._from)
+        except (EOFError, ConnectionResetError):
+            raise self._death(op) from None
+        if header["ok"]:
+            return header, arrays
+        error = InputError if header["kind"] == "input" else RunError
+        raise error(f"{self.subject.name}: {header['error']}")
+
+    def _death(self, op: str) -> RuntimeDiedError:
+        try:
+            code = self._process.wait(QUIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        how = f"with exit code {code}"
+        if code < 0:
+            try:
+                how = f"by {signal.Signals(-code).name}"
+            except ValueError:
+                how = f"by signal {-code}"
+        last = _last_line(self._log)
+        said = f"; it last said: {last}" if last else ""
+        hint = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
+        return RuntimeDiedError(f"{self.subject}: the runtime's process ended {how} during '{op}'{hint}{said}")
+
+
+def _last_line(log: BinaryIO) -> str:
+    """The last line of the child's stderr that says something, without control characters."""
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - LAST_LINES_BYTES))
+    lines = [line.strip() for line in log.read().decode("utf-8", errors="replace").splitlines() if line.strip()]
+    return "".join(c for c in lines[-1] if c.isprintable())[:300] if lines else ""
+
+
+def _end(process: "subprocess.Popen[bytes]", to: BinaryIO, back: BinaryIO, log: BinaryIO) -> None:
+    for stream in (to, back):
+        with contextlib.suppress(OSError):
+            stream.close()
+    try:
+        process.wait(QUIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    log.close()

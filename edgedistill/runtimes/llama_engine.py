@@ -1,0 +1,174 @@
+"""llama.cpp inside the child process: one GGUF file, loaded through llama-cpp-python's ctypes, on the CPU alone.
+
+Only the worker imports this: a bad file can abort the process it is loaded in. Contexts are made for their purpose
+(how many sequences, how long, how many rows of logits at once), since the buffers for logits grow with the vocabulary:
+512 rows of 49,152 are 96 MiB.
+"""
+
+import ctypes
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+MICRO_BATCH = 512  # llama-bench's default: tokens that one pass through the graph takes
+ERROR_LEVEL = 4  # ggml.h, GGML_LOG_LEVEL_ERROR
+
+_errors: list[str] = []
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_errors(level: int, text: bytes, _: Any) -> None:
+    """llama.cpp says why a file is bad only in its log: keep the errors, drop the hundreds of lines around them."""
+    if level == ERROR_LEVEL:
+        line = text.decode("utf-8", errors="replace").strip()
+        if line:
+            _errors.append(line)
+            sys.stderr.write(line + "\n")
+
+
+def why() -> str:
+    """What llama.cpp logged as its first error since the last call, or "no reason given"."""
+    reason = _errors[0] if _errors else "llama.cpp gave no reason"
+    _errors.clear()
+    return reason
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """A context: `sequences` in parallel, each of `length` tokens, `batch` tokens a call and `outputs` rows of logits at most."""
+
+    sequences: int
+    length: int
+    batch: int
+    outputs: int
+
+
+class LlamaEngine:
+    """One loaded GGUF file and, at any time, one context on it."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        """Load the file; `load_s` is the seconds that took.
+
+        Raises:
+            ValueError: llama.cpp refuses the file; with its reason.
+        """
+        lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        started = time.perf_counter()
+        _errors.clear()
+        self.model = lib.llama_model_load_from_file(path.encode(), params)
+        self.load_s = time.perf_counter() - started
+        if not self.model:
+            raise ValueError(f"llama.cpp can't load it: {why()}")
+        self.threads = threads
+        self.lib_vocab = lib.llama_model_get_vocab(self.model)
+        self.vocab = lib.llama_vocab_n_tokens(self.lib_vocab)
+        self.context: Any = None
+        self._purpose: Purpose | None = None
+        self._batch: Any = None
+
+    def prepare(self, purpose: Purpose) -> None:
+        """Make the context for a purpose, unless it is there, and forget everything in it."""
+        if purpose != self._purpose:
+            self._release()
+            params = lib.llama_context_default_params()
+            params.n_ctx = purpose.length * purpose.sequences
+            params.n_seq_max = purpose.sequences
+            params.n_batch = purpose.batch
+            params.n_ubatch = min(purpose.batch, MICRO_BATCH)
+            params.n_outputs_max = purpose.outputs
+            params.n_threads = params.n_threads_batch = self.threads
+            params.kv_unified = False
+            params.offload_kqv = False
+            params.op_offload = False
+            self.context = lib.llama_init_from_model(self.model, params)
+            if not self.context:
+                raise ValueError(f"llama.cpp can't make a context of {purpose.sequences} x {purpose.length} tokens: {why()}")
+            self._purpose = purpose
+            self._batch = lib.llama_batch_init(purpose.batch, 0, 1)
+            np.ctypeslib.as_array(self._batch.n_seq_id, (purpose.batch,))[:] = 1
+        lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
+
+    def decode(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]) -> np.ndarray:
+        """Run one batch and return the logits [rows wanted, V] float32, in batch order; a view until the next call."""
+        batch = self._batch
+        count = batch.n_tokens = len(tokens)
+        np.ctypeslib.as_array(batch.token, (count,))[:] = tokens
+        np.ctypeslib.as_array(batch.pos, (count,))[:] = positions
+        np.ctypeslib.as_array(batch.logits, (count,))[:] = wanted
+        for index, sequence in enumerate(sequences):
+            batch.seq_id[index][0] = sequence
+        code = lib.llama_decode(self.context, batch)
+        if code != 0:
+            raise RuntimeError(f"llama_decode returned {code}: {why()}")
+        rows = sum(wanted)
+        if not rows:
+            return np.empty((0, self.vocab), np.float32)
+        return np.ctypeslib.as_array(lib.llama_get_logits(self.context), shape=(rows, self.vocab))
+
+    def forget(self, sequence: int) -> None:
+        """Empty one sequence's cache."""
+        lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), sequence, -1, -1)
+
+    def synchronize(self) -> None:
+        """Wait until the last batch is done, as its timing must."""
+        lib.llama_synchronize(self.context)
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text; `parse_special` reads "<|im_end|>" as one token, `add_special` adds the BOS that the file asks for."""
+        data = text.encode()
+        room = len(data) + 8
+        buffer = (lib.llama_token * room)()
+        count = lib.llama_tokenize(self.lib_vocab, data, len(data), buffer, room, add_special, parse_special)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize needs {-count} tokens for {len(data)} bytes")
+        return list(buffer[:count])
+
+    def piece(self, token: int, special: bool) -> bytes:
+        """The bytes of one token; a control token has none unless `special`."""
+        room = 256
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = lib.llama_token_to_piece(self.lib_vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def stop_ids(self) -> list[int]:
+        """The tokens that end a text: what the file names as EOS and EOT, and their like by name."""
+        return [token for token in range(self.vocab) if lib.llama_vocab_is_eog(self.lib_vocab, token)]
+
+    def metadata(self, key: str) -> str | None:
+        """One metadata value of the file as text."""
+        room = 1 << 12
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = lib.llama_model_meta_val_str(self.model, key.encode(), buffer, room)
+            if count < 0:
+                return None
+            if count < room:
+                return buffer.raw[:count].decode("utf-8", errors="replace")
+            room = count + 1
+
+    def chat_template(self) -> str | None:
+        """The Jinja text of the file's chat template."""
+        text = lib.llama_model_chat_template(self.model, None)
+        return text.decode("utf-8", errors="replace") if text else None
+
+    def description(self) -> str:
+        """llama.cpp's name for architecture, size and type: "llama 135M Q4_0"."""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self.model, buffer, 256)
+        return buffer.value.decode("utf-8", errors="replace")
+
+    def _release(self) -> None:
+        if self.context is not None:
+            lib.llama_batch_free(self._batch)
+            lib.llama_free(self.context)
+            self.context = self._purpose = None

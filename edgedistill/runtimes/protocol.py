@@ -1,0 +1,72 @@
+"""How a runtime's child process and its parent talk: one JSON line, then the raw bytes of the arrays that it names.
+
+    {"op": "logits", "args": {...}}\\n                                          parent -> child
+    {"ok": true, "result": ..., "more": true, "arrays": [{"name": "logits", "dtype": "<f4", "shape": [256, 49152]}]}\\n<bytes>
+    {"ok": false, "error": "...", "kind": "input"}\\n                           child -> parent
+
+A stream answers with frames that say `"more": true` and a last one without. The child reads "next" or "stop" before it
+sends a further frame, so a parent that no longer listens costs one frame's work, and a slow one doesn't fill the memory.
+"""
+
+import json
+from typing import Any, BinaryIO
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+# What a frame may carry. A name from outside never reaches numpy's dtype parser.
+DTYPES = {"<f4": np.float32, "<f2": np.float16, "<i4": np.int32, "<i8": np.int64}
+MAX_LINE_BYTES = 1 << 28
+
+
+def write_frame(stream: BinaryIO, header: dict[str, Any], arrays: Arrays | None = None) -> None:
+    """Send one frame and flush it. Arrays go out C-contiguous and little-endian.
+
+    Raises:
+        TypeError: an array has a type that frames don't carry.
+    """
+    body = []
+    if arrays:
+        described = []
+        for name, array in arrays.items():
+            code = array.dtype.newbyteorder("<").str
+            if code not in DTYPES:
+                raise TypeError(f"array '{name}' is {array.dtype}; a frame carries {', '.join(DTYPES)}")
+            described.append({"name": name, "dtype": code, "shape": list(array.shape)})
+            body.append(np.ascontiguousarray(array, dtype=code))
+        header = header | {"arrays": described}
+    stream.write(json.dumps(header).encode() + b"\n")
+    for array in body:
+        stream.write(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], Arrays]:
+    """The next frame's header and arrays.
+
+    Raises:
+        EOFError: the other side closed its end, in the middle of a frame or between two.
+        ValueError: what came is no frame.
+    """
+    line = stream.readline(MAX_LINE_BYTES)
+    if not line.endswith(b"\n"):
+        raise EOFError("the other side closed the pipe")
+    header = json.loads(line)
+    if not isinstance(header, dict):
+        raise ValueError(f"a frame starts with a JSON object, got {type(header).__name__}")
+    arrays = {}
+    for entry in header.pop("arrays", []):
+        empty = np.empty(entry["shape"], DTYPES[entry["dtype"]])
+        if empty.size:
+            _read_into(stream, memoryview(empty.reshape(-1)).cast("B"))
+        arrays[entry["name"]] = empty
+    return header, arrays
+
+
+def _read_into(stream: BinaryIO, view: memoryview) -> None:
+    while len(view):
+        count = stream.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError("the other side closed the pipe within an array")
+        view = view[count:]

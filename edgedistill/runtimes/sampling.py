@@ -1,0 +1,92 @@
+"""From logits to a token, and to the K likeliest with their log-probabilities. numpy, float32, one row a position.
+
+Made for 32 rows of 49,152 logits at every step of a generation: whole-row sorts and partitions would cost as much as
+the model itself.
+"""
+
+import numpy as np
+
+# A nucleus is sought among the tokens above the first share of the probability, then the next: sorting few is cheap.
+NUCLEUS_FLOORS = (1e-3, 1e-5, 0.0)
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """[N] float32: log of the sum of exp over each row of [N, V]."""
+    top = logits.max(axis=1, keepdims=True)
+    return (top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True)))[:, 0]
+
+
+def top_log_probs(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The K likeliest tokens of each row of [N, V], likeliest first, equal ones by their id.
+
+    Returns:
+        ids [N, K] int32 and log-probabilities [N, K] float16 of the softmax over all V at temperature 1.
+    Raises:
+        ValueError: K is not in 1..V.
+    """
+    rows, vocab = logits.shape
+    if not 1 <= k <= vocab:
+        raise ValueError(f"top_k is {k}; it must be between 1 and the vocabulary of {vocab}")
+    ids = np.empty((rows, k), np.int32)
+    values = np.empty((rows, k), np.float32)
+    floors = _kth_largest_at_least(logits, k)
+    for row in range(rows):
+        found = np.flatnonzero(logits[row] >= floors[row])
+        picked = logits[row, found]
+        if len(found) > 4 * k:
+            cut = np.partition(picked, len(picked) - k)[len(picked) - k]
+            found = found[picked >= cut]
+            picked = logits[row, found]
+        order = np.argsort(-picked, kind="stable")[:k]
+        ids[row], values[row] = found[order], picked[order]
+    return ids, (values - log_sum_exp(logits)[:, None]).astype(np.float16)
+
+
+def _kth_largest_at_least(logits: np.ndarray, k: int) -> np.ndarray:
+    """[N] lower bounds of each row's K-th largest value.
+
+    Cut a row into groups: the K-th largest of the groups' maxima is reached by at least K values. With 8 groups for
+    every wanted value few others reach it.
+    """
+    rows, vocab = logits.shape
+    groups = min(8 * k, vocab // 2)
+    if groups < k:
+        return np.full(rows, -np.inf, np.float32)
+    size = vocab // groups
+    maxima = logits[:, : groups * size].reshape(rows, size, groups).max(axis=1)
+    return np.partition(maxima, groups - k, axis=1)[:, groups - k]
+
+
+class Sampler:
+    """Draws one sequence's tokens. One uniform number a token, so the text depends on the seed and the logits alone."""
+
+    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
+        """Temperature 0 takes the likeliest token; top_p in (0, 1] cuts the tail after the temperature, as transformers does."""
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise ValueError(f"temperature is {temperature} and top_p is {top_p}; they must be >= 0 and in (0, 1]")
+        self._temperature = temperature
+        self._top_p = top_p
+        self._random = np.random.Generator(np.random.PCG64(seed))
+
+    def draw(self, logits: np.ndarray) -> int:
+        """The next token from one row [V] of logits."""
+        if self._temperature == 0:
+            return int(logits.argmax())
+        weights = np.exp((logits - logits.max()) / np.float32(self._temperature))
+        uniform = self._random.random()
+        if self._top_p == 1:
+            return _pick(np.cumsum(weights, dtype=np.float64), uniform)
+        total = float(weights.sum(dtype=np.float64))
+        for floor in NUCLEUS_FLOORS:
+            ids = np.flatnonzero(weights >= floor * total)
+            if weights[ids].sum(dtype=np.float64) >= self._top_p * total:
+                break
+        ids = ids[np.argsort(-weights[ids], kind="stable")]
+        mass = np.cumsum(weights[ids], dtype=np.float64)
+        kept = int(np.searchsorted(mass, self._top_p * total)) + 1
+        return int(ids[_pick(mass[:kept], uniform)])
+
+
+def _pick(mass: np.ndarray, uniform: float) -> int:
+    """The index in which `uniform` of the cumulated mass falls."""
+    return min(int(np.searchsorted(mass, uniform * mass[-1], side="right")), len(mass) - 1)

@@ -1,0 +1,91 @@
+"""The child side of a runtime: read a request, run its operation, answer; until the parent hangs up.
+
+fd 1 belongs to the C libraries, which print when they like, so it is pointed at stderr and the frames go to a private
+copy of it. A thread watches stdin: when the parent dies, even by SIGKILL, the pipe ends and this process with it, in
+the middle of a computation too.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from edgedistill.errors import InputError
+from edgedistill.runtimes.protocol import read_frame, write_frame
+
+Answer = Any  # what JSON holds, or (result, Arrays), or an iterator of either for a stream
+Operation = Callable[..., Answer]
+END = object()
+
+
+def serve(operations: dict[str, Operation]) -> None:
+    """Answer requests by name until stdin ends. Never returns before that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it stops a stream or kills us
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
+    while True:
+        request = requests.get()
+        try:
+            _answer(answers, requests, operations[request["op"]](**request["args"]))
+        except BrokenPipeError:
+            os._exit(0)
+        except Exception as error:
+            if not isinstance(error, (InputError, ValueError)):
+                traceback.print_exc()
+            kind = "input" if isinstance(error, InputError) else "run"
+            write_frame(answers, {"ok": False, "kind": kind, "error": _sentence(error)})
+
+
+def _listen(stdin: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    with contextlib.suppress(EOFError, ValueError, OSError):
+        while True:
+            requests.put(read_frame(stdin)[0])
+    os._exit(0)
+
+
+def _answer(answers: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]", answer: Answer) -> None:
+    if not isinstance(answer, Iterator):
+        _send(answers, answer, more=False)
+        return
+    sent = False
+    while True:
+        item, failure = _advance(answer)
+        # The parent says "next" after every answer but the last frame: take that word before anything else is sent.
+        if sent and requests.get()["op"] == "stop":
+            break
+        if failure is not None:
+            raise failure
+        if item is END:
+            break
+        _send(answers, item, more=True)
+        sent = True
+    write_frame(answers, {"ok": True, "result": None, "more": False})
+
+
+def _advance(answer: Iterator[Answer]) -> tuple[Answer, Exception | None]:
+    try:
+        return next(answer, END), None
+    except Exception as error:
+        return None, error
+
+
+def _send(answers: BinaryIO, item: Answer, more: bool) -> None:
+    result, arrays = item if _has_arrays(item) else (item, None)
+    write_frame(answers, {"ok": True, "result": result, "more": more}, arrays)
+
+
+def _has_arrays(item: Answer) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], dict)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, (InputError, ValueError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
