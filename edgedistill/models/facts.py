@@ -1,0 +1,68 @@
+"""What a model's own files tell of it before its weights are loaded: a Hugging Face folder or a GGUF file. No torch."""
+
+import re
+from pathlib import Path
+
+from edgedistill.errors import InputError
+from edgedistill.facts import ModelFacts, TokenizerFacts
+from edgedistill.models import source as sources
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape
+from edgedistill.models.hf_folder import check_weights, license_of, read_shape
+from edgedistill.models.vocabulary import Vocabulary, from_folder, gguf_pre
+
+# The number format at the end of a GGUF file's name: "SmolLM2-135M-Instruct.Q4_1".
+_FORMAT_SUFFIX = re.compile(r"[.\-_](i?q\d\w*|t?q\d\w*|b?f16|f32|mxfp4)$", re.IGNORECASE)
+# Bytes a weight where only the config is here: what the hub stores nearly always.
+CONFIG_ONLY_WEIGHT_BYTES = 2
+
+
+def read_facts(path: Path, source: str, config_only: bool = False) -> ModelFacts:
+    """The facts of a local model.
+
+    Args:
+        path: a Hugging Face folder or a .gguf file, as `source.resolve` gives it.
+        source: what the user typed.
+        config_only: the folder may be without weights (`source.resolve_config_only`); their bytes are then counted as 16-bit.
+    Raises:
+        InputError: anything missing, damaged or unsupported; one sentence that names it.
+    """
+    if path.is_dir():
+        return _folder_facts(path, source, config_only)
+    if path.is_file():
+        return _gguf_facts(path, source)
+    raise InputError(f"{path}: no such model; it must be a Hugging Face folder or a .gguf file")
+
+
+def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
+    shape = read_shape(path)
+    vocabulary = from_folder(path)
+    _check_vocabulary(path, vocabulary, shape.vocab)
+    has_weights = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
+    weight_bytes = check_weights(path, shape) if has_weights or not config_only else shape.parameters * CONFIG_ONLY_WEIGHT_BYTES
+    name = source.rstrip("/").rsplit("/", 1)[-1] if sources.is_hub_id(source) and not Path(source).exists() else path.resolve().name
+    tokenizer = TokenizerFacts(vocabulary.model, vocabulary.pre, len(vocabulary.tokens), vocabulary.chat_template is not None)
+    return ModelFacts(name, source, str(path), "hf", shape, tokenizer, weight_bytes, license_of(path))
+
+
+def _gguf_facts(path: Path, source: str) -> ModelFacts:
+    header = read_header(path)
+    shape = gguf_shape(header)
+    model, pre = gguf_pre(header)
+    tokens = header.count("tokenizer.ggml.tokens")
+    if tokens > shape.vocab or not tokens:
+        raise InputError(f"{path}: {tokens} tokens but {shape.vocab} rows in the embedding; the file is damaged")
+    template = header.get("tokenizer.chat_template", str)
+    name = _FORMAT_SUFFIX.sub("", path.stem)
+    stated = header.get("general.license", str) or sources.license_beside(path)
+    tokenizer = TokenizerFacts(model, pre, tokens, template is not None)
+    weight_bytes = sum(tensor.size for tensor in header.tensors.values())
+    return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated)
+
+
+def _check_vocabulary(path: Path, vocabulary: Vocabulary, rows: int) -> None:
+    if len(vocabulary.tokens) > rows:
+        raise InputError(
+            f"{path}: tokenizer.json has ids up to {len(vocabulary.tokens) - 1}, the embedding {rows} rows; "
+            "the tokenizer isn't this model's, or the embedding was not resized"
+        )

@@ -1,0 +1,42 @@
+"""A GGUF file's weights in float32, under Hugging Face names and with Hugging Face's order of rows.
+
+The values are gguf-py's dequantization, unchanged: moving whole rows is all that is done to them.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedistill.facts import ModelShape
+from edgedistill.models.gguf_file import GGUFHeader, GGUFTensor
+from edgedistill.models.llama_names import from_gguf_rows, gguf_name, permuted_heads
+
+
+def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, GGUFTensor, NDArray[np.uint8]]]:
+    """(Hugging Face name, its entry in the file, bytes [O, row bytes] or [row bytes]) of each tensor, in the shape's order.
+
+    The bytes are a view of the file; those of q and k are copies in Hugging Face's order of rows.
+    """
+    file = np.memmap(header.path, dtype=np.uint8, mode="r")
+    for wanted in shape.tensors():
+        tensor = header.tensors[gguf_name(wanted.name)]
+        raw = file[tensor.offset : tensor.offset + tensor.size]
+        rows = raw.reshape(tensor.shape[0], -1) if len(tensor.shape) == 2 else raw
+        heads = permuted_heads(wanted.name, shape)
+        yield wanted.name, tensor, from_gguf_rows(rows, heads) if heads else rows
+
+
+def dequantized_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(Hugging Face name, float32 [O, I] or [I]) of each tensor, in the shape's order."""
+    for name, tensor, raw in packed_tensors(header, shape):
+        yield name, dequantize(tensor, raw)
+
+
+def dequantize(tensor: GGUFTensor, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A tensor's bytes as gguf dequantizes them: float32 of the tensor's shape, an array of its own."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize as gguf_dequantize
+
+    values = gguf_dequantize(np.ascontiguousarray(raw), GGMLQuantizationType(tensor.type_id))
+    return np.array(values, dtype=np.float32).reshape(tensor.shape)

@@ -1,0 +1,143 @@
+"""A causal language model as torch runs it, from a Hugging Face folder, a GGUF file, or weights in hand; and back to disk.
+
+Read by hand instead of by from_pretrained: nothing is printed, nothing is downloaded, no pickle and no code of the
+model's is ever loaded, and a GGUF file's weights are exactly gguf's dequantization.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from edgedistill.errors import InputError
+from edgedistill.facts import HEAD, ModelShape
+from edgedistill.models import rope
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape
+from edgedistill.models.gguf_weights import dequantized_tensors
+from edgedistill.models.hf_folder import check_weights, read_shape, weight_files
+from edgedistill.models.tokenizer import save_tokenizer
+from edgedistill.models.vocabulary import Vocabulary, read_json, read_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+WEIGHTS = "model.safetensors"
+
+
+def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None) -> "LlamaForCausalLM":
+    """The model of a Hugging Face folder or a .gguf file, in evaluation mode, with sdpa attention.
+
+    Args:
+        path: a folder or a .gguf file.
+        dtype: of all weights; float32 keeps a GGUF file's dequantized values exactly.
+        weights: tensors by Hugging Face name, [O, I] or [I], used instead of the folder's own: a checkpoint on its grid is
+            loaded with its decoded tensors. They are copied.
+    Raises:
+        InputError: missing, damaged or unsupported files, or a weight that isn't a finite number.
+    """
+    if weights is not None:
+        shape, tensors = read_shape(path), ((name, tensor.detach().clone()) for name, tensor in weights.items())
+        return build_model(shape, tensors, dtype, read_vocabulary(path), path)
+    if path.is_dir():
+        shape = read_shape(path)
+        check_weights(path, shape)
+        return build_model(shape, _safetensors(path), dtype, read_vocabulary(path), path)
+    header = read_header(path)
+    shape = gguf_shape(header)
+    tensors = ((name, torch.from_numpy(values)) for name, values in dequantized_tensors(header, shape))
+    return build_model(shape, tensors, dtype, read_vocabulary(path), path)
+
+
+def save_model(model: "LlamaForCausalLM", tokenizer_source: Path, folder: Path) -> None:
+    """Write a float checkpoint: config.json, generation_config.json, model.safetensors in the model's dtype, and a tokenizer.
+
+    Args:
+        tokenizer_source: the folder or .gguf file whose tokenizer the model has.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config.to_diff_dict()
+    # transformers 4 and most other readers know rope by these two; 5 reads rope_parameters.
+    theta, scaling = rope.from_config(folder, config)
+    config |= {"rope_theta": theta, "rope_scaling": scaling}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
+    tied = model.config.tie_word_embeddings
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items() if not (tied and name == HEAD)}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tokenizer(tokenizer_source, folder)
+
+
+def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "LlamaConfig":
+    """transformers' config of a shape."""
+    from transformers import LlamaConfig
+
+    rotary = rope.to_config(shape.rope_theta, shape.rope_scaling)
+    config = LlamaConfig(
+        vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.ffn, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim,
+        max_position_embeddings=shape.context, rms_norm_eps=shape.norm_eps, rope_parameters=rotary,
+        tie_word_embeddings=shape.tied, bos_token_id=vocabulary.bos, eos_token_id=vocabulary.eos, pad_token_id=vocabulary.pad,
+    )  # fmt: skip
+    config.architectures = ["LlamaForCausalLM"]
+    return config
+
+
+def build_model(
+    shape: ModelShape, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, vocabulary: Vocabulary, where: Path
+) -> "LlamaForCausalLM":
+    """A model of `shape` that owns the given tensors.
+
+    Raises:
+        InputError: a tensor is missing, of another shape, or holds a value that isn't finite; `where` names the model.
+    """
+    from transformers import GenerationConfig
+
+    wanted = {tensor.name: tensor for tensor in shape.tensors()}
+    state: dict[str, Tensor] = {}
+    for name, value in tensors:
+        if name not in wanted:
+            continue
+        size = (wanted[name].cols,) if wanted[name].kind == "norm" else (wanted[name].rows, wanted[name].cols)
+        if tuple(value.shape) != size:
+            raise InputError(f"{where}: {name} has shape {list(value.shape)}, it must be {list(size)}")
+        if not torch.isfinite(value).all():
+            raise InputError(f"{where}: {name} holds values that aren't finite numbers; the file is damaged or its training diverged")
+        state[name] = value.to(dtype)
+    if missing := wanted.keys() - state.keys():
+        raise InputError(f"{where}: {len(missing)} of {len(wanted)} tensors are missing, among them {min(missing)}")
+    config = model_config(shape, vocabulary)
+    config.dtype = dtype
+    model = assemble(config, state)
+    generation = where / "generation_config.json" if where.is_dir() else None
+    if generation is not None and generation.is_file():
+        model.generation_config = GenerationConfig.from_dict(read_json(generation))
+    return model
+
+
+def assemble(config: "LlamaConfig", state: Mapping[str, Tensor]) -> "LlamaForCausalLM":
+    """A model that takes the tensors of `state` as its own, without initializing any first. In evaluation mode."""
+    from transformers import LlamaForCausalLM
+
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    # Its rotary table isn't a weight; on the meta device it has no values.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def _safetensors(folder: Path) -> Iterable[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
