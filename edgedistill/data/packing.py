@@ -8,6 +8,7 @@ each document's border, so packing changes nothing that a document's tokens see.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class Batch:
         tokens: [B, T] int64.
         positions: [B, T] int64, from 0 in each document.
         attention: [B, 1, T, T] bool, True where the query (third) may look at the key (fourth).
+        real: [B, T] bool, False on padding.
         kept: [N] int64, flat indices into B·T of the positions whose next token counts.
         labels: [N] int64, those next tokens.
         signal: by name, [N, ...] rows of the teacher's signal.
@@ -29,18 +31,29 @@ class Batch:
     tokens: Tensor
     positions: Tensor
     attention: Tensor
+    real: Tensor
     kept: Tensor
     labels: Tensor
     signal: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What packing must know of a document: tokens [n], the first kept position, signal rows by name."""
+class Packable(Protocol):
+    """What packing must know of a document (`signals.Document` has it)."""
 
-    tokens: Tensor
-    first: int
-    signal: dict[str, Tensor]
+    @property
+    def tokens(self) -> Tensor:
+        """[n] ids."""
+        ...
+
+    @property
+    def first(self) -> int:
+        """The first position whose next token counts."""
+        ...
+
+    @property
+    def signal(self) -> dict[str, Tensor]:
+        """By name, a row for each position from `first` to n − 2."""
+        ...
 
 
 def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
@@ -78,13 +91,13 @@ def schedule_rows(rows: int, rows_per_step: int, steps: int, seed: int) -> list[
     return [order[step * rows_per_step : (step + 1) * rows_per_step] for step in range(steps)]
 
 
-def make_batch(rows: Sequence[Sequence[Piece]], seq_len: int) -> Batch:
+def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:
     """Lay out rows of documents as one batch, padded to the longest row.
 
     Raises:
         ValueError: no position in the batch counts.
     """
-    width = max(sum(min(len(piece.tokens), seq_len) for piece in row) for row in rows)
+    width = max(sum(min(len(document.tokens), seq_len) for document in row) for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.int64)
     positions = torch.zeros(len(rows), width, dtype=torch.int64)
     owner = torch.full((len(rows), width), -1, dtype=torch.int64)
@@ -93,17 +106,17 @@ def make_batch(rows: Sequence[Sequence[Piece]], seq_len: int) -> Batch:
     signal: dict[str, list[Tensor]] = {}
     for number, row in enumerate(rows):
         at = 0
-        for document, piece in enumerate(row):
-            ids = piece.tokens[: min(len(piece.tokens), seq_len)].long()
+        for number_in_row, document in enumerate(row):
+            ids = document.tokens[: min(len(document.tokens), seq_len)].long()
             end = at + len(ids)
             tokens[number, at:end] = ids
             positions[number, at:end] = torch.arange(len(ids))
-            owner[number, at:end] = document
-            count = len(ids) - 1 - piece.first
+            owner[number, at:end] = number_in_row
+            count = len(ids) - 1 - document.first
             if count > 0:
-                kept.append(number * width + at + torch.arange(piece.first, len(ids) - 1))
-                labels.append(ids[piece.first + 1 :])
-                for name, values in piece.signal.items():
+                kept.append(number * width + at + torch.arange(document.first, len(ids) - 1))
+                labels.append(ids[document.first + 1 :])
+                for name, values in document.signal.items():
                     signal.setdefault(name, []).append(values[:count])
             at = end
     if not kept:
@@ -111,6 +124,6 @@ def make_batch(rows: Sequence[Sequence[Piece]], seq_len: int) -> Batch:
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     same = owner.unsqueeze(2) == owner.unsqueeze(1)  # padding sees padding, so that no row of the softmax is empty
     return Batch(
-        tokens, positions, (same & causal).unsqueeze(1), torch.cat(kept), torch.cat(labels),
+        tokens, positions, (same & causal).unsqueeze(1), owner >= 0, torch.cat(kept), torch.cat(labels),
         {name: torch.cat(values) for name, values in signal.items()},
     )

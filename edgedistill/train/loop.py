@@ -55,6 +55,16 @@ class Curve:
         """The validation with the lowest loss; the first of equals."""
         return min(self.validation, key=lambda v: v["loss"])
 
+    def to_dict(self, stage: str) -> dict[str, Any]:
+        """For `curve.json`: what the report draws."""
+        validation = [{"step": v["step"], "tokens": v["tokens"], "kl": v["loss"]} for v in self.validation]
+        best = min(validation, key=lambda v: v["kl"])
+        return {
+            "schema": "edgedistill.curve/1", "stage": stage, "unit": "nats per token", "points": self.points, "validation": validation,
+            "start": {"kl": validation[0]["kl"]}, "best": best, "stopped_early": self.stopped_early,
+            "verdict": f"KL on validation text {validation[0]['kl']:.4f} at the start, {best['kl']:.4f} at step {best['step']:.0f}",
+        }
+
 
 def learning_rate_share(step: int, settings: TrainSettings) -> float:
     """Share of the peak rate at a step: linear warm-up, then cosine to `final_rate`."""

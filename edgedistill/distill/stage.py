@@ -1,0 +1,109 @@
+"""The distill stage: cut a student out of the teacher by depth and train it on the teacher's signals.
+
+The loss is α · KL on the teacher's k likeliest tokens + β · cross-entropy on the teacher's text. The embedding, which
+a depth-cut student inherits whole, stays frozen: it is a fifth of a small model's weights and of its training time,
+and what it knows is not what the cut took away.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
+from edgedistill.losses.cross_entropy import CrossEntropy
+from edgedistill.losses.head import HeadLoss, head_loss
+from edgedistill.losses.top_k_kl import TopKKL
+from edgedistill.losses.weighted import Weighted
+from edgedistill.models.depth import block_influence, choose_layers, cut_layers
+from edgedistill.models.load import load_model, save_model
+from edgedistill.progress import Progress
+from edgedistill.signals.shards import Document
+from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
+
+INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves past 2,000 on a 30-layer model
+
+
+def distill(
+    teacher: Path, training: Sequence[Document], validation: Sequence[Document], layers: int, recipe: Recipe, work: Path, progress: Progress
+) -> None:
+    """Write the float student to `work`: a Hugging Face folder, `layers.json` and `curve.json`.
+
+    Args:
+        teacher: a model folder or GGUF file.
+        training, validation: documents with `ids` and `log_probs`.
+        layers: how many of the teacher's layers the student keeps.
+        recipe: its `distill` part.
+        work: the stage's folder; a killed run's checkpoints in it are gone on from.
+        progress: where it is shown.
+    """
+    settings = recipe.distill
+    dtype = COMPUTE[settings.compute]
+    model = load_model(teacher)
+    kept_layers, influence = _choose(model, training, layers, settings.seq_len, dtype, progress)
+    student = cut_layers(model, kept_layers)
+    weight = student.get_output_embeddings().weight.detach().to(dtype)
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    for frozen in {student.get_input_embeddings().weight, student.get_output_embeddings().weight}:
+        frozen.requires_grad_(False)
+
+    rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
+    rows_per_step = max(1, settings.batch_tokens // settings.seq_len)
+    steps = max(1, round(settings.tokens / (rows_per_step * settings.seq_len)))
+    plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
+
+    def loss_of_step(step: int) -> tuple[torch.Tensor, int]:
+        batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
+        parts: list[tuple[float, HeadLoss]] = [
+            (settings.loss.forward_kl, TopKKL(batch.signal["ids"], batch.signal["log_probs"])),
+            (settings.loss.cross_entropy, CrossEntropy(batch.labels)),
+        ]
+        return head_loss(kept_hidden(student, batch, dtype), weight, Weighted(parts)), len(batch.kept)
+
+    def validate() -> float:
+        return top_k_kl(student, validation, weight, settings.seq_len, dtype)
+
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    train_settings = TrainSettings(
+        steps, settings.warmup, validate_every=settings.validate_every, checkpoint_seconds=settings.checkpoint_seconds
+    )
+    curve = train({settings.learning_rate: parameters}, loss_of_step, validate, train_settings, work, progress, f"distill {layers} layers")
+    save_model(student, teacher, work)
+    report = {"kept": list(kept_layers), "influence": influence}
+    (work / "layers.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (work / "curve.json").write_text(json.dumps(curve.to_dict("distill"), indent=1), encoding="utf-8")
+    remove_checkpoints(work)
+
+
+@torch.no_grad()
+def top_k_kl(model: PreTrainedModel, documents: Sequence[Document], weight: torch.Tensor, seq_len: int, dtype: torch.dtype) -> float:
+    """Mean KL to the teacher's top-k signal over documents, in nats per token."""
+    total, tokens = 0.0, 0
+    for batch, _ in batches(documents, seq_len, rows_per_batch=2):
+        loss = TopKKL(batch.signal["ids"], batch.signal["log_probs"])
+        total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
+        tokens += len(batch.kept)
+    return total / tokens
+
+
+def _choose(
+    model: PreTrainedModel, documents: Sequence[Document], layers: int, seq_len: int, dtype: torch.dtype, progress: Progress
+) -> tuple[list[int], list[float]]:
+    """The layers to keep, and every layer's influence on a sample of the training text."""
+    sample: list[torch.Tensor] = []
+    seen = 0
+    for batch, _ in batches(documents, seq_len, rows_per_batch=1):
+        sample.append(batch.tokens)
+        seen += batch.tokens.numel()
+        if seen >= INFLUENCE_TOKENS:
+            break
+    progress.start("block influence", seen, "tokens")
+    influence = block_influence(model, sample)
+    progress.advance(seen)
+    progress.finish()
+    return choose_layers(influence, layers), influence

@@ -1,0 +1,74 @@
+"""Put a model's linear layers on a grid for training, and take the result off as a grid checkpoint."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from edgedistill.facts import EMBEDDING, HEAD
+from edgedistill.formats import NumberFormat
+from edgedistill.quant.checkpoint import GridCheckpoint
+from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.quant.grids import GridTensor
+from edgedistill.quant.latent import GridLinear
+
+
+def round_model(model: PreTrainedModel, formats: Mapping[str, NumberFormat], mix: str) -> GridCheckpoint:
+    """Every tensor rounded as ggml's quantizer does: what a user gets without recovery. f16 and f32 stay floats."""
+    tensors: dict[str, GridTensor | Tensor] = {}
+    state = model.state_dict()
+    for name, number_format in formats.items():
+        weight = state[name].float()
+        tensors[name] = fit_ggml(weight, number_format.name) if number_format.quantized else weight
+    return GridCheckpoint(mix, tensors)
+
+
+def place_on_grid(
+    model: PreTrainedModel, formats: Mapping[str, NumberFormat], importance: Mapping[str, Tensor] | None, train: str
+) -> dict[str, GridLinear]:
+    """Replace the linear layers by `GridLinear`s and freeze the embedding (and the output matrix) at its rounded value.
+
+    Args:
+        model: changed in place.
+        formats: each tensor's number format.
+        importance: mean squares of inputs by tensor for the importance-weighted fit; None for ggml's own.
+        train: "weights", "scales" or "weights+scales".
+    Returns:
+        The layers by the name of their weight.
+    """
+    layers: dict[str, GridLinear] = {}
+    for name, module in list(model.named_modules()):
+        tensor = f"{name}.weight"
+        if not isinstance(module, nn.Linear) or tensor == HEAD or tensor not in formats:
+            continue
+        grid = formats[tensor].name
+        weight = module.weight.detach().float()
+        fitted = fit_ggml(weight, grid) if importance is None else fit_importance(weight, grid, importance[tensor])
+        layers[tensor] = GridLinear(weight, fitted, train_weight="weights" in train, train_scale="scales" in train)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layers[tensor])
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        table.weight.requires_grad_(False)
+    with torch.no_grad():
+        for name, tensor_module in ((EMBEDDING, model.get_input_embeddings()), (HEAD, model.get_output_embeddings())):
+            if name in formats:
+                tensor_module.weight.copy_(fit_ggml(tensor_module.weight, formats[name].name).decode())
+    return layers
+
+
+@torch.no_grad()
+def take_off_grid(
+    model: PreTrainedModel, layers: Mapping[str, GridLinear], rounded: GridCheckpoint, formats: Mapping[str, NumberFormat]
+) -> GridCheckpoint:
+    """The checkpoint of a trained model: its layers' codes and scales, its norms, the tables as rounded."""
+    state = model.state_dict()
+    tensors: dict[str, GridTensor | Tensor] = {}
+    for name in formats:
+        if name in layers:
+            tensors[name] = layers[name].encode()
+        elif isinstance(rounded.tensors[name], GridTensor):
+            tensors[name] = rounded.tensors[name]
+        else:
+            tensors[name] = state[name].float()
+    return GridCheckpoint(rounded.mix, tensors)

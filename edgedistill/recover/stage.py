@@ -1,0 +1,124 @@
+"""The recover stage: quantization-aware training against the float student, on the grid that ships (QAT-KD).
+
+Each forward pass computes with the decoded grid weights; the loss is the KL to the float student at every token; the
+gradient goes straight through to latent weights and to the blocks' scales. It starts from a fit that weighs errors by
+the inputs that a layer sees, ends at the best validation, and ships plain rounding where nothing beat that.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
+from edgedistill.formats import NumberFormat
+from edgedistill.losses.forward_kl import ForwardKL
+from edgedistill.losses.head import head_loss
+from edgedistill.models.load import load_model, save_side_files
+from edgedistill.progress import Progress
+from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
+from edgedistill.recover.place import place_on_grid, round_model, take_off_grid
+from edgedistill.signals.shards import Document
+from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
+
+
+def recover(
+    student: Path,
+    training: Sequence[Document],
+    validation: Sequence[Document],
+    importance: Mapping[str, Tensor],
+    mix: str,
+    formats: Mapping[str, NumberFormat],
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """Write the student on its grid to `work`: config, tokenizer, `grid.safetensors` and `curve.json`.
+
+    Args:
+        student: the float student's folder.
+        training, validation: documents with the float student's `hidden` states.
+        importance: mean squares of each linear layer's inputs.
+        mix: the mix's name, `formats` its formats by tensor.
+        recipe: its `recover` part.
+        work: the stage's folder; a killed run's checkpoints in it are gone on from.
+        progress: where it is shown.
+    """
+    settings = recipe.recover
+    dtype = COMPUTE[settings.compute]
+    model = load_model(student)
+    teacher_weight = model.get_output_embeddings().weight.detach().to(dtype, copy=True)
+    rounded = round_model(model, formats, mix)
+    progress.start(f"{mix}: validate plain rounding", 1, "model")
+    kl_rounded = exact_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
+    progress.advance(1, kl=kl_rounded)
+    layers = place_on_grid(model, formats, importance if settings.fit == "importance" else None, settings.train)
+    weight = model.get_output_embeddings().weight.detach().to(dtype)
+
+    rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
+    rows_per_step = max(1, settings.batch_tokens // settings.seq_len)
+    budget = settings.tokens_by_mix.get(mix, settings.tokens)
+    steps = max(1, round(budget / (rows_per_step * settings.seq_len)))
+    plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
+
+    def loss_of_step(step: int) -> tuple[Tensor, int]:
+        batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
+        teacher = ForwardKL(batch.signal["hidden"].to(dtype), teacher_weight)
+        return head_loss(kept_hidden(model, batch, dtype), weight, teacher), len(batch.kept)
+
+    def validate() -> float:
+        return exact_kl(model, validation, teacher_weight, settings.seq_len, dtype)
+
+    gains = {name: p for name, p in model.named_parameters() if p.requires_grad and name.endswith(".gain")}
+    others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
+    groups: dict[float, Mapping[str, Tensor]] = {}
+    if gains:
+        groups[settings.scale_learning_rate] = gains
+    if others:
+        groups[settings.learning_rate] = {**groups.get(settings.learning_rate, {}), **others}
+    train_settings = TrainSettings(
+        steps, settings.warmup, validate_every=settings.validate_every, patience=settings.patience,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+    curve = train(groups, loss_of_step, validate, train_settings, work, progress, f"recover {mix}")
+
+    beaten = curve.best["loss"] < kl_rounded
+    checkpoint = take_off_grid(model, layers, rounded, formats) if beaten else rounded
+    save_grid(work, checkpoint)
+    save_side_files(student, work)
+    report = curve.to_dict(f"recover {mix}")
+    report["rounded"] = {"kl": kl_rounded}
+    report["verdict"] = (
+        f"KL to the float student on validation text {kl_rounded:.4f} rounded, {curve.best['loss']:.4f} recovered"
+        if beaten
+        else f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best {curve.best['loss']:.4f}): plain rounding ships"
+    )
+    (work / "curve.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    remove_checkpoints(work)
+
+
+@torch.no_grad()
+def exact_kl(model: PreTrainedModel, documents: Sequence[Document], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype) -> float:
+    """Mean KL to the float student over documents with its hidden states, in nats per token."""
+    total, tokens = 0.0, 0
+    weight = model.get_output_embeddings().weight.detach().to(dtype)
+    for batch, _ in batches(documents, seq_len, rows_per_batch=2):
+        loss = ForwardKL(batch.signal["hidden"].to(dtype), teacher_weight)
+        total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
+        tokens += len(batch.kept)
+    return total / tokens
+
+
+@torch.no_grad()
+def load_rounded(student: Path, rounded: GridCheckpoint) -> PreTrainedModel:
+    """A second copy of the student with every weight as plain rounding leaves it."""
+    model = load_model(student)
+    state = model.state_dict()
+    for name in rounded.tensors:
+        state[name].copy_(rounded.decode(name))
+    return model

@@ -1,0 +1,36 @@
+"""From packed documents to the hidden states that a loss looks at."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from edgedistill.data.packing import Batch, Packable, make_batch, pack_rows
+
+COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def compute_in(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Run matrix products in `dtype` while weights, norms and the residual stream stay float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
+
+
+def kept_hidden(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """The model's last hidden states after the final norm at the batch's kept positions: [N, D] of `dtype`."""
+    # sdpa takes a mask that is added; a bool one would be cast anew in every layer.
+    mask = torch.zeros(batch.attention.shape, dtype=dtype).masked_fill_(~batch.attention, float("-inf"))
+    with compute_in(dtype):
+        hidden = model.model(
+            input_ids=batch.tokens, position_ids=batch.positions, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+    return hidden.flatten(0, 1)[batch.kept].to(dtype)
+
+
+def batches(documents: Sequence[Packable], seq_len: int, rows_per_batch: int) -> Iterator[tuple[Batch, list[int]]]:
+    """All documents once, packed; with each batch, its documents' indices in the order of its kept positions."""
+    rows = pack_rows([len(d.tokens) for d in documents], seq_len)
+    for start in range(0, len(rows), rows_per_batch):
+        chosen = rows[start : start + rows_per_batch]
+        yield make_batch([[documents[i] for i in row] for row in chosen], seq_len), [i for row in chosen for i in row]
