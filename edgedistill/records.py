@@ -13,7 +13,7 @@ from typing import Any
 from edgedistill.errors import RunError
 
 DASH = "–"  # a number that nobody measured
-THIN = "\u2009"  # thin space between thousands: a comma or a point means something else in half of the world
+THIN = "\u202f"  # narrow space, unbreakable, between thousands: a comma or a point means something else in half of the world
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -109,6 +109,15 @@ def show(value: Any, unit: str = "") -> str:
     if unit in ("nats per token", "bits", ""):
         return _digits(number, 3)
     return f"{_digits(number, 3)} {unit}"
+
+
+def show_spread(mean: Any, spread: Any) -> str:
+    """'117 ± 2': the mean as `show` writes it and the spread with the same number of decimals; no ± without a spread."""
+    shown = show(mean)
+    if not _is_number(mean) or not _is_number(spread) or not spread:
+        return shown
+    decimals = len(shown.partition(".")[2])
+    return f"{shown} ± {spread:.{decimals}f}"
 
 
 def visible(text: Any, lines: bool = True) -> str:

@@ -66,7 +66,7 @@ def build_report(
         "left_out": left_out,
     }
     report["verdict"] = give_verdict(report)
-    return _finite(report)
+    return {name: _finite(part) for name, part in report.items()}
 
 
 def _sourced_row(

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from edgedistill.records import show
+from edgedistill.records import show, show_spread
 from edgedistill.report import svg
 from edgedistill.report.rows import figure, shipped_row, timing
 
@@ -28,7 +28,7 @@ def quality_against_size(rows: Sequence[Row], judge: str) -> Markup | None:
     kls = [figure(row, judge, "kl_student_mean") for row in points]
     sizes = [row["file_bytes"] for row in points]
     room = 1.12  # above the highest point
-    frame = svg.Frame(0, _round_up(max(sizes) * 1.05), 0, _round_up(max(max(kls), 1e-3) * room), bottom=236)
+    frame = svg.Frame(0, _round_up(max(sizes) * 1.05), 0, _round_up(max(max(kls), 1e-3) * room), bottom=216)
     at = [(frame.x(size), frame.y(kl)) for size, kl in zip(sizes, kls, strict=True)]
     parts = frame.axes("file size", f"KL to the float student, {NATS}; lower is better", _bytes_tick, _plain_tick)
     for start, row in enumerate(points):
@@ -36,7 +36,8 @@ def quality_against_size(rows: Sequence[Row], judge: str) -> Markup | None:
             pair = row["kind"] == "rounded" and other["kind"] == "recovered"
             if pair and row["mix"] == other["mix"] and row["runtime"] == other["runtime"]:
                 parts += _arrow(at[start], at[end])
-    parts += [svg.mark(x, y, SHAPES.get(row["runtime"], "circle"), f"dot {row['kind']}") for row, (x, y) in zip(points, at, strict=True)]
+    for row, (x, y) in reversed(list(zip(points, at, strict=True))):  # the first row on top
+        parts.append(svg.mark(x, y, SHAPES.get(row["runtime"], "circle"), f"dot {row['kind']}"))
     parts += _labels(frame, points, at)
     return svg.picture(parts, frame.bottom + 42, f"Quality against size on {judge}")
 
@@ -47,27 +48,25 @@ def speed_bars(rows: Sequence[Row], name: str, predicted: Mapping[str, float | N
     if not shown:
         return None
     targets = {mix: value for mix, value in predicted.items() if value is not None}
-    most = max([timing(row, name)["mean"] for row in shown] + [v for mix, v in targets.items() if shipped_row(shown, mix)])
-    step, top, right = 35.0, 30.0, svg.WIDTH - 96
+    reaches = [timing(row, name)["mean"] + (timing(row, name).get("std") or 0) for row in shown]
+    most = max(reaches + [value for mix, value in targets.items() if shipped_row(shown, mix)])
+    step, top, right = 38.0, 34.0, svg.WIDTH - 96
     parts = [svg.text(0, 11, title, "axis")]
     for index, row in enumerate(shown):
-        y, mean, std = top + index * step, timing(row, name)["mean"], timing(row, name).get("std")
-        length = mean / most * right if most else 0
-        parts += [svg.text(0, y + 8, svg.shorten(row["label"], 60), "small"), svg.rect(0, y + 13, length, 11, f"bar {row['kind']}")]
-        if std:
-            reach = std / most * right
-            parts.append(svg.line(length - reach, y + 18.5, length + reach, y + 18.5, "whisker"))
-        else:
-            reach = 0.0
-        busy = " (busy)" if row["speed"].get("busy") else ""
-        end = length + reach
+        y, mean, std = top + index * step, timing(row, name)["mean"], timing(row, name).get("std") or 0.0
+        length, reach = (mean / most * right, std / most * right) if most else (0.0, 0.0)
+        busy = ", busy" if row["speed"].get("busy") else ""
+        parts.append(svg.text(0, y + 6, svg.shorten(row["label"], 38), "small"))
+        parts.append(svg.text(svg.WIDTH, y + 6, show_spread(mean, std) + busy, "value", "end"))
+        parts.append(svg.rect(0, y + 12, length, 10, f"bar {row['kind']}"))
+        if reach:
+            parts.append(svg.line(length - reach, y + 17, length + reach, y + 17, "whisker"))
         goal = targets.get(row["mix"]) if row is shipped_row(shown, row["mix"]) else None
         if goal is not None:
             x = goal / most * right
-            parts.append(svg.line(x, y + 9.5, x, y + 27.5, "goal"))
-            end = max(end, x) if x < end + 60 else end
-        parts.append(svg.text(end + 7, y + 23, f"{show(mean)} ± {show(std)}{busy}" if std else f"{show(mean)}{busy}", "value"))
-    return svg.picture(parts, top + len(shown) * step, title)
+            parts.append(svg.line(x, y + 9, x, y + 25, "goal"))
+            parts.append(svg.text(max(x, length + reach) + 7, y + 21, f"predicted {show(goal)}", "tick"))
+    return svg.picture(parts, top + len(shown) * step - 8, title)
 
 
 def training_loss(curve: Mapping[str, Any]) -> Markup | None:
@@ -89,7 +88,7 @@ def validation_kl(curve: Mapping[str, Any]) -> Markup | None:
         return None
     frame = _curve_frame(points + ([(points[0][0], start)] if _finite(start) else []), zero=True)
     parts = frame.axes("step", f"KL on held-out text, {NATS}", _plain_tick, _plain_tick)
-    if _finite(start):
+    if start is not None and _finite(start):
         y = frame.y(start)
         parts.append(svg.line(frame.left, y, frame.right, y, "start"))
         parts.append(svg.text(frame.right, y - 5, f"began at {show(start, NATS)}", "small", "end"))
@@ -110,7 +109,7 @@ def _labels(frame: svg.Frame, points: Sequence[Row], at: Sequence[tuple[float, f
     """A name beside each point, moved up or down until none covers another; a thin line leads to those that moved."""
     parts = []
     wanted = [y for _, y in at]
-    heights = svg.spread_out(wanted, 15, frame.top + 4, frame.bottom - 6)
+    heights = svg.spread_out(wanted, 15, frame.top + 4, frame.bottom - 9)
     for row, (x, y), height in zip(points, at, heights, strict=True):
         words = svg.shorten(row["label"], 30)
         fits_right = x + 14 + len(words) * svg.CHAR < svg.WIDTH
@@ -138,7 +137,7 @@ def _curve_frame(points: Sequence[tuple[float, float]], zero: bool = False) -> s
     values, steps = [value for _, value in points], [step for step, _ in points]
     low, high = (0.0 if zero else min(values)), max(values)
     pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    return svg.Frame(min(steps), max(steps), low if zero or low == 0 else low - pad, high + pad, bottom=180)
+    return svg.Frame(min(steps), max(steps), low if zero or low == 0 else low - pad, high + pad, bottom=164)
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

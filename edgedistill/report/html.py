@@ -6,6 +6,7 @@ forbids whatever might slip past both.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from edgedistill.records import DASH, show, visible
+from edgedistill.records import DASH, show, show_spread, visible
 from edgedistill.report import charts
 from edgedistill.report.rows import figure, shipped_row
 from edgedistill.report.rows import timing as timing_of
@@ -21,6 +22,7 @@ from edgedistill.report.rows import timing as timing_of
 HERE = Path(__file__).parent
 KIND_NAMES = {"teacher": "teacher", "float": "float student", "rounded": "rounded", "recovered": "recovered by training on the grid"}
 PREDICTION_NAMES = {"file": "file size", "memory": "memory in use", "decode": "decode", "prefill": "prefill"}
+UNIT = re.compile(r"(?<=\d) (?=%|kB|MB|GB|tokens/s)")
 Row = Mapping[str, Any]
 
 
@@ -102,16 +104,16 @@ def _fact_lists(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, An
     origin = [("teacher", teacher.get("name")), ("source", teacher.get("source")), ("licence", provenance.get("license") or "not known")]
     lists = [
         ("Origin", [(name, value) for name, value in origin if value]),
-        ("Machine", [(name, _fact(name, value)) for name, value in report["machine"].items()]),
+        ("Machine", [_fact(name, value) for name, value in report["machine"].items()]),
         ("Versions", list((provenance.get("versions") or {}).items())),
     ]
     return [(heading, found) for heading, found in lists if found]
 
 
-def _fact(name: str, value: Any) -> Any:
+def _fact(name: str, value: Any) -> tuple[str, Any]:
     if name.endswith("_bytes"):
-        return show(value, "bytes")
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+        return name.removesuffix("_bytes").replace("_", " "), show(value, "bytes")
+    return name.replace("_", " "), json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
 def _clean(value: Any) -> Any:
@@ -122,16 +124,17 @@ def _clean(value: Any) -> Any:
 
 
 def _flat(value: Any) -> str:
-    """Hostile text on one line."""
-    return DASH if value is None or isinstance(value, jinja2.Undefined) else visible(value, lines=False)
+    """Hostile text on one line; a number keeps its unit when the line breaks."""
+    if value is None or isinstance(value, jinja2.Undefined):
+        return DASH
+    return UNIT.sub("\u00a0", visible(value, lines=False))
 
 
 def _timing(row: Row, name: str) -> Markup:
     """Mean and spread of one speed."""
     found = timing_of(row, name)
-    if not found.get("std"):
-        return Markup(show(found.get("mean")))
-    return Markup("{} <small>± {}</small>").format(show(found["mean"]), show(found["std"]))
+    mean, sign, spread = show_spread(found.get("mean"), found.get("std")).partition(" ± ")
+    return Markup("{} <small>± {}</small>").format(mean, spread) if sign else Markup("{}").format(mean)
 
 
 def _ratio(prediction: Mapping[str, Any]) -> str:

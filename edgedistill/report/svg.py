@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from edgedistill.records import visible
 
-WIDTH = 460.0
-CHAR = 6.3  # mean width of a character of 12 units in a sans serif; only used to keep labels inside
+WIDTH = 400.0
+CHAR = 6.2  # mean width of a character of 11.5 units in a sans serif; only used to keep labels inside
 
 
 def text(x: float, y: float, words: object, css: str = "", anchor: str = "start") -> str:
@@ -81,10 +81,10 @@ class Frame:
     x_high: float
     y_low: float
     y_high: float
-    left: float = 46.0
-    right: float = WIDTH - 12.0
+    left: float = 44.0
+    right: float = WIDTH - 22.0
     top: float = 26.0
-    bottom: float = 230.0
+    bottom: float = 216.0
 
     def x(self, value: float) -> float:
         """Where a data x lies."""
@@ -102,7 +102,7 @@ class Frame:
             parts += [line(self.left, y, self.right, y, "grid"), text(self.left - 8, y + 4, y_text(value), "tick", "end")]
         for value in ticks(self.x_low, self.x_high):
             parts.append(text(self.x(value), self.bottom + 17, x_text(value), "tick", "middle"))
-        parts += [line(self.left, self.bottom, self.right, self.bottom, "base"), text(self.right, self.bottom + 34, x_title, "axis", "end")]
+        parts += [line(self.left, self.bottom, self.right, self.bottom, "base"), text(self.right, self.bottom + 33, x_title, "axis", "end")]
         return parts
 
 

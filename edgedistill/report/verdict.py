@@ -63,8 +63,8 @@ def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
         return None
     won = {judge: found for judge, found in shares.items() if found["kl_share"] > 0}
     if not won:
-        lost = _join([f"{_kls(found)} on {judge}" for judge, found in shares.items()])
-        return f"Nothing beat plain rounding for {mix}: KL to the float student went {lost} nats per token."
+        moved = _join([f"{_kls(found)} on {judge}" for judge, found in shares.items()])
+        return f"Nothing beat plain rounding for {mix}: KL to the float student, in nats per token, went {moved}."
     parts = [f"{show(found['kl_share'], 'share')} of it on {judge} ({_kls(found)})" for judge, found in won.items()]
     text = f"Rounding to {mix} costs KL to the float student, in nats per token; training on its grid won back {_join(parts)}"
     lost = [f"{judge} ({_kls(found)})" for judge, found in shares.items() if judge not in won]

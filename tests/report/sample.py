@@ -159,7 +159,8 @@ def teach() -> dict[str, Any]:
 def curve(stage: str, steps: int, top: float, floor: float, start: float, best: float) -> dict[str, Any]:
     """A training curve that falls from `top` to `floor` (loss) and from `start` to `best` (validation KL)."""
     points = [
-        {"step": step, "tokens": step * 512, "loss": floor + (top - floor) * math.exp(-4 * step / steps) + 0.05 * math.sin(step * 1.7),
+        {"step": step, "tokens": step * 512,
+         "loss": floor + (top - floor) * math.exp(-4 * step / steps) + 0.03 * top * math.sin(step * step * 1.7),
          "learning_rate": 1e-4 * min(1, step / 10)}
         for step in range(1, steps + 1)
     ]  # fmt: skip

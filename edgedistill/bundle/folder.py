@@ -1,0 +1,115 @@
+"""The bundle folder: built beside the old one, then put in its place; an interrupted build leaves the old bundle whole.
+
+Model files are hard links to the stage's files where the disk allows, copies elsewhere, never symbolic links: the
+folder can be moved, packed and shipped as it is.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgedistill.bundle.card import license_note, model_card
+from edgedistill.bundle.names import INNER, safe_name, split_key
+from edgedistill.errors import InputError, RunError
+from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_folder, sync_tree
+
+SUMS = "SHA256SUMS"
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)  # other disk, or one without hard links
+
+
+def write_bundle(
+    artifacts: Mapping[str, Path], report: Mapping[str, Any], out: Path, name: str, license_text: str | None = None
+) -> Path:
+    """Put the artifacts with their papers into the folder `out`, in place of an older bundle there.
+
+    Args:
+        artifacts: by 'gguf-MIX' a .gguf file, which becomes NAME-MIX.gguf; by 'onnx-MIX' a folder, which becomes onnx-MIX/.
+        report: what `build_report` gave: README.md tells its figures.
+        out: the bundle's folder.
+        name: the model's name; made safe for paths.
+        license_text: the teacher's licence in full, appended to LICENSE.
+    Raises:
+        InputError: there is no artifact, one doesn't exist, or `out` holds something that is not a bundle.
+        RunError: a file isn't the one that was measured, is a link, or the disk can't take it.
+    """
+    _check(artifacts, out)
+    new, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
+    try:
+        for leftover in (new, old):  # of an interrupted build
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        new.mkdir(parents=True)
+        _fill(new, artifacts, report, safe_name(name), license_text)
+        sync_tree(new)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+        sync_folder(out.parent)
+        if old.exists():
+            shutil.rmtree(old)
+    except OSError as error:
+        found = error.strerror or error
+        raise RunError(f"{out}: the bundle can't be written ({found}). Free some disk, or choose another folder.") from error
+    return out
+
+
+def _check(artifacts: Mapping[str, Path], out: Path) -> None:
+    if not artifacts:
+        raise InputError(f"{out}: a bundle needs at least one artifact, gguf-MIX or onnx-MIX, and none was given.")
+    for key, path in artifacts.items():
+        kind, _ = split_key(key)
+        if not (path.is_file() if kind == "gguf" else path.is_dir()):
+            raise InputError(f"{path}: the bundle's {key} must be a {'file' if kind == 'gguf' else 'folder'}, and there is none.")
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise InputError(f"{out}: it is no folder; name a new folder or an older bundle.")
+    if out.exists() and any(out.iterdir()) and not (out / SUMS).is_file():
+        raise InputError(f"{out}: it holds files but no {SUMS}, so it is no bundle and stays untouched; name another folder.")
+
+
+def _fill(folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any], name: str, license_text: str | None) -> None:
+    placed: dict[str, Path] = {}
+    for key, path in artifacts.items():
+        kind, mix = split_key(key)
+        if kind == "gguf":
+            place = folder / f"{name}-{mix}.gguf"
+            _place(path, place)
+            _require_measured(place, mix, report)
+        else:
+            place = folder / f"onnx-{mix}"
+            for file in files_of(path):
+                inner = file.relative_to(path).as_posix()
+                if not INNER.fullmatch(inner):
+                    raise RunError(f"{file}: a bundle's file names hold only A-Z a-z 0-9 . _ -; rename it.")
+                _place(file, place / inner)
+        placed[key] = place
+    hashes = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files_of(folder)}
+    atomic_write(folder / "README.md", model_card(report, name, folder, placed, hashes))
+    atomic_write(folder / "LICENSE", license_note(report, license_text))
+    for paper in ("README.md", "LICENSE"):
+        hashes[paper] = file_sha256(folder / paper)
+    atomic_write(folder / SUMS, "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(hashes.items())))
+
+
+def _place(source: Path, place: Path) -> None:
+    """A hard link at `place`, or a copy where the disk can't link."""
+    if source.is_symlink():
+        raise RunError(f"{source}: it is a link; a bundle holds files only. Copy what it points to.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, place)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, place)
+
+
+def _require_measured(file: Path, mix: str, report: Mapping[str, Any]) -> None:
+    """The GGUF that ships is the one whose figures the report shows, where the report has a row for it."""
+    kinds = {row["kind"] for row in report["rows"] if row["mix"] == mix}
+    kind = "recovered" if "recovered" in kinds else "rounded"
+    measured = {row["sha256"] for row in report["rows"] if row["mix"] == mix and row["kind"] == kind and row["runtime"] == "llama.cpp"}
+    if measured and file_sha256(file) not in measured:
+        raise RunError(f"{file.name}: its content is not what was measured (the report has another SHA-256). Measure it again.")
