@@ -1,0 +1,199 @@
+"""Recipe: what to build and how. Budgets are in tokens; defaults are those of the `chat` recipe.
+
+Fields of one part are the settings of one stage, so a change recomputes that stage and what follows it, nothing before.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from edgedistill.config.yaml_file import Model
+
+SCHEMA = "edgedistill.recipe/1"
+OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
+
+MixName = Literal["q4_0", "q8_0"]
+Compute = Literal["bfloat16", "float32"]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+def as_tuple(found: Any) -> Any:
+    """A YAML list as the tuple that a frozen model holds; anything else is left for the checks that follow."""
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _no_duplicates(found: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(found)) != len(found):
+        raise ValueError("each entry may be there only once")
+    return found
+
+
+def _beside_the_file(found: str | None, info: ValidationInfo) -> str | None:
+    """A path in a recipe counts from the recipe's folder."""
+    if not found or not info.context:
+        return found
+    return str((Path(info.context["folder"]) / Path(found).expanduser()).resolve())
+
+
+class Teacher(Model):
+    """Who teaches."""
+
+    model: Text | None = Field(None, description="Folder, hub id, .gguf file or pypi:NAME; --teacher comes before it.")
+    revision: Text | None = Field(None, description="Commit of a hub model; a branch would change under the run.")
+    top_k: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="Log-probabilities kept of each token; 64 are 384 bytes.")
+
+
+class Student(Model):
+    """What of the teacher is kept."""
+
+    layers: PositiveInt | None = Field(None, description="How many layers; null lets `depth` decide.")
+    depth: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Share of the teacher's layers, used while layers is null.")
+
+    def layers_of(self, teacher_layers: int) -> int:
+        """Layers that the student of a teacher has: `layers`, or `depth` of the teacher's, rounded, at least 2."""
+        return self.layers if self.layers is not None else max(2, round(teacher_layers * self.depth))
+
+
+class Teach(Model):
+    """What the teacher is asked, and how it answers."""
+
+    style: Literal["chat", "text"] = Field("chat", description="chat: question and answer in the chat template; text: plain continuation.")
+    prompts: Text = Field(OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
+    prompt_field: Text | None = Field(None, description="Field of the prompts file; null takes the first one known.")
+    tokens: PositiveInt = Field(40_000, description="Kept tokens of the teacher's own writing to collect.")
+    text_tokens: Annotated[int, Field(ge=0)] = Field(8_000, description="Tokens of plain prose read beside them; 0 for none.")
+    text: Text | None = Field(None, description="A text file of your own to read, beside the recipe; null: prose that comes along.")
+    max_prompt_tokens: PositiveInt = 96
+    max_answer_tokens: PositiveInt = 320
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="Of the questions that the teacher makes up, and of plain text.")
+    answer_temperature: Annotated[float, Field(ge=0)] = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    parallel: Annotated[int, Field(ge=1, le=256)] = Field(32, description="Answers written at the same time.")
+    holdout: Share = Field(0.16, description="Share of documents kept from training: half validate it, half judge the result.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+
+    @field_validator("prompts", "text")
+    @classmethod
+    def _locate(cls, found: str | None, info: ValidationInfo) -> str | None:
+        return found if found == OWN_PROMPTS else _beside_the_file(found, info)
+
+
+class DistillLoss(Model):
+    """Weights of the parts of the loss, nats per token each."""
+
+    forward_kl: Annotated[float, Field(ge=0)] = 0.9
+    cross_entropy: Annotated[float, Field(ge=0)] = 0.1
+
+    @model_validator(mode="after")
+    def _something(self) -> "DistillLoss":
+        if self.forward_kl + self.cross_entropy <= 0:
+            raise ValueError("one of forward_kl and cross_entropy must be above 0")
+        return self
+
+
+class _Training(Model):
+    """What both trainings have."""
+
+    tokens: PositiveInt
+    seq_len: Annotated[int, Field(ge=16)] = Field(512, description="Tokens of a packed row.")
+    batch_tokens: PositiveInt
+    learning_rate: PositiveFloat
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of the steps in which the rate rises.")
+    checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints; changes no result.")
+    validate_every: PositiveInt
+    compute: Compute = Field("bfloat16", description="Type of the matrix products; the weights stay float32.")
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> "_Training":
+        if self.batch_tokens % self.seq_len:
+            raise ValueError(f"batch_tokens ({self.batch_tokens}) must be a multiple of seq_len ({self.seq_len})")
+        return self
+
+
+class Distill(_Training):
+    """How the student is trained in float. Rates are peaks."""
+
+    tokens: PositiveInt = 60_000
+    batch_tokens: PositiveInt = 1024
+    learning_rate: PositiveFloat = 2.0e-4
+    loss: DistillLoss = DistillLoss()
+    temperature: PositiveFloat = 1.0
+    validate_every: PositiveInt = Field(16, description="Steps between validations.")
+
+
+class Recover(_Training):
+    """How the student is trained on the grid that ships."""
+
+    tokens: PositiveInt = 24_000
+    batch_tokens: PositiveInt = 512
+    learning_rate: PositiveFloat = 1.0e-4
+    scale_learning_rate: PositiveFloat = 1.0e-4
+    fit: Literal["importance", "ggml"] = Field("importance", description="How the first scales are found.")
+    train: Literal["weights+scales", "weights", "scales"] = "weights+scales"
+    loss: Literal["forward_kl"] = "forward_kl"
+    patience: PositiveInt = Field(4, description="Validations without a better one before it stops.")
+    validate_every: PositiveInt = 8
+    tokens_by_mix: dict[MixName, PositiveInt] = Field({"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
+
+    def tokens_of(self, mix: str) -> int:
+        """The training budget of a mix."""
+        return {str(name): tokens for name, tokens in self.tokens_by_mix.items()}.get(mix, self.tokens)
+
+
+class Measure(Model):
+    """What the packed files are judged on."""
+
+    tokens: PositiveInt = Field(4096, description="Tokens judged of each text.")
+    text: Text | None = Field(None, description="A text file of your own to judge on, beside the recipe.")
+    prompts: Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
+        "What is the capital of France?",
+        "Write two sentences about the sea.",
+        "How do I boil an egg?",
+    )
+    prefill: PositiveInt = 512
+    decode: PositiveInt = 128
+    repetitions: PositiveInt = 3
+    threads: PositiveInt | None = Field(None, description="null takes the cores that this process may use.")
+    accuracy_level: Literal[0, 1, 2, 3, 4] = Field(4, description="What MatMulNBits rounds activations to; 4 is int8.")
+
+    @field_validator("text")
+    @classmethod
+    def _locate(cls, found: str | None, info: ValidationInfo) -> str | None:
+        return _beside_the_file(found, info)
+
+
+class Recipe(Model):
+    """What to build. Paths in it are absolute once it is loaded from a file."""
+
+    schema_: Literal["edgedistill.recipe/1"] = Field(alias="schema")
+    name: Name
+    summary: str = ""
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    teach: Teach = Teach()
+    distill: Distill = Distill()
+    recover: Recover = Recover()
+    mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("q4_0", "q8_0")
+    export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("gguf", "onnx")
+    measure: Measure = Measure()
+
+    _unique = field_validator("mixes", "export")(_no_duplicates)
+
+    def with_teacher(self, model: str | None, revision: str | None = None) -> "Recipe":
+        """The same recipe with what the command line says of the teacher; None changes nothing."""
+        changes = {name: value for name, value in (("model", model), ("revision", revision)) if value is not None}
+        return self.model_copy(update={"teacher": self.teacher.model_copy(update=changes)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, defaults too, as JSON types."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file, for editors."""
+    return Recipe.model_json_schema(by_alias=True)

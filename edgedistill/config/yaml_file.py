@@ -1,0 +1,196 @@
+"""A YAML file into a pydantic model, or one sentence that says where it is wrong.
+
+Stricter than `yaml.safe_load`, which it is built on: a key given twice is an error (YAML would take the last one), so
+is an alias (a few lines of them unfold into gigabytes), and so is a file over 1 MiB.
+"""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgedistill.errors import InputError, did_you_mean
+
+MAX_BYTES = 2**20
+SHOWN = 60  # characters of a wrong value that a message repeats
+
+
+class Model(BaseModel):
+    """What all parts of a recipe and a target share: unknown keys are errors, nothing is converted, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False)
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load that refuses duplicate keys, keys that aren't text, and aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{_cut(str(key.value))}' is not a text", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{_cut(key.value)}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        InputError: the file is missing, unreadable, too big, not YAML, or not a mapping.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path}: the file has {size} bytes; a recipe or target has at most {MAX_BYTES}. Is it another file?")
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file. `edgedistill recipes list` and `targets list` name those known.") from None
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read ({error.strerror}). Give a YAML file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: it is not a text file in UTF-8. Give a YAML file.") from None
+    except yaml.MarkedYAMLError as error:
+        where = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{where}: {error.problem or error.context}. Write it as YAML, `key: value`.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: it cannot be read as YAML ({_cut(str(error).splitlines()[0])}).") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: it holds {_kind(found)}; it must be a list of keys with values, `key: value`.")
+    return found
+
+
+def load(path: Path, model: type[ModelT]) -> ModelT:
+    """A file as a checked model; relative paths in it count from its folder.
+
+    Raises:
+        InputError: as `read_yaml`, and when a key or value is wrong.
+    """
+    try:
+        return model.model_validate(read_yaml(path), context={"folder": path.resolve().parent})
+    except ValidationError as error:
+        raise InputError(f"{path.name}: {explain(error, model)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first of a model's errors as one sentence: the key, what was found, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    kind, found, context = first["type"], first["input"], first.get("ctx", {})
+    # pydantic puts the tag of a union and the text "[key]" into the location; neither is in the file.
+    path = [str(part) for part in first["loc"] if part != "[key]"]
+    key = ".".join(path)
+    value = _value(found)
+    if kind == "extra_forbidden":
+        allowed = _keys(model, path[:-1])
+        return f"{key} is not a key; allowed are {', '.join(allowed)}.{did_you_mean(path[-1], allowed)}"
+    if kind == "missing":
+        wanted = _keys(model, path)
+        return f"{key} is missing; it must be given{' with the keys ' + ', '.join(wanted) if wanted else ''}."
+    if kind == "literal_error":
+        allowed = [_unquote(word) for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        near = did_you_mean(found, allowed) if isinstance(found, str) else ""
+        return f"{key} is {value}; it must be {'one of ' if len(allowed) > 1 else ''}{', '.join(allowed)}.{near}"
+    if kind in ("float_type", "int_type", "int_from_float"):
+        return f"{key} is {_number_trouble(found, whole=kind != 'float_type')}"
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        ((_, bound),) = context.items()
+        word = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}[kind]
+        return f"{key} is {value}; it must be {word} {bound:g}."
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        wanted = _keys(model, path)
+        return f"{key} is {value}; it must be a group of keys{': ' + ', '.join(wanted) if wanted else ''}."
+    if kind == "string_type":
+        return f"{key} is {value}; it must be a text."
+    if kind in ("tuple_type", "list_type"):
+        return f"{key} is {value}; it must be a list, [a, b]."
+    if kind == "string_pattern_mismatch":
+        return f"{key} is {value}; it must match {context['pattern']}."
+    if kind == "string_too_short":
+        return f"{key} is empty; it must be a text."
+    if kind == "too_short":
+        return f"{key} is empty; it must have at least one entry."
+    if kind == "value_error":
+        return f"{key} is {value}; {context['error']}." if key else f"{context['error']}."
+    return f"{key} is {value}; {first['msg'][:1].lower()}{first['msg'][1:]}."
+
+
+def _number_trouble(found: object, whole: bool) -> str:
+    """What is wrong with something that should be a number, and how to write it."""
+    if isinstance(found, str):
+        try:
+            number = float(found)
+        except ValueError:
+            return f"{_value(found)}; it must be a {'whole ' if whole else ''}number."
+        if found.strip().lower().lstrip("+-").startswith(("nan", "inf")):
+            return f"{_value(found)}; it must be a number."
+        if whole and number.is_integer():
+            return f"the text '{_cut(found)}'; a whole number is written with digits and without quotes: {int(number)}."
+        if whole:
+            return f"{_value(found)}; it must be a whole number."
+        if "e" in found.lower():
+            point = "" if "." in found else "with a point"
+            sign = "" if "e-" in found.lower() or "e+" in found.lower() else "with a sign after the e"
+            how = " and ".join(word for word in (point, sign) if word) or "without quotes"
+            return f"the text '{_cut(found)}'; YAML reads a number only {how}: {_yaml_number(number)}."
+        return f"the text '{_cut(found)}'; a number is written without quotes: {number:g}."
+    return f"{_value(found)}; it must be a {'whole ' if whole else ''}number."
+
+
+def _yaml_number(number: float) -> str:
+    """A float as YAML 1.1 needs it: with a point, and with a sign in the exponent: 2.0e-5."""
+    mantissa, exponent = f"{number:e}".split("e")
+    mantissa = mantissa.rstrip("0")
+    return f"{mantissa}{'0' if mantissa.endswith('.') else ''}e{exponent[0]}{int(exponent[1:])}"
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys allowed at a place in a model, or none where there are no fixed keys."""
+    for part in path:
+        field = next((f for name, f in model.model_fields.items() if part == (f.alias or name)), None)
+        if field is None:
+            return []
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _value(found: object) -> str:
+    """A wrong value as it can stand in a sentence."""
+    if found is None:
+        return "null"
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, (dict, list, tuple)):
+        return _kind(found)
+    return f"'{_cut(found)}'" if isinstance(found, str) else _cut(str(found))
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, dict):
+        return "a group of keys"
+    return "a list" if isinstance(found, (list, tuple)) else ("nothing" if found is None else f"only {_value(found)}")
+
+
+def _cut(text: str) -> str:
+    """At most SHOWN printable characters: a file may hold anything, a terminal obeys control characters."""
+    clean = "".join(c if c.isprintable() else "?" for c in text[: SHOWN + 1])
+    return clean if len(clean) <= SHOWN else clean[: SHOWN - 1] + "…"
+
+
+def _unquote(word: str) -> str:
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] == "'" else word

@@ -1,0 +1,121 @@
+"""Files that are either whole or not there: atomic writes, fsync, SHA-256 of files and folders."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import RunError
+
+CHUNK_BYTES = 2**20
+TEMPORARY = ".tmp"
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or the next start after a power cut, sees the old content or the new, never a part.
+
+    Raises:
+        RunError: the disk is full or the folder can't be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunError(f"{path}: it cannot be written ({error.strerror}). Free some disk, or choose another folder.") from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed `atomic_write` left below a folder."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`atomic_write` of a value as JSON, keys in the order given."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries (names, renames) to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file and folder below `folder` to the disk."""
+    for path in files_of(folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    for path in [folder, *(p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink())]:
+        sync_folder(path)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files below a folder, sorted by their path in it.
+
+    Raises:
+        RunError: there is a link or a special file: a link would hide what it points to from the hash.
+    """
+    return _sorted_files(folder, links=False)
+
+
+def _sorted_files(folder: Path, links: bool) -> list[Path]:
+    return sorted(_walk(folder, links), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _walk(folder: Path, links: bool) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_symlink() and not (links and path.is_file()):
+            raise RunError(f"{path}: it is a link{'' if not links else ' to a folder'}; put what it points to in its place.")
+        if path.is_dir():
+            yield from _walk(path, links)
+        elif path.is_file():
+            yield path
+        else:
+            raise RunError(f"{path}: it is neither a file nor a folder; remove it.")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def tree_sha256(folder: Path) -> str:
+    """SHA-256 over the paths and contents of all files below a folder (or of one file), in hex; times and modes don't count.
+
+    A link to a file counts as the file: the hub's cache is made of such links.
+    """
+    if folder.is_file():
+        return file_sha256(folder)
+    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _sorted_files(folder, links=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values: keys sorted, no spaces. What a key hashes.
+
+    Raises:
+        TypeError, ValueError: the value is not made of JSON types, or a number isn't finite.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,91 @@
+"""What lies in a run folder, and cleaning away what no current result uses. Sizes are bytes, times seconds."""
+
+import re
+import shutil
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import InputError, RunError
+from edgedistill.store.marks import MARK, read_mark
+from edgedistill.store.run import RUN, RunFolder
+
+_PARTIAL = re.compile(r"\.(.+)-([0-9a-f]{12})\.partial")
+_FINAL = re.compile(r"([^.].*)-([0-9a-f]{12})")
+
+
+@dataclass(frozen=True)
+class StageListing:
+    """One stage's folder as it lies on the disk; its files are not checked."""
+
+    name: str
+    folder: str
+    state: str  # "complete", "at work" (or killed there), or "no mark"
+    current: bool  # whether the run's results come from it
+    size_bytes: int
+    seconds: float | None
+    peak_rss_bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def list_stages(run: RunFolder) -> list[StageListing]:
+    """All stages of a run, those at work too, by name."""
+    found = []
+    for path in run.stages.iterdir() if run.stages.is_dir() else []:
+        partial = _PARTIAL.fullmatch(path.name)
+        named = partial or _FINAL.fullmatch(path.name)
+        if not path.is_dir() or named is None:
+            continue
+        state, seconds, peak = "at work", None, None
+        if not partial:
+            try:
+                mark = read_mark(path / MARK)
+                state, seconds, peak = "complete", float(mark["seconds"]), int(mark["peak_rss_bytes"])
+            except RunError:
+                state = "no mark"
+        current = run.current.get(named[1]) == path.name
+        found.append(StageListing(named[1], path.name, state, current, _size(path), seconds, peak))
+    return sorted(found, key=lambda listing: (listing.name, listing.folder))
+
+
+def clean(run: RunFolder, keep_current: Collection[str] | None = None) -> list[StageListing]:
+    """Remove every stage that no current result uses, and every unfinished one; returns what was removed.
+
+    Args:
+        run: its lock is held.
+        keep_current: folder names to keep; None keeps those that run.json names.
+    """
+    keep = set(run.current.values()) if keep_current is None else set(keep_current)
+    removed = [listing for listing in list_stages(run) if listing.folder not in keep]
+    for listing in removed:
+        (run.stages / listing.folder / MARK).unlink(missing_ok=True)  # first: a half removed folder must not look complete
+        shutil.rmtree(run.stages / listing.folder)
+    for path in run.stages.glob(".*") if run.stages.is_dir() else []:
+        if path.is_file():
+            path.unlink()  # journals and seals of the unfinished ones
+    return removed
+
+
+def list_runs(folder: Path) -> list[RunFolder]:
+    """The runs in a folder: itself, or the folders right inside it, by name; what isn't a run is passed over.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder. Name one that holds runs, such as `runs`.")
+    places = [folder] if (folder / RUN).exists() else sorted(path.parent for path in folder.glob(f"*/{RUN}"))
+    return [RunFolder.find(path) for path in places]
+
+
+def run_bytes(run: RunFolder) -> int:
+    """Bytes of all files of a run."""
+    return _size(run.path)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

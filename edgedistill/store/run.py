@@ -1,0 +1,304 @@
+"""A run: one folder, one teacher, stages that are built once and found again by the hash of all they depend on.
+
+    RUN/run.json                             what the run is for, and which stage folders its results come from
+    RUN/stages/distill-0123456789ab/         a finished stage; its stage.json was written last
+    RUN/stages/.distill-0123456789ab.partial/    one at work; it survives a kill and is handed to its builder again
+    RUN/.lock                                held (flock) by the process at work; the system frees it when that dies
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import InputError, RunError
+from edgedistill.store.files import TEMPORARY, remove_temporaries, sync_folder, sync_tree, write_json
+from edgedistill.store.marks import MARK, StageResult, difference, inputs_of, make_mark, read_mark, stage_key
+from edgedistill.store.meter import Meter
+
+RUN = "run.json"
+SCHEMA = "edgedistill.run/1"
+STAGES = "stages"
+LOCK = ".lock"
+STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+@dataclass
+class RunFolder:
+    """A run folder. Make one with `open` (to work in it) or `find` (to look at it)."""
+
+    path: Path
+    identity: dict[str, Any]
+    current: dict[str, str]  # stage name -> folder name
+    on_event: Callable[[str], None] = _to_stderr
+    _locked: bool = field(default=False, repr=False)
+
+    @classmethod
+    def open(cls, path: Path, identity: Mapping[str, Any], on_event: Callable[[str], None] = _to_stderr) -> "RunFolder":
+        """The run in a folder, made if there is none yet.
+
+        Args:
+            path: a run of the same teacher, an empty folder, or one that doesn't exist.
+            identity: what the run is for; JSON types. `identity["teacher"]` tells whether a folder's run is this one.
+            on_event: told when something on disk was found damaged and is built again. Default: stderr.
+        Raises:
+            InputError: the folder holds something else, or a run of another teacher.
+            RunError: it can't be written.
+        """
+        if (path / RUN).exists():
+            run = cls.find(path, on_event)
+            if run.identity.get("teacher") != identity["teacher"]:
+                found, wanted = run.identity.get("teacher"), identity["teacher"]
+                raise InputError(f"{path} holds a run of the teacher {found!r}, not of {wanted!r}. Choose another folder.")
+            run.identity = dict(identity)
+            return run
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            others = [p.name for p in path.iterdir() if p.name != LOCK and not (p.name.startswith(f".{RUN}.") and p.suffix == TEMPORARY)]
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"{path} is a file; the run needs a folder. Choose another.") from None
+        except OSError as error:
+            raise InputError(f"{path}: the folder cannot be made ({error.strerror}). Choose another.") from None
+        if others:
+            raise InputError(f"{path} holds files of something else, such as {min(others)!r}. Choose another folder, or an empty one.")
+        run = cls(path, dict(identity), {}, on_event)
+        run._write()
+        return run
+
+    @classmethod
+    def find(cls, path: Path, on_event: Callable[[str], None] = _to_stderr) -> "RunFolder":
+        """The run that is in a folder.
+
+        Raises:
+            InputError: there is none, or its run.json can't be read.
+        """
+        try:
+            found = json.loads((path / RUN).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{path} is not a run folder: it has no {RUN}. Name one that `edgedistill compile -o` made.") from None
+        except (OSError, ValueError, RecursionError):
+            raise InputError(f"{path / RUN} cannot be read as JSON. Choose another folder.") from None
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+            raise InputError(f"{path / RUN} has no schema {SCHEMA}: it is of another program or version. Choose another folder.")
+        identity, current = found.get("identity"), found.get("current")
+        if not isinstance(identity, dict) or not isinstance(current, dict):
+            raise InputError(f"{path / RUN} lacks its identity or its list of stages. Choose another folder.")
+        # A name from the file becomes a path: one that isn't a plain folder name is not believed.
+        plain = {str(k): v for k, v in current.items() if isinstance(v, str) and STAGE_NAME.fullmatch(v)}
+        return cls(path, identity, plain, on_event)
+
+    @property
+    def stages(self) -> Path:
+        """The folder of the stages."""
+        return self.path / STAGES
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the run folder. Freed at the end, also by a kill.
+
+        Raises:
+            InputError: a process works in it already; it is named.
+        """
+        handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(handle, 32).decode(errors="replace").strip()
+                who = f"process {holder}" if holder.isdigit() else "another process"
+                raise InputError(f"{self.path} is in use: {who} works in it. Wait until it ends, or choose another folder.") from None
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            self._locked = True
+            self._reread()
+            yield
+        finally:
+            self._locked = False
+            os.close(handle)
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Sequence[StageResult] = (),
+        outside: Mapping[str, str] | None = None,
+        *,
+        build: Callable[[Path], None],
+    ) -> StageResult:
+        """The stage's result: found where it was built before, otherwise built now.
+
+        Args:
+            name: small letters, digits, points and dashes, such as "recover-q4_0".
+            settings: all that decides the output beside the inputs; JSON types.
+            inputs: the stages that it reads.
+            outside: content hashes of the files outside the run that it reads, by a name for each.
+            build: writes the output into the folder that it is given. After a kill it is called again with what it left there.
+        Raises:
+            RunError: the disk is full. What `build` raises passes through, and its folder stays for the next start.
+        """
+        if not self._locked:
+            raise RuntimeError("RunFolder.stage needs the lock: `with run.lock():`")
+        if not STAGE_NAME.fullmatch(name):
+            raise ValueError(f"stage name {name!r} must match {STAGE_NAME.pattern}")
+        outside = dict(outside or {})
+        key = stage_key(name, settings, inputs, outside)
+        place = _Place(self.stages, f"{name}-{key[:12]}")
+        mark = self._find(place, key, inputs)
+        reused = mark is not None
+        if mark is None:
+            try:
+                mark = _build(place, name, key, settings, inputs, outside, build)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise RunError(f"stage {place.name}: the disk is full. Free some, then run the same command to go on from here.") from error
+        self.current[name] = place.name
+        self._write()
+        return StageResult(name, key, place.final, reused, mark)
+
+    def set_current(self, results: Sequence[StageResult]) -> None:
+        """Say which stages the run's results come from: all others may be cleaned away."""
+        self.current = {result.name: result.path.name for result in results}
+        self._write()
+
+    def _find(self, place: "_Place", key: str, inputs: Sequence[StageResult]) -> dict[str, Any] | None:
+        """The mark of a stage that is whole; None, with nothing in its way, when it must be built."""
+        complete = place.final.exists()
+        folder = place.final if complete else place.partial
+        if not complete and not place.seal.exists():
+            trouble = self._partial_trouble(place, inputs)
+            if trouble:
+                self.on_event(f"stage {place.name}: {trouble}; starting it anew")
+                place.remove()
+            return None
+        sealed = place.final / MARK if (place.final / MARK).exists() or not place.seal.exists() else place.seal
+        trouble = None
+        try:
+            mark = read_mark(sealed)
+            trouble = "it is another stage" if mark["key"] != key else difference(folder, mark)
+            if not trouble and mark["inputs"] != inputs_of(inputs):
+                trouble = "a stage that it was built from has been rebuilt and differs"
+        except RunError as error:
+            trouble = str(error)
+        if trouble:
+            self.on_event(f"stage {place.name}: {trouble}; rebuilding it")
+            place.remove()
+            return None
+        if sealed == place.seal:
+            place.finish(mark)
+        place.tidy()
+        return mark
+
+    def _partial_trouble(self, place: "_Place", inputs: Sequence[StageResult]) -> str | None:
+        """Why half a stage must not be gone on with: it was begun from other inputs under the same keys."""
+        if not place.partial.exists():
+            return None
+        try:
+            begun = json.loads(place.origin.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return "nothing says what its unfinished work was begun from"
+        return None if begun == inputs_of(inputs) else "a stage that its unfinished work was begun from has been rebuilt and differs"
+
+    def _reread(self) -> None:
+        """Take over what another process did to run.json before we had the lock, and put our identity there."""
+        if (self.path / RUN).exists():
+            found = RunFolder.find(self.path)
+            self.current = found.current
+            if found.identity != self.identity:
+                self._write()
+
+    def _write(self) -> None:
+        write_json(self.path / RUN, {"schema": SCHEMA, "identity": self.identity, "current": self.current})
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one stage lives: its folder, and beside it what is there only while it is at work."""
+
+    stages: Path
+    name: str
+
+    @property
+    def final(self) -> Path:
+        return self.stages / self.name
+
+    @property
+    def partial(self) -> Path:
+        return self.stages / f".{self.name}.partial"
+
+    @property
+    def journal(self) -> Path:
+        """Seconds and memory so far."""
+        return self.stages / f".{self.name}.journal.json"
+
+    @property
+    def origin(self) -> Path:
+        """Keys and contents of the stages that the unfinished work was begun from."""
+        return self.stages / f".{self.name}.origin.json"
+
+    @property
+    def seal(self) -> Path:
+        """The mark to be: written when the work is complete, before the folder gets its name."""
+        return self.stages / f".{self.name}.seal.json"
+
+    def finish(self, mark: dict[str, Any]) -> None:
+        """Give a sealed folder its name, and then, last of all, its mark."""
+        if self.partial.exists():
+            self.partial.rename(self.final)
+            sync_folder(self.stages)
+        write_json(self.final / MARK, mark)
+
+    def tidy(self) -> None:
+        """Remove what a finished stage doesn't need."""
+        for path in (self.seal, self.journal, self.origin):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the stage, in an order in which a kill never leaves something that looks complete."""
+        self.tidy()
+        (self.final / MARK).unlink(missing_ok=True)
+        for folder in (self.final, self.partial):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def _build(
+    place: _Place,
+    name: str,
+    key: str,
+    settings: Mapping[str, Any],
+    inputs: Sequence[StageResult],
+    outside: Mapping[str, str],
+    build: Callable[[Path], None],
+) -> dict[str, Any]:
+    """Build a stage in its partial folder, a new one or one that a kill left; returns its mark."""
+    place.stages.mkdir(exist_ok=True)
+    if not place.partial.exists():
+        place.journal.unlink(missing_ok=True)
+        write_json(place.origin, inputs_of(inputs))
+        place.partial.mkdir()
+    with Meter(place.journal) as meter:
+        build(place.partial)
+    remove_temporaries(place.partial)
+    mark = make_mark(place.partial, name, key, settings, inputs, outside, meter.seconds, meter.peak_rss_bytes)
+    if not mark["files"]:
+        raise RunError(f"stage {place.name} wrote nothing.")
+    if MARK in mark["files"]:
+        raise RunError(f"stage {place.name} wrote a file named {MARK}, which is the name of its mark.")
+    sync_tree(place.partial)
+    write_json(place.seal, mark)
+    place.finish(mark)
+    place.tidy()
+    return mark

@@ -1,0 +1,72 @@
+"""Quantities as people write them: '8 GiB' <-> bytes, '17.1 GB/s', '2048 tokens', '8 tokens/s', '2 s', '400 GFLOP/s'.
+
+A number in a YAML file carries its unit, so that nobody mistakes GB for GiB or milliseconds for seconds; inside the
+program it is a plain number in the base unit that its name tells (`memory_bytes`, `ttft_s`).
+"""
+
+import re
+
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_FLOPS = {"FLOP": 1, "MFLOP": 10**6, "GFLOP": 10**9, "TFLOP": 10**12}
+
+# Quantity -> unit -> how many of the base unit it is. The first example is what error messages show.
+QUANTITIES: dict[str, dict[str, float]] = {
+    "size": {**_BYTES},
+    "bandwidth": {f"{unit}/s": factor for unit, factor in _BYTES.items()},
+    "compute": {f"{unit}/s": factor for unit, factor in _FLOPS.items()},
+    "length": {"tokens": 1},
+    "rate": {"tokens/s": 1},
+    "time": {"s": 1, "ms": 1e-3, "min": 60, "h": 3600},
+}
+EXAMPLES = {
+    "size": "8 GiB", "bandwidth": "17.1 GB/s", "compute": "400 GFLOP/s", "length": "2048 tokens", "rate": "8 tokens/s", "time": "2 s",
+}  # fmt: skip
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z/]+)\s*")
+
+
+def parse(text: object, quantity: str) -> float:
+    """The number in the quantity's base unit: bytes, bytes/s, FLOP/s, tokens, tokens/s or seconds.
+
+    Args:
+        text: a number and a unit, such as '8 GiB'.
+        quantity: a key of `QUANTITIES`.
+    Raises:
+        ValueError: no number with one of the quantity's units, or a number that isn't above 0.
+    """
+    units = QUANTITIES[quantity]
+    found = _NUMBER_AND_UNIT.fullmatch(text[:100]) if isinstance(text, str) else None
+    if found is None or found[2] not in units:
+        raise ValueError(f"must be a number with a unit ({', '.join(units)}), such as '{EXAMPLES[quantity]}'")
+    value = float(found[1].replace("_", "")) * units[found[2]]
+    if value <= 0:
+        raise ValueError(f"must be above 0, such as '{EXAMPLES[quantity]}'")
+    return value
+
+
+def show_bytes(size: float) -> str:
+    """'1.5 GiB', '380 MiB', '12 B': binary units, three significant digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{_three_digits(size)} {unit}"
+        size /= 1024
+    return f"{_three_digits(size)} TiB"
+
+
+def show_seconds(seconds: float) -> str:
+    """'40 s', '12 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{_three_digits(seconds)} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{_three_digits(seconds / 3600)} h"
+
+
+def show_number(value: float) -> str:
+    """'134,515,008' for large whole numbers, three significant digits for the rest."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
