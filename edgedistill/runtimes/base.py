@@ -31,10 +31,11 @@ class ModelInfo:
     add_bos: bool
     architecture: str | None
     name: str | None
-    parameters: int
+    parameters: int | None  # None where the runtime doesn't tell
     weight_bytes: int
     load_s: float
     rss_bytes: int  # of the child, right after loading
+    features: tuple[str, ...]  # instructions that the runtime uses: "AVX512_BF16"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Runtime:
         except BaseException:
             self._child.close()
             raise
-        self._info = ModelInfo(**(facts | {"stop_ids": tuple(facts["stop_ids"])}))
+        self._info = ModelInfo(**(facts | {name: tuple(facts[name]) for name in ("stop_ids", "features")}))
 
     @property
     def pid(self) -> int:

@@ -37,6 +37,21 @@ def why() -> str:
     return reason
 
 
+def requantize(source: str, destination: str, file_type: int, threads: int) -> None:
+    """Write a GGUF file's weights in another type (llama.h, enum llama_ftype), with llama.cpp's own quantizer.
+
+    Raises:
+        ValueError: llama.cpp can't.
+    """
+    lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize, params.nthread = file_type, True, threads
+    _errors.clear()
+    code = lib.llama_model_quantize(source.encode(), destination.encode(), ctypes.byref(params))
+    if code != 0:
+        raise ValueError(f"llama.cpp can't rewrite it: {why()}")
+
+
 @dataclass(frozen=True)
 class Purpose:
     """A context: `sequences` in parallel, each of `length` tokens, `batch` tokens a call and `outputs` rows of logits at most."""
@@ -166,6 +181,15 @@ class LlamaEngine:
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.model, buffer, 256)
         return buffer.value.decode("utf-8", errors="replace")
+
+    def features(self) -> list[str]:
+        """The processor's instructions that this build of llama.cpp uses: ["AVX512", "AVX512_BF16", ...]."""
+        found = []
+        for part in lib.llama_print_system_info().decode("utf-8", errors="replace").replace(":", "|").split("|"):
+            name, _, value = part.strip().partition(" = ")
+            if value == "1":
+                found.append(name)
+        return found
 
     def _release(self) -> None:
         if self.context is not None:

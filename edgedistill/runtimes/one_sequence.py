@@ -1,0 +1,128 @@
+"""The operations that go token by token through one sequence, the same for every runtime's child process: chat, speed, template."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from edgedistill.errors import InputError
+from edgedistill.runtimes.memory import peak_rss_bytes, rss_bytes
+from edgedistill.runtimes.sampling import Sampler
+from edgedistill.runtimes.speed import measure_speed
+from edgedistill.runtimes.template import render
+from edgedistill.runtimes.worker import Answer, Operation
+
+LOGIT_ROWS = 128  # positions a frame: 24 MiB at a vocabulary of 49,152
+
+
+class OneSequence:
+    """What a worker needs: five things that only its runtime knows. `load` sets the fields."""
+
+    vocab: int
+    context: int  # room of a sequence in tokens
+    threads: int
+    load_s: float
+    stops: frozenset[int]
+    template: str | None
+    bos_id: int
+    eos_id: int
+
+    def open(self, length: int) -> None:
+        """Begin an empty sequence with room for `length` tokens."""
+        raise NotImplementedError
+
+    def evaluate(self, tokens: list[int]) -> np.ndarray:
+        """Append tokens; the logits [V] after the last, valid until the next call."""
+        raise NotImplementedError
+
+    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text."""
+        raise NotImplementedError
+
+    def decode_bytes(self, ids: list[int], special: bool) -> bytes:
+        """The bytes of token ids."""
+        raise NotImplementedError
+
+    def next_piece(self, ids: list[int]) -> bytes:
+        """The bytes that the last of an answer's ids adds to it."""
+        raise NotImplementedError
+
+    def operations(self) -> dict[str, Operation]:
+        """By the name that the parent asks for."""
+        names = ("load", "tokenize", "detokenize", "logits", "apply_template", "chat", "speed", "memory")
+        return {name: getattr(self, name) for name in names}
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> Answer:
+        """Token ids of a text."""
+        return self.encode(text, add_special, parse_special)
+
+    def detokenize(self, ids: list[int], special: bool) -> Answer:
+        """The text of token ids."""
+        self.check(ids, "detokenize")
+        return self.decode_bytes(ids, special).decode("utf-8", errors="replace")
+
+    def apply_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> Answer:
+        """The prompt of a conversation, as text and as ids."""
+        if not self.template:
+            raise InputError("it has no chat template, so there is no way to tell it who says what; use a model that was made to chat")
+        bos, eos = (
+            self.decode_bytes([token], True).decode("utf-8", errors="replace") if token >= 0 else "" for token in (self.bos_id, self.eos_id)
+        )
+        text = render(self.template, messages, bos=bos, eos=eos, add_generation_prompt=add_generation_prompt)
+        ids = self.encode(text, True, True)
+        # A BOS that the template writes, and another that the tokenizer adds, would be one too many.
+        if len(ids) > 1 and ids[0] == ids[1] == self.bos_id and ids[1:] == self.encode(text, False, True):
+            ids = ids[1:]
+        return {"text": text, "ids": ids}
+
+    def chat(self, messages: list[dict[str, Any]], max_tokens: int, temperature: float, top_p: float, seed: int) -> Iterator[Any]:
+        """Stream an answer's bytes as latin-1 text, token by token; the last item counts the tokens."""
+        prompt = self.apply_template(messages, True)["ids"]
+        if len(prompt) >= self.context:
+            raise InputError(
+                f"the conversation has {len(prompt)} tokens and the context holds {self.context}. Start a new one, or use a longer context"
+            )
+        finish, made = "length", []
+        for token in self.draw(prompt, min(max_tokens, self.context - len(prompt)), temperature, top_p, seed):
+            made.append(token)
+            if token in self.stops:
+                finish = "stop"
+                break
+            yield {"piece": self.next_piece(made).decode("latin-1")}
+        yield {"finish": finish, "prompt_tokens": len(prompt), "tokens": len(made)}
+
+    def draw(self, prompt: list[int], count: int, temperature: float, top_p: float, seed: int) -> Iterator[int]:
+        """Yield up to `count` tokens that follow a prompt, in a sequence of its own."""
+        sampler = Sampler(temperature, top_p, seed)
+        self.open(self.context)
+        row = self.evaluate(prompt)
+        for made in range(count):
+            token = sampler.draw(row)
+            yield token
+            if made + 1 < count:
+                row = self.evaluate([token])
+
+    def speed(self, prefill: int, decode: int, repetitions: int, warmup: int) -> Answer:
+        """Trials as in speed.py."""
+        length = max(self.context, prefill, decode)
+        self.open(length)
+        found = measure_speed(
+            self.vocab, self.evaluate, lambda: self.open(length), prefill=prefill, decode=decode, repetitions=repetitions, warmup=warmup
+        )
+        return found | {"load_s": self.load_s, "threads": self.threads}
+
+    def memory(self) -> Answer:
+        """Bytes resident now and at most."""
+        return {"rss_bytes": rss_bytes(), "peak_rss_bytes": peak_rss_bytes()}
+
+    def check(self, ids: list[int], what: str) -> None:
+        """Refuse ids that a runtime would abort on, or look up outside its table.
+
+        Raises:
+            InputError: there is none, or one isn't in the vocabulary.
+        """
+        if not ids:
+            raise InputError(f"{what}: there is no token; give at least one")
+        bad = next((token for token in ids if not 0 <= token < self.vocab), None)
+        if bad is not None:
+            raise InputError(f"{what}: token {bad} is not in the vocabulary of {self.vocab}")
