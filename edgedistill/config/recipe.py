@@ -43,16 +43,16 @@ def _beside_the_file(found: str | None, info: ValidationInfo) -> str | None:
 class Teacher(Model):
     """Who teaches."""
 
-    model: Text | None = Field(None, description="Folder, hub id, .gguf file or pypi:NAME; --teacher comes before it.")
-    revision: Text | None = Field(None, description="Commit of a hub model; a branch would change under the run.")
-    top_k: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="Log-probabilities kept of each token; 64 are 384 bytes.")
+    model: Text | None = Field(default=None, description="Folder, hub id, .gguf file or pypi:NAME; --teacher comes before it.")
+    revision: Text | None = Field(default=None, description="Commit of a hub model; a branch would change under the run.")
+    top_k: Annotated[int, Field(ge=1, le=1024)] = Field(default=64, description="Log-probabilities kept of each token; 64 are 384 bytes.")
 
 
 class Student(Model):
     """What of the teacher is kept."""
 
-    layers: PositiveInt | None = Field(None, description="How many layers; null lets `depth` decide.")
-    depth: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Share of the teacher's layers, used while layers is null.")
+    layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
+    depth: Annotated[float, Field(gt=0, le=1)] = Field(default=0.9, description="Share of the teacher's layers, used while layers is null.")
 
     def layers_of(self, teacher_layers: int) -> int:
         """Layers that the student of a teacher has: `layers`, or `depth` of the teacher's, rounded, at least 2."""
@@ -62,19 +62,19 @@ class Student(Model):
 class Teach(Model):
     """What the teacher is asked, and how it answers."""
 
-    style: Literal["chat", "text"] = Field("chat", description="chat: question and answer in the chat template; text: plain continuation.")
-    prompts: Text = Field(OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
-    prompt_field: Text | None = Field(None, description="Field of the prompts file; null takes the first one known.")
-    tokens: PositiveInt = Field(40_000, description="Kept tokens of the teacher's own writing to collect.")
-    text_tokens: Annotated[int, Field(ge=0)] = Field(8_000, description="Tokens of plain prose read beside them; 0 for none.")
-    text: Text | None = Field(None, description="A text file of your own to read, beside the recipe; null: prose that comes along.")
+    style: Literal["chat", "text"] = Field(default="chat", description="chat: question and answer; text: plain continuation.")
+    prompts: Text = Field(default=OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
+    prompt_field: Text | None = Field(default=None, description="Field of the prompts file; null takes the first one known.")
+    tokens: PositiveInt = Field(default=40_000, description="Kept tokens of the teacher's own writing to collect.")
+    text_tokens: Annotated[int, Field(ge=0)] = Field(default=8_000, description="Tokens of plain prose read beside them; 0 for none.")
+    text: Text | None = Field(default=None, description="A text file to read, beside the recipe; null: prose that comes along.")
     max_prompt_tokens: PositiveInt = 96
     max_answer_tokens: PositiveInt = 320
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="Of the questions that the teacher makes up, and of plain text.")
+    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of the questions that the teacher makes up, and of plain text.")
     answer_temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    parallel: Annotated[int, Field(ge=1, le=256)] = Field(32, description="Answers written at the same time.")
-    holdout: Share = Field(0.16, description="Share of documents kept from training: half validate it, half judge the result.")
+    parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")
+    holdout: Share = Field(default=0.16, description="Share of documents kept from training: half validate it, half judge the result.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
 
     @field_validator("prompts", "text")
@@ -100,13 +100,13 @@ class _Training(Model):
     """What both trainings have."""
 
     tokens: PositiveInt
-    seq_len: Annotated[int, Field(ge=16)] = Field(512, description="Tokens of a packed row.")
+    seq_len: Annotated[int, Field(ge=16)] = Field(default=512, description="Tokens of a packed row.")
     batch_tokens: PositiveInt
     learning_rate: PositiveFloat
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of the steps in which the rate rises.")
-    checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints; changes no result.")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    checkpoint_seconds: PositiveFloat = Field(default=60.0, description="Seconds between checkpoints; changes no result.")
     validate_every: PositiveInt
-    compute: Compute = Field("bfloat16", description="Type of the matrix products; the weights stay float32.")
+    compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
 
     @model_validator(mode="after")
     def _whole_rows(self) -> "_Training":
@@ -123,7 +123,7 @@ class Distill(_Training):
     learning_rate: PositiveFloat = 2.0e-4
     loss: DistillLoss = DistillLoss()
     temperature: PositiveFloat = 1.0
-    validate_every: PositiveInt = Field(16, description="Steps between validations.")
+    validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
 
 
 class Recover(_Training):
@@ -133,12 +133,12 @@ class Recover(_Training):
     batch_tokens: PositiveInt = 512
     learning_rate: PositiveFloat = 1.0e-4
     scale_learning_rate: PositiveFloat = 1.0e-4
-    fit: Literal["importance", "ggml"] = Field("importance", description="How the first scales are found.")
+    fit: Literal["importance", "ggml"] = Field(default="importance", description="How the first scales are found.")
     train: Literal["weights+scales", "weights", "scales"] = "weights+scales"
     loss: Literal["forward_kl"] = "forward_kl"
-    patience: PositiveInt = Field(4, description="Validations without a better one before it stops.")
+    patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
     validate_every: PositiveInt = 8
-    tokens_by_mix: dict[MixName, PositiveInt] = Field({"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
+    tokens_by_mix: dict[MixName, PositiveInt] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
 
     def tokens_of(self, mix: str) -> int:
         """The training budget of a mix."""
@@ -148,8 +148,8 @@ class Recover(_Training):
 class Measure(Model):
     """What the packed files are judged on."""
 
-    tokens: PositiveInt = Field(4096, description="Tokens judged of each text.")
-    text: Text | None = Field(None, description="A text file of your own to judge on, beside the recipe.")
+    tokens: PositiveInt = Field(default=4096, description="Tokens judged of each text.")
+    text: Text | None = Field(default=None, description="A text file of your own to judge on, beside the recipe.")
     prompts: Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
         "What is the capital of France?",
         "Write two sentences about the sea.",
@@ -158,8 +158,8 @@ class Measure(Model):
     prefill: PositiveInt = 512
     decode: PositiveInt = 128
     repetitions: PositiveInt = 3
-    threads: PositiveInt | None = Field(None, description="null takes the cores that this process may use.")
-    accuracy_level: Literal[0, 1, 2, 3, 4] = Field(4, description="What MatMulNBits rounds activations to; 4 is int8.")
+    threads: PositiveInt | None = Field(default=None, description="null takes the cores that this process may use.")
+    accuracy_level: Literal[0, 1, 2, 3, 4] = Field(default=4, description="What MatMulNBits rounds activations to; 4 is int8.")
 
     @field_validator("text")
     @classmethod

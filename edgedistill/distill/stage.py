@@ -22,7 +22,7 @@ from edgedistill.models.depth import block_influence, choose_layers, cut_layers
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document
-from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+from edgedistill.train.forward import COMPUTE, batches, compute_in, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
 
 INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves past 2,000 on a 30-layer model
@@ -97,13 +97,14 @@ def _choose(
     """The layers to keep, and every layer's influence on a sample of the training text."""
     sample: list[torch.Tensor] = []
     seen = 0
-    for batch, _ in batches(documents, seq_len, rows_per_batch=1):
-        sample.append(batch.tokens)
-        seen += batch.tokens.numel()
+    for document in documents:
+        sample.append(document.tokens[:seq_len].long().unsqueeze(0))
+        seen += sample[-1].numel()
         if seen >= INFLUENCE_TOKENS:
             break
     progress.start("block influence", seen, "tokens")
-    influence = block_influence(model, sample)
+    with compute_in(dtype):
+        influence = block_influence(model, sample)
     progress.advance(seen)
     progress.finish()
     return choose_layers(influence, layers), influence

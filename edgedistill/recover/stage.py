@@ -6,6 +6,7 @@ the inputs that a layer sees, ends at the best validation, and ships plain round
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,13 +19,16 @@ from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.formats import NumberFormat
 from edgedistill.losses.forward_kl import ForwardKL
 from edgedistill.losses.head import head_loss
-from edgedistill.models.load import load_model, save_side_files
+from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.recover.place import place_on_grid, round_model, take_off_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
+
+# What a checkpoint holds beside its weights.
+SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def recover(
@@ -62,7 +66,7 @@ def recover(
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
     rows_per_step = max(1, settings.batch_tokens // settings.seq_len)
-    budget = settings.tokens_by_mix.get(mix, settings.tokens)
+    budget = settings.tokens_of(mix)
     steps = max(1, round(budget / (rows_per_step * settings.seq_len)))
     plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
 
@@ -90,7 +94,9 @@ def recover(
     beaten = curve.best["loss"] < kl_rounded
     checkpoint = take_off_grid(model, layers, rounded, formats) if beaten else rounded
     save_grid(work, checkpoint)
-    save_side_files(student, work)
+    for name in SIDE_FILES:
+        if (student / name).is_file():
+            shutil.copyfile(student / name, work / name)
     report = curve.to_dict(f"recover {mix}")
     report["rounded"] = {"kl": kl_rounded}
     report["verdict"] = (

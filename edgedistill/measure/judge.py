@@ -1,0 +1,84 @@
+"""Judging texts: held-out documents, and what the teacher and the float student make of them.
+
+A reference is a model's last hidden states on the kept positions and its output matrix, both float32: the exact
+distribution at every position for 4·D bytes a token. Computed once, compared with every packed file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from edgedistill.models.load import load_model
+from edgedistill.progress import Progress
+from edgedistill.signals.shards import Document
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A text to judge on: documents that no training saw.
+
+    Attributes:
+        name: as the report shows it.
+        source: where it comes from.
+        documents: their tokens and first kept positions; signals aren't used.
+    """
+
+    name: str
+    source: str
+    documents: tuple[Document, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Judged positions."""
+        return sum(document.kept for document in self.documents)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A float model's view: hidden states [N, D] of all judged positions of all judges, in order, and its output matrix [V, D]."""
+
+    hidden: Tensor
+    head: Tensor
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """[n, V] float32 of judged positions start .. stop."""
+        return self.hidden[start:stop] @ self.head.T
+
+
+def limit_documents(documents: Sequence[Document], tokens: int) -> tuple[Document, ...]:
+    """The first documents, until they hold `tokens` judged positions; the last one is cut."""
+    chosen: list[Document] = []
+    left = tokens
+    for document in documents:
+        if left <= 0:
+            break
+        ids = document.tokens[: document.first + 1 + left]
+        if len(ids) - 1 > document.first:
+            chosen.append(Document(ids, document.first, {}))
+            left -= chosen[-1].kept
+    return tuple(chosen)
+
+
+@torch.no_grad()
+def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: str, progress: Progress) -> Reference:
+    """Run a float model over the judges in float32 and keep what it thought in `out`; read from there if it's there."""
+    if not out.is_file():
+        model = load_model(model_path)
+        progress.start(f"reference: {what}", sum(len(d.tokens) for j in judges for d in j.documents), "tokens")
+        rows: list[Tensor] = []
+        for judge in judges:
+            for document in judge.documents:
+                ids = document.tokens.long().unsqueeze(0)
+                rows.append(model.model(input_ids=ids, use_cache=False).last_hidden_state[0, document.first : -1].float())
+                progress.advance(len(document.tokens))
+        progress.finish()
+        head = model.get_output_embeddings().weight.detach().float()
+        partial = out.with_suffix(".partial")
+        save_file({"hidden": torch.cat(rows), "head": head.contiguous()}, partial)
+        partial.replace(out)
+    tensors = load_file(out)
+    return Reference(tensors["hidden"], tensors["head"])

@@ -1,0 +1,74 @@
+"""Quality of a packed file: perplexity, KL to the teacher and to the float student, agreement on the likeliest token.
+
+All logits come from the file in its runtime; the references are float32. For each judged position, in nats:
+KL(reference ‖ file) = Σ_v p_v (log p_v − log q_v); perplexity = exp(mean −log q(next token)).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from edgedistill.measure.judge import Judge, Reference
+from edgedistill.progress import Progress
+from edgedistill.runtimes.base import Runtime
+
+ROWS = 64  # positions at a time
+
+
+@dataclass
+class _Tally:
+    nll: list[Tensor] = field(default_factory=list)
+    kl: dict[str, list[Tensor]] = field(default_factory=dict)
+    same: dict[str, list[Tensor]] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def measure_quality(
+    model: Runtime, judges: list[Judge], references: dict[str, Reference], progress: Progress
+) -> dict[str, dict[str, float]]:
+    """By judge: tokens, ppl, and for each reference NAME: kl_NAME_mean, kl_NAME_p99, top1_NAME (a share)."""
+    found: dict[str, dict[str, float]] = {}
+    position = 0
+    for judge in judges:
+        tally = _Tally()
+        for document in judge.documents:
+            labels = document.tokens[document.first + 1 :].long()
+            row = 0
+            for logits in _kept_logits(model, document.tokens, document.first):
+                stop = row + len(logits)
+                log_q = torch.log_softmax(logits, -1)
+                tally.nll.append(-log_q.gather(-1, labels[row:stop].unsqueeze(-1)).squeeze(-1))
+                for name, reference in references.items():
+                    log_p = torch.log_softmax(reference.logits(position + row, position + stop), -1)
+                    tally.kl.setdefault(name, []).append((log_p.exp() * (log_p - log_q)).sum(-1))
+                    tally.same.setdefault(name, []).append(log_p.argmax(-1) == log_q.argmax(-1))
+                row = stop
+            position += row
+            progress.advance(row)
+        found[judge.name] = _summary(tally)
+    return found
+
+
+def _kept_logits(model: Runtime, tokens: Tensor, first: int) -> Iterator[Tensor]:
+    """Logits [n, V] float32 from position `first` to the last but one, a few rows at a time."""
+    ids = tokens.tolist()
+    last = len(ids) - 1
+    for start, rows in model.logit_chunks(ids, first):
+        for at in range(0, len(rows), ROWS):
+            piece = rows[at : min(at + ROWS, last - start)]
+            if len(piece):
+                yield torch.from_numpy(piece).float()
+
+
+def _summary(tally: _Tally) -> dict[str, float]:
+    nll = torch.cat(tally.nll).double()
+    summary = {"tokens": len(nll), "ppl": float(nll.mean().exp())}
+    for name, parts in tally.kl.items():
+        # A KL is never negative; float32 sums of equal distributions come out within rounding of 0.
+        kl = torch.cat(parts).double().clamp_min(0)
+        summary[f"kl_{name}_mean"] = float(kl.mean())
+        summary[f"kl_{name}_p99"] = float(kl.quantile(0.99))
+        summary[f"top1_{name}"] = float(torch.cat(tally.same[name]).double().mean())
+    return summary
