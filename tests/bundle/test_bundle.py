@@ -1,0 +1,275 @@
+"""The bundle: files that sha256sum accepts, papers that say what was measured, names that stay inside."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgedistill.bundle import folder as folder_module
+from edgedistill.bundle import safe_name, write_bundle
+from edgedistill.errors import InputError, RunError
+from edgedistill.report import build_report
+from tests.report.sample import parts, sha
+
+Q4 = b"smollm2-26-q4_0.gguf"  # the sample's hash of a file is that of its name
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    made = tmp_path / "stages"
+    (made / "q4" / "onnx").mkdir(parents=True)
+    (made / "model-q4.gguf").write_bytes(Q4)
+    (made / "q4" / "onnx" / "model_q4.onnx").write_bytes(b"graph")
+    (made / "q4" / "onnx" / "model_q4.onnx_data").write_bytes(b"weights")
+    (made / "q4" / "config.json").write_text("{}")
+    return {"gguf-q4_0": made / "model-q4.gguf", "onnx-q4_0": made / "q4"}
+
+
+def report():
+    return build_report(**parts())
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_bundle_holds_the_files_and_sha256sum_agrees(tmp_path, artifacts):
+    out = write_bundle(artifacts, report(), tmp_path / "run" / "bundle", "SmolLM2 26")
+    assert files(out) == [
+        "LICENSE", "README.md", "SHA256SUMS", "SmolLM2-26-q4_0.gguf", "onnx-q4_0/config.json",
+        "onnx-q4_0/onnx/model_q4.onnx", "onnx-q4_0/onnx/model_q4.onnx_data",
+    ]  # fmt: skip
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    assert (out / "SmolLM2-26-q4_0.gguf").samefile(artifacts["gguf-q4_0"])
+    checked = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.count(": OK") == 6
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+
+
+def test_a_flipped_byte_is_seen_by_sha256sum(tmp_path, artifacts):
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "m")
+    (out / "onnx-q4_0" / "onnx" / "model_q4.onnx_data").write_bytes(b"weightz")
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=False)
+    assert checked.returncode == 1
+    assert "model_q4.onnx_data: FAILED" in checked.stdout
+
+
+def test_where_the_disk_cannot_link_the_files_are_copied(tmp_path, artifacts, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(folder_module.os, "link", refuse)
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "m")
+    assert (out / "m-q4_0.gguf").read_bytes() == Q4
+    assert not (out / "m-q4_0.gguf").samefile(artifacts["gguf-q4_0"])
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_bundle_stays(tmp_path, artifacts, monkeypatch):
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "old")
+    before = files(out)
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folder_module.os, "link", refuse)
+    with pytest.raises(RunError, match=r"the bundle can't be written \(No space left on device\)"):
+        write_bundle(artifacts, report(), out, "new")
+    assert files(out) == before
+    monkeypatch.undo()
+    assert "new-q4_0.gguf" in files(write_bundle(artifacts, report(), out, "new"))  # the torn attempt is no hindrance
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "stages"]
+
+
+def test_a_newer_bundle_replaces_the_older_one_wholly(tmp_path, artifacts):
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "old")
+    write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, report(), out, "new")
+    assert files(out) == ["LICENSE", "README.md", "SHA256SUMS", "new-q4_0.gguf"]
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path, artifacts):
+    precious = tmp_path / "home"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="holds files but no SHA256SUMS, so it is no bundle and stays untouched"):
+        write_bundle(artifacts, report(), precious, "m")
+    assert files(precious) == ["thesis.txt"]
+    link = tmp_path / "link"
+    link.symlink_to(precious)
+    with pytest.raises(InputError, match="it is no folder"):
+        write_bundle(artifacts, report(), link, "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("../../etc/passwd", "etc-passwd"), ("SmolLM2-135M Instruct", "SmolLM2-135M-Instruct"), ("", "model"), ("..", "model"),
+        ("/abs", "abs"), ("a\x00b\nc", "a-b-c"), ("-rf", "rf"), (".hidden", "hidden"), ("naïve", "naive"), ("模型", "model"),
+        ("a..b", "a.b"), ("x" * 500, "x" * 80), ("C:\\windows", "C-windows"), ("$(rm -rf ~)", "rm-rf"), ("a\u202eb", "ab"),
+    ],
+)  # fmt: skip
+def test_a_hostile_name_becomes_one_harmless_part_of_a_path(name, safe, tmp_path, artifacts):
+    assert safe_name(name) == safe
+    out = write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, report(), tmp_path / "bundle", name)
+    assert f"{safe}-q4_0.gguf" in files(out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "stages"]
+
+
+@pytest.mark.parametrize("key", ["q4_0", "gguf-../x", "gguf-", "zip-q4_0", "onnx-Q4 0"])
+def test_a_key_that_is_none_is_refused_by_name(key, tmp_path, artifacts):
+    with pytest.raises(InputError, match="must be named gguf-MIX or onnx-MIX") as error:
+        write_bundle({key: artifacts["gguf-q4_0"]}, report(), tmp_path / "bundle", "m")
+    assert f"'{key}'" in str(error.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_missing_artifacts_are_named_before_anything_is_written(tmp_path, artifacts):
+    with pytest.raises(InputError, match="needs at least one artifact"):
+        write_bundle({}, report(), tmp_path / "bundle", "m")
+    with pytest.raises(InputError, match="the bundle's gguf-q8_0 must be a file, and there is none"):
+        write_bundle({"gguf-q8_0": tmp_path / "none.gguf"}, report(), tmp_path / "bundle", "m")
+    with pytest.raises(InputError, match="the bundle's onnx-q4_0 must be a folder"):
+        write_bundle({"onnx-q4_0": artifacts["gguf-q4_0"]}, report(), tmp_path / "bundle", "m")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_file_that_was_not_the_measured_one_does_not_ship(tmp_path, artifacts):
+    artifacts["gguf-q4_0"].write_bytes(b"something else")
+    with pytest.raises(RunError, match=r"m-q4_0.gguf: its content is not what was measured"):
+        write_bundle(artifacts, report(), tmp_path / "bundle", "m")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_links_and_odd_names_in_an_artifact_are_refused(tmp_path, artifacts):
+    odd = artifacts["onnx-q4_0"] / "a\nb"
+    odd.write_text("x")
+    with pytest.raises(RunError, match="file names hold only"):
+        write_bundle(artifacts, report(), tmp_path / "bundle", "m")
+    odd.unlink()
+    (artifacts["onnx-q4_0"] / "secret").symlink_to("/etc/passwd")
+    with pytest.raises(RunError, match="it is a link"):
+        write_bundle(artifacts, report(), tmp_path / "bundle", "m")
+
+
+def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "m", license_text="Apache License, in full")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front == {
+        "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "pipeline_tag": "text-generation",
+        "tags": ["edgedistill", "distillation", "gguf", "onnx"],
+    }  # fmt: skip
+    assert f"| `m-q4_0.gguf` | {len(Q4)} B | `{sha(Q4.decode())}` |" in card
+    row = "| q4_0 recovered, llama.cpp | llama.cpp | 81.6 MB | 4.520 | 0.141 | 0.980 | 80 % | 117 | 379 | 211 MB |"
+    assert row in card.splitlines()
+    assert "On another machine than the target: Example CPU @ 2.6 GHz, 2 cores" in card
+    assert 'Llama(model_path="m-q4_0.gguf"' in card
+    license_file = (out / "LICENSE").read_text(encoding="utf-8")
+    assert "The teacher's licence is apache-2.0" in license_file
+    assert "Apache License, in full" in license_file
+
+
+def test_an_unknown_licence_is_said(tmp_path, artifacts):
+    found = parts()
+    found["provenance"]["license"] = None
+    out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
+    assert "The teacher names no licence: ask its makers" in (out / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_hostile_words_do_nothing_in_the_card(tmp_path, artifacts):
+    found = parts()
+    evil = "<script>x</script> [a](http://evil.example) | ![i](y) `c` \x1b[31m\u202e\n# heading\n---\nlicense: mit"
+    found["plan"]["teacher"].update(name=evil, source=evil)
+    found["plan"]["target"]["title"] = evil
+    found["provenance"].update(license=evil, command=f"x\n```\n{evil}")
+    out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    front = card.split("\n---\n")[0].removeprefix("---\n")
+    assert yaml.safe_load(front)["base_model"].startswith("<script>")
+    before_code = card.split("\n---\n", 1)[1].split("\n## Run it")[0]
+    assert "<script>" not in before_code
+    assert "\\[a\\](http" in before_code
+    assert not re.search(r"(?<!\\)\[a\]", before_code)
+    assert "# heading" not in [line[:9] for line in card.splitlines()[:40]]
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    assert "````sh" in card  # its own three backticks don't end the block
+
+
+def test_the_onnxruntime_program_in_the_card_runs_as_it_stands(tmp_path):
+    """On a graph of our own with an exporter's names, whose answer is known: each token's successor."""
+    model = tmp_path / "onnx"
+    model.mkdir()
+    expected = make_counting_model(model)
+    out = write_bundle({"onnx-q4_0": model}, report(), tmp_path / "bundle", "m")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    program = re.search(r"## Run it with onnxruntime\n\n```python\n(.*?)```", card, re.S).group(1)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=out, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip("\n") == expected
+
+
+def test_the_llama_program_in_the_card_is_python(tmp_path, artifacts):
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "m")
+    program = re.search(r"```python\n(from llama_cpp.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.S).group(1)
+    compile(program, "README.md", "exec")
+
+
+def make_counting_model(folder: Path) -> str:
+    """An ONNX graph whose logits say 'the next id', and whose cache must grow with the mask; returns what the program must print."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from tests.tiny import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    size = len(tokenizer)
+    eos = tokenizer.eos_token_id
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    last = tokenizer(prompt, add_special_tokens=False)["input_ids"][-1]
+    chain = list(range(100, 110))
+    follow = {last: chain[0], **dict(zip(chain, [*chain[1:], eos], strict=True))}
+    table = np.zeros((size, size), np.float32)
+    for token in range(size):
+        table[token, follow.get(token, 5)] = 1.0
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["logits"]),
+            helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["floats", "axes"], ["new"]),
+            helper.make_node("Concat", ["past_key_values.0.key", "new"], ["present.0.key"], axis=2),
+            helper.make_node("Concat", ["past_key_values.0.value", "new"], ["present.0.value"], axis=2),
+            # Multiplying them fails where the mask is not as long as the cache.
+            helper.make_node("Squeeze", ["present.0.key", "axes"], ["flat"]),
+            helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["flat", "mask"], ["masked"]),
+        ],
+        "counting",
+        [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "new"]),
+            helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "all"]),
+            helper.make_tensor_value_info("past_key_values.0.key", TensorProto.FLOAT, ["batch", 1, "past", 1]),
+            helper.make_tensor_value_info("past_key_values.0.value", TensorProto.FLOAT, ["batch", 1, "past", 1]),
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "new", size]),
+            helper.make_tensor_value_info("present.0.key", TensorProto.FLOAT, ["batch", 1, "all", 1]),
+            helper.make_tensor_value_info("present.0.value", TensorProto.FLOAT, ["batch", 1, "all", 1]),
+            helper.make_tensor_value_info("masked", TensorProto.FLOAT, ["batch", "all"]),
+        ],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1, 3], np.int64), "axes")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, folder / "model.onnx")
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return tokenizer.decode(chain)

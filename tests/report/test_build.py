@@ -1,0 +1,136 @@
+"""A figure enters the report only with a record of the same label, file and value; the verdict says what is so."""
+
+import json
+import math
+
+import pytest
+
+from edgedistill.errors import RunError
+from edgedistill.report import build_report
+from tests.report.sample import CHATS, PROSE, parts, sha
+
+
+def row_of(report, label):
+    return next(row for row in report["rows"] if row["label"] == label)
+
+
+def test_every_figure_of_the_sample_is_vouched_for():
+    report = build_report(**parts())
+    assert report["schema"] == "edgedistill.report/1"
+    assert report["left_out"] == []
+    row = row_of(report, "q4_0 recovered, llama.cpp")
+    assert row["quality"][CHATS]["kl_student_mean"] == 0.141
+    assert row["speed"]["decode_tokens_per_s"] == {"mean": 117.3, "std": pytest.approx(2.346), "trials": 5}
+    assert row["bits_per_weight"] == pytest.approx(81_600_000 * 8 / 120_350_976)
+    assert row_of(report, "teacher (Q4_1 GGUF)")["bits_per_weight"] == pytest.approx(98_900_000 * 8 / 134_515_008)
+
+
+@pytest.mark.parametrize("change", ["no record", "other file", "other value", "other label", "other text"])
+def test_a_figure_without_its_record_is_left_out_and_named(change):
+    found = parts()
+    records = found["measure"]["records"]
+    one = next(
+        r for r in records if r["artifact"] == "q4_0 recovered, llama.cpp" and r["what"] == "kl_student_mean" and r["text"] == CHATS
+    )
+    changes = {"other file": ("file_sha256", sha("stale")), "other value": ("value", 0.2), "other label": ("artifact", "x"),
+               "other text": ("text", PROSE)}  # fmt: skip
+    if change == "no record":
+        records.remove(one)
+    else:
+        name, value = changes[change]
+        one[name] = value
+    report = build_report(**found)
+    assert row_of(report, "q4_0 recovered, llama.cpp")["quality"][CHATS]["kl_student_mean"] is None
+    assert report["left_out"] == ["q4_0 recovered, llama.cpp: held-out chats, kl_student_mean"]
+    # The share stands on that figure, so it goes too; prose keeps its own.
+    assert list(report["recovered"]["q4_0"]) == [PROSE]
+
+
+def test_without_any_record_no_measured_number_is_left():
+    found = parts()
+    found["measure"]["records"] = []
+    report = build_report(**found)
+    for row in report["rows"]:
+        assert {value for judge in row["quality"].values() for name, value in (judge or {}).items() if name != "tokens"} <= {None}
+        assert {row["speed"][name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "peak_rss_bytes")} == {None}
+    assert report["recovered"] == {}
+    assert "tokens/s" not in json.dumps(report["verdict"])
+
+
+def test_missing_parts_make_a_report_all_the_same():
+    found = parts()
+    found["teach"], found["curves"] = None, []
+    found["measure"].update(rows=[], records=[], samples=None, recovered=None, judges=None, machine=None)
+    found["provenance"] = {}
+    report = build_report(**found)
+    assert report["verdict"]["sentences"] == []
+    assert report["verdict"]["headline"] == "q4_0 and q8_0 fit a laptop's CPU."
+
+
+def test_numbers_that_are_none_become_null_in_json():
+    found = parts()
+    found["curves"][0]["points"][3]["loss"] = math.nan
+    found["plan"]["mixes"]["q4_0"]["predicted_decode_tokens_per_s"] = math.inf
+    report = build_report(**found)
+    json.dumps(report, allow_nan=False)
+    assert report["curves"][0]["points"][3]["loss"] is None
+    assert report["predictions"][2]["predicted"] is None
+
+
+def test_predictions_stand_beside_the_llama_cpp_file_that_ships():
+    by_name = {(p["mix"], p["what"]): (p["predicted"], p["measured"]) for p in build_report(**parts())["predictions"]}
+    assert by_name["q4_0", "decode"] == (131.0, 117.3)
+    assert by_name["q8_0", "memory"] == (280_000_000, 268_000_000)
+
+
+def test_the_verdict_says_fit_speed_and_what_training_won():
+    verdict = build_report(**parts())["verdict"]
+    assert verdict["fits"] is True
+    assert verdict["headline"] == "q4_0 and q8_0 fit a laptop's CPU."
+    speed, won, nothing = verdict["sentences"]
+    assert speed == (
+        "Measured on this machine, which isn't the target: q4_0 (81.6 MB) writes 117 tokens/s and q8_0 (128 MB) writes 62.1 tokens/s "
+        "(llama.cpp, 1 thread)."
+    )
+    assert "55 % of it on held-out chats (0.312 → 0.141) and 53 % of it on prose (0.296 → 0.139)" in won
+    assert nothing == "Nothing beat plain rounding for q8_0: training found no checkpoint better than the one it began with."
+
+
+def test_the_verdict_says_so_when_the_packed_file_got_worse():
+    found = parts()
+    found["curves"] = []
+    found["measure"]["recovered"]["q4_0"] = {CHATS: {"kl_share": -0.1, "ppl_share": 0.0}, PROSE: {"kl_share": 0.53, "ppl_share": 0.8}}
+    found["measure"]["recovered"]["q8_0"] = {CHATS: {"kl_share": -0.02, "ppl_share": 0.0}}
+    _, mixed, lost = build_report(**found)["verdict"]["sentences"]
+    assert "but did not beat plain rounding on held-out chats" in mixed
+    assert lost.startswith("Nothing beat plain rounding for q8_0: KL to the float student, in nats per token, went 0.0051 → 0.0051")
+
+
+def test_the_verdict_says_what_does_not_fit_and_why():
+    found = parts()
+    found["plan"]["mixes"]["q8_0"].update(fits=False, why="needs 280 MB, 250 MB are free")
+    assert build_report(**found)["verdict"]["headline"] == "q4_0 fits a laptop's CPU; q8_0 does not (q8_0: needs 280 MB, 250 MB are free)."
+    found["plan"]["mixes"]["q4_0"].update(fits=False, why="too big")
+    verdict = build_report(**found)["verdict"]
+    assert verdict["fits"] is False
+    assert verdict["headline"].startswith("It doesn't fit a laptop's CPU (q4_0: too big; q8_0: needs")
+
+
+def test_on_the_target_it_says_so():
+    found = parts()
+    found["measure"]["on_target"] = True
+    assert build_report(**found)["verdict"]["sentences"][0].startswith("Measured on the target: q4_0")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label": None}, "row 0 of measure has no label"),
+        ({"kind": "best"}, "of kind 'best'; it must be one of teacher, float, rounded, recovered"),
+    ],
+)
+def test_a_row_that_does_not_say_what_it_is_is_an_error(change, words):
+    found = parts()
+    found["measure"]["rows"][0].update(change)
+    with pytest.raises(RunError, match=words):
+        build_report(**found)
