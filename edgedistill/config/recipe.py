@@ -70,7 +70,7 @@ class Teach(Model):
     text: Text | None = Field(default=None, description="A text file to read, beside the recipe; null: prose that comes along.")
     max_prompt_tokens: PositiveInt = 96
     max_answer_tokens: PositiveInt = 320
-    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of the questions that the teacher makes up, and of plain text.")
+    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that the teacher makes up, and of plain text.")
     answer_temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")

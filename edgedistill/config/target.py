@@ -91,8 +91,8 @@ class Limits(Model):
 
     context: Tokens = 2048
     file: Bytes | None = None
-    ttft: Seconds | None = Field(None, description="Time to first token after a prompt of 512 tokens.")
-    decode: TokensPerSecond | None = Field(None, description="Least tokens/s while answering.")
+    ttft: Seconds | None = Field(default=None, description="Time to first token after a prompt of 512 tokens.")
+    decode: TokensPerSecond | None = Field(default=None, description="Least tokens/s while answering.")
 
 
 class Target(Model):
@@ -108,7 +108,7 @@ class Target(Model):
     cpu: Processor | None = None
     gpu: Processor | None = None
     runtimes: Annotated[tuple[Literal["llama.cpp", "onnxruntime"], ...], BeforeValidator(as_tuple), Field(min_length=1)]
-    connection: Literal["local", "none"] = Field("none", description="local: a machine of this kind can measure for itself.")
+    connection: Literal["local", "none"] = Field(default="none", description="local: a machine of this kind can measure for itself.")
     limits: Limits = Limits()
 
     def to_dict(self) -> dict[str, Any]:
