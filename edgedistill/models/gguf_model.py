@@ -4,6 +4,7 @@ Every tensor must be one that the shape calls for, with that shape: a model with
 we don't run is refused instead of run wrong.
 """
 
+import json
 import math
 import struct
 
@@ -79,7 +80,12 @@ def _scaling(header: GGUFHeader, theta: float, head_dim: int) -> rope.Scaling | 
     with path.open("rb") as file:
         file.seek(tensor.offset)
         factors = list(struct.unpack(f"<{head_dim // 2}f", file.read(tensor.size)))
-    scaling = rope.scaling_of_factors(theta, head_dim, factors)
+    stated = header.get(rope.STATED_KEY, str)
+    try:
+        told = rope.from_config(path, {"rope_parameters": json.loads(stated)})[1] if stated else None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {rope.STATED_KEY} isn't JSON; the file is damaged") from error
+    scaling = rope.scaling_of_factors(theta, head_dim, factors, told if told and told["rope_type"] == "llama3" else None)
     if scaling is None:
         raise InputError(f"{path}: {ROPE_FREQS} is neither Llama 3.1's nor 3.2's scaling; take the model's Hugging Face folder")
     return scaling

@@ -5,6 +5,7 @@ model's is ever loaded, and a GGUF file's weights are exactly gguf's dequantizat
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,12 @@ from edgedistill.models import rope
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantized_tensors
-from edgedistill.models.hf_folder import check_weights, read_shape, weight_files
+from edgedistill.models.hf_folder import GRID_FILE, check_weights, read_shape, weight_files
 from edgedistill.models.tokenizer import save_tokenizer
 from edgedistill.models.vocabulary import Vocabulary, read_json, read_vocabulary
 
 if TYPE_CHECKING:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 WEIGHTS = "model.safetensors"
 
@@ -44,6 +45,8 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[
         return build_model(shape, tensors, dtype, read_vocabulary(path), path)
     if path.is_dir():
         shape = read_shape(path)
+        if (path / GRID_FILE).is_file() and not (path / WEIGHTS).is_file():
+            raise InputError(f"{path}: holds a checkpoint on its grid; load it with its decoded tensors as `weights`")
         check_weights(path, shape)
         return build_model(shape, _safetensors(path), dtype, read_vocabulary(path), path)
     header = read_header(path)
@@ -61,16 +64,40 @@ def save_model(model: "LlamaForCausalLM", tokenizer_source: Path, folder: Path) 
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.config.to_diff_dict()
-    # transformers 4 and most other readers know rope by these two; 5 reads rope_parameters.
-    theta, scaling = rope.from_config(folder, config)
-    config |= {"rope_theta": theta, "rope_scaling": scaling}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
+    _save_configs(model.config, model.generation_config, folder)
     tied = model.config.tie_word_embeddings
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items() if not (tied and name == HEAD)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     save_tokenizer(tokenizer_source, folder)
+
+
+def save_side_files(source: Path, folder: Path) -> None:
+    """Write what stands beside the weights of the model at `source`: config.json, generation_config.json and the tokenizer.
+
+    A folder's are copied byte for byte.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        read_shape(source)
+        for name in ("config.json", "generation_config.json"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        save_tokenizer(source, folder)
+        return
+    from transformers import GenerationConfig
+
+    config = model_config(gguf_shape(read_header(source)), read_vocabulary(source))
+    _save_configs(config, GenerationConfig.from_model_config(config), folder)
+    save_tokenizer(source, folder)
+
+
+def _save_configs(config: "LlamaConfig", generation: "GenerationConfig", folder: Path) -> None:
+    values = config.to_diff_dict()
+    # transformers 4 and most other readers know rope by these two; 5 reads rope_parameters.
+    theta, scaling = rope.from_config(folder, values)
+    values |= {"rope_theta": theta, "rope_scaling": scaling}
+    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")
 
 
 def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "LlamaConfig":

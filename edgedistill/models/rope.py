@@ -12,6 +12,7 @@ from edgedistill.errors import InputError
 
 DEFAULT_THETA = 10000.0
 LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+STATED_KEY = "edgedistill.rope_scaling"  # JSON: the scaling behind a file's factors, as we export it
 SUPPORTED = ("default", "linear", "llama3")
 # What Llama 3.1 and Llama 3.2 use: a GGUF file holds only the factors that come out.
 KNOWN_LLAMA3 = tuple(
@@ -68,9 +69,9 @@ def llama3_factors(theta: float, head_dim: int, scaling: Scaling) -> list[float]
     return factors
 
 
-def scaling_of_factors(theta: float, head_dim: int, factors: list[float]) -> Scaling | None:
-    """The known llama3 scaling that gives these factors, None where none does."""
-    for scaling in KNOWN_LLAMA3:
+def scaling_of_factors(theta: float, head_dim: int, factors: list[float], stated: Scaling | None = None) -> Scaling | None:
+    """The llama3 scaling that gives these factors, of the one that the file states and the known ones; None where none does."""
+    for scaling in (stated, *KNOWN_LLAMA3) if stated else KNOWN_LLAMA3:
         expected = llama3_factors(theta, head_dim, scaling)
         if len(expected) == len(factors) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)):
             return scaling

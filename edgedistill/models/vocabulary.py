@@ -116,6 +116,8 @@ def from_gguf(header: GGUFHeader) -> Vocabulary:
         twice = len(tokens) - len(set(tokens))
         raise InputError(f"{header.path}: {twice} tokens come twice in the vocabulary; llama.cpp refuses such a file too")
     merges = header.array("tokenizer.ggml.merges", str)
+    if not merges:
+        raise InputError(f"{header.path}: has no tokenizer.ggml.merges; byte-level BPE can't split text without them")
     known = set(tokens)
     for merge in merges:
         left, space, right = merge.partition(" ")
@@ -217,6 +219,8 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str) -> Vocabu
             types.append(UNUSED if tokens[-1] == padding_token(index) else NORMAL)
     if len(set(tokens)) != len(tokens):
         raise InputError(f"{path}: two ids have the same token; llama.cpp refuses such a vocabulary")
+    if not data["model"]["merges"]:
+        raise InputError(f"{path}: has no merges; byte-level BPE can't split text without them")
     by_text = {token: index for index, token in enumerate(tokens)}
     special = {name: by_text.get(text) if text else None for name, text in _special_texts(path.parent).items()}
     add_bos, add_eos = _adds(path, data.get("post_processor"), tokens, special)

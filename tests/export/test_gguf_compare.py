@@ -76,5 +76,5 @@ def test_missing_extra_double_and_misshapen_tensors_are_named(checkpoint):
 
 
 def test_layers_are_ordered_by_number():
-    names = ["lm_head.weight", "model.norm.weight", "model.layers.10.a", "model.layers.2.a", "model.embed_tokens.weight"]
-    assert tensor_order(names) == ["model.embed_tokens.weight", "model.layers.2.a", "model.layers.10.a", "model.norm.weight", "lm_head.weight"]
+    ordered = ["model.embed_tokens.weight", "model.layers.2.a", "model.layers.10.a", "model.norm.weight", "lm_head.weight"]
+    assert tensor_order(reversed(ordered)) == ordered
