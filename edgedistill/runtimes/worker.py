@@ -8,6 +8,7 @@ the middle of a computation too.
 import contextlib
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -25,6 +26,8 @@ END = object()
 
 def serve(operations: dict[str, Operation]) -> None:
     """Answer requests by name until stdin ends. Never returns before that."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an abort of llama.cpp needs no core file of the whole model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it stops a stream or kills us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
