@@ -9,6 +9,8 @@ import numpy as np
 # A nucleus is sought among the tokens above the first share of the probability, then the next: sorting few is cheap.
 NUCLEUS_FLOORS = (1e-3, 1e-5, 0.0)
 
+LOWEST = np.float32(np.finfo(np.float16).min)  # of a masked token's log-probability: finite, so that sums stay so
+
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
     """[N] float32: log of the sum of exp over each row of [N, V]."""
@@ -39,7 +41,7 @@ def top_log_probs(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
             picked = logits[row, found]
         order = np.argsort(-picked, kind="stable")[:k]
         ids[row], values[row] = found[order], picked[order]
-    return ids, (values - log_sum_exp(logits)[:, None]).astype(np.float16)
+    return ids, np.maximum(values - log_sum_exp(logits)[:, None], LOWEST).astype(np.float16)
 
 
 def _kth_largest_at_least(logits: np.ndarray, k: int) -> np.ndarray:
