@@ -63,6 +63,15 @@ def capture(model_path: Path, splits: Sequence[tuple[str, Sequence[Document]]], 
         (folder / DONE).write_text(json.dumps({"documents": len(captured)}), encoding="utf-8")
 
 
+def spread_documents(documents: Sequence[Document], tokens: int, seq_len: int) -> list[Document]:
+    """Documents of about `tokens` tokens in all, taken evenly over the list; all of them if they have no more."""
+    total = sum(min(len(d.tokens), seq_len) for d in documents)
+    if total <= tokens:
+        return list(documents)
+    share = tokens / total
+    return [d for i, d in enumerate(documents) if int((i + 1) * share) > int(i * share)]
+
+
 def load_importance(folder: Path) -> dict[str, Tensor]:
     """Mean square of each linear layer's inputs, [I] float32 by the weight's name."""
     return load_file(folder / IMPORTANCE)

@@ -1,0 +1,62 @@
+"""`edgedistill bench`: measure any GGUF file or ONNX folder on this machine."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("artifact", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="A UTF-8 text: adds perplexity.")
+@click.option("--reference", metavar="MODEL", help="A model folder or .gguf file: adds KL and agreement with its float weights on the text.")
+@click.option("--tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of the text to judge.")
+@click.option("--prefill", default=512, show_default=True, type=click.IntRange(min=1), help="Tokens of the prompt that is timed.")
+@click.option("--decode", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens written one by one that are timed.")
+@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Trials of each, after a warm-up.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; by default all cores that this process may use.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def bench(
+    artifact: Path, text: Path | None, reference: str | None, tokens: int, prefill: int, decode: int, repetitions: int, threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure a packed file in its real runtime: tokens/s, memory, load time, and quality on a text.
+
+    \b
+    Example: edgedistill bench model.gguf --prefill 256 --decode 64
+    """
+    from edgedistill.measure.bench import BenchSettings, runtime_of
+    from edgedistill.measure.bench import bench as run_bench
+    from edgedistill.models.source import resolve
+    from edgedistill.progress import RichProgress
+    from edgedistill.records import show, show_spread
+
+    runtime_of(artifact)  # says at once what is wrong with the name
+    resolved = resolve(reference) if reference else None
+    progress = RichProgress()
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
+            settings = BenchSettings(prefill, decode, repetitions, threads, tokens)
+            result = run_bench(artifact, text, resolved, settings, Path(scratch), progress)
+    finally:
+        progress.finish()
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    speed = result["speed"]
+    click.echo(f"{artifact}  {show(result['file_bytes'], 'bytes')}, {result['runtime']} {result['runtime_version']}, {speed['threads']} threads")
+    for name in ("prefill", "decode"):
+        timing = speed[f"{name}_tokens_per_s"]
+        click.echo(f"  {name:8} {show_spread(timing['mean'], timing['std'])} tokens/s")
+    click.echo(f"  load     {show(speed['load_s'], 's')}, peak memory {show(speed['peak_rss_bytes'], 'bytes')}")
+    if speed["busy"]:
+        click.echo("  another program had the cores during the trials: the speeds say little")
+    for judge, found in (result["quality"] or {}).items():
+        figures = [f"perplexity {found['ppl']:.2f}"]
+        if "kl_reference_mean" in found:
+            figures.append(
+                f"KL {found['kl_reference_mean']:.4f} (99 %: {found['kl_reference_p99']:.2f}) nats per token, "
+                f"same top token {100 * found['top1_reference']:.1f} %"
+            )
+        click.echo(f"  {judge}: {', '.join(figures)} over {found['tokens']} tokens")

@@ -1,0 +1,390 @@
+"""The one command: teacher + target + recipe -> a run folder with report and bundle. Stages in order, complete ones left out.
+
+    teach ─► distill ─► capture ─► recover-MIX ─► gguf-MIX, onnx-MIX ─► measure ─► report ─► bundle/
+                 └────► float-gguf, rounded-MIX ──────────────────────────┘
+
+Each stage reads finished stages and writes one folder; its key hashes all that it depends on. No torch at import: the
+checks that come before the first stage answer at once.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedistill import __version__
+from edgedistill.config.recipe import OWN_PROMPTS, Recipe
+from edgedistill.config.target import Target
+from edgedistill.facts import ModelFacts
+from edgedistill.machine import fingerprint, machine_facts, usable_cores
+from edgedistill.mixes import assign_formats
+from edgedistill.plan import Plan, make_plan
+from edgedistill.progress import Progress
+from edgedistill.store.files import atomic_write, file_sha256, tree_sha256, write_json
+from edgedistill.store.marks import StageResult
+from edgedistill.store.run import RunFolder
+
+if TYPE_CHECKING:
+    from edgedistill.measure.stage import Artifact
+    from edgedistill.quant.checkpoint import GridCheckpoint
+
+CHATS, PROSE = "held-out chats", "held-out prose"
+GGUF_NAME = "model.gguf"
+ONNX_NAME = "onnx"
+BUNDLE_MARK = ".bundle.json"
+# Recipe settings that change how a stage is run and not what it makes.
+NO_RESULT = {"checkpoint_seconds", "parallel_runtimes"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a compile left behind."""
+
+    run: Path
+    report: dict[str, Any]
+    report_html: Path
+    bundle: Path
+    stages: tuple[StageResult, ...]
+
+
+def plan_build(recipe: Recipe, target: Target, facts: ModelFacts) -> Plan:
+    """The plan for this machine. Raises what planning raises; whether it fits is for the caller to ask."""
+    return make_plan(recipe, target, facts, machine_facts())
+
+
+def compile_model(
+    recipe: Recipe, target: Target, facts: ModelFacts, out: Path, command: str, progress: Progress, license_text: str | None = None
+) -> Outcome:
+    """Build everything that the recipe asks for in the run folder `out`, going on from what is there.
+
+    Args:
+        recipe: what to build, with its teacher filled in.
+        target: what for.
+        facts: the teacher's, with all its files on this machine.
+        out: the run folder; made if it doesn't exist.
+        command: the command line that repeats this.
+        progress: where stages are shown.
+        license_text: the teacher's licence in full, for the bundle.
+    Raises:
+        InputError: the input is wrong; nothing ran and nothing was written.
+        DoesNotFitError: it is sound, but too big for the device or this machine.
+        RunError: a stage failed; the same command goes on from there.
+    """
+    plan = plan_build(recipe, target, facts)
+    plan.require_fit()
+    identity = {"teacher": facts.source, "recipe": recipe.name, "target": target.name, "version": __version__}
+    run = RunFolder.open(out, identity, on_event=progress.note)
+    with run.lock():
+        return _Build(run, recipe, target, facts, plan, command, progress, license_text).all()
+
+
+class _Build:
+    """One compile. Each method is a stage and returns its result."""
+
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, target: Target, facts: ModelFacts, plan: Plan, command: str, progress: Progress,
+        license_text: str | None,
+    ) -> None:
+        self.run, self.recipe, self.target, self.facts, self.plan = run, recipe, target, facts, plan
+        self.command, self.progress, self.license_text = command, progress, license_text
+        self.teacher = Path(facts.location)
+        self.layers = recipe.student.layers_of(facts.shape.layers)
+        self.shape = facts.shape.with_layers(self.layers)
+        self.name = f"{facts.name} {self.layers} layers"
+        self.results: list[StageResult] = []
+
+    def all(self) -> Outcome:
+        """Run every stage."""
+        import torch
+
+        torch.set_num_threads(usable_cores())
+        self.progress.note("checking the teacher's files")
+        self.teacher_hash = file_sha256(self.teacher) if self.teacher.is_file() else tree_sha256(self.teacher)
+        taught = self.teach()
+        student = self.distill(taught)
+        captured = self.capture(taught, student)
+        floats = self.float_gguf(student)
+        rounded, exported = {}, {}
+        for mix in self.recipe.mixes:
+            rounded[mix] = self.rounded(mix, student)
+            recovered = self.recover(mix, student, captured)
+            for kind in self.recipe.export:
+                exported[kind, mix] = self.export(kind, mix, recovered, student, taught)
+        measured = self.measure(taught, student, floats, rounded, exported)
+        report, result = self.report(taught, student, measured, exported)
+        bundle = self.bundle(report, result, exported)
+        self.run.set_current(self.results)
+        return Outcome(self.run.path, report, self.run.path / "report.html", bundle, tuple(self.results))
+
+    def stage(
+        self, name: str, settings: Mapping[str, Any], inputs: list[StageResult], build: Callable[[Path], None],
+        outside: Mapping[str, str] | None = None,
+    ) -> StageResult:
+        """One stage of the store, told to the user."""
+        result = self.run.stage(name, settings, inputs, outside, build=build)
+        self.results.append(result)
+        seconds = result.mark["seconds"]
+        self.progress.note(f"{name}: " + ("complete already" if result.reused else f"done in {seconds:.0f} s"))
+        return result
+
+    def teach(self) -> StageResult:
+        """The teacher's text with its log-probabilities."""
+        recipe = self.recipe
+        files = {"teacher": self.teacher_hash}
+        for label, path in (("prompts", recipe.teach.prompts), ("text", recipe.teach.text)):
+            if path and path != OWN_PROMPTS:
+                files[label] = file_sha256(Path(path))
+
+        def build(work: Path) -> None:
+            from edgedistill.teach.stage import teach
+            from edgedistill.teach.writers import open_writer
+
+            context = recipe.teach.max_prompt_tokens + recipe.teach.max_answer_tokens + 512
+            with open_writer(self.teacher, usable_cores(), context, recipe.teach.parallel, work) as writer:
+                teach(writer, self.teacher, self.facts.name, recipe, work, self.progress)
+
+        return self.stage("teach", {"teach": _settings(recipe.teach), "top_k": recipe.teacher.top_k}, [], build, files)
+
+    def distill(self, taught: StageResult) -> StageResult:
+        """The float student."""
+
+        def build(work: Path) -> None:
+            from edgedistill.distill.stage import distill
+
+            training, validation = _documents(taught.path)
+            distill(self.teacher, training, validation, self.layers, self.recipe, work, self.progress)
+
+        settings = {"distill": _settings(self.recipe.distill), "layers": self.layers, "seed": self.recipe.teach.seed}
+        return self.stage("distill", settings, [taught], build, {"teacher": self.teacher_hash})
+
+    def capture(self, taught: StageResult, student: StageResult) -> StageResult:
+        """The float student's own distribution, and its inputs' importance."""
+        # Hidden states in full precision: against q8_0, whose KL is thousandths, rounding the teacher would show.
+        settings = {"seq_len": self.recipe.recover.seq_len, "compute": "float32", "tokens": max(map(self.recipe.recover.tokens_of, self.recipe.mixes))}
+
+        def build(work: Path) -> None:
+            from edgedistill.teach.capture import capture, spread_documents
+
+            training, validation = _documents(taught.path)
+            chosen = spread_documents(training, settings["tokens"], settings["seq_len"])
+            capture(student.path, [("train", chosen), ("validation", validation)], settings["seq_len"], "float32", work, self.progress)
+
+        return self.stage("capture", settings, [taught, student], build)
+
+    def recover(self, mix: str, student: StageResult, captured: StageResult) -> StageResult:
+        """The student on its grid."""
+        formats = assign_formats(self.shape, mix)
+
+        def build(work: Path) -> None:
+            from edgedistill.recover.stage import recover
+            from edgedistill.signals.shards import iter_shards
+            from edgedistill.teach.capture import load_importance
+
+            training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
+            recover(
+                student.path, training, validation, load_importance(captured.path), mix, formats, self.recipe, work, self.progress
+            )
+
+        settings = _settings(self.recipe.recover)
+        settings["tokens"] = self.recipe.recover.tokens_of(mix)
+        del settings["tokens_by_mix"]
+        settings |= {"mix": mix, "formats": {name: f.name for name, f in formats.items()}, "seed": self.recipe.teach.seed}
+        return self.stage(f"recover-{mix}", settings, [student, captured], build)
+
+    def float_gguf(self, student: StageResult) -> StageResult:
+        """The float student as an F16 file, and the teacher too where it isn't a GGUF file already: rows to compare with."""
+
+        def build(work: Path) -> None:
+            self._write_floats(student.path, self.shape, work / GGUF_NAME)
+            if self.facts.kind != "gguf":
+                self._write_floats(self.teacher, self.facts.shape, work / "teacher.gguf")
+
+        return self.stage("float-gguf", {"mix": "f16"}, [student], build, {"teacher": self.teacher_hash})
+
+    def _write_floats(self, folder: Path, shape: Any, out: Path) -> None:
+        from edgedistill.export.gguf.write import write_gguf
+        from edgedistill.models.load import load_model
+        from edgedistill.recover.place import round_model
+
+        checkpoint = round_model(load_model(folder), assign_formats(shape, "f16"), "f16")
+        write_gguf(checkpoint, folder, shape, out, self._metadata("f16", "float"))
+
+    def rounded(self, mix: str, student: StageResult) -> StageResult:
+        """Plain rounding as llama.cpp's quantizer does it: what recovery is compared with."""
+
+        def build(work: Path) -> None:
+            from edgedistill.export.gguf.write import write_gguf
+            from edgedistill.models.load import load_model
+            from edgedistill.recover.place import round_model
+
+            checkpoint = round_model(load_model(student.path), assign_formats(self.shape, mix), mix)
+            write_gguf(checkpoint, student.path, self.shape, work / GGUF_NAME, self._metadata(mix, "rounded"))
+
+        return self.stage(f"rounded-{mix}", {"mix": mix}, [student], build)
+
+    def export(self, kind: str, mix: str, recovered: StageResult, student: StageResult, taught: StageResult) -> StageResult:
+        """The packed file, read back and compared bit for bit before it counts."""
+        metadata = self._metadata(mix, "recovered") | {"run": recovered.key}
+
+        def build(work: Path) -> None:
+            from edgedistill.quant.checkpoint import load_grid
+
+            checkpoint = load_grid(recovered.path)
+            comparison = self._write_gguf(checkpoint, recovered.path, work, metadata) if kind == "gguf" else self._write_onnx(
+                checkpoint, recovered.path, work, metadata
+            )
+            comparison.require_equal(f"{kind} {mix}")
+            proof = {**asdict(comparison), "differences": len(comparison.differences)}
+            write_json(work / "verify.json", {"kind": kind, "mix": mix, **proof})
+
+        settings = {"metadata": metadata}
+        if kind == "onnx":
+            settings["accuracy_level"] = self.recipe.measure.accuracy_level
+        return self.stage(f"{kind}-{mix}", settings, [recovered], build)
+
+    def _write_gguf(self, checkpoint: "GridCheckpoint", folder: Path, work: Path, metadata: dict[str, str]) -> Any:
+        from edgedistill.export.gguf.check import verify_gguf
+        from edgedistill.export.gguf.write import write_gguf
+
+        write_gguf(checkpoint, folder, self.shape, work / GGUF_NAME, metadata)
+        return verify_gguf(checkpoint, folder, self.shape, work / GGUF_NAME)
+
+    def _write_onnx(self, checkpoint: "GridCheckpoint", folder: Path, work: Path, metadata: dict[str, str]) -> Any:
+        from edgedistill.export.onnx.build import write_onnx
+        from edgedistill.export.onnx.check import compare_onnx
+
+        write_onnx(checkpoint, folder, self.shape, work / ONNX_NAME, metadata, self.recipe.measure.accuracy_level)
+        return compare_onnx(checkpoint, work / ONNX_NAME)
+
+    def _metadata(self, mix: str, made: str) -> dict[str, str]:
+        found = {
+            "name": self.name, "license": self.facts.license, "teacher": self.facts.source, "recipe": self.recipe.name, "mix": mix, "made": made,
+            "version": __version__,
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def measure(
+        self, taught: StageResult, student: StageResult, floats: StageResult, rounded: Mapping[str, StageResult],
+        exported: Mapping[tuple[str, str], StageResult],
+    ) -> StageResult:
+        """Every packed file in its runtime on this machine."""
+
+        def build(work: Path) -> None:
+            from edgedistill.measure.judge import Judge, limit_documents
+            from edgedistill.measure.stage import measure
+            from edgedistill.signals.shards import iter_shards
+
+            kind = CHATS if self.recipe.teach.style == "chat" else "held-out text"
+            sources = [(kind, "written by the teacher, never trained on", "judge"), (PROSE, "prose that no training saw", "prose-judge")]
+            judges = [
+                Judge(name, source, limit_documents(list(iter_shards(taught.path / split)), self.recipe.measure.tokens))
+                for name, source, split in sources
+                if (taught.path / split).is_dir()
+            ]
+            measure(
+                self._artifacts(floats, rounded, exported), judges, self.teacher, student.path, self.recipe, self.command,
+                self._on_target(), work, self.progress,
+            )
+
+        settings = {
+            "measure": _settings(self.recipe.measure), "style": self.recipe.teach.style, "machine": fingerprint(), "cores": usable_cores(),
+            "target": self.target.name, "command": self.command,
+        }
+        inputs = [taught, student, floats, *rounded.values(), *exported.values()]
+        return self.stage("measure", settings, inputs, build, {"teacher": self.teacher_hash})
+
+    def _on_target(self) -> bool:
+        """Whether this machine is the target. Targets that come along name kinds of device; a probe will name machines."""
+        return False
+
+    def _artifacts(
+        self, floats: StageResult, rounded: Mapping[str, StageResult], exported: Mapping[tuple[str, str], StageResult]
+    ) -> list["Artifact"]:
+        from edgedistill.measure.stage import Artifact
+
+        def one(label: str, kind: str, mix: str | None, runtime: str, path: Path) -> Artifact:
+            files = [path] if path.is_file() else sorted((path / "onnx").iterdir())
+            digest = file_sha256(path) if path.is_file() else tree_sha256(path)
+            try:
+                shown = str(path.relative_to(self.run.path))
+            except ValueError:
+                shown = path.name
+            return Artifact(label, kind, mix, runtime, path, shown, sum(f.stat().st_size for f in files), digest)
+
+        teacher = self.teacher if self.facts.kind == "gguf" else floats.path / "teacher.gguf"
+        artifacts = [
+            one("teacher", "teacher", None, "llama.cpp", teacher),
+            one("float student", "float", None, "llama.cpp", floats.path / GGUF_NAME),
+        ]
+        for mix in self.recipe.mixes:
+            artifacts.append(one(f"{mix} rounded", "rounded", mix, "llama.cpp", rounded[mix].path / GGUF_NAME))
+            for kind, runtime, name in (("gguf", "llama.cpp", GGUF_NAME), ("onnx", "onnxruntime", ONNX_NAME)):
+                if (kind, mix) in exported:
+                    artifacts.append(one(f"{mix} recovered, {runtime}", "recovered", mix, runtime, exported[kind, mix].path / name))
+        return artifacts
+
+    def report(
+        self, taught: StageResult, student: StageResult, measured: StageResult, exported: Mapping[tuple[str, str], StageResult]
+    ) -> tuple[dict[str, Any], StageResult]:
+        """report.json and report.html, in their stage and at the top of the run folder."""
+        provenance = {
+            "teacher": self.facts.source, "recipe": self.recipe.to_dict(), "command": self.command, "license": self.facts.license,
+            "versions": measured.mark["versions"],
+            "stages": [
+                {"name": r.name, "key": r.key, "seconds": r.mark["seconds"], "peak_rss_bytes": r.mark["peak_rss_bytes"], "reused": r.reused}
+                for r in self.results
+            ],
+            "verify": [
+                {"file": f"{kind} {mix}", **json.loads((result.path / "verify.json").read_text(encoding="utf-8"))}
+                for (kind, mix), result in exported.items()
+            ],
+        }
+        recovered = [r for r in self.results if r.name.startswith("recover-")]
+
+        def build(work: Path) -> None:
+            from edgedistill.report import build_report, write_report
+
+            curves = [json.loads((r.path / "curve.json").read_text(encoding="utf-8")) for r in (student, *recovered)]
+            teach = json.loads((taught.path / "teach.json").read_text(encoding="utf-8"))
+            measure = json.loads((measured.path / "measure.json").read_text(encoding="utf-8"))
+            write_report(build_report(self.plan.to_dict(), teach, curves, measure, provenance), work)
+
+        # What a rerun finds complete is told on the terminal; the page tells how the run was made, so it doesn't change.
+        result = self.stage("report", {"version": __version__}, [taught, student, *recovered, *exported.values(), measured], build)
+        for name in ("report.json", "report.html"):
+            content = (result.path / name).read_bytes()
+            if not (self.run.path / name).is_file() or (self.run.path / name).read_bytes() != content:
+                atomic_write(self.run.path / name, content)
+        return json.loads((result.path / "report.json").read_text(encoding="utf-8")), result
+
+    def bundle(self, report: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult]) -> Path:
+        """The folder to ship, made anew only when the report or a file changed."""
+        from edgedistill.bundle import write_bundle
+
+        out, mark = self.run.path / "bundle", self.run.path / BUNDLE_MARK
+        if out.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == result.key:
+            return out
+        names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
+        artifacts = {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
+        mark.unlink(missing_ok=True)
+        write_bundle(artifacts, report, out, self.name, self.license_text)
+        atomic_write(mark, result.key)
+        return out
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """A recipe part as JSON types, without what changes no result."""
+    return {key: value for key, value in part.model_dump(mode="json").items() if key not in NO_RESULT}
+
+
+def _documents(taught: Path) -> tuple[list[Any], list[Any]]:
+    """Training and validation documents of the teach stage: the teacher's writing, then prose."""
+    from edgedistill.signals.shards import iter_shards
+
+    def read(split: str) -> list[Any]:
+        return [*iter_shards(taught / split), *(iter_shards(taught / f"prose-{split}") if (taught / f"prose-{split}").is_dir() else [])]
+
+    return read("train"), read("validation")

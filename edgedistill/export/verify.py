@@ -1,0 +1,72 @@
+"""Prove that packed files hold a checkpoint's weights, for a run folder or for single files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistill.errors import InputError
+from edgedistill.export.compare import Comparison
+from edgedistill.export.gguf.check import compare_gguf
+from edgedistill.export.onnx.check import compare_onnx
+from edgedistill.quant.checkpoint import FILE, load_grid
+from edgedistill.store.run import RunFolder
+
+RECOVER = "recover-"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One file compared with one checkpoint."""
+
+    path: Path
+    kind: str  # "gguf" or "onnx"
+    mix: str
+    comparison: Comparison
+
+
+def verify_run(run: RunFolder) -> list[Proof]:
+    """Compare every file of a run's bundle with the checkpoint of its mix.
+
+    Raises:
+        InputError: the run has no bundle or no recovered checkpoint yet.
+        VerifyError: a file lacks a tensor or holds a foreign one.
+    """
+    checkpoints = checkpoints_of(run)
+    bundle = run.path / "bundle"
+    files = [*sorted(bundle.glob("*.gguf")), *sorted(p for p in bundle.glob("onnx*") if p.is_dir())]
+    if not files:
+        raise InputError(f"{bundle}: there is nothing to verify; run `edgedistill compile` to its end first, or name a file")
+    return [verify_file(path, checkpoints) for path in files]
+
+
+def checkpoints_of(run: RunFolder) -> dict[str, Path]:
+    """The recovered checkpoints of a run by mix."""
+    found = {name.removeprefix(RECOVER): run.stages / folder for name, folder in run.current.items() if name.startswith(RECOVER)}
+    found = {mix: folder for mix, folder in found.items() if (folder / FILE).is_file()}
+    if not found:
+        raise InputError(f"{run.path}: it holds no recovered checkpoint yet; run `edgedistill compile` to its end first")
+    return found
+
+
+def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None) -> Proof:
+    """Compare one .gguf file or ONNX folder with the checkpoint of its mix.
+
+    Args:
+        path: the file or folder.
+        checkpoints: folders by mix.
+        mix: which of them; None finds it in the path's name, or takes the only one.
+    Raises:
+        InputError: it is neither, or its mix can't be told.
+        VerifyError: it lacks a tensor or holds a foreign one.
+    """
+    kind = "gguf" if path.is_file() and path.suffix == ".gguf" else "onnx" if path.is_dir() and (path / "onnx").is_dir() else None
+    if kind is None:
+        raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
+    if mix is None:
+        named = [m for m in checkpoints if m in path.name]
+        mix = max(named, key=len) if named else next(iter(checkpoints)) if len(checkpoints) == 1 else None
+    if mix is None or mix not in checkpoints:
+        found = f"mix '{mix}' has no checkpoint here" if mix else "its name doesn't tell its mix"
+        raise InputError(f"{path}: {found}; give --mix, one of {', '.join(checkpoints)}")
+    checkpoint = load_grid(checkpoints[mix])
+    comparison = compare_gguf(checkpoint, path) if kind == "gguf" else compare_onnx(checkpoint, path)
+    return Proof(path, kind, mix, comparison)

@@ -1,0 +1,95 @@
+"""Measure one packed file on its own: speed and memory, perplexity on a text, KL to a reference model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgedistill.errors import InputError
+from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.measure.judge import Judge, limit_documents, make_reference
+from edgedistill.measure.quality import measure_quality
+from edgedistill.measure.speed import measure_speed
+from edgedistill.measure.stage import open_runtime
+from edgedistill.progress import Progress
+from edgedistill.runtimes.base import Runtime
+from edgedistill.signals.shards import Document
+from edgedistill.store.files import file_sha256, tree_sha256
+
+WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default context
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure. Tokens of prefill and decode, trials, threads (None: all), tokens of the text to judge."""
+
+    prefill: int = 512
+    decode: int = 128
+    repetitions: int = 5
+    threads: int | None = None
+    tokens: int = 4096
+
+
+def bench(path: Path, text: Path | None, reference: Path | None, settings: BenchSettings, scratch: Path, progress: Progress) -> dict[str, Any]:
+    """Speed, memory and quality of a .gguf file or an ONNX folder (schema edgedistill.bench/1).
+
+    Args:
+        path: the file or folder.
+        text: a UTF-8 text to judge on; None measures speed alone.
+        reference: a model folder or .gguf file whose float weights the logits are compared with; needs `text`.
+        settings: see `BenchSettings`.
+        scratch: a folder for the reference's hidden states.
+        progress: where it is shown.
+    Raises:
+        InputError: it is no packed file, the text is missing or too short, or a reference came without a text.
+    """
+    runtime = runtime_of(path)
+    if reference is not None and text is None:
+        raise InputError("--reference compares logits on a text; give --text too")
+    threads = settings.threads or usable_cores()
+    context = max(settings.prefill, settings.decode, WINDOW) + 1
+    progress.start(f"bench {path.name}", 0, "tokens")
+    with open_runtime(runtime, path, threads, context) as model:
+        result: dict[str, Any] = {
+            "schema": "edgedistill.bench/1", "file": str(path), "sha256": file_sha256(path) if path.is_file() else tree_sha256(path),
+            "file_bytes": path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in (path / "onnx").iterdir()),
+            "runtime": runtime, "runtime_version": model.info().version, "machine": machine_facts(),
+            "speed": measure_speed(model, settings.prefill, settings.decode, settings.repetitions), "quality": None,
+        }
+        if text is not None:
+            judges = [Judge(text.name, str(text), _windows(model, text, settings.tokens))]
+            references = {} if reference is None else {
+                "reference": make_reference(reference, judges, scratch / "reference.safetensors", reference.name, progress)
+            }
+            progress.start(f"judge {path.name} on {text.name}", judges[0].tokens, "tokens")
+            result["quality"] = measure_quality(model, judges, references, progress)
+            result["speed"]["peak_rss_bytes"] = model.peak_rss_bytes()
+    progress.finish()
+    return result
+
+
+def runtime_of(path: Path) -> str:
+    """The runtime that a packed file belongs to.
+
+    Raises:
+        InputError: it is neither a .gguf file nor an ONNX folder.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return "llama.cpp"
+    if path.is_dir() and (path / "onnx").is_dir():
+        return "onnxruntime"
+    raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
+
+
+def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
+    """A text as pieces of WINDOW tokens, judged from their second token on."""
+    try:
+        content = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{text}: can't be read as UTF-8 text ({error}); name a text file") from error
+    ids = model.tokenize(content, special=False)
+    if len(ids) < 2:
+        raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
+    pieces = [Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {}) for i in range(0, len(ids) - 1, WINDOW)]
+    return limit_documents(pieces, tokens)
