@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-IMPORT_NAMES = {"llama-cpp-python": "llama_cpp", "pyyaml": "yaml"}  # where the package and its import differ by more than a dash
+IMPORT_NAMES = {"llama-cpp-python": "llama_cpp", "protobuf": "google", "pyyaml": "yaml"}  # where they differ by more than a dash
 
 
 @pytest.fixture(scope="session")
