@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
+import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.llama_engine import MICRO_BATCH, LlamaEngine, Purpose, lib, requantize
+from edgedistill.runtimes.llama_engine import MICRO_BATCH, LlamaEngine, Purpose, requantize
 from edgedistill.runtimes.memory import rss_bytes
 from edgedistill.runtimes.one_sequence import LOGIT_ROWS, OneSequence
 from edgedistill.runtimes.parallel import Job, run_jobs
@@ -73,7 +74,7 @@ class LlamaWorker(OneSequence):
             self.engine, jobs, parallel=min(parallel, len(jobs)), length=self.context, temperature=temperature, top_p=top_p,
             stop_ids=self.stops if stop_ids is None else frozenset(stop_ids), top_k=top_k, prompt_top=prompt_logprobs,
         ):
-            arrays = {}
+            arrays: Arrays = {}
             if done.top is not None:
                 arrays |= {"top_ids": done.top[0], "top_logp": done.top[1]}
             if done.prompt_top is not None and prompt_logprobs:

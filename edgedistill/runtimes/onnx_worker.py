@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import onnxruntime as ort  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 
 from edgedistill.errors import InputError
@@ -147,11 +147,10 @@ class OnnxWorker(OneSequence):
         self._asked = [name for name in inputs if name in KNOWN_INPUTS]
         self._past = []
         for name in past:
-            batch_heads_past_dim = inputs[name].shape
-            heads, dim = batch_heads_past_dim[1], batch_heads_past_dim[3]
-            if not isinstance(heads, int) or not isinstance(dim, int) or inputs[name].type not in DTYPES:
-                raise InputError(f"{graph}: input '{name}' is {inputs[name].type} {batch_heads_past_dim}; heads and head size must be numbers")
-            self._past.append((name, (1, heads, 0, dim), DTYPES[inputs[name].type]))
+            shape, dtype = inputs[name].shape, inputs[name].type
+            if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int) or dtype not in DTYPES:
+                raise InputError(f"{graph}: input '{name}' is {dtype} {shape}; it must be [batch, HEADS, past, HEAD_SIZE] floats")
+            self._past.append((name, (1, shape[1], 0, shape[3]), DTYPES[dtype]))
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:

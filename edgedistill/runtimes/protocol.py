@@ -38,7 +38,7 @@ def write_frame(stream: BinaryIO, header: dict[str, Any], arrays: Arrays | None 
         header = header | {"arrays": described}
     stream.write(json.dumps(header).encode() + b"\n")
     for array in body:
-        stream.write(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        stream.write(array.reshape(-1).view(np.uint8).data)
     stream.flush()
 
 
@@ -57,10 +57,10 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], Arrays]:
         raise ValueError(f"a frame starts with a JSON object, got {type(header).__name__}")
     arrays = {}
     for entry in header.pop("arrays", []):
-        empty = np.empty(entry["shape"], DTYPES[entry["dtype"]])
-        if empty.size:
-            _read_into(stream, memoryview(empty.reshape(-1)).cast("B"))
-        arrays[entry["name"]] = empty
+        array = np.empty(entry["shape"], DTYPES[entry["dtype"]])
+        if array.size:
+            _read_into(stream, array.reshape(-1).view(np.uint8).data)
+        arrays[entry["name"]] = array
     return header, arrays
 
 

@@ -16,7 +16,7 @@ SEED = 1234
 
 
 def measure_speed(
-    vocab: int, evaluate: Callable[[list[int]], None], reset: Callable[[], None], *,
+    vocab: int, evaluate: Callable[[list[int]], object], reset: Callable[[], None], *,
     prefill: int, decode: int, repetitions: int, warmup: int,
 ) -> dict[str, Any]:
     """Trials of prefill (one call with all tokens) and decode (one call a token); `evaluate` returns when the logits are there.

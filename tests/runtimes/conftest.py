@@ -120,7 +120,9 @@ def onnx_folder(hf_folder, tmp_path_factory):
     shape = ModelShape("llama", 2, 64, 4, 2, 16, 128, 384, 256, True, 10000.0, 1e-5)
     weights = load_file(hf_folder / "model.safetensors")
     formats = assign_formats(shape, "q8_0")
-    tensors = {name: GridTensor("q8_0", *q8_0.encode(weights[name])) if formats[name].quantized else weights[name].float() for name in formats}
+    tensors = {
+        name: GridTensor("q8_0", *q8_0.encode(weights[name])) if form.quantized else weights[name].float() for name, form in formats.items()
+    }
     checkpoint = GridCheckpoint("q8_0", tensors)
     folder = write_onnx(checkpoint, hf_folder, shape, tmp_path_factory.mktemp("onnx") / "onnx", {"name": "tiny"}, accuracy_level=0)
     return folder, checkpoint

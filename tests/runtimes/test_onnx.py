@@ -119,7 +119,7 @@ def test_a_graph_that_is_no_decoder_is_named(broken):
     ("spoil", "words"),
     [
         (lambda folder: (folder / "config.json").unlink(), "broken: there is no config.json; the folder must hold config"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "broken: there is no tokenizer.json; the folder must hold the model's tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "broken: there is no tokenizer.json; the folder must hold"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "broken: tokenizer.json is no tokenizer: "),
         (lambda folder: (folder / "config.json").write_text("[]"), "broken: config.json holds a JSON list; it must be an object"),
         (lambda folder: shutil.rmtree(folder / "onnx"), "broken: there is no onnx/*.onnx in it; name a folder with config.json"),
