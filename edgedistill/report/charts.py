@@ -36,7 +36,9 @@ def quality_against_size(rows: Sequence[Row], judge: str) -> Markup | None:
             pair = row["kind"] == "rounded" and other["kind"] == "recovered"
             if pair and row["mix"] == other["mix"] and row["runtime"] == other["runtime"]:
                 parts += _arrow(at[start], at[end])
-    for row, (x, y) in reversed(list(zip(points, at, strict=True))):  # the first row on top
+    # What ships in llama.cpp lies on top where marks cover each other.
+    order = sorted(range(len(points)), key=lambda i: (points[i]["kind"] == "recovered", points[i]["runtime"] == "llama.cpp"))
+    for row, (x, y) in ((points[index], at[index]) for index in order):
         parts.append(svg.mark(x, y, SHAPES.get(row["runtime"], "circle"), f"dot {row['kind']}"))
     parts += _labels(frame, points, at)
     return svg.picture(parts, frame.bottom + 42, f"Quality against size on {judge}")
@@ -81,27 +83,32 @@ def training_loss(curve: Mapping[str, Any]) -> Markup | None:
 
 
 def validation_kl(curve: Mapping[str, Any]) -> Markup | None:
-    """The KL on held-out text over the steps, with where it began and the checkpoint that was kept; None where nothing was measured."""
+    """The KL on held-out text over the steps, with the level to beat and the best checkpoint; None where nothing was measured.
+
+    The level is plain rounding's where the curve tells it (`rounded`), else where the training began (`start`).
+    """
     points = [(p["step"], p["kl"]) for p in curve.get("validation") or [] if _finite(p.get("step"), p.get("kl"))]
-    start, best = (curve.get("start") or {}).get("kl"), curve.get("best") or {}
     if not points:
         return None
-    frame = _curve_frame(points + ([(points[0][0], start)] if _finite(start) else []), zero=True)
+    name = "plain rounding" if curve.get("rounded") else "began at"
+    level = (curve.get("rounded") or curve.get("start") or {}).get("kl")
+    best = curve.get("best") or {}
+    frame = _curve_frame(points + ([(points[0][0], level)] if _finite(level) else []), zero=True)
     parts = frame.axes("step", f"KL on held-out text, {NATS}", _plain_tick, _plain_tick)
-    if start is not None and _finite(start):
-        y = frame.y(start)
-        parts.append(svg.line(frame.left, y, frame.right, y, "start"))
-        parts.append(svg.text(frame.right, y - 5, f"began at {show(start, NATS)}", "small", "end"))
     at = [(frame.x(step), frame.y(value)) for step, value in points]
     parts.append(svg.polyline(at, "curve kl"))
     parts += [svg.mark(x, y, "circle", "dot kl", 2.6) for x, y in at]
+    if level is not None and _finite(level):
+        y = frame.y(level)
+        parts.insert(0, svg.line(frame.left, y, frame.right, y, "start"))
+        below = y + 15 if at[-1][1] <= y else y - 7  # on the side where the curve doesn't end
+        parts.append(svg.text(frame.right, below, f"{name} {show(level, NATS)}", "small", "end"))
     if _finite(best.get("step"), best.get("kl")):
         x, y = frame.x(best["step"]), frame.y(best["kl"])
         parts.append(svg.mark(x, y, "circle", "dot best", 5.0))
-        words = f"kept {show(best['kl'], NATS)}"
         anchor = "end" if x > (frame.left + frame.right) / 2 else "start"
-        below = y + 18 < frame.bottom - 4
-        parts.append(svg.text(x + (2 if anchor == "end" else -2), y + 18 if below else y - 11, words, "value", anchor))
+        height = y + 18 if y + 18 < frame.bottom - 4 else y - 11
+        parts.append(svg.text(x + (2 if anchor == "end" else -2), height, f"best {show(best['kl'], NATS)}", "value", anchor))
     return svg.picture(parts, frame.bottom + 42, f"Validation KL of {curve.get('stage')}")
 
 

