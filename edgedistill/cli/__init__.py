@@ -1,0 +1,1 @@
+"""The commands: parse, call one function, print. One file a command; only this room knows Click and exit codes."""

@@ -35,7 +35,7 @@ def read_prompts(path: Path, field: str | None = None) -> list[str]:
     if reader is None:
         raise InputError(f"{path}: prompts are read from {', '.join(readers)} files, not '{path.suffix or path.name}'.")
     if not path.is_file():
-        raise InputError(f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path that counts from the recipe's folder.")
+        raise InputError(f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder.")
     try:
         prompts = [_prompt(row, where, field) for where, row in reader(path)]
     except UnicodeDecodeError as error:

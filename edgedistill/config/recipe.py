@@ -64,13 +64,17 @@ class Teach(Model):
 
     style: Literal["chat", "text"] = Field(default="chat", description="chat: question and answer; text: plain continuation.")
     prompts: Text = Field(default=OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
+    hints: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("", "Answer in one or two sentences.", "Answer in a short paragraph."),
+        description="Added in turn to the questions that the teacher makes up: small models end short answers and get lost in long ones.",
+    )
     prompt_field: Text | None = Field(default=None, description="Field of the prompts file; null takes the first one known.")
     tokens: PositiveInt = Field(default=40_000, description="Kept tokens of the teacher's own writing to collect.")
     text_tokens: Annotated[int, Field(ge=0)] = Field(default=8_000, description="Tokens of plain prose read beside them; 0 for none.")
     text: Text | None = Field(default=None, description="A text file to read, beside the recipe; null: prose that comes along.")
     max_prompt_tokens: PositiveInt = 96
     max_answer_tokens: PositiveInt = 320
-    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that the teacher makes up, and of plain text.")
+    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that it makes up, and of plain text.")
     answer_temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")

@@ -52,15 +52,18 @@ def list_stages(run: RunFolder) -> list[StageListing]:
     return sorted(found, key=lambda listing: (listing.name, listing.folder))
 
 
-def clean(run: RunFolder, keep_current: Collection[str] | None = None) -> list[StageListing]:
+def clean(run: RunFolder, keep_current: Collection[str] | None = None, dry_run: bool = False) -> list[StageListing]:
     """Remove every stage that no current result uses, and every unfinished one; returns what was removed.
 
     Args:
         run: its lock is held.
         keep_current: folder names to keep; None keeps those that run.json names.
+        dry_run: only say what would go.
     """
     keep = set(run.current.values()) if keep_current is None else set(keep_current)
     removed = [listing for listing in list_stages(run) if listing.folder not in keep]
+    if dry_run:
+        return removed
     for listing in removed:
         (run.stages / listing.folder / MARK).unlink(missing_ok=True)  # first: a half removed folder must not look complete
         shutil.rmtree(run.stages / listing.folder)

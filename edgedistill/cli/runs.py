@@ -1,0 +1,107 @@
+"""`edgedistill runs`: what lies in run folders, and cleaning away what no result uses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgedistill.units import show_bytes, show_seconds
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def runs() -> None:
+    """List, show and clean runs.
+
+    \b
+    Example: edgedistill runs list runs
+             edgedistill runs clean runs/mine
+    """
+
+
+@runs.command("list")
+@click.argument("folder", default="runs", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def list_command(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER (default: runs).
+
+    \b
+    Example: edgedistill runs list runs --json
+    """
+    from edgedistill.store import list_runs, list_stages, run_bytes
+
+    rows: list[dict[str, Any]] = []
+    for run in list_runs(folder):
+        stages = list_stages(run)
+        rows.append({
+            "path": str(run.path), "identity": run.identity, "size_bytes": run_bytes(run), "stages": len(stages),
+            "complete": sum(stage.state == "complete" for stage in stages),
+        })  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        click.echo(f"No runs in {folder}.")
+    for row in rows:
+        teacher = _plain(row["identity"].get("teacher", "unknown"))
+        stages_text = f"{row['complete']} of {row['stages']} stages complete"
+        click.echo(f"{row['path']}  {show_bytes(row['size_bytes'])}  {stages_text}  {teacher}")
+
+
+@runs.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(run: Path, as_json: bool) -> None:
+    """Show the stages of a run: state, size, seconds, peak memory.
+
+    \b
+    Example: edgedistill runs show runs/mine
+    """
+    from edgedistill.store import RunFolder, list_stages
+
+    found = RunFolder.find(run)
+    stages = list_stages(found)
+    if as_json:
+        click.echo(json.dumps({"path": str(run), "identity": found.identity, "stages": [stage.to_dict() for stage in stages]}, indent=2))
+        return
+    for key, value in found.identity.items():
+        click.echo(f"{_plain(key)}: {_plain(value)}")
+    width = max((len(stage.folder) for stage in stages), default=0)
+    for stage in stages:
+        state = stage.state if stage.state != "complete" else ("current" if stage.current else "unused")
+        spent = "" if stage.seconds is None else f"  {show_seconds(stage.seconds):>8}"
+        peak = "" if stage.peak_rss_bytes is None else f"  {show_bytes(stage.peak_rss_bytes):>9} peak"
+        click.echo(f"{stage.folder:{width}}  {state:8}  {show_bytes(stage.size_bytes):>9}{spent}{peak}")
+
+
+@runs.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was removed as one JSON list.")
+def clean(run: Path, dry_run: bool, as_json: bool) -> None:
+    """Remove the stages that the run's results don't come from, and unfinished work, which would then start anew.
+
+    The report and the bundle stay.
+
+    \b
+    Example: edgedistill runs clean runs/mine --dry-run
+    """
+    from edgedistill.store import RunFolder
+    from edgedistill.store import clean as clean_stages
+
+    found = RunFolder.find(run)
+    with found.lock():
+        removed = clean_stages(found, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps([stage.to_dict() for stage in removed], indent=2))
+        return
+    for stage in removed:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {stage.folder} ({show_bytes(stage.size_bytes)}, {stage.state})")
+    total = show_bytes(sum(stage.size_bytes for stage in removed))
+    click.echo(f"{total} {'would be freed' if dry_run else 'freed'} in {run}")
+
+
+def _plain(value: object) -> str:
+    from edgedistill.records import visible
+
+    return visible(value, lines=False)

@@ -1,0 +1,85 @@
+"""What the build takes on this machine: tokens, bytes of memory and disk, seconds. Estimates, each with its assumption.
+
+A forward pass costs 2 and a training step 6 floating point operations a parameter and token (Kaplan et al. 2020, section 2.1).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.facts import ModelFacts, ModelShape
+from edgedistill.mixes import mix_bytes
+
+# A core with AVX-512 or AMX in bfloat16 reached 90 GFLOP/s in training and 120 in forward passes; older ones reach half of that.
+TRAIN_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 30e9}
+# llama.cpp writing 16 to 32 answers at a time.
+WRITE_FLOPS_PER_CORE = 20e9
+# Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
+KEPT_SHARE = 0.6
+# Python with torch and transformers loaded.
+BASE_RAM_BYTES = 900 * 2**20
+# Weights, gradients and AdamW's two moments in float32, and a bfloat16 copy for the products.
+TRAIN_BYTES_PER_PARAMETER = 18
+# Values kept for the backward pass, in widths a token and layer, at 2 bytes (Korthikanti et al. 2022: 34 bytes and attention).
+ACTIVATION_WIDTHS = 24
+JUDGED_TEXTS = 2
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """The build on this machine."""
+
+    tokens: dict[str, int]  # stage -> tokens
+    seconds_by_stage: dict[str, float]
+    seconds: float
+    ram_bytes: int
+    disk_bytes: int
+    cores: int
+    assumption: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: int) -> BuildPlan:
+    """Estimate the build of a student on a number of cores."""
+    teacher_size, size = facts.shape.parameters, student.parameters
+    taught = recipe.teach.tokens + recipe.teach.text_tokens
+    recovered = {mix: recipe.recover.tokens_of(mix) for mix in recipe.mixes}
+    judged = JUDGED_TEXTS * recipe.measure.tokens
+    tokens = {"teach": taught, "distill": recipe.distill.tokens, **{f"recover {mix}": n for mix, n in recovered.items()}, "measure": judged}
+
+    distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
+    recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
+    write_flops = WRITE_FLOPS_PER_CORE * cores
+    seconds = {
+        "teach": 2 * teacher_size * (recipe.teach.tokens / KEPT_SHARE / write_flops + recipe.teach.text_tokens / distill_flops),
+        "distill": 6 * size * recipe.distill.tokens / distill_flops,
+        **{f"recover {mix}": (6 * n + 2 * taught / len(recovered)) * size / recover_flops for mix, n in recovered.items()},
+        # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
+        "measure": 2 * size * judged * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
+    }
+    return BuildPlan(
+        tokens, seconds, sum(seconds.values()), _ram(recipe, facts, student), _disk(recipe, student, taught), cores,
+        f"{cores} cores at {TRAIN_FLOPS_PER_CORE[recipe.distill.compute] / 1e9:.0f} GFLOP/s in training and "
+        f"{WRITE_FLOPS_PER_CORE / 1e9:.0f} in writing, {KEPT_SHARE:.0%} of the teacher's text kept",
+    )  # fmt: skip
+
+
+def _ram(recipe: Recipe, facts: ModelFacts, student: ModelShape) -> int:
+    """The larger of teaching and training; training loads the teacher in float32 to cut the student from it."""
+    answer = recipe.teach.max_prompt_tokens + recipe.teach.max_answer_tokens
+    teach = facts.weight_bytes + facts.shape.kv_bytes(recipe.teach.parallel * answer)
+    at_once = max(recipe.distill.batch_tokens, recipe.recover.batch_tokens)
+    activations = at_once * student.layers * student.width * ACTIVATION_WIDTHS * 2
+    train = TRAIN_BYTES_PER_PARAMETER * student.parameters + 4 * facts.shape.parameters + activations
+    return BASE_RAM_BYTES + max(teach, train)
+
+
+def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
+    """Signals; the float student and its GGUF; two checkpoints of a training; of each mix its grid, its rounding, exports, bundle."""
+    signals = taught * (recipe.teacher.top_k * 6 + student.width * 2)
+    checkpoints = 2 * 12 * student.parameters
+    mixes = sum(mix_bytes(student, mix) for mix in recipe.mixes) * (2 + 2 * len(recipe.export))
+    return signals + 8 * student.parameters + checkpoints + mixes

@@ -1,0 +1,143 @@
+"""What one mix of a student weighs on a device, and the tokens/s that the device's figures allow. Bytes, seconds, tokens.
+
+    RAM      = weights + KV cache (layers x kv heads x head dim x 2 x context x 2 bytes) + compute buffers + runtime
+    decode  <= bandwidth x efficiency / (weight bytes read a token + KV bytes at that depth)
+    prefill <= compute x efficiency / (2 x parameters)
+
+Speeds are upper bounds: a fixed cost a token, which small models feel most, and a format's own cost come on top of the bytes.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgedistill.config.target import Target
+from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
+from edgedistill.mixes import assign_formats, mix_bytes
+from edgedistill.units import show_bytes, show_number, show_seconds
+
+# llama.cpp sets aside the logits of a whole micro-batch and about two activations of the model's width beside them, in float32:
+# 98 MiB for a vocabulary of 49,152, as its log says.
+MICRO_BATCH_TOKENS = 512
+# Code, tokenizer and the process itself; llama.cpp's libraries with a 49k vocabulary took about this.
+RUNTIME_BYTES = 60 * 2**20
+# A GGUF file's vocabulary: text, type and merge of a token; 1.8 MB at 49,152 tokens.
+HEADER_BYTES_PER_TOKEN = 36
+PROMPT_TOKENS = 512  # what time to first token is judged on
+
+
+@dataclass(frozen=True)
+class MixPlan:
+    """One mix on the device. Speeds are None where the target has no figure for them."""
+
+    mix: str
+    grids: dict[str, int]  # number format -> tensors stored in it
+    weight_bytes: int
+    file_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    runtime_bytes: int
+    ram_bytes: int
+    predicted_decode_tokens_per_s: float | None  # short context, where bench measures it
+    predicted_decode_full_context_tokens_per_s: float | None
+    predicted_prefill_tokens_per_s: float | None
+    predicted_ttft_s: float | None
+    fits: bool
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types, with what it comes from."""
+        return {**asdict(self), "ram_formula": self.ram_text}
+
+    @property
+    def ram_text(self) -> str:
+        """The sum behind `ram_bytes`."""
+        return (
+            f"{show_bytes(self.weight_bytes)} weights + {show_bytes(self.kv_bytes)} KV cache + "
+            f"{show_bytes(self.compute_bytes)} compute buffers + {show_bytes(self.runtime_bytes)} runtime"
+        )
+
+
+def plan_mix(shape: ModelShape, mix: str, target: Target, vocabulary: int) -> MixPlan:
+    """Weigh and time one mix of a student on a target.
+
+    Args:
+        shape: the student.
+        mix: a name of `mixes.MIXES`.
+        target: the device.
+        vocabulary: tokens in the tokenizer.
+    Raises:
+        InputError: a row doesn't divide into the blocks of its format.
+    """
+    formats = assign_formats(shape, mix)
+    grids: dict[str, int] = {}
+    for number_format in formats.values():
+        grids[number_format.name] = grids.get(number_format.name, 0) + 1
+    context = kv_tokens(shape, target)
+    weight_bytes = mix_bytes(shape, mix)
+    file_bytes = weight_bytes + vocabulary * HEADER_BYTES_PER_TOKEN
+    kv_bytes = shape.kv_bytes(context)
+    compute_bytes = min(MICRO_BATCH_TOKENS, context) * (shape.vocab + 2 * shape.width) * 4
+    ram_bytes = weight_bytes + kv_bytes + compute_bytes + RUNTIME_BYTES
+
+    # An untied embedding gives one row a token; tied, the same table is read whole as the output layer.
+    table = next(t for t in shape.tensors() if t.name == EMBEDDING)
+    unread = 0 if shape.tied else formats[EMBEDDING].tensor_bytes(table.rows, table.cols)
+    decode = _decode(target, weight_bytes - unread)
+    decode_full = _decode(target, weight_bytes - unread + kv_bytes)
+    prefill = _prefill(target, shape.parameters - (0 if shape.tied else table.size))
+    ttft = PROMPT_TOKENS / prefill + 1 / decode if prefill is not None and decode is not None else None
+    troubles = _troubles(target, file_bytes, ram_bytes, decode_full, ttft, context)
+    why = "; ".join(troubles) or f"{show_bytes(ram_bytes)} of {show_bytes(target.memory.usable)} usable memory"
+    return MixPlan(
+        mix, grids, weight_bytes, file_bytes, kv_bytes, compute_bytes, RUNTIME_BYTES, ram_bytes, decode, decode_full, prefill, ttft,
+        not troubles, why,
+    )  # fmt: skip
+
+
+def kv_tokens(shape: ModelShape, target: Target) -> int:
+    """The context that is planned for: the target's, or the model's where that is shorter."""
+    return min(target.limits.context, shape.context)
+
+
+def rejected(facts: ModelFacts, shape: ModelShape, chosen: MixPlan, others: dict[str, MixPlan], target: Target) -> list[dict[str, Any]]:
+    """What was not planned, and why: other mixes of the student, and the teacher uncut in the first of the chosen mixes."""
+    found = []
+    for name, other in others.items():
+        reason = f"{other.file_bytes / chosen.file_bytes:.1f} times the bytes of {chosen.mix}, and the recipe doesn't ask for it"
+        found.append(_alternative(f"{name}, {shape.layers} layers", other, other.why if not other.fits else reason))
+    if shape.layers < facts.shape.layers:
+        whole = plan_mix(facts.shape, chosen.mix, target, facts.tokenizer.tokens)
+        reason = f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {shape.layers} layers"
+        found.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", whole, whole.why if not whole.fits else reason))
+    return found
+
+
+def _alternative(what: str, plan: MixPlan, why: str) -> dict[str, Any]:
+    return {
+        "what": what, "file_bytes": plan.file_bytes, "ram_bytes": plan.ram_bytes,
+        "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s, "why": why,
+    }  # fmt: skip
+
+
+def _decode(target: Target, read_bytes: int) -> float | None:
+    bandwidth, share = target.bandwidth.best, target.efficiency.decode
+    return None if bandwidth is None or share is None else bandwidth * share / read_bytes
+
+
+def _prefill(target: Target, parameters: int) -> float | None:
+    flops, share = target.compute.flops, target.efficiency.prefill
+    return None if flops is None or share is None else flops * share / (2 * parameters)
+
+
+def _troubles(target: Target, file_bytes: int, ram_bytes: int, decode: float | None, ttft: float | None, context: int) -> list[str]:
+    """The target's limits that are not met."""
+    limits, found = target.limits, []
+    if ram_bytes > target.memory.usable:
+        found.append(f"needs {show_bytes(ram_bytes)} of memory, {show_bytes(target.memory.usable)} are usable")
+    if limits.file is not None and file_bytes > limits.file:
+        found.append(f"the file has {show_bytes(file_bytes)}, at most {show_bytes(limits.file)} are allowed")
+    if limits.decode is not None and decode is not None and decode < limits.decode:
+        found.append(f"at most {show_number(decode)} tokens/s with {context} tokens of context, {show_number(limits.decode)} are wanted")
+    if limits.ttft is not None and ttft is not None and ttft > limits.ttft:
+        found.append(f"at least {show_seconds(ttft)} to the first token, at most {show_seconds(limits.ttft)} are allowed")
+    return found

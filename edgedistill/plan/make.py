@@ -1,0 +1,91 @@
+"""From recipe, target and the teacher's facts to a plan; everything that would fail later is checked here, in seconds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config.prompts import read_prompts
+from edgedistill.config.recipe import OWN_PROMPTS, Recipe
+from edgedistill.config.target import Target
+from edgedistill.errors import InputError
+from edgedistill.facts import ModelFacts
+from edgedistill.mixes import MIXES, assign_formats
+from edgedistill.plan.building import plan_build
+from edgedistill.plan.device import kv_tokens, plan_mix, rejected
+from edgedistill.plan.types import Plan
+
+
+def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mapping[str, Any]) -> Plan:
+    """Choose the student's shape and each tensor's format, weigh it on the device and the build on this machine.
+
+    Args:
+        recipe: what to build.
+        target: what for.
+        facts: the teacher.
+        machine: `this_machine(folder)`, or some of its keys; `cores` must be there.
+    Raises:
+        InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too big
+            is in the plan; `Plan.require_fit` raises it.
+    """
+    _check(recipe, facts)
+    layers = recipe.student.layers_of(facts.shape.layers)
+    if not 2 <= layers <= facts.shape.layers:
+        raise InputError(
+            f"recipe {recipe.name}: the student would have {layers} layers; the teacher {facts.name} has {facts.shape.layers}, "
+            f"so student.layers must be from 2 to {facts.shape.layers}."
+        )
+    student = facts.shape.with_layers(layers)
+    tokens = facts.tokenizer.tokens
+    mixes = {mix: plan_mix(student, mix, target, tokens) for mix in recipe.mixes}
+    others = {mix: plan_mix(student, mix, target, tokens) for mix in MIXES if mix not in mixes}
+    chosen = next((plan for plan in mixes.values() if plan.fits), next(iter(mixes.values())))
+    return Plan(
+        recipe=recipe,
+        target=target,
+        facts=facts,
+        student=student,
+        context=kv_tokens(student, target),
+        mixes={str(mix): plan for mix, plan in mixes.items()},
+        formats={str(mix): {name: f.name for name, f in assign_formats(student, mix).items()} for mix in mixes},
+        build=plan_build(recipe, facts, student, int(machine["cores"])),
+        machine=dict(machine),
+        alternatives=rejected(facts, student, chosen, others, target),
+    )
+
+
+def _check(recipe: Recipe, facts: ModelFacts) -> None:
+    """Raise InputError for what would stop a later stage."""
+    teach, context = recipe.teach, facts.shape.context
+    where = f"recipe {recipe.name}"
+    if teach.style == "chat" and not facts.tokenizer.has_chat_template:
+        raise InputError(
+            f"{where}: teach.style is 'chat', but the teacher {facts.name} has no chat template. "
+            "Set teach.style to 'text', or take a teacher that chats."
+        )
+    if teach.style == "text" and teach.prompts == OWN_PROMPTS and teach.prompt_field:
+        raise InputError(f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one in teach.prompts.")
+    for part, length in (
+        ("distill.seq_len", recipe.distill.seq_len),
+        ("recover.seq_len", recipe.recover.seq_len),
+        ("teach.max_prompt_tokens + teach.max_answer_tokens", teach.max_prompt_tokens + teach.max_answer_tokens),
+    ):
+        if length > context:
+            raise InputError(f"{where}: {part} is {length}; the teacher {facts.name} reads at most {context} tokens. Choose at most that.")
+    if recipe.teacher.top_k > facts.shape.vocab:
+        raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
+    if teach.prompts != OWN_PROMPTS:
+        read_prompts(Path(teach.prompts), teach.prompt_field)
+    for part, path in (("teach.text", teach.text), ("measure.text", recipe.measure.text)):
+        if path is not None:
+            _check_text(part, Path(path))
+
+
+def _check_text(part: str, path: Path) -> None:
+    try:
+        empty = not path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {error.start}).") from None
+    except OSError as error:
+        raise InputError(f"{path}: {part} cannot be read ({error.strerror}). Paths count from the recipe's folder.") from None
+    if empty:
+        raise InputError(f"{path}: {part} is an empty file.")

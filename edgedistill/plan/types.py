@@ -1,0 +1,102 @@
+"""Plan: what `make_plan` found, as numbers, as JSON and as a page of text. Bytes, seconds, tokens/s."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.config.target import Target
+from edgedistill.errors import DoesNotFitError
+from edgedistill.facts import ModelFacts, ModelShape
+from edgedistill.machine import free_memory_bytes, usable_cores
+from edgedistill.plan.building import BuildPlan
+from edgedistill.plan.device import MixPlan
+from edgedistill.store import RunFolder, run_bytes
+from edgedistill.store.run import RUN
+from edgedistill.units import show_bytes
+
+
+def this_machine(folder: Path) -> dict[str, Any]:
+    """What the build may use: `cores`, `free_memory_bytes`, and `free_disk_bytes` where `folder` is or would be made.
+
+    What a run in `folder` has written already counts as free: going on with it writes that no second time.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if (folder / RUN).is_file():
+        free += run_bytes(RunFolder.find(folder))
+    return {"cores": usable_cores(), "free_memory_bytes": free_memory_bytes(), "free_disk_bytes": free}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What compile would do."""
+
+    recipe: Recipe
+    target: Target
+    facts: ModelFacts
+    student: ModelShape
+    context: int  # tokens planned for
+    mixes: dict[str, MixPlan]
+    formats: dict[str, dict[str, str]]  # mix -> tensor -> number format
+    build: BuildPlan
+    machine: dict[str, Any]
+    alternatives: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        teacher, student = self.facts, self.student
+        return {
+            "schema": "edgedistill.plan/1",
+            "recipe": {"name": self.recipe.name, "summary": self.recipe.summary},
+            "target": {"name": self.target.name, "title": self.target.title, "connection": self.target.connection,
+                       "usable_memory_bytes": self.target.memory.usable, "context_tokens": self.context},
+            "teacher": {"name": teacher.name, "source": teacher.source, "kind": teacher.kind, "license": teacher.license,
+                        "parameters": teacher.shape.parameters, "layers": teacher.shape.layers, "weight_bytes": teacher.weight_bytes},
+            "student": {"parameters": student.parameters, "layers": student.layers, "width": student.width, "ffn": student.ffn,
+                        "heads": student.heads, "kv_heads": student.kv_heads, "vocab": student.vocab, "tied": student.tied,
+                        "context": student.context},
+            "mixes": {name: {**mix.to_dict(), "tensors": self.formats[name]} for name, mix in self.mixes.items()},
+            "export": list(self.recipe.export),
+            "build": self.build.to_dict(),
+            "machine": self.machine,
+            "alternatives": self.alternatives,
+            "fits": not self.troubles(),
+        }  # fmt: skip
+
+    def to_text(self) -> str:
+        """The page that `edgedistill plan` shows."""
+        from edgedistill.plan.text import plan_text
+
+        return plan_text(self)
+
+    def troubles(self) -> list[str]:
+        """Why it can't be built or shipped, a sentence each: no mix fits the device, or this machine is too small."""
+        found = []
+        if not any(mix.fits for mix in self.mixes.values()):
+            found += [self._device_trouble(mix) for mix in self.mixes.values()]
+        free_memory, free_disk = self.machine.get("free_memory_bytes"), self.machine.get("free_disk_bytes")
+        if free_memory is not None and self.build.ram_bytes > free_memory:
+            found.append(
+                f"building it needs about {show_bytes(self.build.ram_bytes)} of memory; {show_bytes(free_memory)} are free here. "
+                "Close programs, or lower distill.batch_tokens, recover.batch_tokens or teach.parallel."
+            )
+        if free_disk is not None and self.build.disk_bytes > free_disk:
+            found.append(
+                f"building it needs about {show_bytes(self.build.disk_bytes)} of disk; {show_bytes(free_disk)} are free there. "
+                "Free some, or choose an output folder on another disk."
+            )
+        return found
+
+    def require_fit(self) -> None:
+        """Raise DoesNotFitError when the student fits the device in no mix, or the build doesn't fit this machine."""
+        found = self.troubles()
+        if found:
+            raise DoesNotFitError(found[0] if len(found) == 1 else " Also, ".join(found))
+
+    def _device_trouble(self, mix: MixPlan) -> str:
+        detail = f" = {mix.ram_text}" if mix.ram_bytes > self.target.memory.usable else ""
+        return f"{mix.mix} on {self.target.name}: {mix.why}{detail}. Keep fewer layers (student.layers), or choose a smaller teacher."
