@@ -16,31 +16,34 @@ def read(page: str) -> str:
 
 
 def examples(page: str) -> list[list[str]]:
-    """The `edgedistill ...` lines of the indented blocks, as words."""
-    found = re.findall(r"^ {4}edgedistill (.+)$", read(page), re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in found]
-
-
-def command_named(name: str) -> click.Command:
-    from edgedistill.cli.main import main
-
-    command = main.get_command(click.Context(main), name)
-    assert command is not None, f"there is no `edgedistill {name}`"
-    return command
+    """The `edgedistill ...` lines of the indented blocks as words, without what a shell takes away."""
+    found = re.findall(r"^ {4}edgedistill ([^>|#\n]+)", read(page), re.MULTILINE)
+    return [shlex.split(line) for line in found]
 
 
 @pytest.mark.parametrize("words", examples("README.md"), ids=" ".join)
-def test_examples_of_the_readme_parse(words: list[str]):
-    command = command_named(words[0])
-    command.make_context(words[0], list(words[1:]))  # a wrong option or a missing one raises; nothing runs
+def test_examples_of_the_readme_use_commands_and_options_that_exist(words: list[str]):
+    from edgedistill.cli.main import cli
+
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, f"there is no command {name!r}"
+        command = found
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    known = {name for option in options for name in option.opts}
+    given = {word for word in words if word.startswith("-")}
+    assert given <= known
+    assert all(given & set(option.opts) for option in options if option.required), "a required option is missing"
 
 
 def test_readme_names_every_command_and_no_other():
-    from edgedistill.cli.main import main
+    from edgedistill.cli.main import COMMANDS
 
     table = re.findall(r"^\| (`.+?`) \|", read("README.md"), re.MULTILINE)
     named = {name for row in table for name in re.findall(r"`([a-z]+)`", row)}
-    assert named == set(main.list_commands(click.Context(main)))
+    assert named == set(COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES)
