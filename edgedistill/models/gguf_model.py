@@ -39,8 +39,8 @@ def gguf_shape(header: GGUFHeader) -> ModelShape:
     width, heads = size("embedding_length"), size("attention.head_count")
     head_dim = size("attention.key_length", width // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if (found := size(key, head_dim)) != head_dim:
-            raise InputError(f"{path}: llama.{key} is {found} where heads have {head_dim}; all heads must have one size")
+        if (stated := size(key, head_dim)) != head_dim:
+            raise InputError(f"{path}: llama.{key} is {stated} where heads have {head_dim}; all heads must have one size")
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise InputError(f"{path}: has no token_embd.weight with rows and columns; the file isn't a whole language model")

@@ -85,6 +85,15 @@ def license_beside(path: Path) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
+def license_text_beside(path: Path) -> str | None:
+    """The licence in full, where a file LICENSE lies in the model's folder or beside its .gguf file."""
+    folder = path if path.is_dir() else path.parent
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
+        if (folder / name).is_file():
+            return (folder / name).read_text(encoding="utf-8", errors="replace")
+    return None
+
+
 def cache_folder(cache: Path | None = None) -> Path:
     """Where downloads are kept: `cache`, $EDGEDISTILL_CACHE or ~/.cache/edgedistill."""
     return cache or Path(os.environ.get("EDGEDISTILL_CACHE") or Path.home() / ".cache" / "edgedistill")
@@ -108,9 +117,7 @@ def _resolve(teacher: str, cache: Path | None, revision: str | None, patterns: t
 
 def _from_hub(name: str, cache: Path | None, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
     try:
         return Path(snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=list(patterns)))
     except errors.GatedRepoError as error:

@@ -6,7 +6,6 @@ from it, so a tokenizer keeps its ids on the way from one format to the other. O
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,13 +115,7 @@ def from_gguf(header: GGUFHeader) -> Vocabulary:
         twice = len(tokens) - len(set(tokens))
         raise InputError(f"{header.path}: {twice} tokens come twice in the vocabulary; llama.cpp refuses such a file too")
     merges = header.array("tokenizer.ggml.merges", str)
-    if not merges:
-        raise InputError(f"{header.path}: has no tokenizer.ggml.merges; byte-level BPE can't split text without them")
-    known = set(tokens)
-    for merge in merges:
-        left, space, right = merge.partition(" ")
-        if not space or not {left, right, left + right} <= known:
-            raise InputError(f"{header.path}: merge {merge!r} names a token that isn't in the vocabulary; the file is damaged")
+    _check_merges(header.path, merges, tokens)
     ids: dict[str, int | None] = {}
     for name in SPECIAL_IDS:
         index = header.get(f"tokenizer.ggml.{GGUF_ID_NAMES[name]}_token_id", int)
@@ -219,22 +212,26 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str) -> Vocabu
             types.append(UNUSED if tokens[-1] == padding_token(index) else NORMAL)
     if len(set(tokens)) != len(tokens):
         raise InputError(f"{path}: two ids have the same token; llama.cpp refuses such a vocabulary")
-    if not data["model"]["merges"]:
-        raise InputError(f"{path}: has no merges; byte-level BPE can't split text without them")
     by_text = {token: index for index, token in enumerate(tokens)}
     special = {name: by_text.get(text) if text else None for name, text in _special_texts(path.parent).items()}
     add_bos, add_eos = _adds(path, data.get("post_processor"), tokens, special)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
+    _check_merges(path, merges, tokens)
     return Vocabulary(
-        model, pre, tuple(tokens), tuple(types), tuple(_merge(path, m) for m in data["model"]["merges"]), **special,
+        model, pre, tuple(tokens), tuple(types), tuple(merges), **special,
         add_bos=add_bos, add_eos=add_eos, chat_template=chat_template_of(path.parent),
     )  # fmt: skip
 
 
-def _merge(path: Path, merge: str | list[str]) -> str:
-    text = merge if isinstance(merge, str) else " ".join(merge)
-    if text.count(" ") != 1 or not re.fullmatch(r"\S+ \S+", text):
-        raise InputError(f"{path}: merge {merge!r} isn't two tokens without spaces, which llama.cpp needs")
-    return text
+def _check_merges(path: Path, merges: list[str], tokens: list[str]) -> None:
+    """Raise InputError unless every merge is "left right", and both and what they make are tokens."""
+    if not merges:
+        raise InputError(f"{path}: has no merges; byte-level BPE can't split text without them")
+    known = set(tokens)
+    for merge in merges:
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= known:
+            raise InputError(f"{path}: merge {merge[:80]!r} isn't two tokens that make a third one; the file is damaged")
 
 
 def _special_texts(folder: Path) -> dict[str, str | None]:

@@ -54,9 +54,11 @@ def float_checkpoint(tensors: Mapping[str, torch.Tensor], mix: str) -> GridCheck
     plain: dict[str, GridTensor | torch.Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().float()
-        plain[name] = value.half().float() if mix == "f16" and value.ndim == 2 else value
-        if not torch.isfinite(plain[name]).all():
+        if mix == "f16" and value.ndim == 2:
+            value = value.half().float()
+        if not torch.isfinite(value).all():
             raise ValueError(f"{name} holds a value that {mix} can't; float16 ends at 65504")
+        plain[name] = value
     return GridCheckpoint(mix, plain)
 
 

@@ -1,0 +1,96 @@
+"""Block influence against an independent computation, and the model that is cut out."""
+
+import pytest
+import torch
+
+from edgedistill.models.depth import block_influence, choose_layers, cut_layers
+from edgedistill.models.load import load_model
+
+BATCHES = [torch.arange(3, 63).view(2, 30), torch.arange(100, 117).view(1, 17)]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return load_model(tiny_llama)
+
+
+def test_influence_is_one_minus_the_mean_cosine_before_the_final_norm(model):
+    sums, tokens = [0.0] * 4, 0
+    with torch.no_grad():
+        for ids in BATCHES:
+            hidden = model.model.embed_tokens(ids)
+            positions = torch.arange(ids.shape[1])[None]
+            rotary = model.model.rotary_emb(hidden, positions)
+            for index, layer in enumerate(model.model.layers):
+                after = layer(hidden, position_embeddings=rotary, position_ids=positions, attention_mask=None)
+                cosine = (hidden.double() * after.double()).sum(-1) / (hidden.double().norm(dim=-1) * after.double().norm(dim=-1))
+                sums[index] += cosine.sum().item()
+                hidden = after
+            tokens += ids.numel()
+    expected = [1 - s / tokens for s in sums]
+    assert block_influence(model, BATCHES) == pytest.approx(expected, abs=1e-5)
+    # With the final norm in it, as in transformers' hidden_states, the last block's would be another.
+    with torch.no_grad():
+        states = model(BATCHES[0], output_hidden_states=True).hidden_states
+        normed = 1 - torch.nn.functional.cosine_similarity(states[-2], states[-1], dim=-1).mean().item()
+    assert abs(block_influence(model, BATCHES[:1])[-1] - normed) > 1e-3
+
+
+def test_influence_needs_tokens_and_leaves_no_hook(model):
+    with pytest.raises(ValueError, match="at least one batch"):
+        block_influence(model, [])
+    before = [list(layer._forward_hooks) for layer in model.model.layers]
+    with pytest.raises(IndexError):
+        block_influence(model, [torch.full((1, 2), 10**6)])
+    assert [list(layer._forward_hooks) for layer in model.model.layers] == before
+
+
+def test_a_block_that_does_nothing_has_no_influence(tiny_llama):
+    model = load_model(tiny_llama)
+    layer = model.model.layers[2]
+    layer.self_attn.o_proj.weight.data.zero_()
+    layer.mlp.down_proj.weight.data.zero_()
+    influence = block_influence(model, BATCHES)
+    assert influence[2] == pytest.approx(0, abs=1e-6)
+    assert choose_layers(influence, 3) == [0, 1, 3]
+    cut = cut_layers(model, [0, 1, 3])
+    assert torch.allclose(cut(BATCHES[0]).logits, model(BATCHES[0]).logits, atol=1e-5)
+
+
+def test_the_least_influential_go_but_never_the_ends():
+    influence = [0.0, 0.3, 0.1, 0.2, 0.1, 0.0]
+    assert choose_layers(influence, 6) == [0, 1, 2, 3, 4, 5]
+    assert choose_layers(influence, 5) == [0, 1, 3, 4, 5]  # the first of equals
+    assert choose_layers(influence, 3) == [0, 1, 5]
+    assert choose_layers(influence, 2) == [0, 5]
+    assert choose_layers([0.5], 1) == [0]
+    for keep in (1, 7):
+        with pytest.raises(ValueError, match=f"6 layers can be cut to 2 to 6 layers, not {keep}"):
+            choose_layers(influence, keep)
+
+
+def test_a_cut_model_generates_with_its_cache(model):
+    cut = cut_layers(model, [0, 2, 3])
+    assert (cut.config.num_hidden_layers, [layer.self_attn.layer_idx for layer in cut.model.layers]) == (3, [0, 1, 2])
+    ids = BATCHES[1]
+    settings = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids), "eos_token_id": None}
+    cached, recomputed = (cut.generate(ids, use_cache=use, **settings) for use in (True, False))
+    assert torch.equal(cached, recomputed)
+    assert cached.shape[1] == ids.shape[1] + 8
+
+
+def test_training_the_cut_model_leaves_the_teacher(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    cut = cut_layers(model, [0, 3])
+    assert cut.lm_head.weight is cut.model.embed_tokens.weight
+    with torch.no_grad():
+        for parameter in cut.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.config.num_hidden_layers == 4
+
+
+@pytest.mark.parametrize("keep", [[], [1, 0], [0, 0], [0, 4], [-1, 2]])
+def test_layers_to_keep_must_be_there(keep, model):
+    with pytest.raises(ValueError, match="rising indices from 0 to 3"):
+        cut_layers(model, keep)
