@@ -10,7 +10,6 @@ file is one hash, one download and one thing less to lose. The codes and scales 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,31 +20,30 @@ from edgedistill.errors import InputError, RunError, did_you_mean
 from edgedistill.export.onnx import companions
 from edgedistill.export.onnx.blocks import onnx_bits
 from edgedistill.export.onnx.graph import MS, LlamaGraph
+from edgedistill.export.onnx.read import SCHEMA, SCHEMA_KEY
 from edgedistill.facts import ModelShape
+from edgedistill.models import rope
+from edgedistill.models.hf_folder import SUPPORTED
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
+from edgedistill.store.files import sync_folder, sync_tree
 
-SCHEMA_KEY, SCHEMA = "edgedistill.schema", "edgedistill.onnx/1"
-MIX_KEY = "edgedistill.mix"
+Metadata = Mapping[str, str | int | float]
+
+MIX_KEY, VERSION_KEY = "edgedistill.mix", "edgedistill.version"
 OPSET, IR_VERSION = 21, 10  # which belong together; onnxruntime 1.23 reads them
 MODEL_FILES = {"q4_0": "model_q4.onnx", "q8_0": "model_quantized.onnx"}
-FAMILIES = ("llama",)
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # angles that don't depend on the length of the text
 ACCURACY_LEVELS = (0, 1, 4)  # 2 and 3 are float16 and bfloat16, for devices whose kernels have them
 INSIDE_LIMIT_BYTES = 1_500_000_000
 ALIGNMENT = 4096  # of tensors in the data file: onnxruntime maps them page by page
 # Rotary angles are stored for each position. Past this the float32 cache of keys and values takes far more memory than
 # the weights (1.5 GB for SmolLM2-135M), and the angles of Llama 3.2's 131072 positions would be 33 MB of a file.
 MAX_POSITIONS = 32768
+HEAD_MULTIPLE = 16  # what GroupQueryAttention's rotary embedding takes
 
 
 def write_onnx(
-    checkpoint: GridCheckpoint,
-    folder: Path,
-    shape: ModelShape,
-    out: Path,
-    metadata: Mapping[str, str],
-    accuracy_level: int = 4,
+    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out: Path, metadata: Metadata, accuracy_level: int = 4
 ) -> Path:
     """Write the export folder `out` and return it.
 
@@ -58,72 +56,71 @@ def write_onnx(
         accuracy_level: 4 rounds activations to int8 (fast, as llama.cpp does), 0 keeps them float32 (for comparisons).
     Raises:
         InputError: the model, the mix, the folder or `out` isn't what can be exported.
-        RunError: the disk refused.
+        RunError: the disk is full or the folder can't be written; nothing partial is left.
     """
     check_exportable(checkpoint, shape, accuracy_level)
-    config = companions.load_config(folder, shape)
+    companions.require_shape(folder, shape)
     positions = min(shape.context, MAX_POSITIONS)
-    cos, sin = rotary_caches(config, positions)
     outside = stored_bytes(checkpoint) > INSIDE_LIMIT_BYTES
     model_name = MODEL_FILES[checkpoint.mix]
     beside = companions.companion_files(folder, shape, positions, model_name, outside)
-    check_replaceable(out, set(beside) | {"onnx"})
-    partial = out.with_name(f"{out.name}.partial")
+    check_replaceable(out, {*beside, *companions.OPTIONAL, "onnx"})
+    new, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        (partial / "onnx").mkdir(parents=True)
-        model_file = partial / "onnx" / model_name
+        for leftover in (new, old):  # of a run that was killed
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        (new / "onnx").mkdir(parents=True)
+        model_file = new / "onnx" / model_name
         store = OutsideStore(model_file.with_name(f"{model_name}_data")) if outside else store_inside
-        graph = LlamaGraph(checkpoint, shape, store, accuracy_level).build(cos, sin)
+        graph = LlamaGraph(checkpoint, shape, store, accuracy_level).build(*rotary_caches(shape, positions))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MS, 1)]
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgedistill", producer_version=__version__
         )
-        helper.set_model_props(model, properties({**metadata, MIX_KEY: checkpoint.mix, SCHEMA_KEY: SCHEMA}))
+        facts = {**metadata, VERSION_KEY: __version__, MIX_KEY: checkpoint.mix, SCHEMA_KEY: SCHEMA}
+        helper.set_model_props(model, {key: str(facts[key]) for key in sorted(facts)})
         # `deterministic` fixes the order of protobuf's maps.
         model_file.write_bytes(model.SerializeToString(deterministic=True))
         for name, content in beside.items():
-            (partial / name).write_bytes(content)
+            (new / name).write_bytes(content)
+        sync_tree(new)
         if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+            out.rename(old)
+        new.rename(out)
+        sync_folder(out.parent)
+        if old.exists():
+            shutil.rmtree(old)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(
-            f"{out}: the ONNX folder could not be written: {error.strerror or error}. Nothing partial was left; "
-            "free some space or choose another folder."
-        ) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        reason = error.strerror or error
+        raise RunError(f"{out}: the ONNX export can't be written ({reason}). Free some disk, or choose another folder.") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return out
 
 
 def check_exportable(checkpoint: GridCheckpoint, shape: ModelShape, accuracy_level: int) -> None:
     """Raise InputError unless this builder knows the model and the checkpoint holds exactly its tensors."""
-    if checkpoint.mix not in MODEL_FILES:
-        raise InputError(
-            f"mix '{checkpoint.mix}' has no ONNX export; it must be one of {', '.join(MODEL_FILES)}. Export it as GGUF, "
-            f"or choose another mix.{did_you_mean(checkpoint.mix, MODEL_FILES)}"
-        )
-    if shape.family not in FAMILIES:
-        raise InputError(f"model family '{shape.family}' has no ONNX export; it must be one of {', '.join(FAMILIES)}.")
+    mix = checkpoint.mix
+    if mix not in MODEL_FILES:
+        allowed = " or ".join(MODEL_FILES)
+        raise InputError(f"mix '{mix}' has no ONNX export; export it as GGUF, or choose {allowed}.{did_you_mean(mix, MODEL_FILES)}")
+    if shape.family not in SUPPORTED:
+        raise InputError(f"model family '{shape.family}' has no ONNX export; supported are {', '.join(SUPPORTED)}")
     if accuracy_level not in ACCURACY_LEVELS:
-        raise InputError(f"accuracy_level is {accuracy_level}; it must be one of {', '.join(map(str, ACCURACY_LEVELS))}.")
-    if shape.head_dim % 16:
-        raise InputError(f"heads of {shape.head_dim} channels have no ONNX export; onnxruntime's attention wants a multiple of 16.")
-    expected = {t.name: t for t in shape.tensors()}
-    missing, extra = sorted(set(expected) - set(checkpoint.tensors)), sorted(set(checkpoint.tensors) - set(expected))
-    if missing or extra:
-        named = f"lacks {missing[0]}" if missing else f"also holds {extra[0]}"
-        raise InputError(f"the checkpoint {named}; a llama of {shape.layers} layers has {len(expected)} tensors, this has {len(checkpoint.tensors)}.")
+        raise InputError(f"accuracy_level is {accuracy_level}; it must be one of {', '.join(map(str, ACCURACY_LEVELS))}")
+    if shape.head_dim % HEAD_MULTIPLE:
+        raise InputError(f"heads are {shape.head_dim} wide; onnxruntime's attention takes multiples of {HEAD_MULTIPLE}, GGUF takes any")
+    wanted = {t.name: t for t in shape.tensors()}
+    if odd := sorted(wanted.keys() ^ checkpoint.tensors.keys()):
+        raise InputError(f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}; they must be one model's")
     for name, tensor in checkpoint.tensors.items():
-        want = expected[name]
-        sizes = (want.cols,) if want.kind == "norm" else (want.rows, want.cols)
+        norm = wanted[name].kind == "norm"
+        sizes = (wanted[name].cols,) if norm else (wanted[name].rows, wanted[name].cols)
         if tuple(tensor.shape) != sizes:
-            raise InputError(f"the checkpoint's {name} has shape {list(tensor.shape)}; the model's config says {list(sizes)}.")
-        if isinstance(tensor, GridTensor) == (want.kind == "norm"):
-            raise InputError(f"the checkpoint's {name} is {'on a grid' if want.kind == 'norm' else 'not on a grid'}; mix '{checkpoint.mix}' has it otherwise.")
+            raise InputError(f"{name} is {list(tensor.shape)} in the checkpoint, {list(sizes)} in the model's shape")
+        if isinstance(tensor, GridTensor) == norm:
+            raise InputError(f"{name} is {'' if norm else 'not '}on a grid; an ONNX export has norms in float32 and all else on a grid")
 
 
 def check_replaceable(out: Path, names: set[str]) -> None:
@@ -147,27 +144,19 @@ def stored_bytes(checkpoint: GridCheckpoint) -> int:
     return total
 
 
-def rotary_caches(config: Any, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines [positions, head dim / 2] as transformers computes them, rope scaling included.
-
-    Raises:
-        InputError: the scaling depends on the length of the text, so no table can hold it.
-    """
+def rotary_caches(shape: ModelShape, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines and sines [positions, head dim / 2] as transformers computes them, rope scaling included."""
     import torch
+    from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
-    if rope_type not in ROPE_TYPES:
-        raise InputError(f"rope type '{rope_type}' has no ONNX export; it must be one of {', '.join(ROPE_TYPES)}.")
+    config = LlamaConfig(
+        head_dim=shape.head_dim, max_position_embeddings=shape.context, rope_parameters=rope.to_config(shape.rope_theta, shape.rope_scaling)
+    )
     with torch.no_grad():
         cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(positions).unsqueeze(0))
-    half = cos.shape[-1] // 2  # transformers repeats the angles for the second half of a head
-    return cos[0, :, :half].float().contiguous().numpy(), sin[0, :, :half].float().contiguous().numpy()
-
-
-def properties(values: Mapping[str, str]) -> dict[str, str]:
-    """Metadata in a fixed order, whatever order it came in."""
-    return {key: str(values[key]) for key in sorted(values)}
+    half = shape.head_dim // 2  # transformers repeats the angles for the second half of a head
+    return cos[0, :, :half].contiguous().numpy(), sin[0, :, :half].contiguous().numpy()
 
 
 def store_inside(name: str, values: NDArray[np.generic]) -> TensorProto:

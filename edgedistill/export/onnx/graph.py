@@ -12,6 +12,7 @@ The embedding gathers from the very initializer that the output layer multiplies
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class LlamaGraph:
         self.head(normed)
         return helper.make_graph(self.nodes, "llama", self.inputs(), self.outputs(), self.initializers)
 
-    def node(self, op: str, inputs: Sequence[str], name: str, domain: str = "", outputs: Sequence[str] = (), **attributes: object) -> str:
+    def node(self, op: str, inputs: Sequence[str], name: str, domain: str = "", outputs: Sequence[str] = (), **attributes: Any) -> str:
         """Append one node and return its first output, `NAME.out` unless `outputs` names them."""
         made = list(outputs) or [f"{name}.out"]
         self.nodes.append(helper.make_node(op, list(inputs), made, name=name, domain=domain, **attributes))
@@ -183,7 +184,7 @@ class LlamaGraph:
 
     def cache(self, prefix: str, length: str) -> list[ValueInfoProto]:
         """Key and value of every layer."""
-        dims = ["batch_size", self.shape.kv_heads, length, self.shape.head_dim]
+        dims: list[str | int | None] = ["batch_size", self.shape.kv_heads, length, self.shape.head_dim]
         return [
             helper.make_tensor_value_info(f"{prefix}.{index}.{part}", TensorProto.FLOAT, dims)
             for index in range(self.shape.layers)
