@@ -1,7 +1,10 @@
 """`edgedistill chat`: talk to a packed file in the terminal, or pipe questions into it, one a line."""
 
+import contextlib
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.errors import EdgeDistillError, InputError
+from edgedistill.errors import InputError
 from edgedistill.mixes import MIXES
 from edgedistill.records import visible
 
@@ -135,8 +138,6 @@ def questions(terminal: bool) -> Iterator[str]:
             if line.strip():
                 yield line.strip()
         return
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (input() then edits lines)
     while True:
@@ -157,20 +158,18 @@ def answer(
     """Ask for one answer and, if `stream`, write it to stdout as it comes. Ctrl-C ends it early; what was said stays."""
     said: list[str] = []
     started, first = time.perf_counter(), None
-    pieces = model.chat(history, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    try:
+    with (
+        first_interrupt() as pressed,
+        contextlib.closing(model.chat(history, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)) as pieces,
+    ):
         for piece in pieces:
             first = first or time.perf_counter()
             said.append(piece)
             if stream:
                 click.echo(visible(piece), nl=False)
                 sys.stdout.flush()
-    except KeyboardInterrupt:
-        pieces.close()  # type: ignore[attr-defined]
-    except EdgeDistillError:
-        if said and stream:
-            click.echo()
-        raise
+            if pressed.is_set():
+                break
     if stream:
         click.echo()
     ended, stats = time.perf_counter(), model.last_chat
@@ -185,6 +184,23 @@ def answer(
         "ttft_s": round((first or ended) - started, 4),
         "tokens_per_s": round((tokens - 1) / spent, 2) if tokens > 1 and spent > 0 else None,
     }
+
+
+@contextlib.contextmanager
+def first_interrupt() -> Iterator[threading.Event]:
+    """Let Ctrl-C set an event, so that it doesn't tear a frame in the pipe; a second one interrupts at once."""
+    pressed = threading.Event()
+
+    def handle(*_: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What every runtime can do with a packed file, and the two results that it gives."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Runtime:
 
     def chat(
         self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then holds its counts."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_chat = None

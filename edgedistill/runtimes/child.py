@@ -116,6 +116,9 @@ class Child:
             header, arrays = read_frame(self._from)
         except (EOFError, ConnectionResetError):
             raise self._death(op) from None
+        except BaseException:  # Ctrl-C within a frame: what follows in the pipe is no answer to anything
+            self.close()
+            raise
         if header["ok"]:
             return header, arrays
         error = InputError if header["kind"] == "input" else RunError

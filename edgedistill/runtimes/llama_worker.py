@@ -32,13 +32,14 @@ class LlamaWorker(OneSequence):
         """Load the file; its facts."""
         engine = self.engine = LlamaEngine(path, threads)
         self.vocab, self.context, self.threads, self.load_s = engine.vocab, context, threads, engine.load_s
+        self.trained = lib.llama_model_n_ctx_train(engine.model)
         self.template, stops = engine.chat_template(), engine.stop_ids()
         self.stops = frozenset(stops)
         vocab = engine.lib_vocab
         self.bos_id, self.eos_id = lib.llama_vocab_bos(vocab), lib.llama_vocab_eos(vocab)
         return {
             "runtime": "llama.cpp", "version": f"llama-cpp-python {version('llama-cpp-python')}", "description": engine.description(),
-            "vocab": engine.vocab, "n_ctx_train": lib.llama_model_n_ctx_train(engine.model), "chat_template": self.template,
+            "vocab": engine.vocab, "n_ctx_train": self.trained, "chat_template": self.template,
             "bos_id": self.bos_id, "eos_id": self.eos_id, "eot_id": lib.llama_vocab_eot(vocab),
             "stop_ids": stops, "add_bos": bool(lib.llama_vocab_get_add_bos(vocab)),
             "architecture": engine.metadata("general.architecture"), "name": engine.metadata("general.name"),

@@ -20,6 +20,7 @@ class OneSequence:
 
     vocab: int
     context: int  # room of a sequence in tokens
+    trained: int  # the longest that the model was trained for
     threads: int
     load_s: float
     stops: frozenset[int]
@@ -78,12 +79,12 @@ class OneSequence:
     def chat(self, messages: list[dict[str, Any]], max_tokens: int, temperature: float, top_p: float, seed: int) -> Iterator[Any]:
         """Stream an answer's bytes as latin-1 text, token by token; the last item counts the tokens."""
         prompt = self.apply_template(messages, True)["ids"]
-        if len(prompt) >= self.context:
-            raise InputError(
-                f"the conversation has {len(prompt)} tokens and the context holds {self.context}. Start a new one, or use a longer context"
-            )
+        limit = min(self.context, self.trained)
+        if len(prompt) >= limit:
+            longer = ", or use a longer context" if self.context < self.trained else ""
+            raise InputError(f"the conversation has {len(prompt)} tokens and the context holds {limit}. Start a new one{longer}")
         finish, made = "length", []
-        for token in self.draw(prompt, min(max_tokens, self.context - len(prompt)), temperature, top_p, seed):
+        for token in self.draw(prompt, min(max_tokens, limit - len(prompt)), temperature, top_p, seed):
             made.append(token)
             if token in self.stops:
                 finish = "stop"

@@ -46,8 +46,8 @@ class OnnxWorker(OneSequence):
         self._read_inputs(graph)
         self.threads = threads
         self.vocab = int(config["vocab_size"])
-        trained = int(config.get("max_position_embeddings", 2048))
-        self.context = min(context or trained, trained)
+        self.trained = int(config.get("max_position_embeddings", 2048))
+        self.context = min(context or self.trained, self.trained)  # the graph's rotary table ends there
         stops = generation.get("eos_token_id", config.get("eos_token_id"))
         self.stops = frozenset(stops if isinstance(stops, list) else [] if stops is None else [stops])
         self.template = _template(folder, tokens)
@@ -55,7 +55,7 @@ class OnnxWorker(OneSequence):
         files = [folder / graph, *(folder / graph).parent.glob(Path(graph).stem + ".onnx?data*")]
         return {
             "runtime": "onnxruntime", "version": f"onnxruntime {ort.__version__}", "description": graph, "vocab": self.vocab,
-            "n_ctx_train": trained, "chat_template": self.template, "bos_id": self.bos_id, "eos_id": self.eos_id, "eot_id": -1,
+            "n_ctx_train": self.trained, "chat_template": self.template, "bos_id": self.bos_id, "eos_id": self.eos_id, "eot_id": -1,
             "stop_ids": sorted(self.stops), "add_bos": self.encode("", True, False)[:1] == [self.bos_id],
             "architecture": config.get("model_type"), "name": config.get("_name_or_path") or None, "parameters": None,
             "weight_bytes": sum(file.stat().st_size for file in files), "load_s": self.load_s, "rss_bytes": rss_bytes(), "features": [],

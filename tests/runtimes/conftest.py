@@ -117,7 +117,8 @@ def onnx_folder(hf_folder, tmp_path_factory):
     from edgedistill.quant.checkpoint import GridCheckpoint
     from edgedistill.quant.grids import GridTensor
 
-    shape = ModelShape("llama", 2, 64, 4, 2, 16, 128, 384, 256, True, 10000.0, 1e-5)
+    vocab = json.loads((hf_folder / "config.json").read_text())["vocab_size"]
+    shape = ModelShape("llama", 2, 64, 4, 2, 16, 128, vocab, 256, True, 10000.0, 1e-5)
     weights = load_file(hf_folder / "model.safetensors")
     formats = assign_formats(shape, "q8_0")
     tensors = {

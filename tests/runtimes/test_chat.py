@@ -1,6 +1,8 @@
 """The chat command, on a tiny file, with piped questions."""
 
 import json
+import os
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -41,9 +43,29 @@ def test_text_mode_streams_to_stdout_and_counts_on_stderr(gguf_file, llama):
 
 
 def test_escapes_in_an_answer_do_nothing(gguf_file, monkeypatch):
-    monkeypatch.setattr(Runtime, "chat", lambda *_, **__: iter(["\x1b[2J\x1b]0;title\x07", "a\u202eb\nc"]))
+    monkeypatch.setattr(Runtime, "chat", lambda *_, **__: (text for text in ["\x1b[2J\x1b]0;title\x07", "a\u202eb\nc"]))
     found = talk("Hi\n", gguf_file)
     assert found.stdout == "␛[2J␛]0;title␇a⟨U+202E⟩b\nc\n"
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_conversation(gguf_file, monkeypatch):
+    whole = Runtime.chat
+    questions = 0
+
+    def interrupted(self, *arguments, **settings):
+        nonlocal questions
+        questions += 1
+        for number, piece in enumerate(whole(self, *arguments, **settings)):
+            if questions == 1 and number == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield piece
+
+    monkeypatch.setattr(Runtime, "chat", interrupted)
+    found = talk("Hi\nGo on\n", gguf_file, "--json", "--temperature", "0")
+    first, second = (json.loads(line) for line in found.stdout.splitlines())
+    assert (first["finish"], first["tokens"]) == ("interrupted", 3)
+    assert second["finish"] != "interrupted"
+    assert second["answer"]
 
 
 def test_onnx_folder_answers(onnx_folder):

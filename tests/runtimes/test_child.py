@@ -88,6 +88,19 @@ def test_nothing_is_left_after_close(gguf_file):
         model.tokenize("a")
 
 
+def test_an_interrupt_within_a_frame_ends_the_child(gguf_file, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with LlamaCpp(gguf_file, threads=1, context=64) as model:
+        monkeypatch.setattr("edgedistill.runtimes.child.read_frame", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.tokenize("a")
+        assert gone(model.pid, 0.2)
+        with pytest.raises(RunError, match="its runtime was closed"):
+            model.tokenize("a")
+
+
 def test_a_second_question_within_a_stream_is_refused(llama):
     stream = llama.chat([{"role": "user", "content": "a"}], max_tokens=20)
     next(stream)

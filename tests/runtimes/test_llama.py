@@ -1,5 +1,7 @@
 """llama.cpp in its child, against transformers on the same float weights and against itself."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_logits_are_transformers(llama, float_logits):
 
 def test_logit_chunks_carry_the_positions(gguf_file, float_logits):
     with LlamaCpp(gguf_file, threads=1, context=64) as model:
-        tokens = model.tokenize(" ".join(CORPUS[:4]))[:200]  # longer than a chunk, and than the context asked for
+        tokens = model.tokenize(" ".join(CORPUS[:8]))[:200]  # longer than a chunk, and than the context asked for
         pieces = list(model.logit_chunks(tokens, first=100))
     assert [(start, len(rows)) for start, rows in pieces] == [(100, 28), (128, len(tokens) - 128)]
     np.testing.assert_allclose(np.concatenate([rows for _, rows in pieces]), float_logits(tokens)[100:], atol=CACHE_ERROR)
@@ -123,7 +125,9 @@ def test_an_answer_may_be_left_in_the_middle(llama):
 
 def test_info_tells_what_the_file_says(llama, hf_folder):
     info = llama.info()
-    assert (info.runtime, info.vocab, info.n_ctx_train, info.bos_id, info.eos_id) == ("llama.cpp", 384, 256, 1, 2)
+    config = json.loads((hf_folder / "config.json").read_text())
+    assert (info.vocab, info.n_ctx_train) == (config["vocab_size"], config["max_position_embeddings"])
+    assert (info.runtime, info.bos_id, info.eos_id) == ("llama.cpp", 1, 2)
     assert 2 in info.stop_ids
     assert info.chat_template == (hf_folder / "chat_template.jinja").read_text()
     assert (info.add_bos, info.architecture, info.name) == (False, "llama", "tiny")
@@ -157,10 +161,10 @@ def test_widened_file_holds_the_same_weights(gguf_file, llama, tmp_path):
     ("prompts", "settings", "words"),
     [
         ([[5, 6], []], {}, "prompt 1: there is no token; give at least one"),
-        ([[5, 384]], {}, "prompt 0: token 384 is not in the vocabulary of 384"),
+        ([[5, 99999]], {}, "prompt 0: token 99999 is not in the vocabulary of "),
         ([[5] * 120], {}, "prompt 0 has 120 tokens and may grow by 10; the context holds 128. Open the file with a larger context"),
         ([[5]], {"top_p": 0.0}, "temperature is 0.0 and top_p is 0.0; they must be >= 0 and in (0, 1]"),
-        ([[5]], {"top_k": 400}, "top_k is 400; it must be between 0 and the vocabulary of 384"),
+        ([[5]], {"top_k": 99999}, "top_k is 99999; it must be between 0 and the vocabulary of "),
         ([[5]], {"seeds": [1, 2]}, "1 prompts came with 1 limits and 2 seeds; give one each"),
         ([[5]], {"prompt_logprobs": True}, "top_k is 0; it must be between 1"),
     ],
