@@ -22,7 +22,10 @@ from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
 from tests.tiny import make_tiny_llama
 
-TEXT = "She said: 'I can't believe it's already 10:45!' and ran to the café. What is the capital of France?"
+TEXT = (
+    "She said: 'I can't believe it's already 10:45!' and ran to the café. What is the capital of France? "
+    "Eleven sturdy walruses juggled 1234567890 marbles by moonlight, whistling."
+)
 METADATA = {"name": "tiny", "license": "apache-2.0", "teacher": "none", "seed": 7}
 
 
@@ -96,10 +99,10 @@ def case(request, tiny_llama, untied_llama, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokens(tiny_llama):
-    """Ids [1, 40 or more] of the text, as both tiny models' tokenizer gives them."""
+    """Ids [1, 40] of the text, as both tiny models' tokenizer gives them."""
     ids = np.array([AutoTokenizer.from_pretrained(tiny_llama)(TEXT)["input_ids"]], np.int64)
     assert ids.shape[1] >= 40
-    return ids
+    return ids[:, :40]
 
 
 def test_logits_are_those_of_transformers(case, tokens):
