@@ -36,10 +36,10 @@ def parse(text: object, quantity: str) -> float:
     units = QUANTITIES[quantity]
     found = _NUMBER_AND_UNIT.fullmatch(text[:100]) if isinstance(text, str) else None
     if found is None or found[2] not in units:
-        raise ValueError(f"must be a number with a unit ({', '.join(units)}), such as '{EXAMPLES[quantity]}'")
+        raise ValueError(f"it must be a number with a unit ({', '.join(units)}), such as '{EXAMPLES[quantity]}'")
     value = float(found[1].replace("_", "")) * units[found[2]]
     if value <= 0:
-        raise ValueError(f"must be above 0, such as '{EXAMPLES[quantity]}'")
+        raise ValueError(f"it must be above 0, such as '{EXAMPLES[quantity]}'")
     return value
 
 

@@ -11,17 +11,18 @@ from typing import Any
 
 import click
 
-# Package -> least version, the extra that brings it ("" for all installs), what it is needed for.
-PACKAGES: dict[str, tuple[str, str, str]] = {
-    "torch": ("2.13", "", "training"),
-    "transformers": ("5.20", "", "loading teachers"),
-    "tokenizers": ("0.22", "", "tokenizing"),
-    "safetensors": ("0.5", "", "checkpoints"),
-    "gguf": ("0.19", "", "GGUF files"),
-    "llama-cpp-python": ("0.3.36", "", "running GGUF files"),
-    "datasets": ("4", "", "prompts in Parquet files"),
-    "onnx": ("1.23", "onnx", "ONNX export"),
-    "onnxruntime": ("1.23", "onnx", "running ONNX files"),
+# Package -> least version, first version too new ("" for none), the extra that brings it ("" for all installs), what it is for.
+PACKAGES: dict[str, tuple[str, str, str, str]] = {
+    "torch": ("2.13", "2.14", "", "training"),
+    "transformers": ("5.20", "6", "", "loading teachers"),
+    "tokenizers": ("0.22", "", "", "tokenizing"),
+    "safetensors": ("0.5", "", "", "checkpoints"),
+    "gguf": ("0.19", "", "", "GGUF files"),
+    "llama-cpp-python": ("0.3.36", "", "", "running GGUF files"),
+    "huggingface-hub": ("1", "", "", "fetching teachers"),
+    "pyarrow": ("15", "", "", "prompts in Parquet files"),
+    "onnx": ("1.23", "", "onnx", "ONNX export"),
+    "onnxruntime": ("1.23", "", "onnx", "running ONNX files"),
 }
 COMPILERS = ("c++", "g++", "clang++")
 # What the inner loops of llama.cpp, onnxruntime and torch use where they find it.
@@ -111,15 +112,16 @@ def _python() -> Check:
     return Check("python", platform.python_version(), ok, True, "3.10 to 3.13", fix)
 
 
-def _package(name: str, least: str, extra: str, purpose: str) -> Check:
+def _package(name: str, least: str, below: str, extra: str, purpose: str) -> Check:
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         found = None
-    ok = found is not None and _numbers(found) >= _numbers(least)
+    wanted = f">={least}" + (f",<{below}" if below else "")
+    ok = found is not None and _numbers(found) >= _numbers(least) and not (below and _numbers(found) >= _numbers(below))
     # Without the extra, all else works.
-    install = f"pip install 'edgedistill[{extra}]'" if extra else f"pip install '{name}>={least}'"
-    why = "" if found is None else f"{least} or newer is needed. "
+    install = f"pip install 'edgedistill[{extra}]'" if extra else f"pip install '{name}{wanted}'"
+    why = "" if found is None else f"{name}{wanted} is needed. "
     return Check(name, found, ok, not extra, purpose, None if ok else f"{why}Run: {install}")
 
 

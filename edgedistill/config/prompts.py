@@ -52,7 +52,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"{path}:{number}"
-                yield where, _json(line, where)
+                yield where, _json(line.rstrip("\r\n"), where)
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
@@ -76,7 +76,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     try:

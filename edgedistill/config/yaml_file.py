@@ -86,8 +86,9 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first of a model's errors as one sentence: the key, what was found, what is allowed."""
-    first = error.errors(include_url=False)[0]
+    """One of a model's errors as a sentence: the key, what was found, what is allowed."""
+    # An unknown key first: a misspelt one is missing too, and only this says how it is spelt.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     kind, found, context = first["type"], first["input"], first.get("ctx", {})
     # pydantic puts the tag of a union and the text "[key]" into the location; neither is in the file.
     path = [str(part) for part in first["loc"] if part != "[key]"]

@@ -1,0 +1,104 @@
+"""Prompts files: each kind that is read, and the line that each malformed one is named with."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from edgedistill.config.prompts import read_prompts
+from edgedistill.data import prompts as data_prompts
+from edgedistill.errors import InputError
+
+DATA = Path(os.environ.get("EDGEDISTILL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "a"}, "a"), ({"question": "a", "answer": "b"}, "a"), ({"instruction": "a", "input": ""}, "a"),
+        ({"instruction": "a", "input": "b", "output": "c"}, "a\n\nb"), ({"text": "a"}, "a"), ({"turns": ["a", "b"]}, "a"),
+        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}, "a"), ("a", "a"),
+        ({"prompt": None, "text": "a"}, "a"), ({"prompt": "p", "text": "t"}, "p"),
+    ],
+)  # fmt: skip
+def test_rows_of_many_shapes_are_read(tmp_path: Path, row: object, expected: str):
+    assert read_prompts(write(tmp_path, "p.jsonl", json.dumps(row) + "\n\n")) == [expected]
+    assert read_prompts(write(tmp_path, "p.json", json.dumps([row]))) == [expected]
+
+
+def test_a_named_field_comes_before_the_known_ones(tmp_path: Path):
+    path = write(tmp_path, "p.jsonl", '{"prompt": "p", "mine": "m"}\n')
+    assert read_prompts(path, "mine") == ["m"]
+    with pytest.raises(InputError, match=r"p\.jsonl:1: the row has no field 'mime'; it has prompt, mine\. Did you mean 'mine'\?"):
+        read_prompts(path, "mime")
+
+
+def test_text_and_csv(tmp_path: Path):
+    assert read_prompts(write(tmp_path, "p.txt", "one\n\n  two  \n")) == ["one", "two"]
+    assert read_prompts(write(tmp_path, "p.csv", 'id,prompt\n1,"a, ""b""\nc"\n2,d\n')) == ['a, "b"\nc', "d"]
+
+
+def test_parquet_as_pyarrow_writes_it(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"question": ["a", "b"]}), tmp_path / "p.parquet")
+    assert read_prompts(tmp_path / "p.parquet") == ["a", "b"]
+    with pytest.raises(InputError, match=r"p2\.parquet: it is not a readable Parquet file"):
+        read_prompts(write(tmp_path, "p2.parquet", b"PAR1 nonsense"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"p\.jsonl:2: it is not JSON \(Expecting value, column 12\)"),
+        ("p.jsonl", '{"prompt": "a"}\n\n{"answer": "b"}\n', r"p\.jsonl:3: the row has no field prompt, question, .*it has answer\."),
+        ("p.jsonl", '{"prompt": "  "}\n', r"p\.jsonl:1: the prompt is empty"),
+        ("p.jsonl", '{"prompt": 5}\n', r"p\.jsonl:1: the prompt is a number; it must be a text"),
+        ("p.jsonl", "[1]\n", r"p\.jsonl:1: the prompt is a list"),
+        ("p.jsonl", '{"turns": []}\n', r"p\.jsonl:1: the row has no field"),
+        ("p.jsonl", '{"messages": [{"role": "system", "content": "s"}]}\n', r"p\.jsonl:1: the prompt is null"),
+        ("p.jsonl", "[" * 100_000 + "\n", r"p\.jsonl:1: it is not JSON"),
+        ("p.jsonl", b'{"prompt": "\xff"}\n', r"p\.jsonl: it is not a text in UTF-8"),
+        ("p.jsonl", "", r"p\.jsonl: it holds no prompts"),
+        ("p.txt", "\n \n", r"p\.txt: it holds no prompts"),
+        ("p.csv", "prompt\n", r"p\.csv: it holds no prompts"),
+        ("p.csv", "a,prompt\n1,x\n2\n", r"p\.csv:3: the row has not as many cells"),
+        ("p.json", '{"prompt": "a"}', r"p\.json: it holds an object; a \.json file of prompts is one list"),
+        ("p.json", '[{"prompt": "a"}, 5]', r"p\.json: entry 2: the prompt is a number"),
+        ("p.json", "", r"p\.json: it holds no prompts"),
+        ("p.xlsx", "x", r"prompts are read from \.jsonl, \.json, \.csv, \.parquet, \.txt files, not '\.xlsx'"),
+        ("p.txt", "x" * (2**20 + 1), r"p\.txt:1: the prompt has 1048577 characters"),
+    ],
+)  # fmt: skip
+def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, content: str | bytes, expected: str):
+    with pytest.raises(InputError, match=expected):
+        read_prompts(write(tmp_path, name, content))
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"none\.jsonl: there is no such prompts file"):
+        read_prompts(tmp_path / "none.jsonl")
+
+
+def test_data_rooms_read_with_the_same_function():
+    assert data_prompts.read_prompts is read_prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first"),
+    [("mt_bench/mt_bench_question.jsonl", 80, "Compose an engaging travel blog"), ("gsm8k/test.jsonl", 1319, "Janet’s ducks lay 16 eggs")],
+)
+def test_published_files_are_read(name: str, count: int, first: str):
+    if not (DATA / name).exists():
+        pytest.skip(f"{name} is not under {DATA}; set EDGEDISTILL_DATA")
+    found = read_prompts(DATA / name)
+    assert len(found) == count
+    assert found[0].startswith(first)

@@ -1,0 +1,259 @@
+"""Recipe and target files: the ones that travel along load, wrong ones get one sentence with the key, the value and the way out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgedistill.config import Recipe, Target, load_recipe, load_target, names, recipe_schema, target_schema
+from edgedistill.config.library import library_folder
+from edgedistill.errors import InputError
+from edgedistill.mixes import QUANTIZED_MIXES
+
+ROOT = Path(__file__).parent.parent.parent
+HEAD = "schema: edgedistill.recipe/1\nname: mine\n"
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path):
+    """A function from the rest of a recipe's YAML to the loaded recipe."""
+
+    def load(text: str, head: str = HEAD) -> Recipe:
+        path = tmp_path / "mine.yaml"
+        path.write_text(head + text, encoding="utf-8")
+        return load_recipe(path)
+
+    return load
+
+
+def message(recipe_of, text: str, head: str = HEAD) -> str:
+    with pytest.raises(InputError) as caught:
+        recipe_of(text, head)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["recipes", "targets"])
+def test_every_file_that_travels_along_loads_under_its_own_name(kind: str):
+    found = sorted((ROOT / kind).glob("*.y*ml"))
+    assert found, f"{kind}/ is empty"
+    assert [path.stem for path in found] == names(kind)
+    for path in found:
+        loaded = (load_recipe if kind == "recipes" else load_target)(path.stem)
+        assert loaded.name == path.stem
+        header = path.read_text(encoding="utf-8").splitlines()[0]
+        assert header.startswith("# "), f"{path} opens without saying what it is"
+
+
+def test_the_three_targets_and_the_default_recipe_are_there():
+    assert {"laptop-cpu", "consumer-gpu", "phone"} <= set(names("targets"))
+    assert {"chat", "demo", "tiny"} <= set(names("recipes"))
+
+
+def test_defaults_are_the_chat_recipe_and_it_spells_all_of_them_out():
+    chat = load_recipe("chat")
+    defaults = Recipe(schema="edgedistill.recipe/1", name="chat", summary=chat.summary)
+    assert chat.to_dict() == defaults.to_dict()
+    written = yaml.safe_load((ROOT / "recipes" / "chat.yaml").read_text(encoding="utf-8"))
+
+    def keys(found: object, at: str = "") -> set[str]:
+        if not isinstance(found, dict) or at == ".recover.tokens_by_mix":
+            return {at}
+        return {key for name, value in found.items() for key in keys(value, f"{at}.{name}")}
+
+    assert keys(written) == keys(chat.to_dict())
+
+
+def test_recipe_mixes_are_the_mixes_that_exist():
+    assert recipe_schema()["properties"]["mixes"]["items"]["enum"] == list(QUANTIZED_MIXES)
+
+
+def test_schemas_are_json_and_name_every_key():
+    assert set(recipe_schema()["properties"]) == set(load_recipe("chat").to_dict())
+    assert set(target_schema()["properties"]) == set(load_target("phone").to_dict())
+    assert json.dumps(recipe_schema())
+    # What a text with a unit looks like in the file, not the number that it becomes.
+    assert target_schema()["$defs"]["Memory"]["properties"]["total"]["type"] == "string"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("distil: {tokens: 5}", "mine.yaml: distil is not a key; allowed are schema, name, summary, teacher, student, teach, distill, "
+                                "recover, mixes, export, measure. Did you mean 'distill'?"),
+        ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are tokens, "),
+        ("distill: {learning_rat: 1.0e-4}", "Did you mean 'learning_rate'?"),
+        ("distill: {learning_rate: 2e-5}", "distill.learning_rate is the text '2e-5'; YAML reads a number only with a point: 2.0e-5."),
+        ("distill: {learning_rate: 2.5e5}", "is the text '2.5e5'; YAML reads a number only with a sign after the e: 2.5e+5."),
+        ("distill: {learning_rate: 1e3}", "YAML reads a number only with a point and with a sign after the e: 1.0e+3."),
+        ("distill: {learning_rate: '0.5'}", "is the text '0.5'; a number is written without quotes: 0.5."),
+        ("distill: {learning_rate: fast}", "distill.learning_rate is 'fast'; it must be a number."),
+        ("distill: {learning_rate: .nan}", "distill.learning_rate is nan; "),
+        ("distill: {learning_rate: -1.0}", "distill.learning_rate is -1.0; it must be above 0."),
+        ("distill: {tokens: '400'}", "distill.tokens is the text '400'; a whole number is written with digits and without quotes: 400."),
+        ("distill: {tokens: 1e3}", "is the text '1e3'; a whole number is written with digits and without quotes: 1000."),
+        ("distill: {tokens: 4.5}", "distill.tokens is 4.5; it must be a whole number."),
+        ("distill: {tokens: yes}", "distill.tokens is true; it must be a whole number."),
+        ("distill: {warmup: 1.5}", "distill.warmup is 1.5; it must be below 1."),
+        ("distill: 5", "distill is 5; it must be a group of keys: tokens, "),
+        ("distill:", "distill is null; it must be a group of keys: tokens, "),
+        ("distill: {batch_tokens: 700}", "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512)."),
+        ("distill: {loss: {forward_kl: 0, cross_entropy: 0}}", "one of forward_kl and cross_entropy must be above 0"),
+        ("mixes: [q4_0, q4_k_m]", "mixes.1 is 'q4_k_m'; it must be one of q4_0, q8_0. Did you mean 'q4_0'?"),
+        ("mixes: []", "mixes is empty; it must have at least one entry."),
+        ("mixes: q4_0", "mixes is 'q4_0'; it must be a list, [a, b]."),
+        ("export: [gguf, gguf]", "export is a list; each entry may be there only once."),
+        ("recover: {tokens_by_mix: {q3_0: 5}}", "q3_0 is 'q3_0'; it must be one of q4_0, q8_0."),
+        ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of importance, ggml. Did you mean 'ggml'?"),
+        ("measure: {accuracy_level: 7}", "measure.accuracy_level is 7; it must be one of 0, 1, 2, 3, 4."),
+        ("measure: {prompts: [3]}", "measure.prompts.0 is 3; it must be a text."),
+        ("teach: {prompts: ''}", "teach.prompts is empty; it must be a text."),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_one_sentence_with_the_way_out(recipe_of, text: str, expected: str):
+    found = message(recipe_of, text)
+    assert expected in found
+    assert found.startswith("mine.yaml: ")
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("name: mine\n", "mine.yaml: schema is missing; it must be given."),
+        ("schema: edgedistill.recipe/2\nname: mine\n", "schema is 'edgedistill.recipe/2'; it must be edgedistill.recipe/1."),
+        ("schema: edgedistill.recipe/1\nname: ../up\n", "name is '../up'; it must match ^[a-z0-9]"),
+        ("- a\n- b\n", "mine.yaml: it holds a list; it must be a list of keys"),
+        ("", "it holds nothing; it must be a list of keys"),
+        ("just words\n", "it holds only 'just words'"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(recipe_of, head: str, expected: str):
+    assert expected in message(recipe_of, "", head)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mixes: [q4_0]\nmixes: [q8_0]\n", "mine.yaml:4: the key 'mixes' is given twice"),
+        ("teach:\n  seed: 1\n  seed: 2\n", "mine.yaml:5: the key 'seed' is given twice"),
+        ("teach: &a {seed: 1}\ndistill: *a\n", "mine.yaml:4: aliases (*name) are not allowed"),
+        ("5: x\n", "mine.yaml:3: the key '5' is not a text"),
+        ("teach: {seed: 1\n", "mine.yaml:4: expected ',' or '}', but got '<stream end>'"),
+        ("x: !!python/object/apply:os.system [true]\n", "mine.yaml:3: could not determine a constructor for the tag"),
+        ("x: 2024-13-45\n", "mine.yaml: it cannot be read as YAML (month must be in 1..12)"),
+        ("x: " + "[" * 5000, "mine.yaml: it cannot be read as YAML"),
+        ("x: " + "9" * 5000, "mine.yaml: it cannot be read as YAML"),
+        ("x: \x07\n", "mine.yaml: it cannot be read as YAML"),
+        ("# " + "x" * 2**20, "a recipe or target has at most 1048576"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_refused_with_its_line(recipe_of, text: str, expected: str):
+    assert expected in message(recipe_of, text)
+
+
+def test_a_wrong_value_is_cut_and_holds_nothing_that_a_terminal_obeys(recipe_of):
+    found = message(recipe_of, 'mixes: ["\\e[31m' + "x" * 500 + '"]')
+    assert "\x1b" not in found
+    assert len(found) < 200
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe\n")
+    with pytest.raises(InputError, match="not a text file in UTF-8"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_an_unknown_name_gets_the_known_ones_and_the_nearest():
+    with pytest.raises(InputError, match=r"recipe 'chatt' is unknown; it must be one of chat, .*Did you mean 'chat'\?"):
+        load_recipe("chatt")
+    with pytest.raises(InputError, match=r"target 'laptop' is unknown; it must be one of consumer-gpu, laptop-cpu, phone, or the path"):
+        load_target("laptop")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"none\.yaml: there is no such file"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(InputError, match="it cannot be read"):
+        load_recipe(tmp_path / "folder.yaml")
+
+
+def test_paths_in_a_recipe_count_from_its_folder(recipe_of, tmp_path: Path):
+    recipe = recipe_of("teach: {prompts: data/p.jsonl}\nmeasure: {text: own.txt}\n")
+    assert recipe.teach.prompts == str(tmp_path / "data" / "p.jsonl")
+    assert recipe.measure.text == str(tmp_path / "own.txt")
+    assert recipe_of("").teach.prompts == "teacher"
+
+
+def test_the_command_line_comes_before_the_recipe_for_the_teacher(recipe_of):
+    recipe = recipe_of("teacher: {model: org/a, revision: abc}\n")
+    assert recipe.with_teacher("org/b").teacher.model == "org/b"
+    assert recipe.with_teacher("org/b").teacher.revision == "abc"
+    assert recipe.with_teacher(None) == recipe
+
+
+def test_layers_and_tokens_of_a_mix(recipe_of):
+    recipe = recipe_of("student: {depth: 0.9}\nrecover: {tokens: 100, tokens_by_mix: {q8_0: 7}}\n")
+    assert [recipe.student.layers_of(n) for n in (30, 4, 2)] == [27, 4, 2]
+    assert recipe_of("student: {layers: 5}\n").student.layers_of(30) == 5
+    assert (recipe.recover.tokens_of("q4_0"), recipe.recover.tokens_of("q8_0")) == (100, 7)
+
+
+def test_a_recipe_is_frozen(recipe_of):
+    with pytest.raises(ValueError, match="frozen"):
+        recipe_of("").teach.seed = 3
+
+
+def test_installed_recipes_come_before_a_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "edgedistill"
+    (tmp_path / "recipes").mkdir()
+    package.mkdir()
+    monkeypatch.setattr("edgedistill.__file__", str(package / "__init__.py"))
+    assert library_folder("recipes") == tmp_path / "recipes"
+    (package / "_data" / "recipes").mkdir(parents=True)
+    assert library_folder("recipes") == package / "_data" / "recipes"
+
+
+def test_target_figures_are_numbers_in_base_units():
+    laptop = load_target("laptop-cpu")
+    assert isinstance(laptop, Target)
+    assert laptop.memory.total == 16 * 2**30
+    assert laptop.bandwidth.best == 89.6e9
+    assert laptop.limits.context == 2048
+    assert load_target("consumer-gpu").compute.flops == pytest.approx(50.9e12)
+    assert load_target("phone").to_dict()["compute"]["flops"] is None
+
+
+def test_efficiencies_are_what_their_sources_say():
+    # Published tokens/s of Llama-3.2-3B Q4_K_M, 1.87 GiB, over the peak bandwidth.
+    for name, rate in (("laptop-cpu", 23.8), ("consumer-gpu", 122.9)):
+        target = load_target(name)
+        assert target.efficiency.decode == pytest.approx(rate * 1.87 * 2**30 / target.bandwidth.peak, abs=0.006)
+    gpu = load_target("consumer-gpu")
+    assert gpu.efficiency.prefill == pytest.approx(2 * 1.10e9 * 6744 / gpu.compute.flops, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("16 GiB", "16", "memory.total is 16; it must be a number with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as '8 GiB'."),
+        ("16 GiB", "sixteen GiB", "memory.total is 'sixteen GiB'; it must be a number with a unit"),
+        ("16 GiB", "0 GiB", "memory.total is '0 GiB'; it must be above 0"),
+        ("16 GiB", "4 GiB", "usable (8589934592 bytes) must be at most total (4294967296 bytes)"),
+        ("89.6 GB/s", "89.6 GB", "bandwidth.peak is '89.6 GB'; it must be a number with a unit (B/s,"),
+        ("2048 tokens", "2048", "limits.context is 2048; it must be a number with a unit (tokens), such as '2048 tokens'."),
+        ("decode: 0.53", "decode: 1.53", "efficiency.decode is 1.53; it must be at most 1."),
+        ("connection: local", "connection: ssh", "connection is 'ssh'; it must be one of local, none."),
+        ("runtimes:", "runtime:", "Did you mean 'runtimes'?"),
+    ],
+)
+def test_a_wrong_target_is_one_sentence(tmp_path: Path, old: str, new: str, expected: str):
+    text = (ROOT / "targets" / "laptop-cpu.yaml").read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_target(path)
+    assert expected in str(caught.value)
