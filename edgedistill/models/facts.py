@@ -38,6 +38,7 @@ def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
     shape = read_shape(path)
     vocabulary = from_folder(path)
     _check_vocabulary(path, vocabulary, shape.vocab)
+    _check_end(path, vocabulary.eos)
     has_weights = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
     weight_bytes = check_weights(path, shape) if has_weights or not config_only else shape.parameters * CONFIG_ONLY_WEIGHT_BYTES
     name = source.rstrip("/").rsplit("/", 1)[-1] if sources.is_hub_id(source) and not Path(source).exists() else path.resolve().name
@@ -52,12 +53,18 @@ def _gguf_facts(path: Path, source: str) -> ModelFacts:
     tokens = header.count("tokenizer.ggml.tokens")
     if tokens > shape.vocab or not tokens:
         raise InputError(f"{path}: {tokens} tokens but {shape.vocab} rows in the embedding; the file is damaged")
+    _check_end(path, header.get("tokenizer.ggml.eos_token_id", int))
     template = header.get("tokenizer.chat_template", str)
     name = _FORMAT_SUFFIX.sub("", path.stem)
     stated = header.get("general.license", str) or sources.license_beside(path)
     tokenizer = TokenizerFacts(model, pre, tokens, template is not None)
     weight_bytes = sum(tensor.size for tensor in header.tensors.values())
     return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated)
+
+
+def _check_end(path: Path, eos: int | None) -> None:
+    if eos is None:
+        raise InputError(f"{path}: its tokenizer names no eos token, so generation would never end; name one in tokenizer_config.json")
 
 
 def _check_vocabulary(path: Path, vocabulary: Vocabulary, rows: int) -> None:

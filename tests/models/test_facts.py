@@ -153,6 +153,9 @@ def test_missing_and_damaged_files_are_named(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     with pytest.raises(InputError, match="weight_map must map each tensor to a file name in the folder"):
         read_facts(folder, "model")
+    change(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(InputError, match="its tokenizer names no eos token"):
+        read_facts(folder, "model", config_only=True)
     tokenizer.write_text("{")
     with pytest.raises(InputError, match="tokenizer.json: not valid JSON"):
         read_facts(folder, "model")
@@ -220,6 +223,7 @@ GGUF_ERRORS = [
     ({"tokenizer__ggml__model": "llama"}, "tokenizer model 'llama' isn't supported; it must be 'gpt2'"),
     ({"tokenizer__ggml__pre": "tekken"}, "pre-tokenizer 'tekken' isn't supported; it must be one of smollm, gpt-2, llama-bpe, qwen2"),
     ({"tokenizer__ggml__pre": None}, "pre-tokenizer None isn't supported"),
+    ({"tokenizer__ggml__eos_token_id": None}, "its tokenizer names no eos token"),
     ({"tokenizer__ggml__tokens": None}, "0 tokens but 384 rows in the embedding"),
 ]
 
