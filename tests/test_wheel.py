@@ -121,8 +121,8 @@ def test_installed_edgedistill_plans_with_a_named_recipe_and_target(run, tiny_ll
 
 
 @pytest.mark.slow
-def test_installed_edgedistill_compiles_with_a_named_recipe_and_target(run, tiny_llama: Path, tmp_path: Path):
-    done = run("compile", "--teacher", tiny_llama, "--target", "laptop-cpu", "--recipe", "tiny", "-o", "out")
+def test_installed_edgedistill_compiles_with_a_named_recipe_and_target(run, talking_llama: Path, tmp_path: Path):
+    done = run("compile", "--teacher", talking_llama, "--target", "laptop-cpu", "--recipe", "tiny", "-o", "out")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("out/bundle/*.gguf"))
     assert list(tmp_path.glob("out/bundle/onnx*/onnx/*.onnx"))
