@@ -8,8 +8,6 @@ checks that come before the first stage answer at once.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +17,9 @@ from edgedistill import __version__
 from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.config.target import Target
 from edgedistill.facts import ModelFacts
-from edgedistill.machine import fingerprint, machine_facts, usable_cores
+from edgedistill.machine import fingerprint, usable_cores
 from edgedistill.mixes import assign_formats
-from edgedistill.plan import Plan, make_plan
+from edgedistill.plan import Plan, make_plan, this_machine
 from edgedistill.progress import Progress
 from edgedistill.store.files import atomic_write, file_sha256, tree_sha256, write_json
 from edgedistill.store.marks import StageResult
@@ -36,7 +34,7 @@ GGUF_NAME = "model.gguf"
 ONNX_NAME = "onnx"
 BUNDLE_MARK = ".bundle.json"
 # Recipe settings that change how a stage is run and not what it makes.
-NO_RESULT = {"checkpoint_seconds", "parallel_runtimes"}
+NO_RESULT = {"checkpoint_seconds"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ class Outcome:
     report_html: Path
     bundle: Path
     stages: tuple[StageResult, ...]
-
-
-def plan_build(recipe: Recipe, target: Target, facts: ModelFacts) -> Plan:
-    """The plan for this machine. Raises what planning raises; whether it fits is for the caller to ask."""
-    return make_plan(recipe, target, facts, machine_facts())
 
 
 def compile_model(
@@ -73,7 +66,7 @@ def compile_model(
         DoesNotFitError: it is sound, but too big for the device or this machine.
         RunError: a stage failed; the same command goes on from there.
     """
-    plan = plan_build(recipe, target, facts)
+    plan = make_plan(recipe, target, facts, this_machine(out))
     plan.require_fit()
     identity = {"teacher": facts.source, "recipe": recipe.name, "target": target.name, "version": __version__}
     run = RunFolder.open(out, identity, on_event=progress.note)
@@ -85,7 +78,14 @@ class _Build:
     """One compile. Each method is a stage and returns its result."""
 
     def __init__(
-        self, run: RunFolder, recipe: Recipe, target: Target, facts: ModelFacts, plan: Plan, command: str, progress: Progress,
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        target: Target,
+        facts: ModelFacts,
+        plan: Plan,
+        command: str,
+        progress: Progress,
         license_text: str | None,
     ) -> None:
         self.run, self.recipe, self.target, self.facts, self.plan = run, recipe, target, facts, plan
@@ -120,7 +120,11 @@ class _Build:
         return Outcome(self.run.path, report, self.run.path / "report.html", bundle, tuple(self.results))
 
     def stage(
-        self, name: str, settings: Mapping[str, Any], inputs: list[StageResult], build: Callable[[Path], None],
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: list[StageResult],
+        build: Callable[[Path], None],
         outside: Mapping[str, str] | None = None,
     ) -> StageResult:
         """One stage of the store, told to the user."""
@@ -163,7 +167,11 @@ class _Build:
     def capture(self, taught: StageResult, student: StageResult) -> StageResult:
         """The float student's own distribution, and its inputs' importance."""
         # Hidden states in full precision: against q8_0, whose KL is thousandths, rounding the teacher would show.
-        settings = {"seq_len": self.recipe.recover.seq_len, "compute": "float32", "tokens": max(map(self.recipe.recover.tokens_of, self.recipe.mixes))}
+        settings = {
+            "seq_len": self.recipe.recover.seq_len,
+            "compute": "float32",
+            "tokens": max(map(self.recipe.recover.tokens_of, self.recipe.mixes)),
+        }
 
         def build(work: Path) -> None:
             from edgedistill.teach.capture import capture, spread_documents
@@ -184,9 +192,7 @@ class _Build:
             from edgedistill.teach.capture import load_importance
 
             training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
-            recover(
-                student.path, training, validation, load_importance(captured.path), mix, formats, self.recipe, work, self.progress
-            )
+            recover(student.path, training, validation, load_importance(captured.path), mix, formats, self.recipe, work, self.progress)
 
         settings = _settings(self.recipe.recover)
         settings["tokens"] = self.recipe.recover.tokens_of(mix)
@@ -204,13 +210,13 @@ class _Build:
 
         return self.stage("float-gguf", {"mix": "f16"}, [student], build, {"teacher": self.teacher_hash})
 
-    def _write_floats(self, folder: Path, shape: Any, out: Path) -> None:
-        from edgedistill.export.gguf.write import write_gguf
+    def _write_floats(self, model: Path, shape: Any, out: Path) -> None:
+        from edgedistill.export.gguf.write import float_checkpoint, write_gguf
         from edgedistill.models.load import load_model
-        from edgedistill.recover.place import round_model
 
-        checkpoint = round_model(load_model(folder), assign_formats(shape, "f16"), "f16")
-        write_gguf(checkpoint, folder, shape, out, self._metadata("f16", "float"))
+        state = load_model(model).state_dict()
+        checkpoint = float_checkpoint({tensor.name: state[tensor.name] for tensor in shape.tensors()}, "f16")
+        write_gguf(checkpoint, model, shape, out, self._metadata("f16", "float"))
 
     def rounded(self, mix: str, student: StageResult) -> StageResult:
         """Plain rounding as llama.cpp's quantizer does it: what recovery is compared with."""
@@ -233,8 +239,10 @@ class _Build:
             from edgedistill.quant.checkpoint import load_grid
 
             checkpoint = load_grid(recovered.path)
-            comparison = self._write_gguf(checkpoint, recovered.path, work, metadata) if kind == "gguf" else self._write_onnx(
-                checkpoint, recovered.path, work, metadata
+            comparison = (
+                self._write_gguf(checkpoint, recovered.path, work, metadata)
+                if kind == "gguf"
+                else self._write_onnx(checkpoint, recovered.path, work, metadata)
             )
             comparison.require_equal(f"{kind} {mix}")
             proof = {**asdict(comparison), "differences": len(comparison.differences)}
@@ -261,13 +269,22 @@ class _Build:
 
     def _metadata(self, mix: str, made: str) -> dict[str, str]:
         found = {
-            "name": self.name, "license": self.facts.license, "teacher": self.facts.source, "recipe": self.recipe.name, "mix": mix, "made": made,
+            "name": self.name,
+            "license": self.facts.license,
+            "teacher": self.facts.source,
+            "recipe": self.recipe.name,
+            "mix": mix,
+            "made": made,
             "version": __version__,
         }
         return {key: value for key, value in found.items() if value}
 
     def measure(
-        self, taught: StageResult, student: StageResult, floats: StageResult, rounded: Mapping[str, StageResult],
+        self,
+        taught: StageResult,
+        student: StageResult,
+        floats: StageResult,
+        rounded: Mapping[str, StageResult],
         exported: Mapping[tuple[str, str], StageResult],
     ) -> StageResult:
         """Every packed file in its runtime on this machine."""
@@ -285,13 +302,24 @@ class _Build:
                 if (taught.path / split).is_dir()
             ]
             measure(
-                self._artifacts(floats, rounded, exported), judges, self.teacher, student.path, self.recipe, self.command,
-                self._on_target(), work, self.progress,
+                self._artifacts(floats, rounded, exported),
+                judges,
+                self.teacher,
+                student.path,
+                self.recipe,
+                self.command,
+                self._on_target(),
+                work,
+                self.progress,
             )
 
         settings = {
-            "measure": _settings(self.recipe.measure), "style": self.recipe.teach.style, "machine": fingerprint(), "cores": usable_cores(),
-            "target": self.target.name, "command": self.command,
+            "measure": _settings(self.recipe.measure),
+            "style": self.recipe.teach.style,
+            "machine": fingerprint(),
+            "cores": usable_cores(),
+            "target": self.target.name,
+            "command": self.command,
         }
         inputs = [taught, student, floats, *rounded.values(), *exported.values()]
         return self.stage("measure", settings, inputs, build, {"teacher": self.teacher_hash})
@@ -331,7 +359,10 @@ class _Build:
     ) -> tuple[dict[str, Any], StageResult]:
         """report.json and report.html, in their stage and at the top of the run folder."""
         provenance = {
-            "teacher": self.facts.source, "recipe": self.recipe.to_dict(), "command": self.command, "license": self.facts.license,
+            "teacher": self.facts.source,
+            "recipe": self.recipe.to_dict(),
+            "command": self.command,
+            "license": self.facts.license,
             "versions": measured.mark["versions"],
             "stages": [
                 {"name": r.name, "key": r.key, "seconds": r.mark["seconds"], "peak_rss_bytes": r.mark["peak_rss_bytes"], "reused": r.reused}

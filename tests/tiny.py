@@ -16,7 +16,7 @@ CORPUS = [
 ] * 8
 
 
-def make_tokenizer(vocab_size: int = 384, chat: bool = True):
+def make_tokenizer(vocab_size: int = 512, chat: bool = True):
     """A byte-level BPE tokenizer split like SmolLM2's: single digits, then GPT-2's pattern."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +30,8 @@ def make_tokenizer(vocab_size: int = 384, chat: bool = True):
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    words = " ".join(NOUNS + VERBS + ADJECTIVES)
+    tokenizer.train_from_iterator([*CORPUS, *[f"The {words}. user assistant"] * 8], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|im_start|>" if chat else "<|endoftext|>",
@@ -66,4 +67,47 @@ def make_tiny_llama(
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+NOUNS = "cat dog fox bird king ship moon tree house river child cook horse wolf duck".split()
+VERBS = "sees likes finds calls follows helps paints hears feeds thanks".split()
+ADJECTIVES = "old small red brave quiet happy clever tired young green".split()
+
+
+def sentence(random) -> str:
+    """One of 2.25 million sentences."""
+    noun, other = random.choice(NOUNS), random.choice(NOUNS)
+    return f"The {random.choice(ADJECTIVES)} {noun} {random.choice(VERBS)} the {random.choice(ADJECTIVES)} {other}."
+
+
+def make_talking_llama(folder: Path, steps: int = 150) -> Path:
+    """A tiny llama trained for some seconds on made-up chats and sentences, so that what it writes is text that ends."""
+    import random
+
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    make_tiny_llama(folder, seed=1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    rng = random.Random(0)
+
+    def chat() -> list[int]:
+        turns = [{"role": "user", "content": sentence(rng)}, {"role": "assistant", "content": sentence(rng) + " " + sentence(rng)}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        return tokenizer(text, add_special_tokens=False)["input_ids"][:127]
+
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for step in range(steps):
+        rows = [chat() for _ in range(8)]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
     return folder

@@ -10,7 +10,9 @@ import click
 @click.command()
 @click.argument("artifact", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
 @click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="A UTF-8 text: adds perplexity.")
-@click.option("--reference", metavar="MODEL", help="A model folder or .gguf file: adds KL and agreement with its float weights on the text.")
+@click.option(
+    "--reference", metavar="MODEL", help="A model folder or .gguf file: adds KL and agreement with its float weights on the text."
+)
 @click.option("--tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of the text to judge.")
 @click.option("--prefill", default=512, show_default=True, type=click.IntRange(min=1), help="Tokens of the prompt that is timed.")
 @click.option("--decode", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens written one by one that are timed.")
@@ -18,7 +20,14 @@ import click
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; by default all cores that this process may use.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def bench(
-    artifact: Path, text: Path | None, reference: str | None, tokens: int, prefill: int, decode: int, repetitions: int, threads: int | None,
+    artifact: Path,
+    text: Path | None,
+    reference: str | None,
+    tokens: int,
+    prefill: int,
+    decode: int,
+    repetitions: int,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """Measure a packed file in its real runtime: tokens/s, memory, load time, and quality on a text.
@@ -45,7 +54,9 @@ def bench(
         click.echo(json.dumps(result, indent=2))
         return
     speed = result["speed"]
-    click.echo(f"{artifact}  {show(result['file_bytes'], 'bytes')}, {result['runtime']} {result['runtime_version']}, {speed['threads']} threads")
+    click.echo(
+        f"{artifact}  {show(result['file_bytes'], 'bytes')}, {result['runtime']} {result['runtime_version']}, {speed['threads']} threads"
+    )
     for name in ("prefill", "decode"):
         timing = speed[f"{name}_tokens_per_s"]
         click.echo(f"  {name:8} {show_spread(timing['mean'], timing['std'])} tokens/s")

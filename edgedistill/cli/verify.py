@@ -36,8 +36,14 @@ def verify(folder: Path, files: tuple[Path, ...], mix: str | None, as_json: bool
     if as_json:
         rows = [
             {
-                "file": str(p.path), "kind": p.kind, "mix": p.mix, "tensors": p.comparison.tensors, "blocks": p.comparison.blocks,
-                "equal": p.comparison.equal, "differences": [str(d) for d in p.comparison.differences], "weights_sha256": p.comparison.sha256,
+                "file": str(p.path),
+                "kind": p.kind,
+                "mix": p.mix,
+                "tensors": p.comparison.tensors,
+                "blocks": p.comparison.blocks,
+                "equal": p.comparison.equal,
+                "differences": [str(d) for d in p.comparison.differences],
+                "weights_sha256": p.comparison.sha256,
             }
             for p in proofs
         ]

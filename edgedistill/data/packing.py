@@ -124,6 +124,11 @@ def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     same = owner.unsqueeze(2) == owner.unsqueeze(1)  # padding sees padding, so that no row of the softmax is empty
     return Batch(
-        tokens, positions, (same & causal).unsqueeze(1), owner >= 0, torch.cat(kept), torch.cat(labels),
+        tokens,
+        positions,
+        (same & causal).unsqueeze(1),
+        owner >= 0,
+        torch.cat(kept),
+        torch.cat(labels),
         {name: torch.cat(values) for name, values in signal.items()},
     )

@@ -4,7 +4,6 @@ The teacher comes as its last hidden states and output matrix, which give all V 
 instead of 2·V (Hinton et al. 2015, section 2, for the temperature and its square).
 """
 
-import torch
 from torch import Tensor
 
 from edgedistill.losses.softmax import softmax_and_normalizer

@@ -31,7 +31,9 @@ class BenchSettings:
     tokens: int = 4096
 
 
-def bench(path: Path, text: Path | None, reference: Path | None, settings: BenchSettings, scratch: Path, progress: Progress) -> dict[str, Any]:
+def bench(
+    path: Path, text: Path | None, reference: Path | None, settings: BenchSettings, scratch: Path, progress: Progress
+) -> dict[str, Any]:
     """Speed, memory and quality of a .gguf file or an ONNX folder (schema edgedistill.bench/1).
 
     Args:
@@ -52,16 +54,23 @@ def bench(path: Path, text: Path | None, reference: Path | None, settings: Bench
     progress.start(f"bench {path.name}", 0, "tokens")
     with open_runtime(runtime, path, threads, context) as model:
         result: dict[str, Any] = {
-            "schema": "edgedistill.bench/1", "file": str(path), "sha256": file_sha256(path) if path.is_file() else tree_sha256(path),
+            "schema": "edgedistill.bench/1",
+            "file": str(path),
+            "sha256": file_sha256(path) if path.is_file() else tree_sha256(path),
             "file_bytes": path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in (path / "onnx").iterdir()),
-            "runtime": runtime, "runtime_version": model.info().version, "machine": machine_facts(),
-            "speed": measure_speed(model, settings.prefill, settings.decode, settings.repetitions), "quality": None,
+            "runtime": runtime,
+            "runtime_version": model.info().version,
+            "machine": machine_facts(),
+            "speed": measure_speed(model, settings.prefill, settings.decode, settings.repetitions),
+            "quality": None,
         }
         if text is not None:
             judges = [Judge(text.name, str(text), _windows(model, text, settings.tokens))]
-            references = {} if reference is None else {
-                "reference": make_reference(reference, judges, scratch / "reference.safetensors", reference.name, progress)
-            }
+            references = (
+                {}
+                if reference is None
+                else {"reference": make_reference(reference, judges, scratch / "reference.safetensors", reference.name, progress)}
+            )
             progress.start(f"judge {path.name} on {text.name}", judges[0].tokens, "tokens")
             result["quality"] = measure_quality(model, judges, references, progress)
             result["speed"]["peak_rss_bytes"] = model.peak_rss_bytes()

@@ -20,7 +20,10 @@ def measure_speed(model: Runtime, prefill: int, decode: int, repetitions: int) -
     trials = found["prefill"]["trials"] + found["decode"]["trials"]
     shares = [trial["cpu_s"] / (trial["wall_s"] * model.threads) for trial in trials]
     return speed | {
-        "load_s": model.info().load_s, "peak_rss_bytes": model.peak_rss_bytes(), "threads": model.threads, "load_average": before,
+        "load_s": model.info().load_s,
+        "peak_rss_bytes": model.peak_rss_bytes(),
+        "threads": model.threads,
+        "load_average": before,
         "busy": statistics.median(shares) < BUSY_BELOW,
     }
 

@@ -51,8 +51,15 @@ class Artifact:
 
 
 def measure(
-    artifacts: Sequence[Artifact], judges: list[Judge], teacher: Path, student: Path, recipe: Recipe, command: str, on_target: bool,
-    work: Path, progress: Progress,
+    artifacts: Sequence[Artifact],
+    judges: list[Judge],
+    teacher: Path,
+    student: Path,
+    recipe: Recipe,
+    command: str,
+    on_target: bool,
+    work: Path,
+    progress: Progress,
 ) -> None:
     """Write `measure.json` (schema edgedistill.measure/1) to `work`.
 
@@ -85,9 +92,12 @@ def measure(
             samples[prompt][artifact.label] = answer
         records += [record.to_dict() for record in _records(artifact, found["row"], machine, command)]
     result = {
-        "schema": SCHEMA, "machine": machine, "on_target": on_target,
+        "schema": SCHEMA,
+        "machine": machine,
+        "on_target": on_target,
         "judges": [{"name": j.name, "source": j.source, "tokens": j.tokens} for j in judges],
-        "rows": rows, "recovered": recovered_shares(rows, [j.name for j in judges]),
+        "rows": rows,
+        "recovered": recovered_shares(rows, [j.name for j in judges]),
         "samples": [{"prompt": prompt, "answers": answers} for prompt, answers in samples.items()],
         "records": records,
     }
@@ -138,8 +148,15 @@ def _measure_one(
         samples = {prompt: _answer(model, prompt, recipe) for prompt in settings.prompts}
     progress.finish()
     row = {
-        "label": artifact.label, "kind": artifact.kind, "mix": artifact.mix, "runtime": artifact.runtime, "file": artifact.file,
-        "file_bytes": artifact.file_bytes, "sha256": artifact.sha256, "quality": quality, "speed": speed,
+        "label": artifact.label,
+        "kind": artifact.kind,
+        "mix": artifact.mix,
+        "runtime": artifact.runtime,
+        "file": artifact.file,
+        "file_bytes": artifact.file_bytes,
+        "sha256": artifact.sha256,
+        "quality": quality,
+        "speed": speed,
     }
     return {"row": row, "samples": samples}
 
@@ -155,8 +172,15 @@ def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:
 def _records(artifact: Artifact, row: dict[str, Any], machine: dict[str, Any], command: str) -> list[Record]:
     def record(what: str, value: float, unit: str, **more: Any) -> Record:
         return Record(
-            what=what, value=value, unit=unit, artifact=artifact.label, file_sha256=artifact.sha256, runtime=artifact.runtime,
-            machine=machine, command=command, **more,
+            what=what,
+            value=value,
+            unit=unit,
+            artifact=artifact.label,
+            file_sha256=artifact.sha256,
+            runtime=artifact.runtime,
+            machine=machine,
+            command=command,
+            **more,
         )
 
     records = []

@@ -65,8 +65,7 @@ def load_grid(folder: Path) -> GridCheckpoint:
         if unknown:
             raise InputError(f"{path}: grid '{unknown[0]}' is unknown; this version knows {', '.join(GRIDS)}")
         tensors: dict[str, GridTensor | Tensor] = {
-            name: GridTensor(grid, file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.codes"))
-            for name, grid in grids.items()
+            name: GridTensor(grid, file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.codes")) for name, grid in grids.items()
         }
         parts = {f"{name}.{part}" for name in grids for part in ("scale", "codes")}
         tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in parts})  # noqa: SIM118

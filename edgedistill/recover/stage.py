@@ -86,7 +86,10 @@ def recover(
     if others:
         groups[settings.learning_rate] = {**groups.get(settings.learning_rate, {}), **others}
     train_settings = TrainSettings(
-        steps, settings.warmup, validate_every=settings.validate_every, patience=settings.patience,
+        steps,
+        settings.warmup,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     curve = train(groups, loss_of_step, validate, train_settings, work, progress, f"recover {mix}")

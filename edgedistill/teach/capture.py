@@ -23,7 +23,9 @@ DONE = "captured.json"
 
 
 @torch.no_grad()
-def capture(model_path: Path, splits: Sequence[tuple[str, Sequence[Document]]], seq_len: int, compute: str, work: Path, progress: Progress) -> None:
+def capture(
+    model_path: Path, splits: Sequence[tuple[str, Sequence[Document]]], seq_len: int, compute: str, work: Path, progress: Progress
+) -> None:
     """Write `SPLIT/signals-*.safetensors` with `hidden` rows, and `importance.safetensors` ([I] mean squares by tensor).
 
     Args:

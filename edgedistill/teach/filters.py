@@ -40,8 +40,10 @@ def is_loop(tokens: Sequence[int]) -> bool:
     """Whether a text says the same thing over and over."""
     for period in PERIODS:
         tail = tokens[-period * PERIOD_REPEATS :]
-        if len(tail) == period * PERIOD_REPEATS and period * PERIOD_REPEATS >= 8 and all(
-            tail[i] == tail[i % period] for i in range(len(tail))
+        if (
+            len(tail) == period * PERIOD_REPEATS
+            and period * PERIOD_REPEATS >= 8
+            and all(tail[i] == tail[i % period] for i in range(len(tail)))
         ):
             return True
     windows = Counter(tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1))

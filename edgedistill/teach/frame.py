@@ -38,7 +38,9 @@ def make_frame(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFrame:
         InputError: there is no template, or it doesn't show the user's words as they are.
     """
     if not tokenizer.chat_template:
-        raise InputError(f"{name} has no chat template, and the recipe writes chats; use a chat model, or set teach.style to text in the recipe")
+        raise InputError(
+            f"{name} has no chat template, and the recipe writes chats; use a chat model, or set teach.style to text in the recipe"
+        )
     before, marker, after = _render(tokenizer, MARKER).partition(MARKER)
     if not marker:
         raise InputError(f"{name}: its chat template doesn't show the user's message as it is; set teach.style to text in the recipe")

@@ -84,25 +84,38 @@ def teach(writer: Writer, teacher: Path, name: str, recipe: Recipe, work: Path, 
         before = tally.tokens
         texts = _round(writer, tokenizer, frame, prompts, recipe, tally, seen)
         _save_round(work, tally, texts)
-        progress.advance(min(tally.tokens, settings.tokens) - min(before, settings.tokens), kept=tally.kept, dropped=sum(tally.dropped.values()))
+        progress.advance(
+            min(tally.tokens, settings.tokens) - min(before, settings.tokens), kept=tally.kept, dropped=sum(tally.dropped.values())
+        )
         _check_going(name, prompts, settings.parallel, tally, settings.tokens)
     progress.finish()
     prose = _prose(writer, tokenizer, recipe, work, progress)
     if not all(any((work / split).glob("signals-*.safetensors")) for split in SPLITS):
         raise RunError(
-            f"{name}: {tally.kept} texts are too few to keep some for validation and judging; raise teach.tokens or teach.holdout in the recipe"
+            f"{name}: {tally.kept} texts are too few to validate and judge on; raise teach.tokens or teach.holdout"
         )
     bytes_per_token = recipe.teacher.top_k * 6  # int32 id and float16 log-probability
     counts = {
-        "asked": tally.asked, "kept": tally.kept, "tokens": tally.tokens, "split_tokens": tally.split_tokens, "prose_tokens": prose,
-        "dropped": dict(sorted(tally.dropped.items())), "holdout": settings.holdout, "bytes_per_token": bytes_per_token,
+        "asked": tally.asked,
+        "kept": tally.kept,
+        "tokens": tally.tokens,
+        "split_tokens": tally.split_tokens,
+        "prose_tokens": prose,
+        "dropped": dict(sorted(tally.dropped.items())),
+        "holdout": settings.holdout,
+        "bytes_per_token": bytes_per_token,
     }
     (work / "teach.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
 
 
 def _round(
-    writer: Writer, tokenizer: PreTrainedTokenizerBase, frame: ChatFrame | None, prompts: Sequence[str] | None,
-    recipe: Recipe, tally: Tally, seen: set[str],
+    writer: Writer,
+    tokenizer: PreTrainedTokenizerBase,
+    frame: ChatFrame | None,
+    prompts: Sequence[str] | None,
+    recipe: Recipe,
+    tally: Tally,
+    seen: set[str],
 ) -> list[Text]:
     """Ask for one round of texts, and keep the good ones."""
     settings = recipe.teach
@@ -126,7 +139,12 @@ def _round(
         return []
     temperature = settings.answer_temperature if frame else settings.temperature
     written = writer.write(
-        openings, settings.max_answer_tokens, temperature=temperature, top_p=settings.top_p, seed=seed + count, stop_ids=stops,
+        openings,
+        settings.max_answer_tokens,
+        temperature=temperature,
+        top_p=settings.top_p,
+        seed=seed + count,
+        stop_ids=stops,
         top_k=recipe.teacher.top_k,
     )
     texts: list[Text] = []
@@ -157,8 +175,13 @@ def _questions(
     """Questions that the teacher makes up: given the opening of a user's turn, it writes the turn."""
     settings = recipe.teach
     written = writer.write(
-        [frame.opening] * count, settings.max_prompt_tokens, temperature=settings.temperature, top_p=settings.top_p, seed=seed,
-        stop_ids=frame.stop_ids, top_k=0,
+        [frame.opening] * count,
+        settings.max_prompt_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=seed,
+        stop_ids=frame.stop_ids,
+        top_k=0,
     )
     questions: dict[str, str] = {}
     for found in written:
@@ -171,7 +194,7 @@ def _questions(
         else:
             tally.asked += 1
             tally.dropped[why] += 1
-    return list(questions.values())
+    return [f"{question} {settings.hints[i % len(settings.hints)]}".strip() for i, question in enumerate(questions.values())]
 
 
 def _document(opening: Sequence[int], found: Written, first: int) -> Document:
@@ -262,7 +285,9 @@ def _write(path: Path, text: str) -> None:
 def _check_going(name: str, prompts: Sequence[str] | None, parallel: int, tally: Tally, goal: int) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.most_common())
     if tally.barren >= BARREN_ROUNDS:
-        raise RunError(f"{name}: nothing that the teacher wrote in {tally.barren} rounds could be kept ({reasons}); it can't teach this recipe")
+        raise RunError(
+            f"{name}: nothing that the teacher wrote in {tally.barren} rounds could be kept ({reasons}); it can't teach this recipe"
+        )
     if prompts is not None and tally.rounds * 2 * parallel >= len(prompts) and tally.tokens < goal:
         raise RunError(
             f"{name}: all {len(prompts)} prompts gave {tally.tokens} kept tokens of the {goal} that teach.tokens asks for "

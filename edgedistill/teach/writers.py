@@ -39,7 +39,15 @@ class Writer(AbstractContextManager["Writer"], Protocol):
     """A teacher that writes."""
 
     def write(
-        self, prompts: Sequence[Sequence[int]], max_new: int, *, temperature: float, top_p: float, seed: int, stop_ids: Sequence[int], top_k: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        *,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        stop_ids: Sequence[int],
+        top_k: int,
     ) -> list[Written]:
         """Continue each prompt. The same arguments give the same texts, whatever was asked before.
 
@@ -63,12 +71,26 @@ class LlamaWriter:
         self._model = LlamaCpp(path, threads=threads, context=context, parallel=parallel)
 
     def write(
-        self, prompts: Sequence[Sequence[int]], max_new: int, *, temperature: float, top_p: float, seed: int, stop_ids: Sequence[int], top_k: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        *,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        stop_ids: Sequence[int],
+        top_k: int,
     ) -> list[Written]:
         """See `Writer.write`."""
         results = self._model.generate_batch(
-            prompts, max_new, temperature=temperature, top_p=top_p, seeds=[seed + i for i in range(len(prompts))],
-            stop_ids=stop_ids, top_k=top_k, prompt_logprobs=top_k > 0,
+            prompts,
+            max_new,
+            temperature=temperature,
+            top_p=top_p,
+            seeds=[seed + i for i in range(len(prompts))],
+            stop_ids=stop_ids,
+            top_k=top_k,
+            prompt_logprobs=top_k > 0,
         )
         written = []
         for result in results:
@@ -98,7 +120,15 @@ class TransformersWriter:
 
     @torch.no_grad()
     def write(
-        self, prompts: Sequence[Sequence[int]], max_new: int, *, temperature: float, top_p: float, seed: int, stop_ids: Sequence[int], top_k: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        *,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        stop_ids: Sequence[int],
+        top_k: int,
     ) -> list[Written]:
         """See `Writer.write`."""
         width = max(len(prompt) for prompt in prompts)

@@ -22,9 +22,7 @@ def kept_hidden(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Ten
     # sdpa takes a mask that is added; a bool one would be cast anew in every layer.
     mask = torch.zeros(batch.attention.shape, dtype=dtype).masked_fill_(~batch.attention, float("-inf"))
     with compute_in(dtype):
-        hidden = model.model(
-            input_ids=batch.tokens, position_ids=batch.positions, attention_mask=mask, use_cache=False
-        ).last_hidden_state
+        hidden = model.model(input_ids=batch.tokens, position_ids=batch.positions, attention_mask=mask, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)[batch.kept].to(dtype)
 
 

@@ -60,8 +60,14 @@ class Curve:
         validation = [{"step": v["step"], "tokens": v["tokens"], "kl": v["loss"]} for v in self.validation]
         best = min(validation, key=lambda v: v["kl"])
         return {
-            "schema": "edgedistill.curve/1", "stage": stage, "unit": "nats per token", "points": self.points, "validation": validation,
-            "start": {"kl": validation[0]["kl"]}, "best": best, "stopped_early": self.stopped_early,
+            "schema": "edgedistill.curve/1",
+            "stage": stage,
+            "unit": "nats per token",
+            "points": self.points,
+            "validation": validation,
+            "start": {"kl": validation[0]["kl"]},
+            "best": best,
+            "stopped_early": self.stopped_early,
             "verdict": f"KL on validation text {validation[0]['kl']:.4f} at the start, {best['kl']:.4f} at step {best['step']:.0f}",
         }
 
@@ -102,7 +108,9 @@ def train(
     parameters = {name: p for group in groups.values() for name, p in group.items()}
     optimizer = torch.optim.AdamW(
         [{"params": list(group.values()), "lr": rate, "peak": rate} for rate, group in groups.items()],
-        betas=settings.betas, weight_decay=settings.weight_decay, fused=True,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     store = _Checkpoints(work, parameters, optimizer)
     step, tokens, curve = store.load()
@@ -180,7 +188,13 @@ class _Checkpoints:
         save_file({n: p.detach() for n, p in self.parameters.items()}, partial / WEIGHTS)
         moments = {f"{n}/{k}": v for n, p in self.parameters.items() for k, v in self.optimizer.state[p].items()}
         save_file(moments, partial / MOMENTS)
-        state = {"step": step, "tokens": tokens, "points": curve.points, "validation": curve.validation, "stopped_early": curve.stopped_early}
+        state = {
+            "step": step,
+            "tokens": tokens,
+            "points": curve.points,
+            "validation": curve.validation,
+            "stopped_early": curve.stopped_early,
+        }
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
         for file in partial.iterdir():
             _sync(file)
