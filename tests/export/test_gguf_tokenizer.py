@@ -59,7 +59,7 @@ def test_ids_equal_llama_cpps(pre, add_bos, tmp_path, ask_llama):
     model = load_model(make_tiny_llama(tmp_path / "weights", layers=1))
     tensors = {t.name: model.state_dict()[t.name] for t in read_shape(folder).tensors()}
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].repeat(5, 1)
-    config["vocab_size"] = 384 * 5
+    config["vocab_size"] *= 5
     (folder / "config.json").write_text(json.dumps(config))
     path = write_gguf(float_checkpoint(tensors, "f16"), folder, read_shape(folder), tmp_path / "model.gguf", {})
 
