@@ -315,7 +315,7 @@ def tree_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_folder_of_something_else_is_refused_and_left_as_it_was(tmp_path: Path):
     (tmp_path / "thesis.doc").write_text("x")
-    with pytest.raises(InputError, match=r"holds files of something else, such as 'thesis\.doc'\. Choose another folder, or an empty one\."):
+    with pytest.raises(InputError, match=r"holds files of something else, such as 'thesis\.doc'\. Choose another folder"):
         RunFolder.open(tmp_path, {"teacher": "t"})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.doc"]
     with pytest.raises(InputError, match="is a file; the run needs a folder"):
@@ -364,8 +364,11 @@ def test_clean_removes_what_no_result_uses(run: RunFolder):
     states = {s.folder: (s.state, s.current) for s in list_stages(run)}
     partial = next(p.name for p in run.stages.glob(".recover-*.partial"))
     assert states == {
-        teach.path.name: ("complete", True), new.path.name: ("complete", True), old.path.name: ("complete", False), partial: ("at work", False),
-    }  # fmt: skip
+        teach.path.name: ("complete", True),
+        new.path.name: ("complete", True),
+        old.path.name: ("complete", False),
+        partial: ("at work", False),
+    }
     assert {s.folder for s in clean(run, dry_run=True)} == {old.path.name, partial}
     assert old.path.exists()
     assert {s.folder for s in clean(run)} == {old.path.name, partial}
@@ -374,7 +377,8 @@ def test_clean_removes_what_no_result_uses(run: RunFolder):
 
 
 def test_run_json_from_elsewhere_names_no_folder_outside(tmp_path: Path):
-    (tmp_path / "run.json").write_text(json.dumps({"schema": "edgedistill.run/1", "identity": {}, "current": {"teach": "../../etc", "x": "ok-1"}}))
+    run = {"schema": "edgedistill.run/1", "identity": {}, "current": {"teach": "../../etc", "x": "ok-1"}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
     assert RunFolder.find(tmp_path).current == {"x": "ok-1"}
 
 

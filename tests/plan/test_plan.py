@@ -1,0 +1,250 @@
+"""The plan's numbers against gguf's and llama.cpp's, its words, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import pytest
+
+from edgedistill.config import Recipe, Target, load_recipe, load_target
+from edgedistill.errors import DoesNotFitError, InputError
+from edgedistill.facts import ModelFacts, ModelShape, TokenizerFacts
+from edgedistill.formats import FORMATS
+from edgedistill.models.facts import read_facts
+from edgedistill.plan import make_plan, this_machine
+
+MACHINE = {"cores": 2, "free_memory_bytes": 16 * 2**30, "free_disk_bytes": 100 * 2**30}
+# SmolLM2-135M-Instruct, as its config.json has it.
+SMOL = ModelShape(
+    family="llama", layers=30, width=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152, context=8192, tied=True,
+    rope_theta=1e5, norm_eps=1e-5,
+)  # fmt: skip
+
+
+def facts_of(shape: ModelShape = SMOL, chat: bool = True) -> ModelFacts:
+    tokenizer = TokenizerFacts("gpt2", "smollm", shape.vocab, chat)
+    return ModelFacts("SmolLM2", "org/SmolLM2", "/models/smol", "hf", shape, tokenizer, 2 * shape.parameters, "apache-2.0")
+
+
+def recipe_with(**changes: dict[str, object]) -> Recipe:
+    """The chat recipe with parts changed."""
+    chat = load_recipe("chat").to_dict()
+    return Recipe.model_validate({**chat, **{part: {**chat[part], **values} for part, values in changes.items()}})
+
+
+def target_with(name: str = "laptop-cpu", **changes: dict[str, object]) -> Target:
+    """A target with figures changed, in base units."""
+    target = load_target(name)
+    return target.model_copy(update={part: getattr(target, part).model_copy(update=values) for part, values in changes.items()})
+
+
+@pytest.fixture
+def plan():
+    return make_plan(load_recipe("chat"), load_target("laptop-cpu"), facts_of(), MACHINE)
+
+
+def test_the_student_keeps_the_recipes_share_of_layers(plan):
+    assert plan.student == SMOL.with_layers(27)
+    assert make_plan(recipe_with(student={"layers": 12}), load_target("phone"), facts_of(), MACHINE).student.layers == 12
+
+
+def test_parameters_are_those_that_transformers_counts(tiny_llama: Path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    found = make_plan(load_recipe("tiny"), load_target("phone"), read_facts(tiny_llama, "tiny"), MACHINE)
+    config = AutoConfig.from_pretrained(tiny_llama)
+    config.num_hidden_layers = found.student.layers
+    config.layer_types = None
+    assert found.student.layers == 3
+    assert found.student.parameters == AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def test_weight_bytes_are_gguf_pys_sizes(plan):
+    for mix, planned in plan.mixes.items():
+        total = 0
+        for tensor in plan.student.tensors():
+            kind = gguf.GGMLQuantizationType(FORMATS[plan.formats[mix][tensor.name]].ggml_type)
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            assert tensor.cols % block == 0
+            total += tensor.rows * tensor.cols // block * size
+        assert planned.weight_bytes == total
+        assert sum(planned.grids.values()) == len(plan.formats[mix])
+
+
+def test_the_embedding_is_finer_than_the_linear_layers(plan):
+    assert plan.formats["q4_0"]["model.embed_tokens.weight"] == "q8_0"
+    assert plan.formats["q4_0"]["model.layers.26.mlp.down_proj.weight"] == "q4_0"
+    assert plan.mixes["q4_0"].grids == {"q8_0": 1, "f32": 55, "q4_0": 189}
+
+
+def test_memory_is_what_llama_cpp_says_it_takes():
+    # Its log for the uncut model at 2,048 tokens: KV buffer 45.00 MiB, compute buffer 99.38 MiB.
+    whole = make_plan(recipe_with(student={"depth": 1.0}), load_target("laptop-cpu"), facts_of(), MACHINE).mixes["q4_0"]
+    assert whole.kv_bytes == 45 * 2**20
+    assert whole.compute_bytes == pytest.approx(99.38 * 2**20, rel=0.02)
+    assert whole.ram_bytes == whole.weight_bytes + whole.kv_bytes + whole.compute_bytes + whole.runtime_bytes
+    # The teacher's own GGUF file has 1.79 MB beside its tensors.
+    assert whole.file_bytes - whole.weight_bytes == pytest.approx(1.79e6, rel=0.02)
+
+
+def test_speeds_follow_the_formula(plan):
+    mix, target = plan.mixes["q4_0"], plan.target
+    assert mix.predicted_decode_tokens_per_s == pytest.approx(89.6e9 * 0.53 / mix.weight_bytes)
+    assert mix.predicted_decode_full_context_tokens_per_s == pytest.approx(89.6e9 * 0.53 / (mix.weight_bytes + mix.kv_bytes))
+    assert target.compute.flops is None
+    assert mix.predicted_prefill_tokens_per_s is None
+    gpu = make_plan(load_recipe("chat"), load_target("consumer-gpu"), facts_of(), MACHINE).mixes["q4_0"]
+    assert gpu.predicted_prefill_tokens_per_s == pytest.approx(50.9e12 * 0.29 / (2 * plan.student.parameters))
+    assert gpu.predicted_ttft_s == pytest.approx(512 / gpu.predicted_prefill_tokens_per_s + 1 / gpu.predicted_decode_tokens_per_s)
+
+
+def test_an_untied_embedding_is_not_read_for_each_token():
+    tied, untied = (
+        make_plan(load_recipe("chat"), load_target("laptop-cpu"), facts_of(replace(SMOL, tied=tied)), MACHINE).mixes["q4_0"]
+        for tied in (True, False)
+    )
+    assert untied.weight_bytes > tied.weight_bytes
+    assert untied.predicted_decode_tokens_per_s == pytest.approx(tied.predicted_decode_tokens_per_s)
+
+
+def test_a_short_model_is_planned_for_its_own_context():
+    short = make_plan(recipe_with(), load_target("laptop-cpu"), facts_of(replace(SMOL, context=1024)), MACHINE)
+    assert short.context == 1024
+    assert short.mixes["q4_0"].kv_bytes == short.student.kv_bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        (target_with(memory={"usable": 300 * 2**20}), "q8_0: needs 324 MiB of memory, 300 MiB are usable"),
+        (target_with(limits={"file": 100 * 2**20}), "q8_0: the file has 127 MiB, at most 100 MiB are allowed"),
+        (target_with(limits={"decode": 300.0}), "q8_0: at most 273 tokens/s with 2048 tokens of context, 300 are wanted"),
+    ],
+)
+def test_one_mix_that_does_not_fit_is_said_and_the_other_goes_on(target: Target, why: str):
+    found = make_plan(load_recipe("chat"), target, facts_of(), MACHINE)
+    assert found.mixes["q4_0"].fits
+    assert not found.mixes["q8_0"].fits
+    assert why == f"q8_0: {found.mixes['q8_0'].why}"
+    found.require_fit()
+    assert "q4_0 fits laptop-cpu; q8_0 would be built too, but does not." in found.to_text()
+
+
+def test_no_mix_that_fits_is_an_error_with_the_sum():
+    found = make_plan(load_recipe("chat"), target_with("phone", memory={"usable": 200 * 2**20}), facts_of(), MACHINE)
+    with pytest.raises(DoesNotFitError) as caught:
+        found.require_fit()
+    assert caught.value.exit_code == 3
+    assert "q4_0 on phone: needs 279 MiB of memory, 200 MiB are usable = 80.1 MiB weights + 40.5 MiB KV" in str(caught.value)
+    assert "Keep fewer layers (student.layers), or choose a smaller teacher." in str(caught.value)
+    assert "It does not fit phone." in found.to_text()
+    assert found.to_dict()["fits"] is False
+
+
+def test_time_to_first_token_is_a_limit():
+    slow = target_with("consumer-gpu", compute={"flops": 1e11}, limits={"ttft": 0.5})
+    found = make_plan(load_recipe("chat"), slow, facts_of(), MACHINE)
+    assert "to the first token, at most 0.50 s are allowed" in found.mixes["q4_0"].why
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        ({"free_memory_bytes": 2**30}, r"building it needs about .* GiB of memory; 1 GiB are free here\. Close programs, or lower"),
+        ({"free_disk_bytes": 2**30}, r"building it needs about .* GiB of disk; 1 GiB are free there\. Free some, or choose an output folder"),
+    ],
+)
+def test_a_machine_that_is_too_small_is_an_error(machine: dict[str, int], words: str):
+    found = make_plan(load_recipe("chat"), load_target("phone"), facts_of(), {**MACHINE, **machine})
+    with pytest.raises(DoesNotFitError, match=words):
+        found.require_fit()
+    assert "It does not fit this machine." in found.to_text()
+    make_plan(load_recipe("chat"), load_target("phone"), facts_of(), {"cores": 2}).require_fit()
+
+
+def test_the_demo_is_planned_within_its_promise():
+    build = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), MACHINE).build
+    assert build.ram_bytes < 6 * 2**30
+    assert 60 < build.seconds < 30 * 60
+    assert build.seconds == pytest.approx(sum(build.seconds_by_stage.values()))
+    assert set(build.tokens) == set(build.seconds_by_stage) == {"teach", "distill", "recover q4_0", "recover q8_0", "measure"}
+    more = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), {**MACHINE, "cores": 4}).build
+    assert more.seconds == pytest.approx(build.seconds / 2)
+
+
+def test_what_was_rejected_is_said_with_the_reason(plan):
+    rejected = {other["what"]: other["why"] for other in plan.alternatives}
+    assert rejected == {
+        "f16, 27 layers": "2.9 times the bytes of q4_0, and the recipe doesn't ask for it",
+        "q4_0, all 30 layers": "1.07 times the bytes; the recipe asks for 27 layers",
+    }
+    small = make_plan(load_recipe("chat"), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
+    assert {o["what"]: o["why"] for o in small.alternatives}["f16, 27 layers"] == "the file has 238 MiB, at most 150 MiB are allowed"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "facts", "words"),
+    [
+        (recipe_with(), facts_of(chat=False), r"recipe chat: teach.style is 'chat', but the teacher SmolLM2 has no chat template\. Set"),
+        (recipe_with(student={"layers": 31}), facts_of(), "the student would have 31 layers; the teacher SmolLM2 has 30, so student"),
+        (recipe_with(student={"layers": 1}), facts_of(), "must be from 2 to 30"),
+        (recipe_with(), facts_of(replace(SMOL, context=256)), "distill.seq_len is 512; the teacher SmolLM2 reads at most 256 tokens"),
+        (recipe_with(distill={"seq_len": 128}), facts_of(replace(SMOL, context=256)), "recover.seq_len is 512"),
+        (
+            recipe_with(distill={"seq_len": 128}, recover={"seq_len": 128}), facts_of(replace(SMOL, context=256)),
+            r"teach.max_prompt_tokens \+ teach.max_answer_tokens is 416",
+        ),
+        (recipe_with(teacher={"top_k": 1000}), facts_of(replace(SMOL, vocab=256)), "teacher.top_k is 1000; the teacher SmolLM2 has 256"),
+        (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights; mix 'q4_0' stores it as q8_0, whose rows must be a"),
+        (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
+        (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
+        (recipe_with(measure={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: measure.text cannot be read"),
+        (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_would_fail_later_fails_in_the_plan(recipe: Recipe, facts: ModelFacts, words: str):
+    with pytest.raises(InputError, match=words):
+        make_plan(recipe, load_target("laptop-cpu"), facts, MACHINE)
+
+
+def test_files_that_the_recipe_names_are_read_in_the_plan(tmp_path: Path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": 5}\n')
+    with pytest.raises(InputError, match=r"p\.jsonl:2: the prompt is a number"):
+        make_plan(recipe_with(teach={"prompts": str(tmp_path / "p.jsonl")}), load_target("phone"), facts_of(), MACHINE)
+    (tmp_path / "t.txt").write_text(" \n")
+    with pytest.raises(InputError, match=r"t\.txt: measure\.text is an empty file"):
+        make_plan(recipe_with(measure={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+    (tmp_path / "t.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"t\.txt: measure\.text is not a text in UTF-8"):
+        make_plan(recipe_with(measure={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+
+
+@pytest.mark.parametrize("target", ["laptop-cpu", "consumer-gpu", "phone"])
+def test_the_page_and_the_json_hold_what_was_planned(target: str):
+    found = make_plan(load_recipe("chat"), load_target(target), facts_of(), MACHINE)
+    whole = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert whole["teacher"]["source"] == "org/SmolLM2"
+    assert whole["student"]["layers"] == 27
+    assert whole["target"]["name"] == target
+    assert whole["mixes"]["q4_0"]["tensors"]["model.norm.weight"] == "f32"
+    assert whole["mixes"]["q4_0"]["why"].endswith("usable memory")
+    text = found.to_text()
+    for part in ("27 of 30 layers", found.target.title, "KV cache", "upper bounds", "81.8 MiB", found.target.bandwidth.source.split()[0],
+                 "189 linear in q4_0", "Build on this machine", "assuming 2 cores at 60 GFLOP/s", "Rejected", "f16, 27 layers",
+                 f"q4_0 and q8_0 fit {target}."):  # fmt: skip
+        assert part in text, part
+    prose = [line for line in text.splitlines() if "tokens/s  " not in line]
+    assert max(map(len, prose)) <= 100
+
+
+def test_this_machine_counts_what_a_run_has_written_as_free(tmp_path: Path):
+    before = this_machine(tmp_path / "not" / "yet")
+    assert before["cores"] >= 1
+    assert before["free_memory_bytes"] > 0
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"schema": "edgedistill.run/1", "identity": {}, "current": {}}')
+    with (run / "weights").open("wb") as file:
+        file.truncate(2**40)  # a hole: as large as it says, on no disk
+    assert this_machine(run)["free_disk_bytes"] - before["free_disk_bytes"] == pytest.approx(2**40, rel=0.01)
