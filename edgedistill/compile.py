@@ -254,18 +254,19 @@ class _Build:
         return self.stage(f"{kind}-{mix}", settings, [recovered], build)
 
     def _write_gguf(self, checkpoint: "GridCheckpoint", folder: Path, work: Path, metadata: dict[str, str]) -> Any:
-        from edgedistill.export.gguf.check import verify_gguf
+        from edgedistill.export.gguf.check import check_token_ids, verify_gguf
         from edgedistill.export.gguf.write import write_gguf
 
         write_gguf(checkpoint, folder, self.shape, work / GGUF_NAME, metadata)
+        check_token_ids(folder, work / GGUF_NAME)
         return verify_gguf(checkpoint, folder, self.shape, work / GGUF_NAME)
 
     def _write_onnx(self, checkpoint: "GridCheckpoint", folder: Path, work: Path, metadata: dict[str, str]) -> Any:
         from edgedistill.export.onnx.build import write_onnx
-        from edgedistill.export.onnx.check import compare_onnx
+        from edgedistill.export.onnx.check import verify_onnx
 
         write_onnx(checkpoint, folder, self.shape, work / ONNX_NAME, metadata, self.recipe.measure.accuracy_level)
-        return compare_onnx(checkpoint, work / ONNX_NAME)
+        return verify_onnx(checkpoint, folder, self.shape, work / ONNX_NAME)
 
     def _metadata(self, mix: str, made: str) -> dict[str, str]:
         found = {
@@ -393,11 +394,14 @@ class _Build:
 
     def bundle(self, report: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult]) -> Path:
         """The folder to ship, made anew only when the report or a file changed."""
-        from edgedistill.bundle import write_bundle
+        from edgedistill.bundle import bundle_damage, write_bundle
 
         out, mark = self.run.path / "bundle", self.run.path / BUNDLE_MARK
-        if out.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == result.key:
-            return out
+        if mark.is_file() and mark.read_text(encoding="utf-8") == result.key:
+            damage = bundle_damage(out)
+            if damage is None:
+                return out
+            self.progress.note(f"bundle: {damage}; making it again")
         names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
         artifacts = {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
         mark.unlink(missing_ok=True)

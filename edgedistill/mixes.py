@@ -5,7 +5,7 @@ It stands outside quant/ because the planner, which must not load torch, decides
 
 from edgedistill.errors import InputError, did_you_mean
 from edgedistill.facts import ModelShape
-from edgedistill.formats import F32, F16, Q4_0, Q8_0, NumberFormat
+from edgedistill.formats import F16, F32, Q4_0, Q8_0, NumberFormat
 
 # What each kind of tensor is stored as. Norms are a thousandth of the weights and every runtime wants them in f32.
 # q4_0 keeps the embedding, which is also the output layer of a tied model, in q8_0: at 135M parameters it costs

@@ -45,8 +45,17 @@ def make_tokenizer(vocab_size: int = 512, chat: bool = True):
 
 
 def make_tiny_llama(
-    folder: Path, *, layers: int = 4, width: int = 64, ffn: int = 128, heads: int = 4, kv_heads: int = 2,
-    tied: bool = True, chat: bool = True, seed: int = 0, context: int = 256,
+    folder: Path,
+    *,
+    layers: int = 4,
+    width: int = 64,
+    ffn: int = 128,
+    heads: int = 4,
+    kv_heads: int = 2,
+    tied: bool = True,
+    chat: bool = True,
+    seed: int = 0,
+    context: int = 256,
 ) -> Path:
     """Write a random llama as a Hugging Face folder (config, safetensors, tokenizer) and return the folder."""
     import torch
@@ -55,10 +64,19 @@ def make_tiny_llama(
     tokenizer = make_tokenizer(chat=chat)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=context,
-        tie_word_embeddings=tied, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, initializer_range=0.15, rms_norm_eps=1e-5,
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=tied,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.15,
+        rms_norm_eps=1e-5,
     )
     model = LlamaForCausalLM(config)
     for name, parameter in model.named_parameters():

@@ -56,6 +56,21 @@ def write_bundle(
     return out
 
 
+def bundle_damage(out: Path) -> str | None:
+    """What is wrong with the bundle in `out` by its own SHA256SUMS: the first file that is missing or changed; None if all is well."""
+    try:
+        lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{SUMS} is missing"
+    for line in lines:
+        sha256, _, inner = line.partition("  ")
+        if not (out / inner).is_file():
+            return f"{inner} is missing"
+        if file_sha256(out / inner) != sha256:
+            return f"{inner} doesn't match its SHA-256"
+    return None
+
+
 def _check(artifacts: Mapping[str, Path], out: Path) -> None:
     if not artifacts:
         raise InputError(f"{out}: a bundle needs at least one artifact, gguf-MIX or onnx-MIX, and none was given.")

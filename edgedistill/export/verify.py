@@ -5,8 +5,9 @@ from pathlib import Path
 
 from edgedistill.errors import InputError
 from edgedistill.export.compare import Comparison
-from edgedistill.export.gguf.check import compare_gguf
-from edgedistill.export.onnx.check import compare_onnx
+from edgedistill.export.gguf.check import compare_gguf, verify_gguf
+from edgedistill.export.onnx.check import compare_onnx, verify_onnx
+from edgedistill.models.hf_folder import read_shape
 from edgedistill.quant.checkpoint import FILE, load_grid
 from edgedistill.store.run import RunFolder
 
@@ -56,7 +57,7 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
         mix: which of them; None finds it in the path's name, or takes the only one.
     Raises:
         InputError: it is neither, or its mix can't be told.
-        VerifyError: it lacks a tensor or holds a foreign one.
+        VerifyError: it lacks a tensor or holds a foreign one, or its shape or tokenizer is another's.
     """
     kind = "gguf" if path.is_file() and path.suffix == ".gguf" else "onnx" if path.is_dir() and (path / "onnx").is_dir() else None
     if kind is None:
@@ -67,6 +68,9 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
     if mix is None or mix not in checkpoints:
         found = f"mix '{mix}' has no checkpoint here" if mix else "its name doesn't tell its mix"
         raise InputError(f"{path}: {found}; give --mix, one of {', '.join(checkpoints)}")
-    checkpoint = load_grid(checkpoints[mix])
+    folder = checkpoints[mix]
+    checkpoint, shape = load_grid(folder), read_shape(folder)
     comparison = compare_gguf(checkpoint, path) if kind == "gguf" else compare_onnx(checkpoint, path)
+    if comparison.equal:  # the weights are its own: the rest of the file must be too
+        (verify_gguf if kind == "gguf" else verify_onnx)(checkpoint, folder, shape, path)
     return Proof(path, kind, mix, comparison)

@@ -6,7 +6,6 @@ the inputs that a layer sees, ends at the best validation, and ships plain round
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,17 +18,13 @@ from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.formats import NumberFormat
 from edgedistill.losses.forward_kl import ForwardKL
 from edgedistill.losses.head import head_loss
-from edgedistill.models.load import load_model
+from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.recover.place import place_on_grid, round_model, take_off_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
-
-# What a checkpoint holds beside its weights.
-SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-
 
 def recover(
     student: Path,
@@ -97,9 +92,7 @@ def recover(
     beaten = curve.best["loss"] < kl_rounded
     checkpoint = take_off_grid(model, layers, rounded, formats) if beaten else rounded
     save_grid(work, checkpoint)
-    for name in SIDE_FILES:
-        if (student / name).is_file():
-            shutil.copyfile(student / name, work / name)
+    save_side_files(student, work)
     report = curve.to_dict(f"recover {mix}")
     report["rounded"] = {"kl": kl_rounded}
     report["verdict"] = (

@@ -1,0 +1,149 @@
+"""The whole compile on a tiny model: what it leaves, that it verifies, that a second run computes nothing."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import ENVIRONMENT, artifact_hashes, compile_command, edgedistill
+
+
+@pytest.fixture
+def copy(compiled: Path, tmp_path: Path) -> Path:
+    """A run folder to spoil."""
+    return Path(shutil.copytree(compiled, tmp_path / "copy"))
+
+
+def test_it_leaves_report_and_bundle(compiled: Path):
+    report = json.loads((compiled / "report.json").read_text())
+    assert report["schema"] == "edgedistill.report/1"
+    assert report["left_out"] == [], "every figure has its record"
+    labels = [row["label"] for row in report["rows"]]
+    assert labels[:2] == ["teacher", "float student"]
+    for mix in ("q4_0", "q8_0"):
+        assert {f"{mix} rounded", f"{mix} recovered, llama.cpp", f"{mix} recovered, onnxruntime"} <= set(labels)
+    for row in report["rows"]:
+        for judge in ("held-out chats", "held-out prose"):
+            assert row["quality"][judge]["ppl"] > 1
+    assert all(proof["differences"] == 0 for proof in report["provenance"]["verify"])
+    assert len(report["provenance"]["verify"]) == 4
+    assert all(set(sample["answers"]) == set(labels) for sample in report["samples"])
+    assert "<html" in (compiled / "report.html").read_text()
+    assert len(list((compiled / "bundle").glob("*.gguf"))) == 2
+    assert len(list((compiled / "bundle").glob("onnx-*/onnx/*.onnx"))) == 2
+
+
+def test_the_float_rows_are_what_they_are_compared_with(compiled: Path):
+    """F16 weights in llama.cpp against float32 in torch: the same model, so next to no KL and the same likeliest token."""
+    rows = {row["label"]: row for row in json.loads((compiled / "report.json").read_text())["rows"]}
+    for label, reference in (("float student", "student"), ("teacher", "teacher")):
+        for found in rows[label]["quality"].values():
+            assert found[f"kl_{reference}_mean"] < 1e-3
+            assert found[f"top1_{reference}"] > 0.97
+
+
+def test_gguf_and_onnx_of_a_mix_hold_one_set_of_weights(compiled: Path):
+    done = edgedistill("verify", compiled, "--json")
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout)["files"]
+    hashes = {mix: {f["weights_sha256"] for f in files if f["mix"] == mix} for mix in ("q4_0", "q8_0")}
+    assert [len(found) for found in hashes.values()] == [1, 1]
+    assert all(f["equal"] and f["blocks"] > 0 for f in files)
+
+
+def test_one_flipped_byte_is_found_and_named(copy: Path):
+    path = next((copy / "bundle").glob("*q4_0.gguf"))
+    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.1.ffn_up.weight")
+    # Row 3, block 1 of 18 bytes, a byte of its codes.
+    offset = int(tensor.data_offset) + 3 * tensor.data.shape[1] + 18 + 5
+    del tensor
+    spoil(path, offset)
+    done = edgedistill("verify", copy)
+    assert done.returncode == 1
+    assert "model.layers.1.mlp.up_proj.weight, row 3, block 1" in done.stderr
+
+
+def test_a_flipped_byte_in_onnx_is_found_too(copy: Path):
+    path = next((copy / "bundle" / "onnx-q8_0" / "onnx").glob("*.onnx*"))
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    spoil(path, len(data) // 2)  # the middle of a file that is nearly all weights
+    done = edgedistill("verify", copy)
+    assert done.returncode in (1, 2)
+    assert "onnx-q8_0" in done.stderr
+
+
+def spoil(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_a_second_run_computes_nothing(copy: Path, talking_llama: Path):
+    before = artifact_hashes(copy)
+    marks = {path: path.read_bytes() for path in (copy / "stages").glob("*/stage.json")}
+    report = (copy / "report.json").read_bytes()
+    original = json.loads(report)["provenance"]["command"].split(" -o ")[1]
+    started = time.monotonic()
+    done = subprocess.run(compile_command(talking_llama, Path(original)), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("complete already") == len(marks)
+    assert "done in" not in done.stderr
+    assert time.monotonic() - started < 60
+    assert artifact_hashes(Path(original)) == before
+
+
+def test_a_damaged_stage_is_named_and_built_again(compiled: Path, talking_llama: Path, tmp_path: Path):
+    """Run in a copy of the run: its command line differs, so measure and report are made anew, and nothing else but the damage."""
+    copy = Path(shutil.copytree(compiled, tmp_path / "damaged"))
+    victim = next((copy / "stages").glob("recover-q8_0-*")) / "grid.safetensors"
+    spoil(victim, victim.stat().st_size // 2)
+    before = artifact_hashes(copy)
+    done = subprocess.run(compile_command(talking_llama, copy), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{victim.parent.name}" in done.stderr
+    assert "grid.safetensors" in done.stderr
+    assert "recover-q4_0: complete already" in done.stderr
+    assert "recover-q8_0: done in" in done.stderr
+    assert artifact_hashes(copy) == before
+
+
+def test_a_folder_in_use_is_refused(compiled: Path, talking_llama: Path):
+    import fcntl
+
+    with (compiled / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(compile_command(talking_llama, compiled), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is in use" in done.stderr
+
+
+def test_chat_talks_to_the_bundle(compiled: Path):
+    done = subprocess.run(
+        [*compile_command(compiled, compiled)[:3], "chat", str(compiled), "--max-tokens", "12"],
+        input="The old cat sees the red fox.\n",
+        env={**ENVIRONMENT, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_bench_measures_a_file_of_the_bundle(compiled: Path, tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text("The old cat sees the red fox. " * 20)
+    path = next((compiled / "bundle").glob("*q4_0.gguf"))
+    student = next((compiled / "stages").glob("distill-*"))
+    done = edgedistill(
+        "bench", path, "--text", text, "--reference", student, "--prefill", 16, "--decode", 8, "--repetitions", 2, "--threads", 1, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["speed"]["decode_tokens_per_s"]["mean"] > 0
+    assert result["quality"]["text.txt"]["kl_reference_mean"] < 2
+    assert path.stat().st_size == result["file_bytes"]

@@ -1,0 +1,73 @@
+"""Quality figures against their definitions in float64, on a real llama.cpp."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.export.gguf.write import float_checkpoint, write_gguf
+from edgedistill.measure.judge import Judge, limit_documents, make_reference
+from edgedistill.measure.quality import measure_quality
+from edgedistill.measure.stage import recovered_shares
+from edgedistill.models.facts import read_facts
+from edgedistill.models.load import load_model
+from edgedistill.progress import QuietProgress
+from edgedistill.runtimes.llama import LlamaCpp
+from edgedistill.signals.shards import Document
+
+
+def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
+    shape = read_facts(tiny_llama, "tiny").shape
+    model = load_model(tiny_llama)
+    state = model.state_dict()
+    noisy = {t.name: state[t.name] + 0.02 * torch.randn_like(state[t.name]) for t in shape.tensors()}
+    path = write_gguf(float_checkpoint(noisy, "f32"), tiny_llama, shape, tmp_path / "noisy.gguf", {"name": "noisy"})
+    torch.manual_seed(0)
+    documents = [Document(torch.randint(3, 300, (n,), dtype=torch.int32), first, {}) for n, first in ((90, 4), (40, 0))]
+    judges = [Judge("one", "random", tuple(documents[:1])), Judge("two", "random", tuple(documents[1:]))]
+    reference = make_reference(tiny_llama, judges, tmp_path / "reference.safetensors", "tiny", QuietProgress())
+
+    with LlamaCpp(path, threads=1, context=128, parallel=1) as runtime:
+        found = measure_quality(runtime, judges, {"student": reference}, QuietProgress())
+        logits = [runtime.logits(d.tokens.tolist()).astype(np.float64) for d in documents]
+
+    for judge, document, rows in zip(judges, documents, logits, strict=True):
+        with torch.no_grad():
+            truth = model(document.tokens.long().unsqueeze(0)).logits[0].double().numpy()
+        nll, kls, same = [], [], []
+        for position in range(document.first, len(document.tokens) - 1):
+            log_q = rows[position] - math.log(np.exp(rows[position] - rows[position].max()).sum()) - rows[position].max()
+            log_p = truth[position] - math.log(np.exp(truth[position] - truth[position].max()).sum()) - truth[position].max()
+            nll.append(-log_q[int(document.tokens[position + 1])])
+            kls.append(float((np.exp(log_p) * (log_p - log_q)).sum()))
+            same.append(log_p.argmax() == log_q.argmax())
+        figures = found[judge.name]
+        assert figures["tokens"] == len(nll)
+        assert figures["ppl"] == pytest.approx(math.exp(np.mean(nll)), rel=1e-4)
+        assert figures["kl_student_mean"] == pytest.approx(np.mean(kls), rel=1e-3)
+        assert figures["kl_student_p99"] == pytest.approx(np.quantile(kls, 0.99), rel=1e-3)
+        assert figures["top1_student"] == pytest.approx(np.mean(same))
+
+
+def test_documents_are_limited_to_the_budget():
+    documents = [Document(torch.arange(10), 2, {}), Document(torch.arange(20), 0, {}), Document(torch.arange(5), 0, {})]
+    chosen = limit_documents(documents, 15)
+    assert [d.kept for d in chosen] == [7, 8]
+    assert [d.kept for d in limit_documents(documents, 1000)] == [7, 19, 4]
+
+
+def test_recovered_shares_are_the_drop_won_back():
+    def row(kind, mix, kl, ppl, runtime="llama.cpp"):
+        return {"kind": kind, "mix": mix, "runtime": runtime, "quality": {"j": {"kl_student_mean": kl, "ppl": ppl}}}
+
+    rows = [
+        row("float", None, 0.0, 10.0),
+        row("rounded", "q4_0", 0.4, 14.0),
+        row("recovered", "q4_0", 0.1, 11.0),
+        row("recovered", "q4_0", 0.3, 13.0, "onnxruntime"),
+    ]
+    shares = recovered_shares(rows, ["j"])
+    assert shares["q4_0"]["j"]["kl_share"] == pytest.approx(0.75)
+    assert shares["q4_0"]["j"]["ppl_share"] == pytest.approx(0.75)

@@ -1,0 +1,40 @@
+"""Signals come back from disk as they were, and a broken shard is named."""
+
+import pytest
+import torch
+
+from edgedistill.errors import RunError
+from edgedistill.signals.shards import Document, iter_shards, load_shard, save_shard, shard_path
+
+
+def document(length: int, first: int, base: int) -> Document:
+    kept = length - 1 - first
+    signal = {"ids": torch.arange(kept * 4, dtype=torch.int32).view(kept, 4) + base, "log_probs": torch.randn(kept, 4).half()}
+    return Document(torch.arange(base, base + length, dtype=torch.int32), first, signal)
+
+
+def test_round_trip(tmp_path):
+    documents = [document(9, 0, 100), document(5, 3, 200), document(2, 0, 300)]
+    save_shard(shard_path(tmp_path, 0), documents[:2])
+    save_shard(shard_path(tmp_path, 1), documents[2:])
+    found = list(iter_shards(tmp_path))
+    assert len(found) == 3
+    for one, other in zip(found, documents, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert one.first == other.first
+        assert all(torch.equal(one.signal[name], other.signal[name]) for name in other.signal)
+
+
+def test_misaligned_signals_are_refused(tmp_path):
+    good = document(9, 0, 0)
+    with pytest.raises(ValueError, match=r"document 0: signal 'ids' has 7 rows for 8 kept positions"):
+        save_shard(shard_path(tmp_path, 0), [Document(good.tokens, 0, {"ids": good.signal["ids"][:7]})])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_shard_is_named(tmp_path):
+    path = shard_path(tmp_path, 0)
+    save_shard(path, [document(9, 0, 0)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RunError, match=r"signals-00000.safetensors: not a whole signal shard"):
+        load_shard(path)

@@ -1,0 +1,122 @@
+"""The training loop: what it computes, and that a killed run goes on to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistill.errors import RunError
+from edgedistill.progress import QuietProgress
+from edgedistill.train.loop import TrainSettings, learning_rate_share, train
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+from tests.train.test_loop import run
+weight, curve = run(Path(sys.argv[1]), steps=40, pause=float(sys.argv[2]))
+torch.save((weight, curve.validation), sys.argv[3])
+"""
+
+
+def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
+    """Fit a line by gradient descent; a problem whose answer is known."""
+    import time
+
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(64, 5, generator=generator)
+    target = data @ torch.arange(1.0, 6.0)
+    weight = torch.zeros(5, requires_grad=True)
+
+    def loss_of_step(step: int):
+        time.sleep(pause)
+        rows = slice(8 * (step % 8), 8 * (step % 8) + 8)
+        return (data[rows] @ weight - target[rows]).square().mean(), 8
+
+    def validate() -> float:
+        with torch.no_grad():
+            return (data @ weight - target).square().mean().item()
+
+    settings = TrainSettings(steps, validate_every=4, checkpoint_seconds=0.0)
+    curve = train({rate: {"weight": weight}}, loss_of_step, validate, settings, work, QuietProgress(), "fit")
+    return weight.detach(), curve
+
+
+def test_it_learns_and_ends_with_the_best_validation(tmp_path: Path):
+    weight, curve = run(tmp_path, steps=400, rate=0.1)
+    torch.testing.assert_close(weight, torch.arange(1.0, 6.0), rtol=0.05, atol=0.05)
+    assert curve.best["loss"] == min(v["loss"] for v in curve.validation)
+
+
+def test_adamw_and_clipping_are_torchs(tmp_path: Path):
+    """Two steps by hand with torch's own optimizer."""
+    weight, _ = run(tmp_path, steps=2, rate=0.5)
+    by_hand = torch.zeros(5, requires_grad=True)
+    optimizer = torch.optim.AdamW([by_hand], lr=0.5, betas=(0.9, 0.95), weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(64, 5, generator=generator)
+    target = data @ torch.arange(1.0, 6.0)
+    for step in range(2):
+        rows = slice(8 * step, 8 * step + 8)
+        (data[rows] @ by_hand - target[rows]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_([by_hand], 1.0)
+        optimizer.param_groups[0]["lr"] = 0.5 * learning_rate_share(step, TrainSettings(2))
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(weight, by_hand.detach())
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path):
+    whole, curve = run(tmp_path / "whole")
+    for pause_s in (0.35, 0.6):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path / "killed", "0.05", tmp_path / "out.pt"])
+        state = tmp_path / "killed" / "training" / "checkpoint" / "state.json"
+        while not state.exists():
+            assert process.poll() is None
+        try:
+            process.wait(pause_s)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "killed", "0", tmp_path / "out.pt"], check=True)
+    weight, validation = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(weight, whole)
+    assert validation == curve.validation
+
+
+def test_the_rate_warms_up_and_falls_to_its_share():
+    settings = TrainSettings(100, warmup=0.1, final_rate=0.1)
+    shares = [learning_rate_share(step, settings) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1)
+    assert shares[9] == pytest.approx(1.0)
+    assert max(shares) == pytest.approx(1.0)
+    assert shares[99] == pytest.approx(0.1, abs=0.01)
+
+
+def test_no_better_validation_means_the_start_is_kept(tmp_path: Path):
+    weight = torch.ones(3, requires_grad=True)
+    values = iter([1.0, 2.0, 3.0, 4.0])
+    settings = TrainSettings(100, validate_every=1, patience=2)
+    curve = train({0.1: {"w": weight}}, lambda step: (weight.sum(), 1), lambda: next(values), settings, tmp_path, QuietProgress(), "t")
+    assert curve.stopped_early
+    assert curve.best["step"] == 0
+    assert torch.equal(weight.detach(), torch.ones(3))
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path):
+    weight = torch.ones(3, requires_grad=True)
+    with pytest.raises(RunError, match=r"the loss is nan at step 0; lower the learning rate"):
+        train(
+            {0.1: {"w": weight}},
+            lambda s: ((weight * float("nan")).sum(), 1),
+            lambda: 1.0,
+            TrainSettings(2),
+            tmp_path,
+            QuietProgress(),
+            "t",
+        )
