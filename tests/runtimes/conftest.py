@@ -22,7 +22,7 @@ def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(folder: Path, path: Path, *, template: bool = True, model: str = "gpt2") -> Path:
+def write_gguf(folder: Path, path: Path, *, template: bool = True, model: str = "gpt2", eos: int | None = None) -> Path:
     """The folder's model as an F32 GGUF."""
     from safetensors.numpy import load_file
 
@@ -48,7 +48,7 @@ def write_gguf(folder: Path, path: Path, *, template: bool = True, model: str = 
     writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in vocab])
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"] if eos is None else eos)
     writer.add_add_bos_token(False)
     if template:
         writer.add_chat_template((folder / "chat_template.jinja").read_text())

@@ -66,6 +66,7 @@ def test_batch_returns_the_log_probabilities_of_what_it_drew(llama, float_logits
     found = llama.generate_batch(prompts, [9, 3, 12, 1, 7, 8, 2], temperature=1.0, top_p=0.9, top_k=6, prompt_logprobs=True, stop_ids=())
     for prompt, generation, count in zip(prompts, found, [9, 3, 12, 1, 7, 8, 2], strict=True):
         assert (len(generation.tokens), generation.finish) == (count, "length")
+        assert [len(generation.prompt_top_ids), len(generation.top_ids)] == [len(prompt) - 1, count]
         expected = log_softmax(float_logits(prompt + generation.tokens))[:-1]
         ids = np.concatenate([generation.prompt_top_ids, generation.top_ids])
         logp = np.concatenate([generation.prompt_top_logp, generation.top_logp])
@@ -114,6 +115,16 @@ def test_chat_streams_what_generate_gives(llama):
     assert "".join(pieces) == llama.detokenize(made)
     assert len(pieces) > 1
     assert (llama.last_chat.prompt_tokens, llama.last_chat.tokens) == (len(ids), len(made))
+
+
+def test_chat_ends_at_the_files_stop_token(llama, hf_folder, tmp_path):
+    made = llama.generate(llama.apply_template(QUESTION)[1], 12)
+    stop = next(token for token in made[2:] if token not in made[:2])
+    path = write_gguf(hf_folder, tmp_path / "stops.gguf", eos=stop)
+    with LlamaCpp(path, threads=1, context=128) as model:
+        text = "".join(model.chat(QUESTION, max_tokens=12))
+        assert text == model.detokenize(made[: made.index(stop)])
+        assert (model.last_chat.finish, model.last_chat.tokens) == ("stop", made.index(stop) + 1)
 
 
 def test_an_answer_may_be_left_in_the_middle(llama):
