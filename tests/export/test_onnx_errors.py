@@ -295,3 +295,19 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_export_stays(tiny_llama, ca
         write_onnx(checkpoint, tiny_llama, shape, tmp_path / "out", {"name": "second"})
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (out / "onnx" / "model_q4.onnx").read_bytes() == before
+
+
+def test_the_earlier_export_comes_back_when_the_last_rename_fails(tiny_llama, case, tmp_path, monkeypatch):
+    out = write_onnx(case[0], tiny_llama, case[1], tmp_path / "out", METADATA)
+    rename = Path.rename
+
+    def fail_once(path, target):
+        if path.name == ".out.new":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(RunError, match="Input/output error"):
+        write_onnx(case[0], tiny_llama, case[1], out, {"name": "second"})
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert compare_onnx(case[0], out).equal

@@ -96,6 +96,8 @@ def write_onnx(
         raise RunError(f"{out}: the ONNX export can't be written ({reason}). Free some disk, or choose another folder.") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
     return out
 
 
