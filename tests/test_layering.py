@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,20 @@ def test_plan_loads_nothing_heavy_and_is_quick(tiny_llama: Path):
 def test_no_commands_own_help_loads_torch(command: str):
     modules, _ = loaded_by(command, "--help")
     assert not modules & HEAVY
+
+
+def test_every_recipe_setting_is_read_by_something():
+    """A key that nothing reads would look like a choice and change nothing."""
+    from edgedistill.config import load_recipe
+
+    texts = {path: path.read_text(encoding="utf-8") for path in FILES if room_of(path) not in ("config", "plan")}
+    # Read by a method of the recipe, or with one choice only.
+    elsewhere = {"layers", "depth", "tokens_by_mix", "recover.tokens", "recover.loss"}
+    unread = []
+    for part, settings in load_recipe("chat").to_dict().items():
+        own = "\n".join(text for path, text in texts.items() if room_of(path) == part)
+        for name in settings if isinstance(settings, dict) else ():
+            named = any(re.search(rf"\b{part}\.{name}\b", text) for text in texts.values())
+            if not (named or re.search(rf"\bsettings\.{name}\b", own) or {name, f"{part}.{name}"} & elsewhere):
+                unread.append(f"{part}.{name}")
+    assert not unread

@@ -126,7 +126,6 @@ class Distill(_Training):
     batch_tokens: PositiveInt = 1024
     learning_rate: PositiveFloat = 2.0e-4
     loss: DistillLoss = DistillLoss()
-    temperature: PositiveFloat = 1.0
     validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
 
 
@@ -153,7 +152,6 @@ class Measure(Model):
     """What the packed files are judged on."""
 
     tokens: PositiveInt = Field(default=4096, description="Tokens judged of each text.")
-    text: Text | None = Field(default=None, description="A text file of your own to judge on, beside the recipe.")
     prompts: Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
         "What is the capital of France?",
         "Write two sentences about the sea.",
@@ -164,11 +162,6 @@ class Measure(Model):
     repetitions: PositiveInt = 3
     threads: PositiveInt | None = Field(default=None, description="null takes the cores that this process may use.")
     accuracy_level: Literal[0, 1, 2, 3, 4] = Field(default=4, description="What MatMulNBits rounds activations to; 4 is int8.")
-
-    @field_validator("text")
-    @classmethod
-    def _locate(cls, found: str | None, info: ValidationInfo) -> str | None:
-        return _beside_the_file(found, info)
 
 
 class Recipe(Model):

@@ -75,9 +75,8 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
         raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
     if teach.prompts != OWN_PROMPTS:
         read_prompts(Path(teach.prompts), teach.prompt_field)
-    for part, path in (("teach.text", teach.text), ("measure.text", recipe.measure.text)):
-        if path is not None:
-            _check_text(part, Path(path))
+    if teach.text is not None:
+        _check_text("teach.text", Path(teach.text))
 
 
 def _check_text(part: str, path: Path) -> None:

@@ -181,9 +181,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
 
 
 def test_paths_in_a_recipe_count_from_its_folder(recipe_of, tmp_path: Path):
-    recipe = recipe_of("teach: {prompts: data/p.jsonl}\nmeasure: {text: own.txt}\n")
+    recipe = recipe_of("teach: {prompts: data/p.jsonl, text: own.txt}\n")
     assert recipe.teach.prompts == str(tmp_path / "data" / "p.jsonl")
-    assert recipe.measure.text == str(tmp_path / "own.txt")
+    assert recipe.teach.text == str(tmp_path / "own.txt")
     assert recipe_of("").teach.prompts == "teacher"
 
 

@@ -199,7 +199,6 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
         (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights; mix 'q4_0' stores it as q8_0, whose rows must be a"),
         (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
-        (recipe_with(measure={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: measure.text cannot be read"),
         (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
     ],
 )  # fmt: skip
@@ -213,11 +212,11 @@ def test_files_that_the_recipe_names_are_read_in_the_plan(tmp_path: Path):
     with pytest.raises(InputError, match=r"p\.jsonl:2: the prompt is a number"):
         make_plan(recipe_with(teach={"prompts": str(tmp_path / "p.jsonl")}), load_target("phone"), facts_of(), MACHINE)
     (tmp_path / "t.txt").write_text(" \n")
-    with pytest.raises(InputError, match=r"t\.txt: measure\.text is an empty file"):
-        make_plan(recipe_with(measure={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+    with pytest.raises(InputError, match=r"t\.txt: teach\.text is an empty file"):
+        make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
     (tmp_path / "t.txt").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"t\.txt: measure\.text is not a text in UTF-8"):
-        make_plan(recipe_with(measure={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+    with pytest.raises(InputError, match=r"t\.txt: teach\.text is not a text in UTF-8"):
+        make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
 
 
 @pytest.mark.parametrize("target", ["laptop-cpu", "consumer-gpu", "phone"])
