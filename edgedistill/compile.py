@@ -107,7 +107,8 @@ class _Build:
         student = self.distill(taught)
         captured = self.capture(taught, student)
         floats = self.float_gguf(student)
-        rounded, exported = {}, {}
+        rounded: dict[str, StageResult] = {}
+        exported: dict[tuple[str, str], StageResult] = {}
         for mix in self.recipe.mixes:
             rounded[mix] = self.rounded(mix, student)
             recovered = self.recover(mix, student, captured)
@@ -167,20 +168,17 @@ class _Build:
     def capture(self, taught: StageResult, student: StageResult) -> StageResult:
         """The float student's own distribution, and its inputs' importance."""
         # Hidden states in full precision: against q8_0, whose KL is thousandths, rounding the teacher would show.
-        settings = {
-            "seq_len": self.recipe.recover.seq_len,
-            "compute": "float32",
-            "tokens": max(map(self.recipe.recover.tokens_of, self.recipe.mixes)),
-        }
+        compute, seq_len = "float32", self.recipe.recover.seq_len
+        tokens = max(map(self.recipe.recover.tokens_of, self.recipe.mixes))
 
         def build(work: Path) -> None:
             from edgedistill.teach.capture import capture, spread_documents
 
             training, validation = _documents(taught.path)
-            chosen = spread_documents(training, settings["tokens"], settings["seq_len"])
-            capture(student.path, [("train", chosen), ("validation", validation)], settings["seq_len"], "float32", work, self.progress)
+            chosen = spread_documents(training, tokens, seq_len)
+            capture(student.path, [("train", chosen), ("validation", validation)], seq_len, compute, work, self.progress)
 
-        return self.stage("capture", settings, [taught, student], build)
+        return self.stage("capture", {"seq_len": seq_len, "compute": compute, "tokens": tokens}, [taught, student], build)
 
     def recover(self, mix: str, student: StageResult, captured: StageResult) -> StageResult:
         """The student on its grid."""
@@ -195,8 +193,8 @@ class _Build:
             recover(student.path, training, validation, load_importance(captured.path), mix, formats, self.recipe, work, self.progress)
 
         settings = _settings(self.recipe.recover)
-        settings["tokens"] = self.recipe.recover.tokens_of(mix)
-        del settings["tokens_by_mix"]
+        settings |= {"tokens": self.recipe.recover.tokens_of(mix), "rate": self.recipe.recover.rate_of(mix)}
+        del settings["tokens_by_mix"], settings["rate_by_mix"]
         settings |= {"mix": mix, "formats": {name: f.name for name, f in formats.items()}, "seed": self.recipe.teach.seed}
         return self.stage(f"recover-{mix}", settings, [student, captured], build)
 
@@ -248,7 +246,7 @@ class _Build:
             proof = {**asdict(comparison), "differences": len(comparison.differences)}
             write_json(work / "verify.json", {"kind": kind, "mix": mix, **proof})
 
-        settings = {"metadata": metadata}
+        settings: dict[str, Any] = {"metadata": metadata}
         if kind == "onnx":
             settings["accuracy_level"] = self.recipe.measure.accuracy_level
         return self.stage(f"{kind}-{mix}", settings, [recovered], build)

@@ -133,15 +133,22 @@ class Recover(_Training):
     """How the student is trained on the grid that ships."""
 
     tokens: PositiveInt = 24_000
-    batch_tokens: PositiveInt = 512
+    batch_tokens: PositiveInt = 1024
     learning_rate: PositiveFloat = 1.0e-4
-    scale_learning_rate: PositiveFloat = 1.0e-4
+    scale_learning_rate: PositiveFloat = 1.0e-3
     fit: Literal["importance", "ggml"] = Field(default="importance", description="How the first scales are found.")
     train: Literal["weights+scales", "weights", "scales"] = "weights+scales"
     loss: Literal["forward_kl"] = "forward_kl"
     patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
     validate_every: PositiveInt = 8
     tokens_by_mix: dict[MixName, PositiveInt] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
+
+    # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
+    rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")
+
+    def rate_of(self, mix: str) -> float:
+        """The factor on a mix's learning rates."""
+        return {str(name): rate for name, rate in self.rate_by_mix.items()}.get(mix, 1.0)
 
     def tokens_of(self, mix: str) -> int:
         """The training budget of a mix."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
@@ -92,7 +92,7 @@ def top_k_kl(model: PreTrainedModel, documents: Sequence[Document], weight: torc
 
 
 def _choose(
-    model: PreTrainedModel, documents: Sequence[Document], layers: int, seq_len: int, dtype: torch.dtype, progress: Progress
+    model: LlamaForCausalLM, documents: Sequence[Document], layers: int, seq_len: int, dtype: torch.dtype, progress: Progress
 ) -> tuple[list[int], list[float]]:
     """The layers to keep, and every layer's influence on a sample of the training text."""
     sample: list[torch.Tensor] = []

@@ -78,7 +78,8 @@ def measure(
         "student": make_reference(student, judges, work / "student.safetensors", "float student", progress),
         "teacher": make_reference(teacher, judges, work / "teacher.safetensors", "teacher", progress),
     }
-    rows, samples, records = [], {prompt: {} for prompt in recipe.measure.prompts}, []
+    samples: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.measure.prompts}
+    rows, records = [], []
     for number, artifact in enumerate(artifacts):
         kept = work / f"row-{number:02d}.json"
         if not kept.is_file():

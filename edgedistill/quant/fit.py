@@ -10,11 +10,12 @@ model worse, not better.
 import torch
 from torch import Tensor
 
-from edgedistill.quant.grids import GRIDS, GridTensor
+from edgedistill.quant.grids import GRIDS, Grid, GridTensor
+from edgedistill.quant.rounding import block_sums
 
 # Candidate scales as shares of ggml's own. Clipping the largest weight (below 1) often pays; above 1 rarely.
-CANDIDATES = tuple(0.70 + 0.025 * i for i in range(17))
-ROUNDS = 2  # of least-squares refinement after the search
+CANDIDATES = tuple(0.70 + 0.04 * i for i in range(10))
+ROUNDS = 2  # of nearest codes and least-squares scale, after the search
 
 
 def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
@@ -40,28 +41,40 @@ def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor
     importance = (sigma2 + weight.square()).sqrt_() * mean_square.float().clamp_min(1e-12)
     importance = importance.view(rows, -1, module.BLOCK)
     blocks = weight.view(rows, -1, module.BLOCK)
+    weighted = importance * blocks
     start = module.fit_scale(weight)
 
-    best = fit_ggml(weight, grid)
-    best_scale, best_error = best.scale.float(), _error(blocks, importance, best.decode())
-    # Both signs: where the grid is lopsided (q4_0's -8..7), the mirrored one may serve the block better.
-    for share in (*CANDIDATES, *(-c for c in CANDIDATES)):
-        scale = module.store_scale(start * share).float()
-        for _ in range(ROUNDS):
-            steps = module.decode(torch.ones_like(scale), module.encode_with_scale(weight, scale)).view_as(blocks)
-            # Given the codes, the best scale is the weighted least-squares one.
-            denominator = (importance * steps.square()).sum(-1)
-            refined = (importance * steps * blocks).sum(-1) / denominator.clamp_min(1e-30)
-            scale = module.store_scale(torch.where(denominator > 0, refined, scale)).float()
-        error = _error(blocks, importance, module.decode(scale, module.encode_with_scale(weight, scale)))
-        better = error < best_error
-        best_scale = torch.where(better, scale, best_scale)
-        best_error = torch.where(better, error, best_error)
-    # Blocks that kept ggml's scale get nearest codes for the stored scale; ggml's own divide by the unstored one.
+    best_scale, best_gain = start, torch.full_like(start, -1.0)
+    # Where a grid is lopsided (q4_0's -8..7) the mirrored scale may serve the block better.
+    signs = (1.0, -1.0) if module.LOPSIDED else (1.0,)
+    for share in (sign * candidate for candidate in CANDIDATES for sign in signs):
+        scale, gain = _least_squares(module, blocks, importance, weighted, module.store_scale(start * share).float())
+        better = gain > best_gain
+        best_scale, best_gain = torch.where(better, scale, best_scale), torch.where(better, gain, best_gain)
+    for _ in range(ROUNDS):
+        best_scale, _ = _least_squares(module, blocks, importance, weighted, module.store_scale(best_scale).float())
     stored = module.store_scale(best_scale)
-    return GridTensor(grid, stored, module.encode_with_scale(weight, stored))
+    searched = GridTensor(grid, stored, module.encode_with_scale(weight, stored))
+    plain = fit_ggml(weight, grid)
+    # The stored scale is rounded and the codes found anew: a block where ggml's fit is still better keeps it.
+    keep = _error(blocks, importance, searched.decode()) < _error(blocks, importance, plain.decode())
+    codes = torch.where(keep.unsqueeze(-1), searched.codes.view_as(blocks), plain.codes.view_as(blocks)).view(rows, cols)
+    return GridTensor(grid, torch.where(keep, searched.scale, plain.scale), codes)
+
+
+def _least_squares(module: Grid, blocks: Tensor, importance: Tensor, weighted: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The best scale [O, I/block] for the codes that `scale` gives, and the weighted error that it saves over zeros.
+
+    With steps s the error Σ imp (w − d·s)² is least at d = Σ imp·s·w / Σ imp·s², where it is Σ imp·w² less
+    (Σ imp·s·w)² / Σ imp·s².
+    """
+    steps = module.nearest_steps(blocks, scale)
+    along = block_sums(weighted * steps)
+    across = block_sums(steps.square_().mul_(importance)).clamp_min_(1e-30)
+    found = along / across
+    return torch.where(across > 1e-30, found, scale), along * found
 
 
 def _error(blocks: Tensor, importance: Tensor, decoded: Tensor) -> Tensor:
     """Weighted squared error of each block [O, I/block]."""
-    return (importance * (blocks - decoded.view_as(blocks)).square()).sum(-1)
+    return block_sums((blocks - decoded.view_as(blocks)).square_().mul_(importance))

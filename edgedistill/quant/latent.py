@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.quant.grids import GRIDS, GridTensor
+from edgedistill.quant.rounding import block_sums, safe_inverse
 
 INSIDE = 0.5 + 1e-3  # of a step: farther from its code, a weight was clipped
 
@@ -21,27 +22,26 @@ class FakeQuant(torch.autograd.Function):
         ctx.save_for_backward(weight, scale)
         ctx.grid = grid
         module = GRIDS[grid]
-        stored = module.store_scale(scale)
-        return module.decode(stored, module.encode_with_scale(weight, stored))
+        stored = module.store_scale(scale).float()
+        # Whole steps times the stored scale: `decode` of the codes to the bit, without going through integers.
+        return module.nearest_steps(weight.view(*scale.shape, -1), stored).mul_(stored.unsqueeze(-1)).view_as(weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         # The codes are computed again instead of kept: a pass over the weight costs less than a copy of it.
         weight, scale = ctx.saved_tensors
         module = GRIDS[ctx.grid]
-        stored = module.store_scale(scale)
-        ones = torch.ones_like(scale)
-        steps = module.decode(ones, module.encode_with_scale(weight, stored)).view(*scale.shape, -1)
-        blocks = weight.view_as(steps)
-        inverse = torch.where(stored == 0, 0.0, 1.0 / stored.float()).unsqueeze(-1)
-        offset = steps - blocks * inverse
+        stored = module.store_scale(scale).float()
+        blocks = weight.view(*scale.shape, -1)
+        steps = module.nearest_steps(blocks, stored)
+        offset = steps - blocks * safe_inverse(stored).unsqueeze(-1)
         inside = offset.abs() <= INSIDE
         grad_blocks = grad.view_as(steps)
         grad_weight = grad_scale = None
         if ctx.needs_input_grad[0]:
             grad_weight = (grad_blocks * inside).view_as(weight)
         if ctx.needs_input_grad[1]:
-            grad_scale = (grad_blocks * torch.where(inside, offset, steps)).sum(-1)
+            grad_scale = block_sums(grad_blocks * torch.where(inside, offset, steps))
         return grad_weight, grad_scale, None
 
 
@@ -83,8 +83,10 @@ class GridLinear(nn.Module):
         """The codes and scales whose decoding `weight()` returns."""
         module = GRIDS[self.grid]
         stored = module.store_scale(self.scale())
-        codes = self.codes if self.codes is not None else module.encode_with_scale(self.latent, stored)
-        return GridTensor(self.grid, stored, codes)
+        if self.latent is None:
+            assert self.codes is not None
+            return GridTensor(self.grid, stored, self.codes)
+        return GridTensor(self.grid, stored, module.encode_with_scale(self.latent, stored))
 
 
 class ScaleOnly(torch.autograd.Function):
@@ -99,4 +101,4 @@ class ScaleOnly(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         steps = GRIDS[ctx.grid].decode(torch.ones(ctx.shape), ctx.codes)
-        return (grad * steps).view(*ctx.shape, -1).sum(-1), None, None
+        return block_sums((grad * steps).view(*ctx.shape, -1)), None, None

@@ -12,6 +12,7 @@ from edgedistill.formats import Q4_0
 from edgedistill.quant.rounding import check_finite, safe_inverse
 
 NAME = Q4_0.name
+LOPSIDED = True  # whether codes reach farther on one side of zero
 BLOCK = Q4_0.block
 ZERO = 8  # the code of weight 0
 LOW, HIGH = 0, 15
@@ -53,12 +54,16 @@ def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
     return store_scale(scale), codes.flatten(1)
 
 
+def nearest_steps(blocks: Tensor, scale: Tensor) -> Tensor:
+    """The nearest steps, float32 whole numbers in -8..7, of blocks [..., 32] for stored scales [...]: weight = scale · step."""
+    scaled = blocks * safe_inverse(scale.float()).unsqueeze(-1)
+    return scaled.add_(0.5).floor_().clamp_(LOW - ZERO, HIGH - ZERO)
+
+
 def encode_with_scale(weight: Tensor, scale: Tensor) -> Tensor:
     """The nearest codes uint8 [O, I] when the scales [O, I/32] are given as stored (float16 values)."""
     rows, cols = weight.shape
-    inverse = safe_inverse(scale.float()).unsqueeze(-1)
-    scaled = weight.float().reshape(rows, -1, BLOCK) * inverse
-    return (scaled + (ZERO + 0.5)).clamp_(0.0, HIGH + 0.5).to(torch.uint8).reshape(rows, cols)
+    return nearest_steps(weight.float().reshape(rows, -1, BLOCK), scale).add_(ZERO).to(torch.uint8).reshape(rows, cols)
 
 
 def decode(scale: Tensor, codes: Tensor) -> Tensor:

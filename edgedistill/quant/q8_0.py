@@ -11,6 +11,7 @@ from edgedistill.formats import Q8_0
 from edgedistill.quant.rounding import check_finite, round_half_away, safe_inverse
 
 NAME = Q8_0.name
+LOPSIDED = False  # whether codes reach farther on one side of zero
 BLOCK = Q8_0.block
 LIMIT = 127  # ggml's fit never uses -128
 SCALE_LIMIT = 65504.0  # fp16's largest number
@@ -47,12 +48,16 @@ def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
     return store_scale(scale), codes.flatten(1)
 
 
+def nearest_steps(blocks: Tensor, scale: Tensor) -> Tensor:
+    """The nearest steps, float32 whole numbers in -127..127, of blocks [..., 32] for stored scales [...]: weight = scale · step."""
+    scaled = blocks * safe_inverse(scale.float()).unsqueeze(-1)
+    return scaled.add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
+
+
 def encode_with_scale(weight: Tensor, scale: Tensor) -> Tensor:
     """The nearest codes int8 [O, I] when the scales [O, I/32] are given as stored (float16 values)."""
     rows, cols = weight.shape
-    inverse = safe_inverse(scale.float()).unsqueeze(-1)
-    scaled = weight.float().reshape(rows, -1, BLOCK) * inverse
-    return scaled.round_().clamp_(-LIMIT, LIMIT).to(torch.int8).reshape(rows, cols)
+    return nearest_steps(weight.float().reshape(rows, -1, BLOCK), scale).to(torch.int8).reshape(rows, cols)
 
 
 def decode(scale: Tensor, codes: Tensor) -> Tensor:

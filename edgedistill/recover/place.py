@@ -51,9 +51,10 @@ def place_on_grid(
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         table.weight.requires_grad_(False)
     with torch.no_grad():
-        for name, tensor_module in ((EMBEDDING, model.get_input_embeddings()), (HEAD, model.get_output_embeddings())):
+        state = model.state_dict()
+        for name in (EMBEDDING, HEAD):
             if name in formats:
-                tensor_module.weight.copy_(fit_ggml(tensor_module.weight, formats[name].name).decode())
+                state[name].copy_(fit_ggml(state[name], formats[name].name).decode())
     return layers
 
 

@@ -26,6 +26,7 @@ from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
 
+
 def recover(
     student: Path,
     training: Sequence[Document],
@@ -75,11 +76,11 @@ def recover(
 
     gains = {name: p for name, p in model.named_parameters() if p.requires_grad and name.endswith(".gain")}
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
+    rate = settings.rate_of(mix)
     groups: dict[float, Mapping[str, Tensor]] = {}
-    if gains:
-        groups[settings.scale_learning_rate] = gains
-    if others:
-        groups[settings.learning_rate] = {**groups.get(settings.learning_rate, {}), **others}
+    for peak, parameters in ((settings.scale_learning_rate, gains), (settings.learning_rate, others)):
+        if parameters:
+            groups[rate * peak] = {**groups.get(rate * peak, {}), **parameters}
     train_settings = TrainSettings(
         steps,
         settings.warmup,

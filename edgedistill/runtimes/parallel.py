@@ -13,7 +13,7 @@ from edgedistill.runtimes.llama_engine import LlamaEngine, Purpose
 from edgedistill.runtimes.sampling import Sampler, top_log_probs
 
 BATCH_TOKENS = 512
-PROMPT_ROWS = 64  # rows of logits kept at once when the prompt's own distributions are wanted too
+PROMPT_ROWS = 256  # rows of logits kept at once when the prompt's own distributions are wanted too
 
 
 @dataclass(frozen=True)

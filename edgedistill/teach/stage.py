@@ -34,6 +34,9 @@ TEXT = "text-{:05d}.jsonl"
 # Rounds without a single kept text after which the teacher is taken to be unable to write any.
 BARREN_ROUNDS = 3
 PROSE_TOKENS = 256  # of one document of prose
+# Prompts a round for each slot. A slot that ends early takes the next prompt; only the last wave of a round leaves slots
+# idle, and a kill loses at most a round.
+WAVES = 4
 
 
 @dataclass
@@ -119,7 +122,7 @@ def _round(
 ) -> list[Text]:
     """Ask for one round of texts, and keep the good ones."""
     settings = recipe.teach
-    count = 2 * settings.parallel  # two waves: a slot that ends early takes the next prompt
+    count = WAVES * settings.parallel
     seed = (settings.seed * 1_000_003 + tally.rounds * 2 * count) % 2**31
     if prompts is None:
         questions = _questions(writer, tokenizer, frame, recipe, count, seed, tally) if frame else [""] * count
@@ -149,7 +152,7 @@ def _round(
     )
     texts: list[Text] = []
     for question, opening, found in zip(questions, openings, written, strict=True):
-        answer = tokenizer.decode([t for t in found.tokens if t not in stops])
+        answer = str(tokenizer.decode([t for t in found.tokens if t not in stops]))
         # A plain text has no end of its own: the limit only says where we stopped reading.
         why = why_dropped(answer, found.tokens, found.finish if frame else "stop")
         same = normalized(question + " " + answer)
@@ -185,7 +188,7 @@ def _questions(
     )
     questions: dict[str, str] = {}
     for found in written:
-        question = tokenizer.decode([t for t in found.tokens if t not in frame.stop_ids]).strip()
+        question = str(tokenizer.decode([t for t in found.tokens if t not in frame.stop_ids])).strip()
         why = why_dropped(question, found.tokens, found.finish)
         if why is None and normalized(question) in questions:
             why = DUPLICATE
@@ -288,7 +291,7 @@ def _check_going(name: str, prompts: Sequence[str] | None, parallel: int, tally:
         raise RunError(
             f"{name}: nothing that the teacher wrote in {tally.barren} rounds could be kept ({reasons}); it can't teach this recipe"
         )
-    if prompts is not None and tally.rounds * 2 * parallel >= len(prompts) and tally.tokens < goal:
+    if prompts is not None and tally.rounds * WAVES * parallel >= len(prompts) and tally.tokens < goal:
         raise RunError(
             f"{name}: all {len(prompts)} prompts gave {tally.tokens} kept tokens of the {goal} that teach.tokens asks for "
             f"({reasons or 'nothing dropped'}); give more prompts or lower teach.tokens in the recipe"

@@ -139,7 +139,8 @@ class TransformersWriter:
             mask[row, width - len(prompt) :] = 1
         torch.manual_seed(seed)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
-        rows = self._model.generate(
+        rows = self._model.generate(  # type: ignore[misc]  # its mixin annotates self as another class
+
             input_ids=ids, attention_mask=mask, max_new_tokens=max_new, pad_token_id=self._pad, eos_token_id=list(stop_ids), **sampling
         )
         return [self._finish(list(prompt), rows[row, width:].tolist(), stop_ids, top_k) for row, prompt in enumerate(prompts)]
