@@ -13,7 +13,7 @@ from edgedistill.mixes import mix_bytes
 # A core with AVX-512 or AMX in bfloat16 reached 90 GFLOP/s in training and 120 in forward passes; older ones reach half of that.
 TRAIN_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 30e9}
 # llama.cpp writing 16 to 32 answers at a time.
-WRITE_FLOPS_PER_CORE = 20e9
+WRITE_FLOPS_PER_CORE = 15e9
 # Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
 KEPT_SHARE = 0.6
 # Python with torch and transformers loaded.
