@@ -9,29 +9,29 @@ checks that come before the first stage answer at once.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedistill import __version__
 from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.config.target import Target
+from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
+from edgedistill.extras import require
 from edgedistill.facts import ModelFacts
 from edgedistill.machine import fingerprint, usable_cores
 from edgedistill.mixes import assign_formats
 from edgedistill.plan import Plan, make_plan, this_machine
 from edgedistill.progress import Progress
-from edgedistill.store.files import atomic_write, file_sha256, tree_sha256, write_json
+from edgedistill.store.files import atomic_write, file_sha256, tree_sha256
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
 
 if TYPE_CHECKING:
     from edgedistill.measure.stage import Artifact
-    from edgedistill.quant.checkpoint import GridCheckpoint
 
 CHATS, PROSE = "held-out chats", "held-out prose"
-GGUF_NAME = "model.gguf"
-ONNX_NAME = "onnx"
+TEACHER_NAME = "teacher.gguf"
 BUNDLE_MARK = ".bundle.json"
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
@@ -66,6 +66,9 @@ def compile_model(
         DoesNotFitError: it is sound, but too big for the device or this machine.
         RunError: a stage failed; the same command goes on from there.
     """
+    if "onnx" in recipe.export:
+        for package in ("onnx", "onnxruntime"):  # seconds now instead of hours later
+            require(package, extra="onnx", purpose=f"recipe {recipe.name}: export to ONNX")
     plan = make_plan(recipe, target, facts, this_machine(out))
     plan.require_fit()
     identity = {"teacher": facts.source, "recipe": recipe.name, "target": target.name, "version": __version__}
@@ -113,7 +116,7 @@ class _Build:
             rounded[mix] = self.rounded(mix, student)
             recovered = self.recover(mix, student, captured)
             for kind in self.recipe.export:
-                exported[kind, mix] = self.export(kind, mix, recovered, student, taught)
+                exported[kind, mix] = self.export(kind, mix, recovered)
         measured = self.measure(taught, student, floats, rounded, exported)
         report, result = self.report(taught, student, measured, exported)
         bundle = self.bundle(report, result, exported)
@@ -202,69 +205,36 @@ class _Build:
         """The float student as an F16 file, and the teacher too where it isn't a GGUF file already: rows to compare with."""
 
         def build(work: Path) -> None:
-            self._write_floats(student.path, self.shape, work / GGUF_NAME)
+            from edgedistill.export.stage import export_float
+
+            export_float(student.path, self.shape, work / GGUF_NAME, self._metadata("f16", "float"))
             if self.facts.kind != "gguf":
-                self._write_floats(self.teacher, self.facts.shape, work / "teacher.gguf")
+                export_float(self.teacher, self.facts.shape, work / TEACHER_NAME, self._metadata("f16", "teacher"))
 
         return self.stage("float-gguf", {"mix": "f16"}, [student], build, {"teacher": self.teacher_hash})
-
-    def _write_floats(self, model: Path, shape: Any, out: Path) -> None:
-        from edgedistill.export.gguf.write import float_checkpoint, write_gguf
-        from edgedistill.models.load import load_model
-
-        state = load_model(model).state_dict()
-        checkpoint = float_checkpoint({tensor.name: state[tensor.name] for tensor in shape.tensors()}, "f16")
-        write_gguf(checkpoint, model, shape, out, self._metadata("f16", "float"))
 
     def rounded(self, mix: str, student: StageResult) -> StageResult:
         """Plain rounding as llama.cpp's quantizer does it: what recovery is compared with."""
 
         def build(work: Path) -> None:
-            from edgedistill.export.gguf.write import write_gguf
-            from edgedistill.models.load import load_model
-            from edgedistill.recover.place import round_model
+            from edgedistill.export.stage import export_rounded
 
-            checkpoint = round_model(load_model(student.path), assign_formats(self.shape, mix), mix)
-            write_gguf(checkpoint, student.path, self.shape, work / GGUF_NAME, self._metadata(mix, "rounded"))
+            export_rounded(student.path, self.shape, mix, work / GGUF_NAME, self._metadata(mix, "rounded"))
 
         return self.stage(f"rounded-{mix}", {"mix": mix}, [student], build)
 
-    def export(self, kind: str, mix: str, recovered: StageResult, student: StageResult, taught: StageResult) -> StageResult:
+    def export(self, kind: str, mix: str, recovered: StageResult) -> StageResult:
         """The packed file, read back and compared bit for bit before it counts."""
         metadata = self._metadata(mix, "recovered") | {"run": recovered.key}
+        level = self.recipe.measure.accuracy_level
 
         def build(work: Path) -> None:
-            from edgedistill.quant.checkpoint import load_grid
+            from edgedistill.export.stage import export_recovered
 
-            checkpoint = load_grid(recovered.path)
-            comparison = (
-                self._write_gguf(checkpoint, recovered.path, work, metadata)
-                if kind == "gguf"
-                else self._write_onnx(checkpoint, recovered.path, work, metadata)
-            )
-            comparison.require_equal(f"{kind} {mix}")
-            proof = {**asdict(comparison), "differences": len(comparison.differences)}
-            write_json(work / "verify.json", {"kind": kind, "mix": mix, **proof})
+            export_recovered(kind, recovered.path, self.shape, work, metadata, level)
 
-        settings: dict[str, Any] = {"metadata": metadata}
-        if kind == "onnx":
-            settings["accuracy_level"] = self.recipe.measure.accuracy_level
+        settings = {"metadata": metadata, **({"accuracy_level": level} if kind == "onnx" else {})}
         return self.stage(f"{kind}-{mix}", settings, [recovered], build)
-
-    def _write_gguf(self, checkpoint: "GridCheckpoint", folder: Path, work: Path, metadata: dict[str, str]) -> Any:
-        from edgedistill.export.gguf.check import check_token_ids, verify_gguf
-        from edgedistill.export.gguf.write import write_gguf
-
-        write_gguf(checkpoint, folder, self.shape, work / GGUF_NAME, metadata)
-        check_token_ids(folder, work / GGUF_NAME)
-        return verify_gguf(checkpoint, folder, self.shape, work / GGUF_NAME)
-
-    def _write_onnx(self, checkpoint: "GridCheckpoint", folder: Path, work: Path, metadata: dict[str, str]) -> Any:
-        from edgedistill.export.onnx.build import write_onnx
-        from edgedistill.export.onnx.check import verify_onnx
-
-        write_onnx(checkpoint, folder, self.shape, work / ONNX_NAME, metadata, self.recipe.measure.accuracy_level)
-        return verify_onnx(checkpoint, folder, self.shape, work / ONNX_NAME)
 
     def _metadata(self, mix: str, made: str) -> dict[str, str]:
         found = {
@@ -289,17 +259,16 @@ class _Build:
         """Every packed file in its runtime on this machine."""
 
         def build(work: Path) -> None:
-            from edgedistill.measure.judge import Judge, limit_documents
+            from edgedistill.data.prose import read_prose
+            from edgedistill.measure.judge import Judge, limit_documents, prose_documents
             from edgedistill.measure.stage import measure
             from edgedistill.signals.shards import iter_shards
 
-            kind = CHATS if self.recipe.teach.style == "chat" else "held-out text"
-            sources = [(kind, "written by the teacher, never trained on", "judge"), (PROSE, "prose that no training saw", "prose-judge")]
-            judges = [
-                Judge(name, source, limit_documents(list(iter_shards(taught.path / split)), self.recipe.measure.tokens))
-                for name, source, split in sources
-                if (taught.path / split).is_dir()
-            ]
+            tokens = self.recipe.measure.tokens
+            chats = CHATS if self.recipe.teach.style == "chat" else "held-out text"
+            written = limit_documents(list(iter_shards(taught.path / "judge")), tokens)
+            prose = prose_documents(self.teacher, read_prose("judge", self.recipe.teach.text), tokens)
+            judges = [Judge(chats, "written by the teacher, never trained on", written), Judge(PROSE, "prose that no training saw", prose)]
             measure(
                 self._artifacts(floats, rounded, exported),
                 judges,
@@ -341,7 +310,7 @@ class _Build:
                 shown = path.name
             return Artifact(label, kind, mix, runtime, path, shown, sum(f.stat().st_size for f in files), digest)
 
-        teacher = self.teacher if self.facts.kind == "gguf" else floats.path / "teacher.gguf"
+        teacher = self.teacher if self.facts.kind == "gguf" else floats.path / TEACHER_NAME
         artifacts = [
             one("teacher", "teacher", None, "llama.cpp", teacher),
             one("float student", "float", None, "llama.cpp", floats.path / GGUF_NAME),
@@ -368,7 +337,7 @@ class _Build:
                 for r in self.results
             ],
             "verify": [
-                {"file": f"{kind} {mix}", **json.loads((result.path / "verify.json").read_text(encoding="utf-8"))}
+                {"file": f"{kind} {mix}", **json.loads((result.path / PROOF).read_text(encoding="utf-8"))}
                 for (kind, mix), result in exported.items()
             ],
         }

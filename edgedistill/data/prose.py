@@ -8,7 +8,6 @@ from pathlib import Path
 
 from edgedistill.errors import InputError
 
-PROSE_SPLITS = ("train", "validation", "judge")
 _TEXTS = Path(__file__).parent / "texts"
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "judge": (0.9, 1.0)}
 SMALLEST = 2000  # characters: a tenth of it is a paragraph
@@ -18,7 +17,7 @@ def read_prose(split: str, file: str | None) -> str:
     """The text of one split.
 
     Args:
-        split: one of PROSE_SPLITS.
+        split: "train", "validation" or "judge".
         file: the user's own text, or None for the one that comes along.
     Raises:
         InputError: the file is missing, not UTF-8, or too short to be split.

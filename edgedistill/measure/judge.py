@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgedistill.models.load import load_model
+from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document
+
+WINDOW = 256  # tokens of one document of prose
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ def limit_documents(documents: Sequence[Document], tokens: int) -> tuple[Documen
             chosen.append(Document(ids, document.first, {}))
             left -= chosen[-1].kept
     return tuple(chosen)
+
+
+def prose_documents(tokenizer_of: Path, text: str, tokens: int) -> tuple[Document, ...]:
+    """The beginning of a text as documents of WINDOW tokens, `tokens` judged positions in all."""
+    ids = load_tokenizer(tokenizer_of)(text, add_special_tokens=False)["input_ids"]
+    pieces = [Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {}) for i in range(0, len(ids), WINDOW)]
+    return limit_documents([piece for piece in pieces if piece.kept > 0], tokens)
 
 
 @torch.no_grad()

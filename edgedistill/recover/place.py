@@ -14,16 +14,6 @@ from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import GridLinear
 
 
-def round_model(model: PreTrainedModel, formats: Mapping[str, NumberFormat], mix: str) -> GridCheckpoint:
-    """Every tensor rounded as ggml's quantizer does: what a user gets without recovery. f16 and f32 stay floats."""
-    tensors: dict[str, GridTensor | Tensor] = {}
-    state = model.state_dict()
-    for name, number_format in formats.items():
-        weight = state[name].float()
-        tensors[name] = fit_ggml(weight, number_format.name) if number_format.quantized else weight
-    return GridCheckpoint(mix, tensors)
-
-
 def place_on_grid(
     model: PreTrainedModel, formats: Mapping[str, NumberFormat], importance: Mapping[str, Tensor] | None, train: str
 ) -> dict[str, GridLinear]:

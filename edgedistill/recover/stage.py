@@ -21,7 +21,8 @@ from edgedistill.losses.head import head_loss
 from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
-from edgedistill.recover.place import place_on_grid, round_model, take_off_grid
+from edgedistill.quant.rounded import round_weights
+from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
@@ -53,7 +54,7 @@ def recover(
     dtype = COMPUTE[settings.compute]
     model = load_model(student)
     teacher_weight = model.get_output_embeddings().weight.detach().to(dtype, copy=True)
-    rounded = round_model(model, formats, mix)
+    rounded = round_weights(model.state_dict(), formats, mix)
     progress.start(f"{mix}: validate plain rounding", 1, "model")
     kl_rounded = exact_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
     progress.advance(1, kl=kl_rounded)

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.data.prompts import read_prompts
-from edgedistill.data.prose import PROSE_SPLITS, read_prose
+from edgedistill.data.prose import read_prose
 from edgedistill.errors import RunError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -224,7 +224,7 @@ def _prose(writer: Writer, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, w
         return 0
     total = 0
     progress.start("teach: read prose", settings.text_tokens, "tokens")
-    for split in PROSE_SPLITS:
+    for split in ("train", "validation"):  # what judges is read by the measure stage alone
         budget = settings.text_tokens if split == "train" else max(PROSE_TOKENS, round(settings.text_tokens * settings.holdout))
         ids = list(tokenizer(read_prose(split, settings.text), add_special_tokens=False)["input_ids"])
         documents = []

@@ -9,7 +9,8 @@ from edgedistill.mixes import assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.quant.checkpoint import load_grid, save_grid
-from edgedistill.recover.place import place_on_grid, round_model, take_off_grid
+from edgedistill.quant.rounded import round_weights
+from edgedistill.recover.place import place_on_grid, take_off_grid
 
 IDS = torch.arange(5, 45).view(2, 20)
 
@@ -19,7 +20,7 @@ IDS = torch.arange(5, 45).view(2, 20)
 def test_training_saw_what_the_checkpoint_holds(tiny_llama: Path, tmp_path: Path, mix: str, train: str):
     formats = assign_formats(read_facts(tiny_llama, "tiny").shape, mix)
     model = load_model(tiny_llama)
-    rounded = round_model(model, formats, mix)
+    rounded = round_weights(model.state_dict(), formats, mix)
     layers = place_on_grid(model, formats, None, train)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(2):

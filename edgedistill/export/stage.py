@@ -1,0 +1,61 @@
+"""The export stages: a checkpoint on its grid to a GGUF file or an ONNX folder, read back and compared before it counts.
+
+Beside them the two files that a shipped one is compared with: the float model in F16, and plain rounding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
+from edgedistill.export.gguf.check import check_token_ids, verify_gguf
+from edgedistill.export.gguf.write import float_checkpoint, write_gguf
+from edgedistill.facts import ModelShape
+from edgedistill.mixes import assign_formats
+from edgedistill.models.load import load_model
+from edgedistill.quant.checkpoint import load_grid
+from edgedistill.quant.rounded import round_weights
+from edgedistill.store.files import write_json
+
+
+def export_float(model: Path, shape: ModelShape, out: Path, metadata: Mapping[str, str]) -> None:
+    """The model of a folder as an F16 GGUF file."""
+    state = load_model(model).state_dict()
+    checkpoint = float_checkpoint({tensor.name: state[tensor.name] for tensor in shape.tensors()}, "f16")
+    write_gguf(checkpoint, model, shape, out, dict(metadata))
+
+
+def export_rounded(model: Path, shape: ModelShape, mix: str, out: Path, metadata: Mapping[str, str]) -> None:
+    """The model of a folder as llama.cpp's own quantizer would round it to the mix."""
+    checkpoint = round_weights(load_model(model).state_dict(), assign_formats(shape, mix), mix)
+    write_gguf(checkpoint, model, shape, out, dict(metadata))
+
+
+def export_recovered(kind: str, folder: Path, shape: ModelShape, work: Path, metadata: Mapping[str, str], accuracy_level: int) -> None:
+    """Write `work/model.gguf` or `work/onnx/`, and `work/verify.json` that says what was compared.
+
+    Args:
+        kind: "gguf" or "onnx".
+        folder: the checkpoint on its grid, with config and tokenizer.
+        shape: the student's.
+        work: the stage's folder.
+        metadata: name, licence, teacher, recipe, mix and the key of the run.
+        accuracy_level: MatMulNBits' in an ONNX file.
+    Raises:
+        VerifyError: the file doesn't hold the checkpoint's weights, shape or tokenizer, or llama.cpp splits text otherwise.
+    """
+    checkpoint = load_grid(folder)
+    if kind == "gguf":
+        path = write_gguf(checkpoint, folder, shape, work / GGUF_NAME, dict(metadata))
+        comparison = verify_gguf(checkpoint, folder, shape, path)
+        token_ids = check_token_ids(folder, path)
+    else:
+        # onnx is an extra: a recipe that exports only GGUF does without.
+        from edgedistill.export.onnx.build import write_onnx
+        from edgedistill.export.onnx.check import verify_onnx
+
+        path = write_onnx(checkpoint, folder, shape, work / ONNX_NAME, dict(metadata), accuracy_level)
+        comparison = verify_onnx(checkpoint, folder, shape, path)
+        token_ids = None  # the folder holds the tokenizer's own files
+    proof = {**asdict(comparison), "differences": len(comparison.differences), "token_ids_equal_to_llama_cpp": token_ids}
+    write_json(work / PROOF, {"kind": kind, "mix": checkpoint.mix, **proof})
