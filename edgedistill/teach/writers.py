@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -111,14 +111,14 @@ class LlamaWriter:
 
 
 class TransformersWriter:
-    """A teacher of any other format, in transformers."""
+    """A teacher of any other format, in transformers: `parallel` texts at a time, padded on the left."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parallel: int) -> None:
         self._model = load_model(path)
+        self._parallel = parallel
         tokenizer = load_tokenizer(path)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
-    @torch.no_grad()
     def write(
         self,
         prompts: Sequence[Sequence[int]],
@@ -131,18 +131,26 @@ class TransformersWriter:
         top_k: int,
     ) -> list[Written]:
         """See `Writer.write`."""
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
+        limits = {"max_new_tokens": max_new, "pad_token_id": self._pad, "eos_token_id": list(stop_ids)}
+        written: list[Written] = []
+        for start in range(0, len(prompts), self._parallel):
+            torch.manual_seed(seed + start)
+            written += self._write_together(prompts[start : start + self._parallel], stop_ids, top_k, {**sampling, **limits})
+        return written
+
+    @torch.no_grad()
+    def _write_together(
+        self, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int], top_k: int, settings: dict[str, Any]
+    ) -> list[Written]:
         width = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), width), self._pad)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             mask[row, width - len(prompt) :] = 1
-        torch.manual_seed(seed)
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
-        rows = self._model.generate(  # type: ignore[misc]  # its mixin annotates self as another class
-
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new, pad_token_id=self._pad, eos_token_id=list(stop_ids), **sampling
-        )
+        model: Any = self._model  # whose mixin annotates generate for another class
+        rows = model.generate(input_ids=ids, attention_mask=mask, **settings)
         return [self._finish(list(prompt), rows[row, width:].tolist(), stop_ids, top_k) for row, prompt in enumerate(prompts)]
 
     def _finish(self, prompt: list[int], tokens: list[int], stop_ids: Sequence[int], top_k: int) -> Written:
@@ -170,7 +178,7 @@ def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: 
     the writer lives.
     """
     if teacher.is_dir():
-        return TransformersWriter(teacher)
+        return TransformersWriter(teacher, parallel)
     with LlamaCpp(teacher, threads=threads, context=32, parallel=1) as probe:
         fast = "AVX512_BF16" in probe.info().features
     if not fast:

@@ -1,0 +1,48 @@
+"""A teacher's log-probabilities against transformers' own, and the same text for the same seed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistill.export.gguf.write import float_checkpoint, write_gguf
+from edgedistill.models.facts import read_facts
+from edgedistill.models.load import load_model
+from edgedistill.teach.writers import LlamaWriter, TransformersWriter, open_writer
+
+PROMPTS = [[1, 40, 50, 60], [1, 70], [1, 80, 90, 100, 110, 120]]
+
+
+@pytest.fixture(scope="module")
+def gguf_teacher(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = read_facts(tiny_llama, "tiny").shape
+    state = load_model(tiny_llama).state_dict()
+    out = tmp_path_factory.mktemp("teacher") / "tiny.gguf"
+    return write_gguf(float_checkpoint({t.name: state[t.name] for t in shape.tensors()}, "f32"), tiny_llama, shape, out, {"name": "tiny"})
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "transformers"])
+def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gguf_teacher: Path, kind: str):
+    model = load_model(tiny_llama)
+    with LlamaWriter(gguf_teacher, 1, 64, 2) if kind == "llama.cpp" else TransformersWriter(tiny_llama, 2) as writer:
+        settings = {"temperature": 1.0, "top_p": 0.9, "seed": 5, "stop_ids": [2], "top_k": 8}
+        written = writer.write(PROMPTS, 10, **settings)
+        again = writer.write(PROMPTS, 10, **settings)
+    assert [w.tokens for w in written] == [w.tokens for w in again]
+    for prompt, found in zip(PROMPTS, written, strict=True):
+        assert found.finish == ("stop" if found.tokens[-1] == 2 else "length")
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + found.tokens])).logits[0, :-1]
+        expected = torch.log_softmax(logits, -1).topk(8)
+        assert found.ids.shape == (len(prompt) + len(found.tokens) - 1, 8)
+        assert (found.ids == expected.indices).float().mean() > 0.99
+        torch.testing.assert_close(found.log_probs.float(), expected.values, rtol=2e-3, atol=2e-3)
+
+
+def test_the_teachers_format_decides_who_writes(tiny_llama: Path, gguf_teacher: Path, tmp_path: Path):
+    with open_writer(tiny_llama, 1, 64, 2, tmp_path) as writer:
+        assert isinstance(writer, TransformersWriter)
+    with open_writer(gguf_teacher, 1, 64, 2, tmp_path) as writer:
+        assert isinstance(writer, LlamaWriter)
+        assert writer.write(PROMPTS[:1], 3, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=0)[0].tokens
+    assert not list(tmp_path.iterdir()), "a working copy of the teacher doesn't outlive the writer"
