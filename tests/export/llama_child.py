@@ -8,7 +8,7 @@ import os
 import sys
 
 os.environ["OMP_WAIT_POLICY"] = "passive"
-os.environ["GOMP_SPINCOUNT"] = "0"
+os.environ["GOMP_SPINCOUNT"] = "1000"
 
 import llama_cpp
 import numpy as np
