@@ -287,7 +287,6 @@ class _Build:
             "machine": fingerprint(),
             "cores": usable_cores(),
             "target": self.target.name,
-            "command": self.command,
         }
         inputs = [taught, student, floats, *rounded.values(), *exported.values()]
         return self.stage("measure", settings, inputs, build, {"teacher": self.teacher_hash})

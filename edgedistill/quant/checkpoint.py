@@ -1,7 +1,8 @@
 """A checkpoint on its grid: `grid.safetensors`, the one source of every exported file.
 
 For a quantized tensor NAME it holds `NAME.scale` (float16) and `NAME.codes` (uint8 or int8); for any other
-(norms) `NAME` in float32. The file's metadata says which grid each tensor is on.
+(norms) `NAME` in float32. The file's metadata has one entry, JSON, that
+says which grid each tensor is on.
 """
 
 import json
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from edgedistill.quant.grids import GRIDS, GridTensor
 
 FILE = "grid.safetensors"
 SCHEMA = "edgedistill.grid/1"
+ENTRY = "edgedistill"
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,32 @@ def save_grid(folder: Path, checkpoint: GridCheckpoint) -> None:
             flat[f"{name}.codes"] = tensor.codes.contiguous()
         else:
             flat[name] = tensor.float().contiguous()
-    save_file(flat, folder / FILE, metadata={"schema": SCHEMA, "mix": checkpoint.mix, "grids": json.dumps(grids)})
+    facts = {"schema": SCHEMA, "mix": checkpoint.mix, "grids": grids}
+    # One entry: safetensors writes several in random order, and equal checkpoints must be equal files.
+    save_file(flat, folder / FILE, metadata={ENTRY: json.dumps(facts)})
 
 
 def load_grid(folder: Path) -> GridCheckpoint:
     """Read `folder/grid.safetensors`.
 
     Raises:
-        InputError: the file is absent, isn't a grid checkpoint, or names a grid that we don't know.
+        InputError: the file is absent, cut off, isn't a grid checkpoint, or names a grid that we don't know.
     """
     path = folder / FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; a checkpoint on its grid is a folder with {FILE}, as the recover stage writes it")
+    try:
+        return _read(path)
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a whole checkpoint on its grid ({error}); run the recover stage again") from error
+
+
+def _read(path: Path) -> GridCheckpoint:
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("schema") != SCHEMA:
-            raise InputError(f"{path}: schema is {metadata.get('schema')!r}; this version reads {SCHEMA!r}")
-        grids: dict[str, str] = json.loads(metadata["grids"])
+        facts = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
+        if facts.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema is {facts.get('schema')!r}; this version reads {SCHEMA!r}")
+        grids: dict[str, str] = facts["grids"]
         unknown = sorted(set(grids.values()) - set(GRIDS))
         if unknown:
             raise InputError(f"{path}: grid '{unknown[0]}' is unknown; this version knows {', '.join(GRIDS)}")
@@ -69,4 +80,4 @@ def load_grid(folder: Path) -> GridCheckpoint:
         }
         parts = {f"{name}.{part}" for name in grids for part in ("scale", "codes")}
         tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in parts})  # noqa: SIM118
-    return GridCheckpoint(metadata["mix"], tensors)
+    return GridCheckpoint(facts["mix"], tensors)

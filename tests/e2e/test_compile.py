@@ -98,7 +98,7 @@ def test_a_second_run_computes_nothing(copy: Path, talking_llama: Path):
 
 
 def test_a_damaged_stage_is_named_and_built_again(compiled: Path, talking_llama: Path, tmp_path: Path):
-    """Run in a copy of the run: its command line differs, so measure and report are made anew, and nothing else but the damage."""
+    """In a copy of the run, which is the same run in another place: nothing but the damage is made anew."""
     copy = Path(shutil.copytree(compiled, tmp_path / "damaged"))
     victim = next((copy / "stages").glob("recover-q8_0-*")) / "grid.safetensors"
     spoil(victim, victim.stat().st_size // 2)
@@ -108,6 +108,7 @@ def test_a_damaged_stage_is_named_and_built_again(compiled: Path, talking_llama:
     assert f"{victim.parent.name}" in done.stderr
     assert "grid.safetensors" in done.stderr
     assert "recover-q4_0: complete already" in done.stderr
+    assert done.stderr.count("done in") == 1
     assert "recover-q8_0: done in" in done.stderr
     assert artifact_hashes(copy) == before
 
