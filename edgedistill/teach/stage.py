@@ -5,6 +5,7 @@ signals and one file of text per split; a round's seed is its number, so a kille
 ends with the same bytes. It stops when enough tokens are kept.
 
     SPLIT/signals-00000.safetensors   tokens with ids and log_probs (signals/shards.py), one file a round
+    prose-SPLIT/signals-00000.safetensors   the same of plain prose that the teacher only read (train and validation)
     text-00000.jsonl                  {"split", "prompt", "answer", "tokens"} a line
     teach.json                        counts: asked, kept, dropped by reason, tokens, bytes a token
 """
