@@ -42,6 +42,19 @@ F32 = NumberFormat("f32", 1, 4, 0, None, quantized=False)
 F16 = NumberFormat("f16", 1, 2, 1, None, quantized=False)
 BF16 = NumberFormat("bf16", 1, 2, 30, None, quantized=False)
 Q4_0 = NumberFormat("q4_0", 32, 18, 2, 4, quantized=True)
+Q4_1 = NumberFormat("q4_1", 32, 20, 3, None, quantized=True)
+Q5_0 = NumberFormat("q5_0", 32, 22, 6, None, quantized=True)
+Q5_1 = NumberFormat("q5_1", 32, 24, 7, None, quantized=True)
 Q8_0 = NumberFormat("q8_0", 32, 34, 8, 8, quantized=True)
+Q2_K = NumberFormat("q2_k", 256, 84, 10, None, quantized=True)
+Q3_K = NumberFormat("q3_k", 256, 110, 11, None, quantized=True)
+Q4_K = NumberFormat("q4_k", 256, 144, 12, None, quantized=True)
+Q5_K = NumberFormat("q5_k", 256, 176, 13, None, quantized=True)
+Q6_K = NumberFormat("q6_k", 256, 210, 14, None, quantized=True)
+IQ4_NL = NumberFormat("iq4_nl", 32, 18, 20, None, quantized=True)
+TQ2_0 = NumberFormat("tq2_0", 256, 66, 35, None, quantized=True)
+MXFP4 = NumberFormat("mxfp4", 32, 17, 39, None, quantized=True)
 
-FORMATS: dict[str, NumberFormat] = {f.name: f for f in (F32, F16, BF16, Q4_0, Q8_0)}
+FORMATS: dict[str, NumberFormat] = {
+    f.name: f for f in (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, TQ2_0, MXFP4)
+}
