@@ -11,28 +11,51 @@ from typing import Any
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
+FLAT_KINDS = ("norm", "bias")
+
+# What sets a family's layers apart: its state dict in transformers.
+FUSED = ("phi3",)  # one tensor for q, k and v, one for gate and up
+HEAD_NORMS = ("qwen3", "gemma3_text")  # q and k are normed head by head
+WHOLE_NORMS = ("olmo2",)  # q and k are normed over all heads at once
+SANDWICH_NORMS = ("gemma3_text",)  # a norm before and after attention and MLP
+POST_NORMS_ONLY = ("olmo2",)  # a norm after attention and MLP, none before
+OFFSET_NORMS = ("gemma3_text",)  # a norm multiplies by 1 + w
 
 
 @dataclass(frozen=True)
 class TensorShape:
-    """One weight: its Hugging Face name and its shape, [rows, cols] or [cols] for a norm (rows = 1)."""
+    """One weight: its Hugging Face name and its shape, [rows, cols], or [cols] for a norm or a bias (rows = 1)."""
 
     name: str
     rows: int
     cols: int
-    kind: str  # "embedding", "head", "linear" or "norm"
+    kind: str  # "embedding", "head", "linear", "norm" or "bias"
 
     @property
     def size(self) -> int:
         """Number of weights."""
         return self.rows * self.cols
 
+    @property
+    def flat(self) -> bool:
+        """Whether it is a norm or a bias: a single row, which no grid ever holds."""
+        return self.kind in FLAT_KINDS
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """Its shape as torch has it: (cols,) or (rows, cols)."""
+        return (self.cols,) if self.flat else (self.rows, self.cols)
+
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The shape of a llama-family decoder. All sizes count elements; `context` counts tokens."""
+    """The shape of a decoder of one of the known families. All sizes count elements; `context` counts tokens.
 
-    family: str
+    The defaults of what follows `rope_scaling` are a plain llama's. A layer's attention is windowed where `windowed` says so:
+    a key is seen if query - key < `window`.
+    """
+
+    family: str  # transformers' model_type: see families.py
     layers: int
     width: int
     heads: int
@@ -45,29 +68,80 @@ class ModelShape:
     rope_theta: float
     norm_eps: float
     rope_scaling: dict[str, Any] | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    rotary_dim: int | None = None  # None: the whole head
+    window: int | None = None
+    windowed: tuple[bool, ...] | None = None  # a layer each; None: all of them, if there is a window
+    local_rope_theta: float | None = None  # of the windowed layers, which then have no rope scaling
+    no_rope: tuple[bool, ...] | None = None  # a layer each, True: no rotary embedding
+    activation: str = "silu"  # or "gelu_tanh"
+    embedding_scale: float = 1.0  # what the embedding is multiplied by after the lookup
+    residual_scale: float = 1.0  # what a block adds to the residual stream is multiplied by it
+    attention_scale: float | None = None  # of query times key; None: head_dim ** -0.5
+    logit_scale: float = 1.0  # what the logits are multiplied by
 
     def with_layers(self, layers: int) -> "ModelShape":
-        """The same model with another number of layers."""
-        return replace(self, layers=layers)
+        """The same model with its number of layers cut to `layers`; what differs by layer keeps its place from the first."""
+        return replace(self, layers=layers, windowed=self.windowed and self.windowed[:layers], no_rope=self.no_rope and self.no_rope[:layers])
+
+    @property
+    def norm_offset(self) -> bool:
+        """Whether a norm multiplies by 1 + w of its stored w, as gemma's do. GGUF and ONNX files hold float32(1 + w)."""
+        return self.family in OFFSET_NORMS
+
+    def layer_kind(self, index: int) -> tuple[bool, bool]:
+        """(windowed, without rotary embedding): what sets one layer apart from another beside its weights."""
+        windowed = self.window is not None and (self.windowed is None or self.windowed[index])
+        return windowed, self.no_rope is not None and self.no_rope[index]
 
     def tensors(self) -> Iterator[TensorShape]:
         """Every weight in file order: embedding, layers from the first, final norm, output head if untied."""
         yield TensorShape(EMBEDDING, self.vocab, self.width, "embedding")
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         for index in range(self.layers):
-            at = f"model.layers.{index}."
-            yield TensorShape(at + "input_layernorm.weight", 1, self.width, "norm")
-            yield TensorShape(at + "self_attn.q_proj.weight", queries, self.width, "linear")
-            yield TensorShape(at + "self_attn.k_proj.weight", keys, self.width, "linear")
-            yield TensorShape(at + "self_attn.v_proj.weight", keys, self.width, "linear")
-            yield TensorShape(at + "self_attn.o_proj.weight", self.width, queries, "linear")
-            yield TensorShape(at + "post_attention_layernorm.weight", 1, self.width, "norm")
-            yield TensorShape(at + "mlp.gate_proj.weight", self.ffn, self.width, "linear")
-            yield TensorShape(at + "mlp.up_proj.weight", self.ffn, self.width, "linear")
-            yield TensorShape(at + "mlp.down_proj.weight", self.width, self.ffn, "linear")
+            yield from self._layer(f"model.layers.{index}.")
         yield TensorShape(FINAL_NORM, 1, self.width, "norm")
         if not self.tied:
             yield TensorShape(HEAD, self.vocab, self.width, "head")
+
+    def _layer(self, at: str) -> Iterator[TensorShape]:
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+
+        def norm(name: str, size: int = self.width) -> TensorShape:
+            return TensorShape(f"{at}{name}.weight", 1, size, "norm")
+
+        def linear(name: str, rows: int, cols: int, bias: bool) -> Iterator[TensorShape]:
+            yield TensorShape(f"{at}{name}.weight", rows, cols, "linear")
+            if bias:
+                yield TensorShape(f"{at}{name}.bias", 1, rows, "bias")
+
+        if self.family not in POST_NORMS_ONLY:
+            yield norm("input_layernorm")
+        if self.family in FUSED:
+            yield from linear("self_attn.qkv_proj", queries + 2 * keys, self.width, self.qkv_bias)
+        else:
+            yield from linear("self_attn.q_proj", queries, self.width, self.qkv_bias)
+            yield from linear("self_attn.k_proj", keys, self.width, self.qkv_bias)
+            yield from linear("self_attn.v_proj", keys, self.width, self.qkv_bias)
+        if self.family in HEAD_NORMS:
+            yield norm("self_attn.q_norm", self.head_dim)
+            yield norm("self_attn.k_norm", self.head_dim)
+        elif self.family in WHOLE_NORMS:
+            yield norm("self_attn.q_norm", queries)
+            yield norm("self_attn.k_norm", keys)
+        yield from linear("self_attn.o_proj", self.width, queries, self.output_bias)
+        yield norm("post_attention_layernorm")
+        if self.family in SANDWICH_NORMS:
+            yield norm("pre_feedforward_layernorm")
+        if self.family in FUSED:
+            yield from linear("mlp.gate_up_proj", 2 * self.ffn, self.width, self.mlp_bias)
+        else:
+            yield from linear("mlp.gate_proj", self.ffn, self.width, self.mlp_bias)
+            yield from linear("mlp.up_proj", self.ffn, self.width, self.mlp_bias)
+        yield from linear("mlp.down_proj", self.width, self.ffn, self.mlp_bias)
+        if self.family in SANDWICH_NORMS or self.family in POST_NORMS_ONLY:
+            yield norm("post_feedforward_layernorm")
 
     @property
     def parameters(self) -> int:
@@ -75,7 +149,7 @@ class ModelShape:
         return sum(t.size for t in self.tensors())
 
     def kv_bytes(self, tokens: int, element_bytes: int = 2) -> int:
-        """Bytes of the key/value cache at `tokens` of context (fp16 by default)."""
+        """Bytes of the key/value cache at `tokens` of context (fp16 by default); a windowed layer's counts in full."""
         return self.layers * self.kv_heads * self.head_dim * 2 * tokens * element_bytes
 
 
