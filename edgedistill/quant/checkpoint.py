@@ -1,8 +1,7 @@
 """A checkpoint on its grid: `grid.safetensors`, the one source of every exported file.
 
-For a quantized tensor NAME it holds `NAME.scale` (float16) and `NAME.codes` (uint8 or int8); for any other
-(norms) `NAME` in float32. The file's metadata has one entry, JSON, that
-says which grid each tensor is on.
+For a quantized tensor NAME it holds `NAME.packed`, the very bytes that a GGUF file will hold, uint8 [O, row bytes]; for any
+other (norms, biases) `NAME` in float32. The file's metadata has one entry, JSON, that says which grid each tensor is on.
 """
 
 import json
@@ -10,16 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from edgedistill.errors import InputError
+from edgedistill.formats import FORMATS
 from edgedistill.quant.grids import GRIDS, GridTensor
 
 FILE = "grid.safetensors"
-SCHEMA = "edgedistill.grid/1"
+SCHEMA = "edgedistill.grid/2"
 ENTRY = "edgedistill"
+PACKED = ".packed"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ def save_grid(folder: Path, checkpoint: GridCheckpoint) -> None:
     for name, tensor in checkpoint.tensors.items():
         if isinstance(tensor, GridTensor):
             grids[name] = tensor.grid
-            flat[f"{name}.scale"] = tensor.scale.contiguous()
-            flat[f"{name}.codes"] = tensor.codes.contiguous()
+            flat[f"{name}{PACKED}"] = tensor.packed.contiguous()
         else:
             flat[name] = tensor.float().contiguous()
     facts = {"schema": SCHEMA, "mix": checkpoint.mix, "grids": grids}
@@ -76,8 +77,18 @@ def _read(path: Path) -> GridCheckpoint:
         if unknown:
             raise InputError(f"{path}: grid '{unknown[0]}' is unknown; this version knows {', '.join(GRIDS)}")
         tensors: dict[str, GridTensor | Tensor] = {
-            name: GridTensor(grid, file.get_tensor(f"{name}.scale"), file.get_tensor(f"{name}.codes")) for name, grid in grids.items()
+            name: GridTensor(grid, _whole_rows(path, name, grid, file.get_tensor(name + PACKED))) for name, grid in grids.items()
         }
-        parts = {f"{name}.{part}" for name in grids for part in ("scale", "codes")}
-        tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in parts})  # noqa: SIM118
+        packed = {name + PACKED for name in grids}
+        tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in packed})  # noqa: SIM118
     return GridCheckpoint(facts["mix"], tensors)
+
+
+def _whole_rows(path: Path, name: str, grid: str, packed: Tensor) -> Tensor:
+    block_bytes = FORMATS[grid].block_bytes
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] % block_bytes:
+        raise InputError(
+            f"{path}: {name} is {packed.dtype} {list(packed.shape)}; {grid} takes bytes in rows of whole blocks of {block_bytes}. "
+            "Run the recover stage again"
+        )
+    return packed

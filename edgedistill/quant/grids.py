@@ -5,46 +5,95 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
+from edgedistill.formats import FORMATS
 from edgedistill.quant import q4_0, q8_0
+from edgedistill.quant.blocks import nearest_steps, weights_of_steps
+from edgedistill.quant.parts import Parts
+from edgedistill.quant.steps import Steps
 
 
 class Grid(Protocol):
-    """A grid module. `decode(*encode(w))` equals gguf's dequantization of `pack(*encode(w))`, bit for bit."""
+    """A grid module. A weight is scale · step + offset; `decode(parts)` equals gguf's dequantization of `pack(parts)`, bit for bit."""
 
     NAME: str
-    BLOCK: int
-    LOPSIDED: bool
+    BLOCK: int  # weights a block of ggml's layout
+    GROUP: int  # weights that share a scale
+    STEPS: Steps
+    SCALES: tuple[int, int] | None  # range of a K-quant's integer scales of groups, None where there are none
+    MINS: tuple[int, int] | None  # the same for its minimums
+    LEARNED: bool  # whether `d` can take any value, so that training may move it
 
-    def fit_scale(self, weight: Tensor) -> Tensor: ...
-    def store_scale(self, scale: Tensor) -> Tensor: ...
-    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]: ...
-    def nearest_steps(self, blocks: Tensor, scale: Tensor) -> Tensor: ...
-    def encode_with_scale(self, weight: Tensor, scale: Tensor) -> Tensor: ...
-    def decode(self, scale: Tensor, codes: Tensor) -> Tensor: ...
-    def pack(self, scale: Tensor, codes: Tensor) -> Tensor: ...
-    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]: ...
+    def groups(self, parts: Parts) -> tuple[Tensor, Tensor | None]:
+        """Scale and offset float32 [O, I/GROUP] as the runtime computes them; reads all but the codes.
+
+        Differentiable where d, m, scales and mins are given as float32.
+        """
+        ...
+
+    def encode(self, weight: Tensor) -> Parts:
+        """Round [O, I] as ggml's own quantizer does without an importance matrix.
+
+        Raises:
+            ValueError: a row isn't a multiple of BLOCK weights, or a weight isn't finite.
+        """
+        ...
+
+    def fit(self, weight: Tensor, importance: Tensor | None) -> Parts:
+        """Our own scales and codes, of least Σ importance · (w − ŵ)²; `fit.fit_weight` holds it against ggml's block by block.
+
+        Args:
+            weight: [O, I].
+            importance: float32 [O, I], what a squared error of each weight costs; None for equal costs.
+        """
+        ...
+
+    def pack(self, parts: Parts) -> Tensor:
+        """uint8 [O, I/BLOCK · block bytes] as ggml lays it out."""
+        ...
+
+    def unpack(self, packed: Tensor) -> Parts:
+        """Undo `pack`."""
+        ...
 
 
 GRIDS: dict[str, Grid] = {name: cast(Grid, module) for name, module in {"q4_0": q4_0, "q8_0": q8_0}.items()}
 
 
+def decode(grid: Grid, parts: Parts) -> Tensor:
+    """What the runtime computes: float32 [O, I]."""
+    codes = parts.codes
+    steps = grid.STEPS.of_codes(codes).view(codes.shape[0], -1, grid.GROUP)
+    return weights_of_steps(steps, *grid.groups(parts)).view(codes.shape)
+
+
+def requantize(grid: Grid, weight: Tensor, parts: Parts) -> Parts:
+    """The nearest codes to a weight [O, I] with the scales of `parts`."""
+    grouped = weight.float().reshape(weight.shape[0], -1, grid.GROUP)
+    return parts.with_codes(grid.STEPS.to_codes(nearest_steps(grid.STEPS, grouped, *grid.groups(parts))).view(weight.shape))
+
+
 @dataclass(frozen=True)
 class GridTensor:
-    """A weight [O, I] on its grid: float16 scales [O, I/block] and integer codes [O, I]."""
+    """A weight [O, I] on its grid, as the bytes that ship: uint8 [O, row bytes] in ggml's layout."""
 
     grid: str
-    scale: Tensor
-    codes: Tensor
+    packed: Tensor
+
+    @classmethod
+    def of(cls, grid: str, parts: Parts) -> "GridTensor":
+        """Pack the parts."""
+        return cls(grid, GRIDS[grid].pack(parts))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(O, I)."""
-        return (self.codes.shape[0], self.codes.shape[1])
+        number_format = FORMATS[self.grid]
+        return (self.packed.shape[0], self.packed.shape[1] // number_format.block_bytes * number_format.block)
+
+    def parts(self) -> Parts:
+        """Codes and scales as numbers."""
+        return GRIDS[self.grid].unpack(self.packed)
 
     def decode(self) -> Tensor:
         """Float32 [O, I], as training saw it and as the runtime sees it."""
-        return GRIDS[self.grid].decode(self.scale, self.codes)
-
-    def pack(self) -> Tensor:
-        """Uint8 [O, row bytes] in ggml's layout."""
-        return GRIDS[self.grid].pack(self.scale, self.codes)
+        return decode(GRIDS[self.grid], self.parts())

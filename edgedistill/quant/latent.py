@@ -1,104 +1,93 @@
-"""Training on a grid: a float latent weight whose forward value is the decoded grid tensor, to the bit.
-
-Backward is the straight-through estimator for the weight (Bengio et al. 2013, arXiv 1308.3432) and LSQ's gradient
-for the scale (Esser et al. 2020, arXiv 1902.08153): where a weight lies inside the grid, dŵ/dd = step − w/d; where
-it is clipped, dŵ/dd = step and no gradient reaches the weight.
-"""
+"""Training on a grid: a linear layer with a float latent weight whose forward value is the decoded grid tensor, to the bit."""
 
 import torch
 from torch import Tensor, nn
 
-from edgedistill.quant.grids import GRIDS, GridTensor
-from edgedistill.quant.rounding import block_sums, safe_inverse
+from edgedistill.quant.blocks import to_half
+from edgedistill.quant.grids import GRIDS, GridTensor, requantize
+from edgedistill.quant.parts import Parts
+from edgedistill.quant.product import Layout, decode_nearest, grid_linear
 
-INSIDE = 0.5 + 1e-3  # of a step: farther from its code, a weight was clipped
-
-
-class FakeQuant(torch.autograd.Function):
-    """(weight [O, I], scale [O, I/block]) -> decoded [O, I], the float32 values that the file will hold."""
-
-    @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor, grid: str) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(weight, scale)
-        ctx.grid = grid
-        module = GRIDS[grid]
-        stored = module.store_scale(scale).float()
-        # Whole steps times the stored scale: `decode` of the codes to the bit, without going through integers.
-        return module.nearest_steps(weight.view(*scale.shape, -1), stored).mul_(stored.unsqueeze(-1)).view_as(weight)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        # The codes are computed again instead of kept: a pass over the weight costs less than a copy of it.
-        weight, scale = ctx.saved_tensors
-        module = GRIDS[ctx.grid]
-        stored = module.store_scale(scale).float()
-        blocks = weight.view(*scale.shape, -1)
-        steps = module.nearest_steps(blocks, stored)
-        offset = steps - blocks * safe_inverse(stored).unsqueeze(-1)
-        inside = offset.abs() <= INSIDE
-        grad_blocks = grad.view_as(steps)
-        grad_weight = grad_scale = None
-        if ctx.needs_input_grad[0]:
-            grad_weight = (grad_blocks * inside).view_as(weight)
-        if ctx.needs_input_grad[1]:
-            grad_scale = block_sums(grad_blocks * torch.where(inside, offset, steps))
-        return grad_weight, grad_scale, None
+# The numbers beside the codes, which training may scale: a factor for each keeps one learning rate right for blocks of any magnitude.
+HEADER = ("d", "m", "scales", "mins")
 
 
 class GridLinear(nn.Module):
-    """A linear layer without bias whose weight lives on a grid.
+    """A linear layer whose weight lives on a grid.
 
-    `latent` [O, I] is the float weight, `start` [O, I/block] the fitted scale, `gain` the learned factor on it: the
-    scale in use is start · (1 + gain), so one learning rate serves blocks of any magnitude.
+    `latent` [O, I] is the float weight; `start_d`, `start_m`, `start_scales` and `start_mins` are the fitted numbers of the blocks and
+    groups (as far as the grid has them), `gain_*` the learned factors on them: d in use is start_d · (1 + gain_d), stored as the
+    layout stores it (float16, or an integer of few bits), with straight-through gradients.
     """
 
-    start: Tensor
-
-    def __init__(self, weight: Tensor, fitted: GridTensor, train_weight: bool, train_scale: bool) -> None:
-        """Start from a float weight [O, I] and its fit. What isn't trained stays as fitted."""
+    def __init__(self, weight: Tensor, fitted: GridTensor, train_weight: bool, train_scale: bool, bias: Tensor | None = None) -> None:
+        """Start from a float weight [O, I] and its fit. What isn't trained stays as fitted; a bias [O] is trained."""
         super().__init__()
         self.grid = fitted.grid
+        module, parts = GRIDS[fitted.grid], fitted.parts()
+        self.layout = Layout(module.STEPS, module.GROUP)
         # With frozen weights there is no latent: the codes stay exactly as fitted.
         self.latent = nn.Parameter(weight.detach().float().clone()) if train_weight else None
-        self.register_buffer("start", fitted.scale.float())
-        self.gain = nn.Parameter(torch.zeros_like(self.start), requires_grad=train_scale)
-        self.codes = None if train_weight else fitted.codes
+        self.codes = None if train_weight else parts.codes
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
+        self.fixed = parts if not module.LEARNED else None
+        for name in HEADER if module.LEARNED else ():
+            start = getattr(parts, name)
+            if start is not None:
+                self.register_buffer(f"start_{name}", start.float())
+                self.register_parameter(f"gain_{name}", nn.Parameter(torch.zeros(start.shape), requires_grad=train_scale))
 
-    def scale(self) -> Tensor:
-        """The scale in use before it is stored, float32 [O, I/block]."""
-        return self.start * (1 + self.gain)
+    def header(self) -> Parts:
+        """The blocks' numbers as stored, float32; their codes are the fitted ones, or none."""
+        if self.fixed is not None:
+            return self.fixed
+        module = GRIDS[self.grid]
+        ranges = {"scales": module.SCALES, "mins": module.MINS}
+        found: dict[str, Tensor] = {}
+        for name in HEADER:
+            if hasattr(self, f"gain_{name}"):
+                value = getattr(self, f"start_{name}") * (1 + getattr(self, f"gain_{name}"))
+                found[name] = _Stored.apply(value, ranges.get(name))
+        return Parts(torch.empty(0) if self.codes is None else self.codes, **found)
 
     def weight(self) -> Tensor:
-        """The decoded weight float32 [O, I], with gradients to what is trained."""
-        if self.codes is not None:
-            return ScaleOnly.apply(self.scale(), self.codes, self.grid)  # type: ignore[no-any-return]
-        return FakeQuant.apply(self.latent, self.scale(), self.grid)  # type: ignore[no-any-return]
+        """The decoded weight float32 [O, I], without gradients."""
+        return self.encode().decode() if self.latent is None else decode_nearest(self.latent, *self._groups(), self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O], in x's own type or autocast's."""
-        return nn.functional.linear(x, self.weight())
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return grid_linear(x.to(dtype), self.latent, self.codes, *self._groups(), bias, self.layout)
 
     @torch.no_grad()
     def encode(self) -> GridTensor:
-        """The codes and scales whose decoding `weight()` returns."""
-        module = GRIDS[self.grid]
-        stored = module.store_scale(self.scale())
-        if self.latent is None:
-            assert self.codes is not None
-            return GridTensor(self.grid, stored, self.codes)
-        return GridTensor(self.grid, stored, module.encode_with_scale(self.latent, stored))
+        """The codes and scales whose decoding the forward pass multiplies by."""
+        module, header = GRIDS[self.grid], self.header()
+        stored = Parts(
+            header.codes,
+            header.d.half() if module.LEARNED else header.d,
+            None if header.m is None else header.m.half(),
+            None if header.scales is None else header.scales.to(torch.int8 if _signed(module.SCALES) else torch.uint8),
+            None if header.mins is None else header.mins.to(torch.uint8),
+        )
+        return GridTensor.of(self.grid, stored if self.latent is None else requantize(module, self.latent, stored))
+
+    def _groups(self) -> tuple[Tensor, Tensor | None]:
+        return GRIDS[self.grid].groups(self.header())
 
 
-class ScaleOnly(torch.autograd.Function):
-    """(scale [O, I/block], codes [O, I]) -> decoded [O, I]; the codes stay, the scale learns."""
+def _signed(integers: tuple[int, int] | None) -> bool:
+    return integers is not None and integers[0] < 0
+
+
+class _Stored(torch.autograd.Function):
+    """A float32 number as its block stores it: float16, or an integer of a range. The gradient passes as if it were not rounded."""
 
     @staticmethod
-    def forward(ctx, scale: Tensor, codes: Tensor, grid: str) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.codes, ctx.grid, ctx.shape = codes, grid, scale.shape
-        module = GRIDS[grid]
-        return module.decode(module.store_scale(scale), codes)
+    def forward(ctx, x: Tensor, integers: tuple[int, int] | None) -> Tensor:  # type: ignore[no-untyped-def]
+        return to_half(x).float() if integers is None else x.round().clamp_(*integers)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        steps = GRIDS[ctx.grid].decode(torch.ones(ctx.shape), ctx.codes)
-        return block_sums((grad * steps).view(*ctx.shape, -1)), None, None
+        return grad, None

@@ -9,83 +9,59 @@ import torch
 from torch import Tensor
 
 from edgedistill.formats import Q4_0
-from edgedistill.quant.rounding import check_finite, safe_inverse
+from edgedistill.quant.blocks import blocks_of, nearest_steps, to_half
+from edgedistill.quant.parts import Parts
+from edgedistill.quant.rounding import safe_inverse
+from edgedistill.quant.search import search_scale
+from edgedistill.quant.steps import Steps
 
 NAME = Q4_0.name
-LOPSIDED = True  # whether codes reach farther on one side of zero
-BLOCK = Q4_0.block
-ZERO = 8  # the code of weight 0
-LOW, HIGH = 0, 15
-# fp16's largest number: a larger scale would be stored as infinity.
-SCALE_LIMIT = 65504.0
+BLOCK = GROUP = Q4_0.block
+STEPS = Steps(-8, 7, zero=8)
+SCALES = MINS = None
+LEARNED = True
 
 
-def blocks_of(weight: Tensor) -> Tensor:
-    """[O, I] as float32 [O, I/32, 32].
-
-    Raises:
-        ValueError: a row isn't a multiple of 32 weights, or a weight isn't finite.
-    """
-    rows, cols = weight.shape
-    if cols % BLOCK:
-        raise ValueError(f"{NAME} rows must be a multiple of {BLOCK} weights, got {cols} in {(rows, cols)}")
-    check_finite(weight, NAME)
-    return weight.float().reshape(rows, -1, BLOCK)
+def groups(parts: Parts) -> tuple[Tensor, Tensor | None]:
+    """Scale [O, I/32]; there is no offset."""
+    return parts.d.float(), None
 
 
 def fit_scale(weight: Tensor) -> Tensor:
     """ggml's own scale before it is stored: the value of largest magnitude over -8. [O, I] -> [O, I/32] float32."""
-    blocks = blocks_of(weight)
+    blocks = blocks_of(weight, NAME, BLOCK)
     at = blocks.abs().argmax(-1, keepdim=True)  # the first of equals, as ggml's `<` keeps it
-    return (blocks.gather(-1, at) / -ZERO).squeeze(-1)
+    return (blocks.gather(-1, at) / STEPS.low).squeeze(-1)
 
 
-def store_scale(scale: Tensor) -> Tensor:
-    """A float32 scale as the block stores it: float16, clamped to what float16 holds."""
-    return scale.clamp(-SCALE_LIMIT, SCALE_LIMIT).half()
-
-
-def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """ggml's fit: float16 scales [O, I/32] and uint8 codes [O, I] of a weight [O, I]."""
+def encode(weight: Tensor) -> Parts:
+    """ggml's fit of a weight [O, I]."""
     scale = fit_scale(weight)
     # ggml divides by the fp32 scale and stores the fp16 one, adds 8.5 and truncates.
-    scaled = blocks_of(weight) * safe_inverse(scale).unsqueeze(-1)
-    codes = (scaled + (ZERO + 0.5)).to(torch.uint8).clamp(max=HIGH)
-    return store_scale(scale), codes.flatten(1)
+    scaled = blocks_of(weight, NAME, BLOCK) * safe_inverse(scale).unsqueeze(-1)
+    return Parts((scaled + (STEPS.zero + 0.5)).to(torch.uint8).clamp(max=15).flatten(1), to_half(scale))
 
 
-def nearest_steps(blocks: Tensor, scale: Tensor) -> Tensor:
-    """The nearest steps, float32 whole numbers in -8..7, of blocks [..., 32] for stored scales [...]: weight = scale · step."""
-    scaled = blocks * safe_inverse(scale.float()).unsqueeze(-1)
-    return scaled.add_(0.5).floor_().clamp_(LOW - ZERO, HIGH - ZERO)
+def fit(weight: Tensor, importance: Tensor | None) -> Parts:
+    """The scale of least weighted error in a search around ggml's, of either sign, and the nearest codes."""
+    blocks = blocks_of(weight, NAME, BLOCK)
+    costs = None if importance is None else importance.view_as(blocks)
+    d = to_half(search_scale(blocks, costs, fit_scale(weight), STEPS))
+    return Parts(STEPS.to_codes(nearest_steps(STEPS, blocks, d.float(), None)).flatten(1), d)
 
 
-def encode_with_scale(weight: Tensor, scale: Tensor) -> Tensor:
-    """The nearest codes uint8 [O, I] when the scales [O, I/32] are given as stored (float16 values)."""
-    rows, cols = weight.shape
-    return nearest_steps(weight.float().reshape(rows, -1, BLOCK), scale).add_(ZERO).to(torch.uint8).reshape(rows, cols)
-
-
-def decode(scale: Tensor, codes: Tensor) -> Tensor:
-    """What the runtime computes: float32 [O, I] of float16 scales [O, I/32] and codes [O, I]."""
-    rows, cols = codes.shape
-    steps = codes.reshape(rows, -1, BLOCK).float() - ZERO
-    return (steps * scale.float().unsqueeze(-1)).reshape(rows, cols)
-
-
-def pack(scale: Tensor, codes: Tensor) -> Tensor:
+def pack(parts: Parts) -> Tensor:
     """The blocks' bytes: uint8 [O, I/32·18]."""
-    rows, cols = codes.shape
-    halves = codes.reshape(rows, -1, 2, BLOCK // 2)
+    rows = parts.codes.shape[0]
+    halves = parts.codes.reshape(rows, -1, 2, BLOCK // 2)
     nibbles = halves[:, :, 0] | (halves[:, :, 1] << 4)
-    return torch.cat([scale.unsqueeze(-1).view(torch.uint8), nibbles], -1).reshape(rows, -1)
+    return torch.cat([parts.d.unsqueeze(-1).view(torch.uint8), nibbles], -1).reshape(rows, -1)
 
 
-def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo `pack`: scales float16 [O, I/32] and codes uint8 [O, I]."""
+def unpack(packed: Tensor) -> Parts:
+    """Undo `pack`."""
     rows = packed.shape[0]
     blocks = packed.reshape(rows, -1, Q4_0.block_bytes)
-    scale = blocks[..., :2].contiguous().view(torch.float16).squeeze(-1)
     nibbles = blocks[..., 2:]
     codes = torch.cat([nibbles & 0x0F, nibbles >> 4], -1)
-    return scale, codes.reshape(rows, -1)
+    return Parts(codes.reshape(rows, -1), blocks[..., :2].contiguous().view(torch.float16).squeeze(-1))

@@ -8,75 +8,55 @@ import torch
 from torch import Tensor
 
 from edgedistill.formats import Q8_0
-from edgedistill.quant.rounding import check_finite, round_half_away, safe_inverse
+from edgedistill.quant.blocks import blocks_of, nearest_steps, to_half
+from edgedistill.quant.parts import Parts
+from edgedistill.quant.rounding import round_half_away, safe_inverse
+from edgedistill.quant.search import search_scale
+from edgedistill.quant.steps import Steps
 
 NAME = Q8_0.name
-LOPSIDED = False  # whether codes reach farther on one side of zero
-BLOCK = Q8_0.block
-LIMIT = 127  # ggml's fit never uses -128
-SCALE_LIMIT = 65504.0  # fp16's largest number
+BLOCK = GROUP = Q8_0.block
+STEPS = Steps(-127, 127)  # ggml's fit never uses -128
+SCALES = MINS = None
+LEARNED = True
 
 
-def blocks_of(weight: Tensor) -> Tensor:
-    """[O, I] as float32 [O, I/32, 32].
-
-    Raises:
-        ValueError: a row isn't a multiple of 32 weights, or a weight isn't finite.
-    """
-    rows, cols = weight.shape
-    if cols % BLOCK:
-        raise ValueError(f"{NAME} rows must be a multiple of {BLOCK} weights, got {cols} in {(rows, cols)}")
-    check_finite(weight, NAME)
-    return weight.float().reshape(rows, -1, BLOCK)
+def groups(parts: Parts) -> tuple[Tensor, Tensor | None]:
+    """Scale [O, I/32]; there is no offset."""
+    return parts.d.float(), None
 
 
 def fit_scale(weight: Tensor) -> Tensor:
     """ggml's own scale before it is stored: the largest magnitude over 127. [O, I] -> [O, I/32] float32."""
-    return blocks_of(weight).abs().amax(-1) / LIMIT
+    return blocks_of(weight, NAME, BLOCK).abs().amax(-1) / STEPS.high
 
 
-def store_scale(scale: Tensor) -> Tensor:
-    """A float32 scale as the block stores it: float16, clamped to what float16 holds."""
-    return scale.clamp(-SCALE_LIMIT, SCALE_LIMIT).half()
-
-
-def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """ggml's fit: float16 scales [O, I/32] and int8 codes [O, I] of a weight [O, I]."""
+def encode(weight: Tensor) -> Parts:
+    """ggml's fit of a weight [O, I]."""
     scale = fit_scale(weight)
     # ggml divides by the fp32 scale and stores the fp16 one; dividing by the stored one moves codes.
-    codes = round_half_away(blocks_of(weight) * safe_inverse(scale).unsqueeze(-1)).to(torch.int8)
-    return store_scale(scale), codes.flatten(1)
+    scaled = blocks_of(weight, NAME, BLOCK) * safe_inverse(scale).unsqueeze(-1)
+    return Parts(round_half_away(scaled).to(torch.int8).flatten(1), to_half(scale))
 
 
-def nearest_steps(blocks: Tensor, scale: Tensor) -> Tensor:
-    """The nearest steps, float32 whole numbers in -127..127, of blocks [..., 32] for stored scales [...]: weight = scale · step."""
-    scaled = blocks * safe_inverse(scale.float()).unsqueeze(-1)
-    return scaled.add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
+def fit(weight: Tensor, importance: Tensor | None) -> Parts:
+    """The scale of least weighted error in a search around ggml's, and the nearest codes."""
+    blocks = blocks_of(weight, NAME, BLOCK)
+    costs = None if importance is None else importance.view_as(blocks)
+    d = to_half(search_scale(blocks, costs, fit_scale(weight), STEPS))
+    return Parts(STEPS.to_codes(nearest_steps(STEPS, blocks, d.float(), None)).flatten(1), d)
 
 
-def encode_with_scale(weight: Tensor, scale: Tensor) -> Tensor:
-    """The nearest codes int8 [O, I] when the scales [O, I/32] are given as stored (float16 values)."""
-    rows, cols = weight.shape
-    return nearest_steps(weight.float().reshape(rows, -1, BLOCK), scale).to(torch.int8).reshape(rows, cols)
-
-
-def decode(scale: Tensor, codes: Tensor) -> Tensor:
-    """What the runtime computes: float32 [O, I] of float16 scales [O, I/32] and codes [O, I]."""
-    rows, cols = codes.shape
-    steps = codes.reshape(rows, -1, BLOCK).float()
-    return (steps * scale.float().unsqueeze(-1)).reshape(rows, cols)
-
-
-def pack(scale: Tensor, codes: Tensor) -> Tensor:
+def pack(parts: Parts) -> Tensor:
     """The blocks' bytes: uint8 [O, I/32·34]."""
-    rows, cols = codes.shape
-    steps = codes.reshape(rows, -1, BLOCK).view(torch.uint8)
-    return torch.cat([scale.unsqueeze(-1).view(torch.uint8), steps], -1).reshape(rows, -1)
+    rows = parts.codes.shape[0]
+    codes = parts.codes.reshape(rows, -1, BLOCK).view(torch.uint8)
+    return torch.cat([parts.d.unsqueeze(-1).view(torch.uint8), codes], -1).reshape(rows, -1)
 
 
-def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo `pack`: scales float16 [O, I/32] and codes int8 [O, I]."""
+def unpack(packed: Tensor) -> Parts:
+    """Undo `pack`."""
     rows = packed.shape[0]
     blocks = packed.reshape(rows, -1, Q8_0.block_bytes)
-    scale = blocks[..., :2].contiguous().view(torch.float16).squeeze(-1)
-    return scale, blocks[..., 2:].contiguous().view(torch.int8).reshape(rows, -1)
+    d = blocks[..., :2].contiguous().view(torch.float16).squeeze(-1)
+    return Parts(blocks[..., 2:].contiguous().view(torch.int8).reshape(rows, -1), d)

@@ -35,7 +35,7 @@ def place_on_grid(
         grid = formats[tensor].name
         weight = module.weight.detach().float()
         fitted = fit_ggml(weight, grid) if importance is None else fit_importance(weight, grid, importance[tensor])
-        layers[tensor] = GridLinear(weight, fitted, train_weight="weights" in train, train_scale="scales" in train)
+        layers[tensor] = GridLinear(weight, fitted, "weights" in train, "scales" in train, module.bias)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[tensor])
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):

@@ -75,7 +75,7 @@ def recover(
     def validate() -> float:
         return exact_kl(model, validation, teacher_weight, settings.seq_len, dtype)
 
-    gains = {name: p for name, p in model.named_parameters() if p.requires_grad and name.endswith(".gain")}
+    gains = {name: p for name, p in model.named_parameters() if p.requires_grad and ".gain_" in name}
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
     rate = settings.rate_of(mix)
     groups: dict[float, Mapping[str, Tensor]] = {}

@@ -244,12 +244,12 @@ def test_companions(case):
 def test_a_tied_table_is_stored_once(tiny_llama, tmp_path):
     checkpoint, shape = rounded(tiny_llama, "q8_0")
     out = write_onnx(checkpoint, tiny_llama, shape, tmp_path / "out", METADATA)
-    weights = sum(t.codes.numel() + 2 * t.scale.numel() if hasattr(t, "codes") else 4 * t.numel() for t in checkpoint.tensors.values())
+    weights = sum(t.packed.numel() if hasattr(t, "packed") else 4 * t.numel() for t in checkpoint.tensors.values())
     angles = 2 * 4 * shape.context * shape.head_dim // 2
     nodes = 24_000  # names, attributes, inputs and outputs of 4 layers
     size = (out / "onnx" / "model_quantized.onnx").stat().st_size
     assert weights + angles < size < weights + angles + nodes
-    assert checkpoint.tensors["model.embed_tokens.weight"].codes.numel() > nodes / 2  # a second copy would show
+    assert checkpoint.tensors["model.embed_tokens.weight"].packed.numel() > nodes / 2  # a second copy would show
 
 
 def test_the_same_input_gives_the_same_bytes(tiny_llama, tmp_path):

@@ -91,9 +91,9 @@ def test_a_flip_under_a_scale_of_zero_is_found(tiny_llama, case, tmp_path):
     checkpoint, shape = case
     tensors = dict(checkpoint.tensors)
     tensor = tensors[f"{DOWN}.weight"]
-    scale = tensor.scale.clone()
-    scale[0, 0] = 0
-    tensors[f"{DOWN}.weight"] = GridTensor("q4_0", scale, tensor.codes)
+    packed = tensor.packed.clone()
+    packed[0, :2] = 0
+    tensors[f"{DOWN}.weight"] = GridTensor("q4_0", packed)
     checkpoint = GridCheckpoint("q4_0", tensors)
     out = write_onnx(checkpoint, tiny_llama, shape, tmp_path / "out", METADATA)
     assert compare_onnx(checkpoint, out).equal

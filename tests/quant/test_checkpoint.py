@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from edgedistill.errors import InputError
 from edgedistill.quant.checkpoint import FILE, GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_ggml
+from edgedistill.quant.grids import GridTensor
 
 
 def make() -> GridCheckpoint:
@@ -41,7 +42,10 @@ def test_broken_files_are_named(tmp_path: Path):
     with pytest.raises(InputError, match="no such file; a checkpoint on its grid is a folder"):
         load_grid(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / FILE)
-    with pytest.raises(InputError, match=r"schema is None; this version reads 'edgedistill.grid/1'"):
+    with pytest.raises(InputError, match=r"schema is None; this version reads 'edgedistill.grid/2'"):
+        load_grid(tmp_path)
+    save_grid(tmp_path, GridCheckpoint("q4_0", {"x": GridTensor("q4_0", torch.zeros(2, 35, dtype=torch.uint8))}))
+    with pytest.raises(InputError, match=r"x is torch.uint8 \[2, 35\]; q4_0 takes bytes in rows of whole blocks of 18"):
         load_grid(tmp_path)
     save_grid(tmp_path, make())
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])

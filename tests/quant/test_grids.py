@@ -1,4 +1,4 @@
-"""The byte contract of each grid, against gguf's own encoder and decoder."""
+"""The byte contract of each grid, against gguf's decoder and ggml's own quantizer."""
 
 import gguf
 import numpy as np
@@ -8,19 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.formats import FORMATS
-from edgedistill.quant.grids import GRIDS
+from edgedistill.quant.fit import fit_weight
+from edgedistill.quant.grids import GRIDS, GridTensor, decode, requantize
+from tests import ggml
 
-TYPES = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
-CASES = ["normal", "zeros", "one zero block", "constant", "tiny", "huge", "rounding edges", "ties of sign", "outlier"]
+CASES = ["normal", "zeros", "one zero block", "constant", "tiny", "huge", "rounding edges", "ties of sign", "outlier", "positive"]
+SMALL = [name for name in GRIDS if GRIDS[name].BLOCK == 32]
 
 
-def make_weight(case: str, rows: int = 5, cols: int = 96) -> torch.Tensor:
+def make_weight(case: str, rows: int = 5, cols: int = 512) -> torch.Tensor:
     torch.manual_seed(0)
     weight = torch.randn(rows, cols)
     if case == "zeros":
         weight.zero_()
     elif case == "one zero block":
-        weight[1, 32:64] = 0
+        weight[1, :256] = 0
     elif case == "constant":
         weight.fill_(-0.37)
     elif case == "tiny":
@@ -34,67 +36,101 @@ def make_weight(case: str, rows: int = 5, cols: int = 96) -> torch.Tensor:
         weight[:, 1::2] = -1.5
     elif case == "outlier":
         weight[:, ::32] = 40.0
+    elif case == "positive":
+        weight = weight.abs() + 2
     return weight
 
 
+def dequantized(name: str, packed: torch.Tensor) -> np.ndarray:
+    return gguf.quants.dequantize(packed.numpy(), gguf.GGMLQuantizationType(FORMATS[name].ggml_type)).astype(np.float32)
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", TYPES)
-def test_ggmls_fit_is_byte_equal_to_gguf(name, case):
+@pytest.mark.parametrize("name", SMALL)
+def test_ggmls_fit_is_byte_equal_to_ggml(name, case):
     weight = make_weight(case)
-    expected = gguf.quants.quantize(weight.numpy(), TYPES[name])
-    assert GRIDS[name].pack(*GRIDS[name].encode(weight)).numpy().tobytes() == expected.tobytes()
+    packed = GRIDS[name].pack(GRIDS[name].encode(weight))
+    assert packed.numpy().tobytes() == ggml.quantize(weight.numpy(), name).tobytes()
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", GRIDS)
 def test_decode_is_ggufs_dequantize_bit_for_bit(name, case):
     grid = GRIDS[name]
-    scale, codes = grid.encode(make_weight(case))
-    expected = gguf.quants.dequantize(grid.pack(scale, codes).numpy(), TYPES[name])
-    assert grid.decode(scale, codes).numpy().tobytes() == expected.astype(np.float32).tobytes()
+    weight = make_weight(case)
+    for parts in (grid.encode(weight), grid.fit(weight, None), grid.fit(weight, torch.rand(weight.shape) + 0.01)):
+        packed = grid.pack(parts)
+        assert packed.dtype == torch.uint8
+        assert decode(grid, parts).numpy().tobytes() == dequantized(name, packed).tobytes()
+        assert grid.pack(grid.unpack(packed)).equal(packed)
+        assert torch.equal(GridTensor(name, packed).decode(), decode(grid, parts))
+        assert GridTensor(name, packed).shape == tuple(weight.shape)
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", GRIDS)
 @given(seed=st.integers(0, 2**31 - 1))
 @settings(max_examples=40, deadline=None)
 def test_any_bytes_decode_as_gguf_does_and_pack_back(name, seed):
+    packed = torch.from_numpy(random_blocks(name, seed))
+    parts = GRIDS[name].unpack(packed)
+    assert GRIDS[name].pack(parts).equal(packed)
+    assert np.array_equal(decode(GRIDS[name], parts).numpy(), dequantized(name, packed))
+
+
+def random_blocks(name: str, seed: int) -> np.ndarray:
+    """Three rows of two blocks of any bytes, but finite scales: fp16 exponents never all ones."""
     number_format = FORMATS[name]
-    generator = np.random.default_rng(seed)
-    packed = generator.integers(0, 256, (3, 2 * number_format.block_bytes), dtype=np.uint8)
+    packed = np.random.default_rng(seed).integers(0, 256, (3, 2 * number_format.block_bytes), dtype=np.uint8)
     blocks = packed.reshape(3, 2, number_format.block_bytes)
-    blocks[..., 1] &= 0xBF  # keep the fp16 scale finite: its exponent never all ones
-    scale, codes = GRIDS[name].unpack(torch.from_numpy(packed))
-    assert GRIDS[name].pack(scale, codes).numpy().tobytes() == packed.tobytes()
-    expected = gguf.quants.dequantize(packed, TYPES[name])
-    assert np.array_equal(GRIDS[name].decode(scale, codes).numpy(), expected)
+    for at in HALF_BYTES[name]:
+        blocks[..., at] &= 0xBF
+    return packed
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_codes_for_a_given_scale_are_the_nearest(name):
+# The high byte of each fp16 number in a block.
+HALF_BYTES = {"q4_0": (1,), "q8_0": (1,)}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_codes_for_given_scales_are_the_nearest(name):
+    grid, weight = GRIDS[name], make_weight("normal")
+    parts = requantize(grid, weight, grid.encode(weight * 0.9))
+    error = (weight - decode(grid, parts)).abs()
+    steps = grid.STEPS
+    every = range(len(steps.levels)) if steps.levels else range(int(steps.low) + steps.zero, int(steps.high) + steps.zero + 1)
+    for code in every:
+        other = decode(grid, parts.with_codes(torch.full_like(parts.codes, code)))
+        assert (error <= (weight - other).abs() + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_free_scales_survive_packing(name):
+    """Searched or learned scales aren't what a quantizer would choose: only the bytes can carry them."""
     weight = make_weight("normal")
-    grid = GRIDS[name]
-    scale = grid.store_scale(grid.fit_scale(weight) * 0.9)
-    codes = grid.encode_with_scale(weight, scale)
-    error = (weight - grid.decode(scale, codes)).abs()
-    low, high = (0, 15) if name == "q4_0" else (-127, 127)
-    for step in (-1, 1):
-        moved = (codes.int() + step).clamp(low, high).to(codes.dtype)
-        assert (error <= (weight - grid.decode(scale, moved)).abs() + 1e-6).all()
+    fitted = fit_weight(weight, name, torch.rand(weight.shape) + 0.01)
+    expected = fitted.decode().numpy()
+    assert np.array_equal(dequantized(name, fitted.packed), expected)
+    again = torch.from_numpy(ggml.quantize(expected, name))
+    assert not np.array_equal(dequantized(name, again), expected)
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_a_free_scale_survives_packing(name):
-    """A searched or learned scale isn't what a quantizer would choose: only the bytes can carry it."""
-    weight = make_weight("normal")
-    grid = GRIDS[name]
-    scale = grid.store_scale(grid.fit_scale(weight) * 1.2)
-    codes = grid.encode_with_scale(weight, scale)
-    expected = grid.decode(scale, codes).numpy()
-    assert np.array_equal(gguf.quants.dequantize(grid.pack(scale, codes).numpy(), TYPES[name]), expected)
-    assert not np.array_equal(gguf.quants.dequantize(gguf.quants.quantize(expected, TYPES[name]), TYPES[name]), expected)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", GRIDS)
+def test_our_fit_loses_at_most_what_ggmls_does_in_every_block(name, case):
+    weight, costs = make_weight(case), make_weight("positive").square()
+    for importance in (None, costs):
+        factor = torch.ones_like(weight) if importance is None else importance
+
+        def errors(decoded: torch.Tensor, factor: torch.Tensor = factor) -> torch.Tensor:
+            blocks = (factor.double() * (weight.double() - decoded.double()).square()).view(weight.shape[0], -1, GRIDS[name].BLOCK)
+            return blocks.sum(-1)
+
+        ours = errors(fit_weight(weight, name, importance).decode())
+        theirs = errors(torch.from_numpy(dequantized(name, torch.from_numpy(ggml.quantize(weight.numpy(), name)))))
+        assert (ours <= theirs * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_a_number_is_refused(name, value):
     weight = make_weight("normal")
@@ -103,7 +139,7 @@ def test_what_is_not_a_number_is_refused(name, value):
         GRIDS[name].encode(weight)
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", GRIDS)
 def test_short_row_error_names_the_row_length(name):
-    with pytest.raises(ValueError, match=r"multiple of 32 weights, got 40 in \(2, 40\)"):
+    with pytest.raises(ValueError, match=rf"multiple of {GRIDS[name].BLOCK} weights, got 40 in \(2, 40\)"):
         GRIDS[name].encode(torch.zeros(2, 40))

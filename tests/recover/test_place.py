@@ -43,4 +43,4 @@ def test_every_linear_layer_is_on_the_grid_and_the_embedding_frozen(tiny_llama: 
     assert len(layers) == 4 * 7
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any("embed_tokens" in name or "lm_head" in name for name in trained)
-    assert all(name.endswith((".latent", ".gain", "norm.weight")) for name in trained)
+    assert all(name.endswith((".latent", ".gain_d", "norm.weight")) for name in trained)

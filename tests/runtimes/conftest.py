@@ -113,16 +113,15 @@ def onnx_folder(hf_folder, tmp_path_factory):
     from edgedistill.export.onnx.build import write_onnx
     from edgedistill.facts import ModelShape
     from edgedistill.mixes import assign_formats
-    from edgedistill.quant import q8_0
     from edgedistill.quant.checkpoint import GridCheckpoint
-    from edgedistill.quant.grids import GridTensor
+    from edgedistill.quant.fit import fit_ggml
 
     vocab = json.loads((hf_folder / "config.json").read_text())["vocab_size"]
     shape = ModelShape("llama", 2, 64, 4, 2, 16, 128, vocab, 256, True, 10000.0, 1e-5)
     weights = load_file(hf_folder / "model.safetensors")
     formats = assign_formats(shape, "q8_0")
     tensors = {
-        name: GridTensor("q8_0", *q8_0.encode(weights[name])) if form.quantized else weights[name].float() for name, form in formats.items()
+        name: fit_ggml(weights[name], "q8_0") if form.quantized else weights[name].float() for name, form in formats.items()
     }
     checkpoint = GridCheckpoint("q8_0", tensors)
     folder = write_onnx(checkpoint, hf_folder, shape, tmp_path_factory.mktemp("onnx") / "onnx", {"name": "tiny"}, accuracy_level=0)

@@ -40,7 +40,7 @@ def compare_gguf(checkpoint: GridCheckpoint, path: Path) -> Comparison:
                     raise VerifyError(f"{path}: {name} is stored as {format_name}, the checkpoint has it as {wanted.name}; export it again")
                 tensor = checkpoint.tensors[name]
                 if isinstance(tensor, GridTensor) and tuple(found.shape) == tensor.shape:
-                    unequal = tensor.pack().numpy() != raw
+                    unequal = tensor.packed.numpy() != raw
                     if unequal.any():
                         row, byte = np.unravel_index(int(unequal.argmax()), unequal.shape)
                         block = int(byte) // wanted.block_bytes

@@ -128,7 +128,7 @@ def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[
     """A tensor as the file holds it: uint8 [O, row bytes] or floats, rows of q and k in GGUF's order."""
     tensor = checkpoint.tensors[name]
     if isinstance(tensor, GridTensor):
-        rows: NDArray[np.generic] = tensor.pack().numpy()
+        rows: NDArray[np.generic] = tensor.packed.numpy()
     else:
         rows = tensor.float().numpy()
         if tensor_format(checkpoint, name) is F16:

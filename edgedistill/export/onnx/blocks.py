@@ -35,10 +35,11 @@ def onnx_bits(grid: str) -> int:
 def pack(tensor: GridTensor) -> tuple[Bytes, Halves]:
     """A grid tensor [O, I] as codes uint8 [O, I/32, 16 or 32] and scales float16 [O, I/32]."""
     rows = tensor.shape[0]
-    codes = tensor.codes.numpy()
+    parts = tensor.parts()
+    codes = parts.codes.numpy()
     # Not through float: XOR moves the sign bit, which is adding 128 to a signed code.
     packed = codes[:, 0::2] | (codes[:, 1::2] << 4) if onnx_bits(tensor.grid) == 4 else codes.view(np.uint8) ^ np.uint8(0x80)
-    return np.ascontiguousarray(packed).reshape(rows, tensor.shape[1] // BLOCK, -1), tensor.scale.numpy()
+    return np.ascontiguousarray(packed).reshape(rows, tensor.shape[1] // BLOCK, -1), parts.d.numpy()
 
 
 def unpack(codes: Bytes, scales: Halves, bits: int) -> NDArray[np.float32]:

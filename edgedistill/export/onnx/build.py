@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from edgedistill import __version__
 from edgedistill.errors import InputError, RunError, did_you_mean
 from edgedistill.export.onnx import companions
-from edgedistill.export.onnx.blocks import onnx_bits
+from edgedistill.export.onnx.blocks import BLOCK, onnx_bits
 from edgedistill.export.onnx.graph import MS, LlamaGraph
 from edgedistill.export.onnx.read import SCHEMA, SCHEMA_KEY
 from edgedistill.facts import ModelShape
@@ -140,7 +140,8 @@ def stored_bytes(checkpoint: GridCheckpoint) -> int:
     total = 0
     for tensor in checkpoint.tensors.values():
         if isinstance(tensor, GridTensor):
-            total += tensor.codes.numel() * onnx_bits(tensor.grid) // 8 + tensor.scale.numel() * 2
+            weights = tensor.shape[0] * tensor.shape[1]
+            total += weights * onnx_bits(tensor.grid) // 8 + weights // BLOCK * 2
         else:
             total += tensor.numel() * 4
     return total

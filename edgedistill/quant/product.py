@@ -1,0 +1,144 @@
+"""A matrix product whose weight is decoded from its grid on the way: y = x · ŵᵀ + bias, ŵ = scale · step + offset.
+
+ŵ never outlives the product: backward decodes it again, in the same passes that mask the gradient. The work goes through the
+weight in pieces that stay in a core's cache, which is what makes it cheap: a dozen passes over a whole matrix would read it from
+memory a dozen times.
+
+Gradients are the straight-through estimator's for the weight (Bengio et al. 2013, arXiv 1308.3432) and LSQ's for the scale
+(Esser et al. 2020, arXiv 1902.08153): where a weight lies within the steps, dŵ/dw = 1, dŵ/dscale = step − (w − offset)/scale,
+dŵ/doffset = 0; where it is clipped, dŵ/dw = 0, dŵ/dscale = step, dŵ/doffset = 1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgedistill.quant.rounding import block_sums, safe_inverse
+from edgedistill.quant.steps import Steps
+
+PIECE = 1 << 16  # weights at a time: 256 KiB of float32, and a few times that in flight
+MARGIN = 1e-3  # of a step: a weight this near to the outermost step's edge counts as within
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a weight's groups lie: `group` weights share a scale; `steps` are what it is multiplied by."""
+
+    steps: Steps
+    group: int
+
+    def pieces(self, rows: int, cols: int) -> Iterator[slice]:
+        """Rows at a time."""
+        at_once = max(1, PIECE // cols)
+        return (slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once))
+
+
+def grid_linear(
+    x: Tensor, weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, bias: Tensor | None, layout: Layout
+) -> Tensor:
+    """[..., I] -> [..., O] in x's type.
+
+    Args:
+        weight: the float32 latent weight [O, I] whose nearest steps count, or None:
+        codes: then these stay, integer [O, I].
+        scale, offset: float32 [O, I/group], as stored.
+    """
+    return _GridLinear.apply(x, weight, codes, scale, offset, bias, layout)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def decode_nearest(weight: Tensor, scale: Tensor, offset: Tensor | None, layout: Layout, dtype: torch.dtype = torch.float32) -> Tensor:
+    """ŵ [O, I] in `dtype` for the steps nearest to a latent weight."""
+    return _decode(weight, None, scale, offset, layout, dtype)
+
+
+class _GridLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, codes, scale, offset, bias, layout):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight, codes, scale, offset)
+        ctx.layout = layout
+        return torch.nn.functional.linear(x, _decode(weight, codes, scale, offset, layout, x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        x, weight, codes, scale, offset = ctx.saved_tensors
+        needs_x, needs_weight, _, needs_scale, needs_offset, needs_bias, _ = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])
+        decoded = torch.empty(scale.shape[0], x.shape[-1], dtype=x.dtype) if needs_x else None
+        # The whole gradient of ŵ in one product; it becomes the weight's piece by piece.
+        wide = rows.T @ x.reshape(-1, x.shape[-1]) if needs_weight or needs_scale or needs_offset else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_scale = torch.empty_like(scale) if needs_scale else None
+        grad_offset = torch.empty_like(scale) if needs_offset else None
+        for piece, steps, distance in _walk(weight, codes, scale, offset, ctx.layout):
+            if wide is not None:
+                part = wide[piece].float().view_as(steps)
+                if distance is None:  # codes that stay: every weight follows its scale
+                    slope = steps
+                else:
+                    within = _within(ctx.layout.steps, distance, steps)
+                    if grad_offset is not None:
+                        grad_offset[piece] = block_sums(part * ~within)
+                    slope = torch.where(within, distance, steps)
+                    if grad_weight is not None:
+                        torch.mul(part, within, out=grad_weight[piece].view_as(steps))
+                if grad_scale is not None:
+                    grad_scale[piece] = block_sums(slope.mul_(part) if slope is not steps else slope * part)
+                if distance is None and grad_offset is not None:
+                    grad_offset[piece] = block_sums(part)
+            if decoded is not None:
+                steps.mul_(scale[piece].unsqueeze(-1))
+                if offset is not None:
+                    steps.add_(offset[piece].unsqueeze(-1))
+                decoded[piece] = steps.flatten(1)
+        grad_x = (rows @ decoded).view_as(x) if decoded is not None else None
+        grad_bias = rows.sum(0) if needs_bias else None
+        return grad_x, grad_weight, None, grad_scale, grad_offset, grad_bias, None
+
+
+def _decode(
+    weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout, dtype: torch.dtype
+) -> Tensor:
+    out = torch.empty(scale.shape[0], scale.shape[1] * layout.group, dtype=dtype)
+    for piece, steps, _ in _walk(weight, codes, scale, offset, layout, distances=False):
+        # Two roundings, as the runtimes': a fused multiply-add would make other weights.
+        steps.mul_(scale[piece].unsqueeze(-1))
+        if offset is not None:
+            steps.add_(offset[piece].unsqueeze(-1))
+        out[piece] = steps.flatten(1)
+    return out
+
+
+def _walk(
+    weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout, distances: bool = True
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Rows, their steps [rows, I/group, group], and how far each step lies above (w − offset)/scale; None for codes that stay."""
+    cols = scale.shape[1] * layout.group
+    inverse = safe_inverse(scale) if codes is None else None
+    for piece in layout.pieces(scale.shape[0], cols):
+        groups = (-1, scale.shape[1], layout.group)
+        if inverse is None:
+            assert codes is not None
+            yield piece, layout.steps.of_codes(codes[piece]).view(groups), None
+            continue
+        assert weight is not None
+        grouped = weight[piece].view(groups)
+        if offset is None:
+            scaled = grouped * inverse[piece].unsqueeze(-1)
+        else:
+            scaled = (grouped - offset[piece].unsqueeze(-1)).mul_(inverse[piece].unsqueeze(-1))
+        if distances:
+            steps = layout.steps.nearest_(scaled.clone())
+            yield piece, steps, torch.sub(steps, scaled, out=scaled)
+        else:
+            yield piece, layout.steps.nearest_(scaled), None
+
+
+def _within(steps: Steps, distance: Tensor, chosen: Tensor) -> Tensor:
+    """Whether (w − offset)/scale isn't beyond the lowest or the highest step."""
+    if steps.levels is None:
+        return distance.abs() <= 0.5 + MARGIN
+    scaled = chosen - distance
+    return (scaled >= steps.low - MARGIN) & (scaled <= steps.high + MARGIN)
