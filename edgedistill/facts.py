@@ -8,18 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgedistill.errors import InputError
+from edgedistill.families import FAMILIES
+
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
 FLAT_KINDS = ("norm", "bias")
-
-# What sets a family's layers apart: its state dict in transformers.
-FUSED = ("phi3",)  # one tensor for q, k and v, one for gate and up
-HEAD_NORMS = ("qwen3", "gemma3_text")  # q and k are normed head by head
-WHOLE_NORMS = ("olmo2",)  # q and k are normed over all heads at once
-SANDWICH_NORMS = ("gemma3_text",)  # a norm before and after attention and MLP
-POST_NORMS_ONLY = ("olmo2",)  # a norm after attention and MLP, none before
-OFFSET_NORMS = ("gemma3_text",)  # a norm multiplies by 1 + w
 
 
 @dataclass(frozen=True)
@@ -84,12 +79,13 @@ class ModelShape:
 
     def with_layers(self, layers: int) -> "ModelShape":
         """The same model with its number of layers cut to `layers`; what differs by layer keeps its place from the first."""
-        return replace(self, layers=layers, windowed=self.windowed and self.windowed[:layers], no_rope=self.no_rope and self.no_rope[:layers])
+        windowed, no_rope = self.windowed and self.windowed[:layers], self.no_rope and self.no_rope[:layers]
+        return replace(self, layers=layers, windowed=windowed, no_rope=no_rope)
 
     @property
     def norm_offset(self) -> bool:
         """Whether a norm multiplies by 1 + w of its stored w, as gemma's do. GGUF and ONNX files hold float32(1 + w)."""
-        return self.family in OFFSET_NORMS
+        return FAMILIES[self.family].norm_offset
 
     def layer_kind(self, index: int) -> tuple[bool, bool]:
         """(windowed, without rotary embedding): what sets one layer apart from another beside its weights."""
@@ -107,6 +103,7 @@ class ModelShape:
 
     def _layer(self, at: str) -> Iterator[TensorShape]:
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        family = FAMILIES[self.family]
 
         def norm(name: str, size: int = self.width) -> TensorShape:
             return TensorShape(f"{at}{name}.weight", 1, size, "norm")
@@ -116,31 +113,31 @@ class ModelShape:
             if bias:
                 yield TensorShape(f"{at}{name}.bias", 1, rows, "bias")
 
-        if self.family not in POST_NORMS_ONLY:
+        if family.norms != "post":
             yield norm("input_layernorm")
-        if self.family in FUSED:
+        if family.fused:
             yield from linear("self_attn.qkv_proj", queries + 2 * keys, self.width, self.qkv_bias)
         else:
             yield from linear("self_attn.q_proj", queries, self.width, self.qkv_bias)
             yield from linear("self_attn.k_proj", keys, self.width, self.qkv_bias)
             yield from linear("self_attn.v_proj", keys, self.width, self.qkv_bias)
-        if self.family in HEAD_NORMS:
+        if family.head_norms == "each":
             yield norm("self_attn.q_norm", self.head_dim)
             yield norm("self_attn.k_norm", self.head_dim)
-        elif self.family in WHOLE_NORMS:
+        elif family.head_norms == "all":
             yield norm("self_attn.q_norm", queries)
             yield norm("self_attn.k_norm", keys)
         yield from linear("self_attn.o_proj", self.width, queries, self.output_bias)
         yield norm("post_attention_layernorm")
-        if self.family in SANDWICH_NORMS:
+        if family.norms == "sandwich":
             yield norm("pre_feedforward_layernorm")
-        if self.family in FUSED:
+        if family.fused:
             yield from linear("mlp.gate_up_proj", 2 * self.ffn, self.width, self.mlp_bias)
         else:
             yield from linear("mlp.gate_proj", self.ffn, self.width, self.mlp_bias)
             yield from linear("mlp.up_proj", self.ffn, self.width, self.mlp_bias)
         yield from linear("mlp.down_proj", self.width, self.ffn, self.mlp_bias)
-        if self.family in SANDWICH_NORMS or self.family in POST_NORMS_ONLY:
+        if family.norms != "pre":
             yield norm("post_feedforward_layernorm")
 
     @property
@@ -151,6 +148,31 @@ class ModelShape:
     def kv_bytes(self, tokens: int, element_bytes: int = 2) -> int:
         """Bytes of the key/value cache at `tokens` of context (fp16 by default); a windowed layer's counts in full."""
         return self.layers * self.kv_heads * self.head_dim * 2 * tokens * element_bytes
+
+
+def check_depth(where: str, shape: ModelShape, layers: int) -> None:
+    """Raise InputError where a student of `layers` layers can't be cut from `shape` so that runtimes run it as it was trained.
+
+    Runtimes go by a layer's place: gemma3's every sixth sees all keys, SmolLM3's every fourth has no rotary embedding. A cut
+    keeps the first and the last layer, so the place of the student's last must be of the last one's kind; then layers for all
+    places between them can be found.
+    """
+    if not 2 <= layers <= shape.layers:
+        raise InputError(
+            f"{where}: the student would have {layers} layers; the teacher has {shape.layers}, "
+            f"so student.layers must be from 2 to {shape.layers}."
+        )
+    if shape.layer_kind(layers - 1) != shape.layer_kind(shape.layers - 1):
+        allowed = [n for n in range(2, shape.layers + 1) if shape.layer_kind(n - 1) == shape.layer_kind(shape.layers - 1)]
+        raise InputError(
+            f"{where}: {shape.family} layers differ by their place, and in a student of {layers} the last of the teacher's {shape.layers} "
+            f"layers would stand in the place of another kind; student.layers must be one of {', '.join(map(str, allowed))}."
+        )
+    if shape.family == "gemma3_text" and shape.attention_scale is not None and layers != shape.layers:
+        raise InputError(
+            f"{where}: llama.cpp knows this gemma3's attention scale by its {shape.layers} layers alone, so a student of {layers} layers "
+            "would run with another; keep all of them, or take a smaller gemma3 as the teacher."
+        )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgedistill"
 LAYERS = [
+    {"families"},
     {"errors", "units", "extras", "formats", "facts", "progress"},
-    {"config", "store", "records", "mixes", "machine"},
+    {"mixes"},
+    {"config", "store", "records", "machine"},
     {"plan", "data", "models", "signals", "losses", "quant"},
     {"train", "devices", "runtimes"},
     {"teach", "distill", "recover", "export", "measure", "report", "bundle"},
@@ -24,7 +26,7 @@ LAYERS = [
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms} | {"errors": -1}  # all may raise
 HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp", "accelerate", "peft", "matplotlib"}
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
-LIGHT = {*LAYERS[0], *LAYERS[1], "plan", "report", "bundle", "compile", "cli", "__main__"}
+LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "compile", "cli", "__main__"}
 LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py"}
 
 
