@@ -1,0 +1,39 @@
+"""Packed documents give the hidden states that transformers gives for each document alone, in every family."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edgedistill.data.packing import make_batch
+from edgedistill.signals.shards import Document
+from edgedistill.train.forward import kept_hidden
+
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 97,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+KINDS = ["sliding_attention", "full_attention"] * 2
+CASES = {
+    "llama": {},
+    "mistral": {"sliding_window": 5},
+    "qwen2": {"sliding_window": 5, "use_sliding_window": True, "layer_types": KINDS},
+    "qwen3": {"head_dim": 16},
+    "gemma3_text": {"sliding_window": 5, "layer_types": KINDS, "head_dim": 16},
+    "phi3": {"sliding_window": 6},
+    "smollm3": {"no_rope_layers": [1, 1, 0, 1]},
+    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},
+    "olmo2": {},
+}
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_packing_changes_nothing(family):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **CASES[family])).eval()
+    documents = [Document(torch.randint(3, 97, (n,)), 0, {}) for n in (20, 9, 14)]
+    batch = make_batch([documents[:2], documents[2:]], seq_len=32)
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        found = kept_hidden(model, batch, torch.float32) @ head.T
+        expected = torch.cat([model(d.tokens.unsqueeze(0)).logits[0, :-1] for d in documents])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
