@@ -1,35 +1,59 @@
-"""`edgedistill verify`: prove that packed files hold the weights that training saw."""
+"""`edgedistill verify`: prove that files hold the same weights, bit for bit, or show where they don't."""
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from edgedistill.export.pairs import PairComparison
+    from edgedistill.export.verify import Proof
+
+SHOWN = 12  # differing tensors in the table; --json has all
+
 
 @click.command()
-@click.argument("folder", metavar="RUN|CHECKPOINT", type=click.Path(path_type=Path))
-@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--mix", help="The checkpoint's mix, where the file's name doesn't tell it.")
-@click.option("--json", "as_json", is_flag=True, help="Print the proofs as one JSON object.")
-def verify(folder: Path, files: tuple[Path, ...], mix: str | None, as_json: bool) -> None:
-    """Compare packed files with the checkpoint that training saw, tensor by tensor, bit for bit.
+@click.argument("first", metavar="RUN|CHECKPOINT|FILE", type=click.Path(path_type=Path))
+@click.argument("others", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--mix", help="The mix of a RUN's checkpoint, where the FILE's name doesn't tell it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
+def verify(first: Path, others: tuple[Path, ...], mix: str | None, as_json: bool) -> None:
+    """Compare weights tensor by tensor, bit for bit, and print their hash.
 
-    RUN is a run folder: all files of its bundle are compared, or the FILEs given. CHECKPOINT is a folder with
-    grid.safetensors. Exits 1 at a difference, and names the first tensor and block that differ.
+    A RUN: all files of its bundle, or the FILEs given, with the checkpoint that training saw; their shape and tokenizer too.
+    Anything else that holds a model (a checkpoint, a GGUF file, an ONNX folder, a Hugging Face folder): with each FILE of any of
+    these kinds; alone, its hash. Exits 1 at a difference, and says which tensors differ, where first, and how much.
 
     \b
     Example: edgedistill verify runs/demo
+             edgedistill verify mine-q4_0.gguf somebody-elses-q4_0.gguf
     """
+    from edgedistill.quant.checkpoint import FILE
+    from edgedistill.store.run import RUN
+
+    if (first / RUN).is_file() or ((first / FILE).is_file() and others and all(_is_export(path) for path in others)):
+        _verify_exports(first, others, mix, as_json)
+    elif others:
+        _compare_pairs(first, others, as_json)
+    else:
+        _show_hash(first, as_json)
+
+
+def _is_export(path: Path) -> bool:
+    return path.suffix == ".gguf" or (path / "onnx").is_dir()
+
+
+def _verify_exports(folder: Path, files: tuple[Path, ...], mix: str | None, as_json: bool) -> None:
     from edgedistill.errors import VerifyError
     from edgedistill.export.verify import checkpoints_of, verify_file, verify_run
     from edgedistill.quant.checkpoint import FILE, load_grid
     from edgedistill.store.run import RunFolder
 
+    proofs: list[Proof]
     if (folder / FILE).is_file():
         name = mix or load_grid(folder).mix
         proofs = [verify_file(path, {name: folder}, name) for path in files]
-        if not files:
-            raise click.UsageError(f"{folder} is a checkpoint: name the files to compare with it")
     else:
         run = RunFolder.find(folder)
         proofs = [verify_file(path, checkpoints_of(run), mix) for path in files] if files else verify_run(run)
@@ -56,3 +80,59 @@ def verify(folder: Path, files: tuple[Path, ...], mix: str | None, as_json: bool
     for p in proofs:
         if not p.comparison.equal:
             raise VerifyError(f"{p.path} doesn't hold the checkpoint: the first difference is in {p.comparison.differences[0]}")
+
+
+def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None:
+    from edgedistill.errors import VerifyError
+    from edgedistill.export.pairs import compare_weights
+    from edgedistill.export.weights import open_weights
+
+    found = {path: compare_weights(open_weights(first), open_weights(path)) for path in others}
+    if as_json:
+        rows = [{"first": str(first), "second": str(path), **comparison.to_dict()} for path, comparison in found.items()]
+        click.echo(json.dumps({"schema": "edgedistill.verify-pair/1", "pairs": rows}, indent=2))
+    else:
+        for path, comparison in found.items():
+            click.echo("\n".join(_lines(first, path, comparison)))
+    for path, comparison in found.items():
+        if not comparison.equal:
+            raise VerifyError(f"{first} and {path} don't hold the same weights")
+
+
+def _lines(first: Path, second: Path, found: "PairComparison") -> list[str]:
+    from edgedistill.records import visible
+
+    lines = [f"{first}", f"  weights {found.sha256[0]}", f"{second}", f"  weights {found.sha256[1]}"]
+    if found.equal:
+        return [*lines, f"{found.tensors} tensors, {found.blocks:,} blocks, bit for bit the same"]
+    lines.append(f"{len(found.differences)} of {found.tensors} common tensors differ")
+    if found.differences:
+        lines.append(f"{'tensor':<48} {'formats':<14} {'differing':>18} {'largest':>10} {'relative':>9}")
+    for d in found.differences[:SHOWN]:
+        formats, share = "/".join(d.formats), f"{d.differing:,} of {d.weights:,}"
+        lines.append(f"{visible(d.tensor, lines=False):<48} {formats:<14} {share:>18} {d.largest:>10.3g} {d.relative_error:>9.2%}")
+        lines.append(f"  first at row {d.first.row}, block {d.first.block}: {d.first.expected!r} and {d.first.found!r}")
+    if len(found.differences) > SHOWN:
+        lines.append(f"and {len(found.differences) - SHOWN} more; --json lists all")
+    for path, only in ((first, found.only_first), (second, found.only_second)):
+        if only:
+            names = ", ".join(visible(name, lines=False) for name in only[:SHOWN])
+            lines.append(f"only in {path}: {names}{' and more' if len(only) > SHOWN else ''}")
+    return lines
+
+
+def _show_hash(path: Path, as_json: bool) -> None:
+    from edgedistill.export.compare import weights_hash
+    from edgedistill.export.weights import open_weights
+
+    weights = open_weights(path)
+    formats: dict[str, int] = {}
+    for stored in weights.tensors.values():
+        formats[stored.format] = formats.get(stored.format, 0) + 1
+    found = {"file": str(path), "kind": weights.kind, "tensors": len(weights.tensors), "formats": formats}
+    found["weights_sha256"] = weights_hash(weights.in_order())
+    if as_json:
+        click.echo(json.dumps({"schema": "edgedistill.weights/1", **found}, indent=2))
+    else:
+        counts = ", ".join(f"{count} {name}" for name, count in formats.items())
+        click.echo(f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {found['weights_sha256']}")

@@ -1,0 +1,145 @@
+"""The weights of anything that holds a model, by name: a checkpoint on its grid, a GGUF file, an ONNX folder, a Hugging Face folder.
+
+Nothing is read before a tensor's values are asked for, so two models of any size can be compared a tensor at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedistill.errors import InputError
+from edgedistill.facts import ModelShape
+from edgedistill.formats import F32, FORMATS
+from edgedistill.models.gguf_file import GGUFHeader, GGUFTensor, read_header
+from edgedistill.models.gguf_model import gguf_shape
+from edgedistill.models.gguf_weights import dequantize, packed_tensors
+from edgedistill.models.hf_folder import read_shape
+from edgedistill.quant.checkpoint import FILE, load_grid
+from edgedistill.quant.grids import GridTensor
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor: the number format that it is stored in, and its float32 values [O, I] or [I] when asked for."""
+
+    format: str
+    values: Callable[[], Floats]
+
+    @property
+    def block(self) -> int:
+        """Weights a block of its format; 1 where it has no blocks."""
+        return FORMATS[self.format].block if self.format in FORMATS else 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All tensors of a model. Names are Hugging Face's, or the file's own where its architecture isn't one of ours (`foreign` says why)."""
+
+    path: Path
+    kind: str  # "checkpoint", "gguf", "onnx" or "model"
+    tensors: dict[str, Stored]
+    foreign: str | None = None
+
+    def in_order(self) -> Iterator[tuple[str, Floats]]:
+        """Name and values of each tensor."""
+        return ((name, stored.values()) for name, stored in self.tensors.items())
+
+
+def open_weights(path: Path) -> Weights:
+    """Find the weights at a path. Values are what a layer multiplies by: of a norm that adds 1 to its weight, the sum.
+
+    Raises:
+        InputError: there is none, or the file is damaged.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return _gguf(path)
+    if (path / FILE).is_file():
+        return _checkpoint(path)
+    if (path / "onnx").is_dir():
+        return _onnx(path)
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return _folder(path)
+    raise InputError(
+        f"{path}: holds no weights that can be compared; name a .gguf file, an ONNX folder (one with onnx/ in it), "
+        f"a checkpoint (a folder with {FILE}), or a Hugging Face folder with *.safetensors"
+    )
+
+
+def own_names(path: Path) -> Weights:
+    """A GGUF file's tensors under the file's own names and in its own order of rows."""
+    header = read_header(path)
+    return Weights(path, "gguf", {n: Stored(t.type_name, partial(_read, header, t)) for n, t in header.tensors.items()}, "by its own names")
+
+
+def _gguf(path: Path) -> Weights:
+    header = read_header(path)
+    try:
+        shape = gguf_shape(header)
+    except InputError as error:
+        return Weights(path, "gguf", own_names(path).tensors, str(error))
+    found: dict[str, Stored] = {}
+    for name, tensor, raw in packed_tensors(header, shape):
+        found[name] = Stored(tensor.type_name, partial(_dequantize, header, tensor, raw))
+    return Weights(path, "gguf", found)
+
+
+def _checkpoint(path: Path) -> Weights:
+    checkpoint, shape = load_grid(path), read_shape(path)
+
+    def values(name: str) -> Floats:
+        return effective(name, checkpoint.decode(name).numpy(), shape)
+
+    formats = {n: t.grid if isinstance(t, GridTensor) else F32.name for n, t in checkpoint.tensors.items()}
+    return Weights(path, "checkpoint", {name: Stored(formats[name], partial(values, name)) for name in checkpoint.tensors})
+
+
+def _onnx(path: Path) -> Weights:
+    from edgedistill.export.onnx.read import OnnxFile
+
+    return Weights(path, "onnx", {w.name: Stored(f"{w.bits} bits" if w.bits else F32.name, w.decode) for w in OnnxFile(path).weights()})
+
+
+def _folder(path: Path) -> Weights:
+    from safetensors import safe_open
+
+    shape = read_shape(path)
+    found: dict[str, Stored] = {}
+    names = {tensor.name for tensor in shape.tensors()}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if name in names:
+                    found[name] = Stored(opened.get_slice(name).get_dtype().lower(), partial(_from_safetensors, file, name, shape))
+    if missing := names - set(found):
+        raise InputError(f"{path}: lacks {len(missing)} of the model's tensors, first {min(missing)}; download it again")
+    return Weights(path, "model", found)
+
+
+def _from_safetensors(file: Path, name: str, shape: ModelShape) -> Floats:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return effective(name, opened.get_tensor(name).float().numpy(), shape)
+
+
+def effective(name: str, values: Floats, shape: ModelShape) -> Floats:
+    """What a layer multiplies by: float32(1 + w) for the norms of families that add 1, else the values themselves."""
+    return np.float32(1) + values if shape.norm_offset and name.endswith("norm.weight") else values
+
+
+def _read(header: GGUFHeader, tensor: GGUFTensor) -> Floats:
+    raw = np.memmap(header.path, dtype=np.uint8, mode="r")[tensor.offset : tensor.offset + tensor.size]
+    return _dequantize(header, tensor, raw.reshape(tensor.shape[0], -1) if len(tensor.shape) == 2 else raw)
+
+
+def _dequantize(header: GGUFHeader, tensor: GGUFTensor, raw: NDArray[np.uint8]) -> Floats:
+    try:
+        return dequantize(tensor, raw)
+    except NotImplementedError as error:
+        raise InputError(f"{header.path}: a tensor is stored as {tensor.type_name}, which can't be dequantized here") from error
