@@ -1,7 +1,7 @@
 """A checkpoint on its grid: `grid.safetensors`, the one source of every exported file.
 
 For a quantized tensor NAME it holds `NAME.packed`, the very bytes that a GGUF file will hold, uint8 [O, row bytes]; for any
-other (norms, biases) `NAME` in float32. The file's metadata has one entry, JSON, that says which grid each tensor is on.
+other `NAME` as float32 (norms, biases), float16 or bfloat16. The file's metadata has one entry, JSON, that says which grid each tensor is on.
 """
 
 import json
@@ -26,7 +26,7 @@ PACKED = ".packed"
 
 @dataclass(frozen=True)
 class GridCheckpoint:
-    """All weights of a model under their Hugging Face names: on grids, or plain float32 (norms)."""
+    """All weights of a model under their Hugging Face names: on grids, or plain: float32 (norms, biases), float16 or bfloat16."""
 
     mix: str
     tensors: Mapping[str, GridTensor | Tensor]
@@ -34,7 +34,7 @@ class GridCheckpoint:
     def decode(self, name: str) -> Tensor:
         """The float32 values of one tensor, as every runtime must see them."""
         tensor = self.tensors[name]
-        return tensor.decode() if isinstance(tensor, GridTensor) else tensor
+        return tensor.decode() if isinstance(tensor, GridTensor) else tensor.float()
 
 
 def save_grid(folder: Path, checkpoint: GridCheckpoint) -> None:
@@ -46,7 +46,7 @@ def save_grid(folder: Path, checkpoint: GridCheckpoint) -> None:
             grids[name] = tensor.grid
             flat[f"{name}{PACKED}"] = tensor.packed.contiguous()
         else:
-            flat[name] = tensor.float().contiguous()
+            flat[name] = tensor.contiguous()
     facts = {"schema": SCHEMA, "mix": checkpoint.mix, "grids": grids}
     # One entry: safetensors writes several in random order, and equal checkpoints must be equal files.
     save_file(flat, folder / FILE, metadata={ENTRY: json.dumps(facts)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from edgedistill.formats import NumberFormat
@@ -9,17 +10,37 @@ from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
 from edgedistill.quant.grids import GridTensor
 
+FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
 
 def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], mix: str) -> GridCheckpoint:
-    """Every tensor rounded as ggml's quantizer does; f16 and f32 stay floats.
+    """Every tensor rounded as ggml's quantizer does; floats become those of their format: float16, bfloat16 or float32.
 
     Args:
         weights: a model's state by Hugging Face name; names without a format are left out.
         formats: each tensor's number format.
         mix: the mix's name.
+    Raises:
+        ValueError: a value is too large for float16, or not a finite number.
     """
     tensors: dict[str, GridTensor | Tensor] = {}
     for name, number_format in formats.items():
         weight = weights[name].detach().float()
-        tensors[name] = fit_ggml(weight, number_format.name) if number_format.quantized else weight
+        try:
+            tensors[name] = fit_ggml(weight, number_format.name) if number_format.quantized else to_float_format(weight, number_format)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     return GridCheckpoint(mix, tensors)
+
+
+def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:
+    """A weight rounded to nearest even as float16, bfloat16 or float32.
+
+    Raises:
+        ValueError: a value isn't finite, or isn't in the format.
+    """
+    rounded = weight.to(FLOATS[number_format.name])
+    if not torch.isfinite(rounded).all():
+        bad = (~torch.isfinite(rounded)).nonzero()[0].tolist()
+        raise ValueError(f"{number_format.name} can't hold the value {weight[tuple(bad)].item()} at {bad}; float16 ends at 65504")
+    return rounded

@@ -7,17 +7,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from edgedistill.facts import EMBEDDING, HEAD
-from edgedistill.formats import NumberFormat
+from edgedistill.formats import F32, NumberFormat
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml, fit_importance
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import GridLinear
+from edgedistill.quant.rounded import to_float_format
 
 
 def place_on_grid(
     model: PreTrainedModel, formats: Mapping[str, NumberFormat], importance: Mapping[str, Tensor] | None, train: str
 ) -> dict[str, GridLinear]:
-    """Replace the linear layers by `GridLinear`s and freeze the embedding (and the output matrix) at its rounded value.
+    """Replace the linear layers by `GridLinear`s; freeze the embedding, the output matrix and 16-bit layers at their rounded values.
 
     Args:
         model: changed in place.
@@ -34,6 +35,11 @@ def place_on_grid(
             continue
         grid = formats[tensor].name
         weight = module.weight.detach().float()
+        if not formats[tensor].quantized:
+            # Sixteen bits are fine enough to need no training; float32 alone is trained, since it ships as it is.
+            module.weight.data.copy_(to_float_format(weight, formats[tensor]))
+            module.weight.requires_grad_(formats[tensor] is F32)
+            continue
         fitted = fit_ggml(weight, grid) if importance is None else fit_importance(weight, grid, importance[tensor])
         layers[tensor] = GridLinear(weight, fitted, "weights" in train, "scales" in train, module.bias)
         parent, _, child = name.rpartition(".")
@@ -44,7 +50,8 @@ def place_on_grid(
         state = model.state_dict()
         for name in (EMBEDDING, HEAD):
             if name in formats:
-                state[name].copy_(fit_ggml(state[name], formats[name].name).decode())
+                grid, table = formats[name], state[name]
+                table.copy_(fit_ggml(table, grid.name).decode() if grid.quantized else to_float_format(table, grid))
     return layers
 
 
@@ -52,14 +59,14 @@ def place_on_grid(
 def take_off_grid(
     model: PreTrainedModel, layers: Mapping[str, GridLinear], rounded: GridCheckpoint, formats: Mapping[str, NumberFormat]
 ) -> GridCheckpoint:
-    """The checkpoint of a trained model: its layers' codes and scales, its norms, the tables as rounded."""
+    """The checkpoint of a trained model: its layers' codes and scales, its norms and biases; what wasn't trained as rounded."""
     state = model.state_dict()
     tensors: dict[str, GridTensor | Tensor] = {}
     for name in formats:
         if name in layers:
             tensors[name] = layers[name].encode()
-        elif isinstance(rounded.tensors[name], GridTensor):
-            tensors[name] = rounded.tensors[name]
-        else:
+        elif formats[name] is F32:
             tensors[name] = state[name].float()
+        else:
+            tensors[name] = rounded.tensors[name]
     return GridCheckpoint(rounded.mix, tensors)

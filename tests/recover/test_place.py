@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistill.formats import BF16, F16, F32
 from edgedistill.mixes import assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
@@ -44,3 +45,33 @@ def test_every_linear_layer_is_on_the_grid_and_the_embedding_frozen(tiny_llama: 
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any("embed_tokens" in name or "lm_head" in name for name in trained)
     assert all(name.endswith((".latent", ".gain_d", "norm.weight")) for name in trained)
+
+
+def test_sixteen_bit_layers_stay_as_rounded_and_float32_ones_train(tiny_llama: Path, tmp_path: Path):
+    formats = assign_formats(read_facts(tiny_llama, "tiny").shape, "q4_0")
+    odd = {"q_proj": F16, "k_proj": BF16, "v_proj": F32, "embed_tokens": BF16}
+    formats |= {name: odd[part] for name in formats for part in odd if f"{part}.weight" in name}
+    model = load_model(tiny_llama)
+    rounded = round_weights(model.state_dict(), formats, "odd")
+    layers = place_on_grid(model, formats, None, "weights+scales")
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    model(IDS).logits.square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        seen = model(IDS).logits
+    save_grid(tmp_path, take_off_grid(model, layers, rounded, formats))
+    checkpoint = load_grid(tmp_path)
+    kinds = {name: tensor.dtype for name, tensor in checkpoint.tensors.items() if isinstance(tensor, torch.Tensor)}
+    assert kinds["model.layers.0.self_attn.q_proj.weight"] == torch.float16
+    assert kinds["model.layers.3.self_attn.k_proj.weight"] == kinds["model.embed_tokens.weight"] == torch.bfloat16
+    value = checkpoint.tensors["model.layers.0.self_attn.v_proj.weight"]
+    assert not torch.equal(value, load_model(tiny_llama).state_dict()["model.layers.0.self_attn.v_proj.weight"])
+    again = load_model(tiny_llama, weights={name: checkpoint.decode(name) for name in checkpoint.tensors})
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, seen)
+
+
+def test_a_value_that_float16_cant_hold_is_named():
+    weights = {"a.weight": torch.full((2, 32), 1e5)}
+    with pytest.raises(ValueError, match=r"a.weight: f16 can't hold the value 100000.0 at \[0, 0\]; float16 ends at 65504"):
+        round_weights(weights, {"a.weight": F16}, "f16")
