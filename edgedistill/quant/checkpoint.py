@@ -1,7 +1,8 @@
 """A checkpoint on its grid: `grid.safetensors`, the one source of every exported file.
 
 For a quantized tensor NAME it holds `NAME.packed`, the very bytes that a GGUF file will hold, uint8 [O, row bytes]; for any
-other `NAME` as float32 (norms, biases), float16 or bfloat16. The file's metadata has one entry, JSON, that says which grid each tensor is on.
+other `NAME` as float32 (norms, biases), float16 or bfloat16. The file's metadata has one entry, JSON, that says which grid
+each tensor is on.
 """
 
 import json
