@@ -19,8 +19,9 @@ from edgedistill.config.target import Target
 from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
 from edgedistill.extras import require
 from edgedistill.facts import ModelFacts
+from edgedistill.formats import NumberFormat
 from edgedistill.machine import fingerprint, usable_cores
-from edgedistill.mixes import assign_formats
+from edgedistill.mixes import Mix, assign_formats
 from edgedistill.plan import Plan, make_plan, this_machine
 from edgedistill.progress import Progress
 from edgedistill.store.files import atomic_write, file_sha256, tree_sha256
@@ -110,13 +111,14 @@ class _Build:
         student = self.distill(taught)
         captured = self.capture(taught, student)
         floats = self.float_gguf(student)
+        mixes = [self.recipe.mix(name) for name in self.recipe.mixes]
         rounded: dict[str, StageResult] = {}
         exported: dict[tuple[str, str], StageResult] = {}
-        for mix in self.recipe.mixes:
-            rounded[mix] = self.rounded(mix, student)
+        for mix in mixes:
+            rounded[mix.name] = self.rounded(mix, student)
             recovered = self.recover(mix, student, captured)
             for kind in self.recipe.export:
-                exported[kind, mix] = self.export(kind, mix, recovered)
+                exported[kind, mix.name] = self.export(kind, mix.name, recovered)
         measured = self.measure(taught, student, floats, rounded, exported)
         report, result = self.report(taught, student, measured, exported)
         bundle = self.bundle(report, result, exported)
@@ -183,9 +185,9 @@ class _Build:
 
         return self.stage("capture", {"seq_len": seq_len, "compute": compute, "tokens": tokens}, [taught, student], build)
 
-    def recover(self, mix: str, student: StageResult, captured: StageResult) -> StageResult:
+    def recover(self, mix: Mix, student: StageResult, captured: StageResult) -> StageResult:
         """The student on its grid."""
-        formats = assign_formats(self.shape, mix)
+        name, formats = mix.name, assign_formats(self.shape, mix)
 
         def build(work: Path) -> None:
             from edgedistill.recover.stage import recover
@@ -193,13 +195,13 @@ class _Build:
             from edgedistill.teach.capture import load_importance
 
             training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
-            recover(student.path, training, validation, load_importance(captured.path), mix, formats, self.recipe, work, self.progress)
+            recover(student.path, training, validation, load_importance(captured.path), name, formats, self.recipe, work, self.progress)
 
         settings = _settings(self.recipe.recover)
-        settings |= {"tokens": self.recipe.recover.tokens_of(mix), "rate": self.recipe.recover.rate_of(mix)}
+        settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_of(name)}
         del settings["tokens_by_mix"], settings["rate_by_mix"]
-        settings |= {"mix": mix, "formats": {name: f.name for name, f in formats.items()}, "seed": self.recipe.teach.seed}
-        return self.stage(f"recover-{mix}", settings, [student, captured], build)
+        settings |= {"mix": name, "formats": _names(formats), "seed": self.recipe.teach.seed}
+        return self.stage(f"recover-{name}", settings, [student, captured], build)
 
     def float_gguf(self, student: StageResult) -> StageResult:
         """The float student as an F16 file, and the teacher too where it isn't a GGUF file already: rows to compare with."""
@@ -213,15 +215,16 @@ class _Build:
 
         return self.stage("float-gguf", {"mix": "f16"}, [student], build, {"teacher": self.teacher_hash})
 
-    def rounded(self, mix: str, student: StageResult) -> StageResult:
+    def rounded(self, mix: Mix, student: StageResult) -> StageResult:
         """Plain rounding as llama.cpp's quantizer does it: what recovery is compared with."""
+        formats = assign_formats(self.shape, mix)
 
         def build(work: Path) -> None:
             from edgedistill.export.stage import export_rounded
 
-            export_rounded(student.path, self.shape, mix, work / GGUF_NAME, self._metadata(mix, "rounded"))
+            export_rounded(student.path, self.shape, mix.name, formats, work / GGUF_NAME, self._metadata(mix.name, "rounded"))
 
-        return self.stage(f"rounded-{mix}", {"mix": mix}, [student], build)
+        return self.stage(f"rounded-{mix.name}", {"mix": mix.name, "formats": _names(formats)}, [student], build)
 
     def export(self, kind: str, mix: str, recovered: StageResult) -> StageResult:
         """The packed file, read back and compared bit for bit before it counts."""
@@ -379,6 +382,11 @@ class _Build:
 def _settings(part: Any) -> dict[str, Any]:
     """A recipe part as JSON types, without what changes no result."""
     return {key: value for key, value in part.model_dump(mode="json").items() if key not in NO_RESULT}
+
+
+def _names(formats: Mapping[str, NumberFormat]) -> dict[str, str]:
+    """Tensor -> the name of its format, as settings hold it."""
+    return {tensor: number_format.name for tensor, number_format in formats.items()}
 
 
 def _documents(taught: Path) -> tuple[list[Any], list[Any]]:

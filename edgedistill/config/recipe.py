@@ -8,23 +8,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from edgedistill.config.yaml_file import Model
+from edgedistill.config.own_mixes import OwnMix
+from edgedistill.config.yaml_file import Model, as_tuple
+from edgedistill.errors import did_you_mean
+from edgedistill.mixes import MIXES, NAME, QUANTIZED_MIXES, Mix
 
 SCHEMA = "edgedistill.recipe/1"
 OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
 
-MixName = Literal["q4_0", "q8_0"]
+MixName = Annotated[str, Field(pattern=NAME, examples=list(QUANTIZED_MIXES))]
 Compute = Literal["bfloat16", "float32"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-
-
-def as_tuple(found: Any) -> Any:
-    """A YAML list as the tuple that a frozen model holds; anything else is left for the checks that follow."""
-    return tuple(found) if isinstance(found, list) else found
 
 
 def _no_duplicates(found: tuple[str, ...]) -> tuple[str, ...]:
@@ -148,11 +146,11 @@ class Recover(_Training):
 
     def rate_of(self, mix: str) -> float:
         """The factor on a mix's learning rates."""
-        return {str(name): rate for name, rate in self.rate_by_mix.items()}.get(mix, 1.0)
+        return self.rate_by_mix.get(mix, 1.0)
 
     def tokens_of(self, mix: str) -> int:
         """The training budget of a mix."""
-        return {str(name): tokens for name, tokens in self.tokens_by_mix.items()}.get(mix, self.tokens)
+        return self.tokens_by_mix.get(mix, self.tokens)
 
 
 class Measure(Model):
@@ -182,11 +180,32 @@ class Recipe(Model):
     teach: Teach = Teach()
     distill: Distill = Distill()
     recover: Recover = Recover()
-    mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("q4_0", "q8_0")
+    mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("q4_0", "q8_0"), description="Built-in ones, which are llama.cpp's, or names under define_mixes."
+    )
+    define_mixes: dict[MixName, OwnMix] = Field(default={}, description="Mixes of your own, by name.")
     export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("gguf", "onnx")
     measure: Measure = Measure()
 
     _unique = field_validator("mixes", "export")(_no_duplicates)
+
+    @model_validator(mode="after")
+    def _known_mixes(self) -> "Recipe":
+        for name in self.define_mixes:
+            if name in MIXES:
+                raise ValueError(f"define_mixes.{name} has the name of a built-in mix; give it another")
+        known = (*QUANTIZED_MIXES, *self.define_mixes)
+        places = {"mixes": self.mixes, "recover.tokens_by_mix": self.recover.tokens_by_mix, "recover.rate_by_mix": self.recover.rate_by_mix}
+        for place, names in places.items():
+            for name in names:
+                if name not in known:
+                    allowed = f"it must be one of {', '.join(known)}, or defined under define_mixes"
+                    raise ValueError(f"{place} has '{name}'; {allowed}.{did_you_mean(name, known)}")
+        return self
+
+    def mix(self, name: str) -> Mix:
+        """A mix by its name in `mixes`, with its definition."""
+        return self.define_mixes[name].mix(name) if name in self.define_mixes else Mix(name, name)
 
     def with_teacher(self, model: str | None, revision: str | None = None) -> "Recipe":
         """The same recipe with what the command line says of the teacher; None changes nothing."""

@@ -6,7 +6,7 @@ is an alias (a few lines of them unfold into gigabytes), and so is a file over 1
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -44,6 +44,11 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{_cut(key.value)}' is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def as_tuple(found: Any) -> Any:
+    """A YAML list as the tuple that a frozen model holds; anything else is left for the checks that follow."""
+    return tuple(found) if isinstance(found, list) else found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -124,7 +129,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if kind == "too_short":
         return f"{key} is empty; it must have at least one entry."
     if kind == "value_error":
-        return f"{key} is {value}; {context['error']}." if key else f"{context['error']}."
+        text = str(context["error"])
+        end = "" if text.endswith((".", "?")) else "."
+        return f"{key} is {value}; {text}{end}" if key else f"{text}{end}"
     return f"{key} is {value}; {first['msg'][:1].lower()}{first['msg'][1:]}."
 
 
@@ -159,12 +166,16 @@ def _yaml_number(number: float) -> str:
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys allowed at a place in a model, or none where there are no fixed keys."""
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         field = next((f for name, f in model.model_fields.items() if part == (f.alias or name)), None)
         if field is None:
             return []
         inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
         if not inner:
+            return []
+        # A dict's key or a list's index names one of many alike; the dict or list itself has no fixed keys.
+        if get_origin(field.annotation) in (dict, tuple) and next(parts, None) is None:
             return []
         model = inner[0]
     return [field.alias or name for name, field in model.model_fields.items()]

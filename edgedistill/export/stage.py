@@ -11,7 +11,7 @@ from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
 from edgedistill.export.gguf.check import check_token_ids, verify_gguf
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.facts import ModelShape
-from edgedistill.mixes import assign_formats
+from edgedistill.formats import NumberFormat
 from edgedistill.models.load import load_model
 from edgedistill.quant.checkpoint import load_grid
 from edgedistill.quant.rounded import round_weights
@@ -25,9 +25,11 @@ def export_float(model: Path, shape: ModelShape, out: Path, metadata: Mapping[st
     write_gguf(checkpoint, model, shape, out, dict(metadata))
 
 
-def export_rounded(model: Path, shape: ModelShape, mix: str, out: Path, metadata: Mapping[str, str]) -> None:
-    """The model of a folder as llama.cpp's own quantizer would round it to the mix."""
-    checkpoint = round_weights(load_model(model).state_dict(), assign_formats(shape, mix), mix)
+def export_rounded(
+    model: Path, shape: ModelShape, mix: str, formats: Mapping[str, NumberFormat], out: Path, metadata: Mapping[str, str]
+) -> None:
+    """The model of a folder as llama.cpp's own quantizer would round it to the mix, whose formats by tensor are given."""
+    checkpoint = round_weights(load_model(model).state_dict(), formats, mix)
     write_gguf(checkpoint, model, shape, out, dict(metadata))
 
 

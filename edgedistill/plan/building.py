@@ -8,7 +8,7 @@ from typing import Any
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.facts import ModelFacts, ModelShape
-from edgedistill.mixes import mix_bytes
+from edgedistill.mixes import groups_of, measured_once, mix_bytes
 
 # A core with AVX-512 or AMX in bfloat16 reached 90 GFLOP/s in training and 120 in forward passes; older ones reach half of that.
 TRAIN_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 30e9}
@@ -23,6 +23,8 @@ TRAIN_BYTES_PER_PARAMETER = 18
 # Values kept for the backward pass, in widths a token and layer, at 2 bytes (Korthikanti et al. 2022: 34 bytes and attention).
 ACTIVATION_WIDTHS = 24
 JUDGED_TEXTS = 2
+# A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
+SENSITIVITY_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     taught = recipe.teach.tokens + recipe.teach.text_tokens
     recovered = {mix: recipe.recover.tokens_of(mix) for mix in recipe.mixes}
     judged = JUDGED_TEXTS * recipe.measure.tokens
-    tokens = {"teach": taught, "distill": recipe.distill.tokens, **{f"recover {mix}": n for mix, n in recovered.items()}, "measure": judged}
+    fitted = [mix for mix in map(recipe.mix, recipe.mixes) if mix.unfitted]
+    once = measured_once(fitted) if fitted else None
+    measured = once.tokens * sum(len(group.formats) for group in groups_of(student, once)) if once else 0
+    tokens = {"teach": taught, "distill": recipe.distill.tokens, **({"sensitivity": measured} if fitted else {}),
+              **{f"recover {mix}": n for mix, n in recovered.items()}, "measure": judged}  # fmt: skip
 
     distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
     recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
@@ -56,6 +62,7 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     seconds = {
         "teach": 2 * teacher_size * (recipe.teach.tokens / KEPT_SHARE / write_flops + recipe.teach.text_tokens / distill_flops),
         "distill": 6 * size * recipe.distill.tokens / distill_flops,
+        **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
         **{f"recover {mix}": (6 * n + 2 * taught / len(recovered)) * size / recover_flops for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
         "measure": 2 * size * judged * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
@@ -81,5 +88,5 @@ def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
     """Signals; the float student and its GGUF; two checkpoints of a training; of each mix its grid, its rounding, exports, bundle."""
     signals = taught * (recipe.teacher.top_k * 6 + student.width * 2)
     checkpoints = 2 * 12 * student.parameters
-    mixes = sum(mix_bytes(student, mix) for mix in recipe.mixes) * (2 + 2 * len(recipe.export))
+    mixes = sum(mix_bytes(student, recipe.mix(name)) for name in recipe.mixes) * (2 + 2 * len(recipe.export))
     return signals + 8 * student.parameters + checkpoints + mixes

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgedistill.config.target import Target
 from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
-from edgedistill.mixes import assign_formats, mix_bytes
+from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes
 from edgedistill.units import show_bytes, show_number, show_seconds
 
 # llama.cpp sets aside the logits of a whole micro-batch and about two activations of the model's width beside them, in float32:
@@ -30,7 +30,9 @@ class MixPlan:
     """One mix on the device. Speeds are None where the target has no figure for them."""
 
     mix: str
-    grids: dict[str, int]  # number format -> tensors stored in it
+    grids: dict[str, int]  # number format -> tensors stored in it; none where a fitted mix has yet to choose
+    fallbacks: list[dict[str, Any]]  # wanted, stored, cols, tensors: what is not stored as the mix wants, and how many of it
+    fitted: dict[str, Any] | None  # of a fitted mix: bytes allowed, candidates, groups to measure
     weight_bytes: int
     file_bytes: int
     kv_bytes: int
@@ -57,18 +59,18 @@ class MixPlan:
         )
 
 
-def plan_mix(shape: ModelShape, mix: str, target: Target, vocabulary: int) -> MixPlan:
+def plan_mix(shape: ModelShape, mix: Mix, target: Target, vocabulary: int) -> MixPlan:
     """Weigh and time one mix of a student on a target.
 
     Args:
         shape: the student.
-        mix: a name of `mixes.MIXES`.
+        mix: one that is fitted is weighed at the most that it may be.
         target: the device.
         vocabulary: tokens in the tokenizer.
     Raises:
-        InputError: a row doesn't divide into the blocks of its format.
+        InputError: a row doesn't divide into the blocks of its format, or the mix can't be made from this student.
     """
-    formats = assign_formats(shape, mix)
+    formats = {} if mix.unfitted else assign_formats(shape, mix)
     grids: dict[str, int] = {}
     for number_format in formats.values():
         grids[number_format.name] = grids.get(number_format.name, 0) + 1
@@ -81,7 +83,10 @@ def plan_mix(shape: ModelShape, mix: str, target: Target, vocabulary: int) -> Mi
 
     # An untied embedding gives one row a token; tied, the same table is read whole as the output layer.
     table = next(t for t in shape.tensors() if t.name == EMBEDDING)
-    unread = 0 if shape.tied else formats[EMBEDDING].tensor_bytes(table.rows, table.cols)
+    unread = 0
+    if not shape.tied:
+        share = table.size / shape.parameters  # of a mix yet to be fitted, as if all its weights were stored alike
+        unread = formats[EMBEDDING].tensor_bytes(table.rows, table.cols) if formats else int(weight_bytes * share)
     decode = _decode(target, weight_bytes - unread)
     decode_full = _decode(target, weight_bytes - unread + kv_bytes)
     prefill = _prefill(target, shape.parameters - (0 if shape.tied else table.size))
@@ -89,8 +94,8 @@ def plan_mix(shape: ModelShape, mix: str, target: Target, vocabulary: int) -> Mi
     troubles = _troubles(target, file_bytes, ram_bytes, decode_full, ttft, context)
     why = "; ".join(troubles) or f"{show_bytes(ram_bytes)} of {show_bytes(target.memory.usable)} usable memory"
     return MixPlan(
-        mix, grids, weight_bytes, file_bytes, kv_bytes, compute_bytes, RUNTIME_BYTES, ram_bytes, decode, decode_full, prefill, ttft,
-        not troubles, why,
+        mix.name, grids, _fallbacks(shape, mix), _fitted(shape, mix), weight_bytes, file_bytes, kv_bytes, compute_bytes, RUNTIME_BYTES,
+        ram_bytes, decode, decode_full, prefill, ttft, not troubles, why,
     )  # fmt: skip
 
 
@@ -99,23 +104,47 @@ def kv_tokens(shape: ModelShape, target: Target) -> int:
     return min(target.limits.context, shape.context)
 
 
-def rejected(facts: ModelFacts, shape: ModelShape, chosen: MixPlan, others: dict[str, MixPlan], target: Target) -> list[dict[str, Any]]:
-    """What was not planned, and why: other mixes of the student, and the teacher uncut in the first of the chosen mixes."""
+def _fallbacks(shape: ModelShape, mix: Mix) -> list[dict[str, Any]]:
+    """What fell back, by the format wanted, the one that stores it and the row length that decided."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for fallback in () if mix.unfitted else fallbacks(shape, mix):
+        wanted, stored, cols = fallback.wanted, fallback.stored, fallback.cols
+        why = f"rows of {cols} don't divide by {wanted.block}"
+        entry = {"wanted": wanted.name, "stored": stored.name, "cols": cols, "why": why, "tensors": []}
+        found.setdefault((wanted.name, stored.name, cols), entry)["tensors"].append(fallback.tensor)
+    return list(found.values())
+
+
+def _fitted(shape: ModelShape, mix: Mix) -> dict[str, Any] | None:
+    if mix.size is None:
+        return None
+    groups = fit_groups(shape, mix)
+    return {
+        "most_bytes": mix.size.bytes_of(shape),
+        "grids": list(mix.candidates),
+        "groups": len(groups),
+        "choices": sum(len(group.formats) for group in groups),
+    }
+
+
+def rejected(
+    facts: ModelFacts, shape: ModelShape, chosen: MixPlan, others: dict[str, MixPlan], whole: MixPlan | None
+) -> list[dict[str, Any]]:
+    """What was not planned, and why: the teacher uncut in the first of the chosen mixes, other built-in mixes of the student."""
     found = []
-    for name, other in others.items():
-        reason = f"{other.file_bytes / chosen.file_bytes:.1f} times the bytes of {chosen.mix}, and the recipe doesn't ask for it"
-        found.append(_alternative(f"{name}, {shape.layers} layers", other, other.why if not other.fits else reason))
-    if shape.layers < facts.shape.layers:
-        whole = plan_mix(facts.shape, chosen.mix, target, facts.tokenizer.tokens)
+    if whole is not None:
         reason = f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {shape.layers} layers"
-        found.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", whole, whole.why if not whole.fits else reason))
+        found.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", None, whole, reason))
+    for name, other in sorted(others.items(), key=lambda item: item[1].file_bytes):
+        reason = f"{other.file_bytes / chosen.file_bytes:.2g} times the bytes of {chosen.mix}, and the recipe doesn't ask for it"
+        found.append(_alternative(f"{name}, {shape.layers} layers", name, other, reason))
     return found
 
 
-def _alternative(what: str, plan: MixPlan, why: str) -> dict[str, Any]:
+def _alternative(what: str, mix: str | None, plan: MixPlan, reason: str) -> dict[str, Any]:
     return {
-        "what": what, "file_bytes": plan.file_bytes, "ram_bytes": plan.ram_bytes,
-        "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s, "why": why,
+        "what": what, "mix": mix, "file_bytes": plan.file_bytes, "ram_bytes": plan.ram_bytes, "fits": plan.fits,
+        "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s, "why": reason if plan.fits else plan.why,
     }  # fmt: skip
 
 

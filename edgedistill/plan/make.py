@@ -9,7 +9,7 @@ from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.config.target import Target
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts
-from edgedistill.mixes import MIXES, assign_formats
+from edgedistill.mixes import MIXES, Mix, assign_formats
 from edgedistill.plan.building import plan_build
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.types import Plan
@@ -36,20 +36,24 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
         )
     student = facts.shape.with_layers(layers)
     tokens = facts.tokenizer.tokens
-    mixes = {mix: plan_mix(student, mix, target, tokens) for mix in recipe.mixes}
-    others = {mix: plan_mix(student, mix, target, tokens) for mix in MIXES if mix not in mixes}
+    asked = [recipe.mix(name) for name in recipe.mixes]
+    mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in asked}
+    others = {name: plan_mix(student, Mix(name, name), target, tokens) for name in MIXES if name not in mixes}
     chosen = next((plan for plan in mixes.values() if plan.fits), next(iter(mixes.values())))
+    uncut = recipe.mix(chosen.mix)
+    # A fitted mix may be as large for the teacher as for the student: no alternative to weigh.
+    whole = plan_mix(facts.shape, uncut, target, tokens) if layers < facts.shape.layers and uncut.size is None else None
     return Plan(
         recipe=recipe,
         target=target,
         facts=facts,
         student=student,
         context=kv_tokens(student, target),
-        mixes={str(mix): plan for mix, plan in mixes.items()},
-        formats={str(mix): {name: f.name for name, f in assign_formats(student, mix).items()} for mix in mixes},
+        mixes=mixes,
+        formats={m.name: {} if m.unfitted else {name: f.name for name, f in assign_formats(student, m).items()} for m in asked},
         build=plan_build(recipe, facts, student, int(machine["cores"])),
         machine=dict(machine),
-        alternatives=rejected(facts, student, chosen, others, target),
+        alternatives=rejected(facts, student, chosen, others, whole),
     )
 
 

@@ -1,6 +1,7 @@
 """The plan as a page of text for a terminal: prose wrapped at 100 columns, the table as wide as it is."""
 
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgedistill.plan.device import MixPlan
@@ -21,7 +22,7 @@ def plan_text(plan: "Plan") -> str:
         f"Teacher   {teacher.name}: {show_number(teacher.shape.parameters)} parameters, {teacher.shape.layers} layers ({teacher.source})",
         f"Student   {show_number(student.parameters)} parameters, {kept}, width {student.width}, vocabulary {show_number(student.vocab)}",
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
-        f"Recipe    {plan.recipe.name}: {' and '.join(plan.mixes)} as {' and '.join(plan.recipe.export)}",
+        f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
         "",
     ]
     rest = [
@@ -35,13 +36,13 @@ def plan_text(plan: "Plan") -> str:
         f"  compute {_rate(target.compute.flops, 'FLOP/s')} ({target.compute.source})",
         "",
         "Grids",
-        *(f"  {name}: {_grids(plan, name)}" for name in plan.mixes),
+        *(line for name in plan.mixes for line in _grids(plan, name)),
         "",
         "Build on this machine (estimates)",
         *_build(plan),
         "",
         "Rejected",
-        *(f"  {other['what']} ({show_bytes(other['file_bytes'])}): {other['why']}" for other in plan.alternatives),
+        *_rejected(plan),
         "",
         _verdict(plan),
     ]
@@ -68,14 +69,34 @@ def _row(name: str, mix: MixPlan) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _grids(plan: "Plan", mix: str) -> str:
-    """'linear layers 182 x q4_0; embedding q8_0; norms 53 x f32' from the formats of the tensors."""
+def _grids(plan: "Plan", mix: str) -> list[str]:
+    """'q4_0: 182 linear in q4_0; 1 embedding in q8_0; 53 norm in f32' from the formats of the tensors, and what fell back."""
+    planned = plan.mixes[mix]
+    if planned.fitted is not None:
+        allowed, choices = show_bytes(planned.fitted["most_bytes"]), ", ".join(planned.fitted["grids"])
+        return [
+            f"  {mix}: chosen by measured KL from {choices}, as far as rows divide, so that all weights take at most {allowed}; "
+            f"{planned.fitted['choices']} measurements of {planned.fitted['groups']} groups of tensors"
+        ]
     kinds: dict[tuple[str, str], int] = {}
     for tensor in plan.student.tensors():
         key = (tensor.kind, plan.formats[mix][tensor.name])
         kinds[key] = kinds.get(key, 0) + 1
     tied = " (also the output layer)" if plan.student.tied else ""
-    return "; ".join(f"{count} {kind}{tied if kind == 'embedding' else ''} in {name}" for (kind, name), count in kinds.items())
+    counts = "; ".join(f"{count} {kind}{tied if kind == 'embedding' else ''} in {name}" for (kind, name), count in kinds.items())
+    total = sum(len(entry["tensors"]) for entry in planned.fallbacks)
+    fell = "; ".join(f"{len(e['tensors'])} from {e['wanted']} to {e['stored']}, {e['why']}" for e in planned.fallbacks)
+    return [f"  {mix}: {counts}"] + ([f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}"] if total else [])
+
+
+def _rejected(plan: "Plan") -> list[str]:
+    """A line each for what has a reason of its own; one for all mixes that nobody asked for."""
+    unasked = [other for other in plan.alternatives if other["mix"] and other["fits"]]
+    lines = [f"  {o['what']} ({show_bytes(o['file_bytes'])}): {o['why']}" for o in plan.alternatives if o not in unasked]
+    if unasked:
+        sizes = ", ".join(f"{other['mix']} {show_bytes(other['file_bytes'])}" for other in unasked)
+        lines.append(f"  {plan.student.layers} layers in mixes that the recipe doesn't ask for: {sizes}")
+    return lines
 
 
 def _build(plan: "Plan") -> list[str]:
@@ -96,9 +117,15 @@ def _verdict(plan: "Plan") -> str:
     if plan.troubles():
         return f"It does not fit {plan.target.name if not fitting else 'this machine'}."
     others = [name for name in plan.mixes if name not in fitting]
-    return f"{' and '.join(fitting)} fit{'s' if len(fitting) == 1 else ''} {plan.target.name}" + (
-        f"; {' and '.join(others)} would be built too, but {'does' if len(others) == 1 else 'do'} not." if others else "."
+    return f"{_listed(fitting)} fit{'s' if len(fitting) == 1 else ''} {plan.target.name}" + (
+        f"; {_listed(others)} would be built too, but {'does' if len(others) == 1 else 'do'} not." if others else "."
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _of(free: int | None) -> str:

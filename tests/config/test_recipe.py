@@ -9,7 +9,8 @@ import yaml
 from edgedistill.config import Recipe, Target, load_recipe, load_target, names, recipe_schema, target_schema
 from edgedistill.config.library import library_folder
 from edgedistill.errors import InputError
-from edgedistill.mixes import QUANTIZED_MIXES
+from edgedistill.formats import FORMATS
+from edgedistill.mixes import CANDIDATES, QUANTIZED_MIXES, Layers, Mix, Rule, Size
 
 ROOT = Path(__file__).parent.parent.parent
 HEAD = "schema: edgedistill.recipe/1\nname: mine\n"
@@ -65,8 +66,9 @@ def test_defaults_are_the_chat_recipe_and_it_spells_all_of_them_out():
     assert keys(written) == keys(chat.to_dict())
 
 
-def test_recipe_mixes_are_the_mixes_that_exist():
-    assert recipe_schema()["properties"]["mixes"]["items"]["enum"] == list(QUANTIZED_MIXES)
+def test_an_editor_is_shown_the_mixes_that_exist():
+    assert recipe_schema()["properties"]["mixes"]["items"]["examples"] == list(QUANTIZED_MIXES)
+    assert recipe_schema()["$defs"]["OwnRule"]["properties"]["grid"]["enum"] == [f.name for f in FORMATS.values() if f.quantized]
 
 
 def test_schemas_are_json_and_name_every_key():
@@ -81,7 +83,7 @@ def test_schemas_are_json_and_name_every_key():
     ("text", "expected"),
     [
         ("distil: {tokens: 5}", "mine.yaml: distil is not a key; allowed are schema, name, summary, teacher, student, teach, distill, "
-                                "recover, mixes, export, measure. Did you mean 'distill'?"),
+                                "recover, mixes, define_mixes, export, measure. Did you mean 'distill'?"),
         ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are tokens, "),
         ("distill: {learning_rat: 1.0e-4}", "Did you mean 'learning_rate'?"),
         ("distill: {learning_rate: 2e-5}", "distill.learning_rate is the text '2e-5'; YAML reads a number only with a point: 2.0e-5."),
@@ -100,11 +102,15 @@ def test_schemas_are_json_and_name_every_key():
         ("distill:", "distill is null; it must be a group of keys: tokens, "),
         ("distill: {batch_tokens: 700}", "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512)."),
         ("distill: {loss: {forward_kl: 0, cross_entropy: 0}}", "one of forward_kl and cross_entropy must be above 0"),
-        ("mixes: [q4_0, q4_k_m]", "mixes.1 is 'q4_k_m'; it must be one of q4_0, q8_0. Did you mean 'q4_0'?"),
+        ("mixes: [q4_0, q4_km]", "mixes has 'q4_km'; it must be one of q4_0, q8_0, q4_k_m, "),
+        ("mixes: [q4_0, q4_km]", "q5_1, or defined under define_mixes. Did you mean 'q4_k_m'?"),
+        ("mixes: [f16]", "mixes has 'f16'; it must be one of q4_0, "),
+        ("mixes: [../up]", "mixes.0 is '../up'; it must match ^[a-z0-9][a-z0-9_]{0,31}$."),
         ("mixes: []", "mixes is empty; it must have at least one entry."),
         ("mixes: q4_0", "mixes is 'q4_0'; it must be a list, [a, b]."),
         ("export: [gguf, gguf]", "export is a list; each entry may be there only once."),
-        ("recover: {tokens_by_mix: {q3_0: 5}}", "q3_0 is 'q3_0'; it must be one of q4_0, q8_0."),
+        ("recover: {tokens_by_mix: {q3_0: 5}}", "recover.tokens_by_mix has 'q3_0'; it must be one of q4_0, "),
+        ("recover: {rate_by_mix: {mine: 0.5}}", "recover.rate_by_mix has 'mine'; it must be one of q4_0, "),
         ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of importance, ggml. Did you mean 'ggml'?"),
         ("measure: {accuracy_level: 7}", "measure.accuracy_level is 7; it must be one of 0, 1, 2, 3, 4."),
         ("measure: {prompts: [3]}", "measure.prompts.0 is 3; it must be a text."),
@@ -154,7 +160,7 @@ def test_what_is_no_plain_yaml_is_refused_with_its_line(recipe_of, text: str, ex
 
 
 def test_a_wrong_value_is_cut_and_holds_nothing_that_a_terminal_obeys(recipe_of):
-    found = message(recipe_of, 'mixes: ["\\e[31m' + "x" * 500 + '"]')
+    found = message(recipe_of, 'export: ["\\e[31m' + "x" * 500 + '"]')
     assert "\x1b" not in found
     assert len(found) < 200
 
@@ -199,6 +205,70 @@ def test_layers_and_tokens_of_a_mix(recipe_of):
     assert [recipe.student.layers_of(n) for n in (30, 4, 2)] == [27, 4, 2]
     assert recipe_of("student: {layers: 5}\n").student.layers_of(30) == 5
     assert (recipe.recover.tokens_of("q4_0"), recipe.recover.tokens_of("q8_0")) == (100, 7)
+
+
+def test_mixes_of_its_own_come_with_their_rules(recipe_of):
+    recipe = recipe_of(
+        "mixes: [q4_0, small, fitted, sized]\n"
+        "define_mixes:\n"
+        "  small:\n"
+        "    base: q4_k_m\n"
+        "    rules: [{tensors: '*.down_proj.weight', layers: '0-3, 28-', grid: q6_k}, {tensors: lm_head.weight, grid: q8_0}]\n"
+        "  fitted: {auto: 4.5, grids: [q4_0, q8_0], tokens: 256}\n"
+        "  sized: {auto: 80 MB}\n"
+        "recover: {tokens_by_mix: {small: 7}}\n"
+    )
+    assert recipe.mix("q4_0") == Mix("q4_0", "q4_0")
+    rules = (Rule("*.down_proj.weight", "q6_k", Layers("0-3, 28-")), Rule("lm_head.weight", "q8_0"))
+    assert recipe.mix("small") == Mix("small", "q4_k_m", rules)
+    assert recipe.mix("fitted") == Mix("fitted", "", size=Size(bits_per_weight=4.5), candidates=("q4_0", "q8_0"), tokens=256)
+    assert recipe.mix("sized") == Mix("sized", "", size=Size(total_bytes=80_000_000), candidates=CANDIDATES)
+    assert recipe.recover.tokens_of("small") == 7
+    assert Recipe.model_validate(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("mix", "expected"),
+    [
+        ("{base: q4km}", "define_mixes.a.base is 'q4km'; it must be one of q4_0, "),
+        ("{base: q4km}", "Did you mean 'q4_k_m'?"),
+        ("{}", "define_mixes.a is a group of keys; it must have either base, with rules, or auto."),
+        ("{auto: 4.5, base: q4_0}", "define_mixes.a is a group of keys; it must have either base, with rules, or auto."),
+        ("{auto: 4.5, rules: [{tensors: x, grid: q4_0}]}", "rules go with base; auto chooses every grid itself."),
+        ("{base: q4_0, grids: [q4_0, q8_0]}", "grids and tokens go with auto."),
+        ("{base: q4_0, rules: [{tensors: x, grid: q6k}]}", "define_mixes.a.rules.0.grid is 'q6k'; it must be one of q4_0, "),
+        ("{base: q4_0, rules: [{tensors: x, grid: q6k}]}", "Did you mean 'q6_k'?"),
+        ("{base: q4_0, rules: [{tensors: x, grid: f16}]}", "define_mixes.a.rules.0.grid is 'f16'; it must be one of q4_0, "),
+        ("{base: q4_0, rules: [{tensors: x, grd: q6_k}]}", "0.grd is not a key; allowed are tensors, grid, layers. Did you mean 'grid'?"),
+        ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5-2}]}", "layers is '5-2'; the range 5-2 ends before it begins; write 2-5"),
+        ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5}]}", "define_mixes.a.rules.0.layers is 5; it must be a text."),
+        ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: last}]}", "is 'last'; it must be layers counted from 0, such as '5'"),
+        ("{base: q4_0, rule: []}", "define_mixes.a.rule is not a key; allowed are base, rules, auto, grids, tokens. Did you mean 'rules'?"),
+        ("{base: q4_0, rules: 5}", "define_mixes.a.rules is 5; it must be a list, [a, b]."),
+        ("{auto: 80}", "define_mixes.a.auto is 80; it must be above 0 and at most 16 bits a weight."),
+        ("{auto: 80 M}", "define_mixes.a.auto is '80 M'; it must be bits a weight, such as 4.5, or a size with its unit, such as '80 MB'."),
+        ("{auto: true}", "define_mixes.a.auto is true; it must be bits a weight"),
+        ("{auto: 4, grids: [q4_0]}", "define_mixes.a.grids is a list; it must have two entries or more, each only once."),
+        ("{auto: 4, grids: [q4_0, q5]}", "define_mixes.a.grids is a list; 'q5' in it must be one of q4_0, "),
+        ("5", "define_mixes.a is 5; it must be a group of keys: base, rules, auto, grids, tokens."),
+    ],
+)  # fmt: skip
+def test_a_wrong_mix_is_one_sentence(recipe_of, mix: str, expected: str):
+    assert expected in message(recipe_of, f"define_mixes: {{a: {mix}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("q8_0", "define_mixes.q8_0 has the name of a built-in mix; give it another."),
+        ("f16", "define_mixes.f16 has the name of a built-in mix"),
+        ("a-b", "define_mixes.a-b is 'a-b'; it must match ^[a-z0-9]"),
+        ("../a", "define_mixes.../a is '../a'; it must match ^[a-z0-9]"),
+        ("", "define_mixes. is ''; it must match ^[a-z0-9]"),
+    ],
+)
+def test_a_mixs_name_is_a_short_word_of_its_own(recipe_of, name: str, expected: str):
+    assert expected in message(recipe_of, f"define_mixes: {{'{name}': {{auto: 4.5}}}}\n")
 
 
 def test_a_recipe_is_frozen(recipe_of):

@@ -11,6 +11,7 @@ from edgedistill.config import Recipe, Target, load_recipe, load_target
 from edgedistill.errors import DoesNotFitError, InputError
 from edgedistill.facts import ModelFacts, ModelShape, TokenizerFacts
 from edgedistill.formats import FORMATS
+from edgedistill.mixes import MIXES
 from edgedistill.models.facts import read_facts
 from edgedistill.plan import make_plan, this_machine
 
@@ -175,10 +176,10 @@ def test_the_demo_is_planned_within_its_promise():
 
 def test_what_was_rejected_is_said_with_the_reason(plan):
     rejected = {other["what"]: other["why"] for other in plan.alternatives}
-    assert rejected == {
-        "f16, 27 layers": "2.9 times the bytes of q4_0, and the recipe doesn't ask for it",
-        "q4_0, all 30 layers": "1.07 times the bytes; the recipe asks for 27 layers",
-    }
+    assert rejected["q4_0, all 30 layers"] == "1.07 times the bytes; the recipe asks for 27 layers"
+    assert rejected["f16, 27 layers"] == "2.9 times the bytes of q4_0, and the recipe doesn't ask for it"
+    assert {other["mix"] for other in plan.alternatives} == {None, *MIXES} - {"q4_0", "q8_0"}
+    assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 74.8 MiB, q3_k_s 78.7 MiB, " in " ".join(plan.to_text().split())
     small = make_plan(load_recipe("chat"), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
     assert {o["what"]: o["why"] for o in small.alternatives}["f16, 27 layers"] == "the file has 238 MiB, at most 150 MiB are allowed"
 
@@ -196,7 +197,7 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
             r"teach.max_prompt_tokens \+ teach.max_answer_tokens is 416",
         ),
         (recipe_with(teacher={"top_k": 1000}), facts_of(replace(SMOL, vocab=256)), "teacher.top_k is 1000; the teacher SmolLM2 has 256"),
-        (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights; mix 'q4_0' stores it as q8_0, whose rows must be a"),
+        (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights; mix 'q4_0' stores it as q6_k, and neither that nor"),
         (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
         (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
@@ -230,7 +231,7 @@ def test_the_page_and_the_json_hold_what_was_planned(target: str):
     assert whole["mixes"]["q4_0"]["why"].endswith("usable memory")
     text = found.to_text()
     for part in ("27 of 30 layers", found.target.title, "KV cache", "upper bounds", "81.8 MiB", found.target.bandwidth.source.split()[0],
-                 "189 linear in q4_0", "Build on this machine", "assuming 2 cores at 60 GFLOP/s", "Rejected", "f16, 27 layers",
+                 "189 linear in q4_0", "Build on this machine", "assuming 2 cores at 60 GFLOP/s", "Rejected", "all 30 layers",
                  f"q4_0 and q8_0 fit {target}."):  # fmt: skip
         assert part in text, part
     prose = [line for line in text.splitlines() if "tokens/s  " not in line]

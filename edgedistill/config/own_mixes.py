@@ -1,0 +1,108 @@
+"""A recipe's own mixes: rules on top of a built-in mix, or a size to be fitted by measurement. What each means is mixes/'s to know."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+
+from edgedistill.config.yaml_file import Model, as_tuple
+from edgedistill.errors import did_you_mean
+from edgedistill.formats import FORMATS
+from edgedistill.mixes import CANDIDATES, QUANTIZED_MIXES, SENSITIVITY_TOKENS, Layers, Mix, Rule, Size
+from edgedistill.units import parse
+
+GRIDS = tuple(name for name, number_format in FORMATS.items() if number_format.quantized)
+MOST_BITS = 16.0  # a float model's
+
+
+def _one_of(found: str, allowed: tuple[str, ...]) -> str:
+    if found not in allowed:
+        raise ValueError(f"it must be one of {', '.join(allowed)}.{did_you_mean(found, allowed)}")
+    return found
+
+
+def _size(found: Any) -> Any:
+    """Bits a weight or a text with a unit, as it stands in the file."""
+    if found is None:
+        return None
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        if not 0 < found <= MOST_BITS:
+            raise ValueError(f"it must be above 0 and at most {MOST_BITS:g} bits a weight")
+        return found
+    try:
+        parse(found, "size")
+    except ValueError:
+        raise ValueError("it must be bits a weight, such as 4.5, or a size with its unit, such as '80 MB'") from None
+    return found
+
+
+class OwnRule(Model):
+    """Tensors that get another grid than the base gives them."""
+
+    tensors: Annotated[str, Field(min_length=1)] = Field(description="Pattern on Hugging Face names; * stands for anything.")
+    grid: Annotated[str, Field(json_schema_extra={"enum": list(GRIDS)})]
+    layers: str | None = Field(default=None, description="Counted from 0, such as '0-3,28-'; null for all, and for the tables.")
+
+    @field_validator("grid")
+    @classmethod
+    def _known_grid(cls, found: str) -> str:
+        return _one_of(found, GRIDS)
+
+    @field_validator("layers")
+    @classmethod
+    def _ranges(cls, found: str | None) -> str | None:
+        if found is not None:
+            Layers(found)
+        return found
+
+
+class OwnMix(Model):
+    """Either `base` and `rules`, or `auto`."""
+
+    base: Annotated[str, Field(json_schema_extra={"enum": list(QUANTIZED_MIXES)})] | None = Field(
+        default=None, description="The built-in mix that decides where no rule does."
+    )
+    rules: Annotated[tuple[OwnRule, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="The last one that matches a tensor decides."
+    )
+    auto: Annotated[
+        float | str | None, PlainValidator(_size), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
+    ] = Field(default=None, description="Bits a weight, or a size: grids are chosen by measured KL so that all weights take at most that.")
+    grids: Annotated[tuple[str, ...] | None, BeforeValidator(as_tuple)] = Field(
+        default=None, description=f"What auto chooses from; null: {', '.join(CANDIDATES)}, as far as rows divide."
+    )
+    tokens: Annotated[int, Field(ge=64)] | None = Field(
+        default=None, description=f"Tokens that auto judges each choice on; null: {SENSITIVITY_TOKENS}."
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _known_base(cls, found: str | None) -> str | None:
+        return found if found is None else _one_of(found, QUANTIZED_MIXES)
+
+    @field_validator("grids")
+    @classmethod
+    def _known_grids(cls, found: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in found or ():
+            if name not in GRIDS:
+                raise ValueError(f"'{name}' in it must be one of {', '.join(GRIDS)}.{did_you_mean(name, GRIDS)}")
+        if found is not None and (len(found) < 2 or len(set(found)) != len(found)):
+            raise ValueError("it must have two entries or more, each only once")
+        return found
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "OwnMix":
+        if (self.base is None) == (self.auto is None):
+            raise ValueError("it must have either base, with rules, or auto")
+        if self.base is None and self.rules:
+            raise ValueError("rules go with base; auto chooses every grid itself")
+        if self.auto is None and (self.grids is not None or self.tokens is not None):
+            raise ValueError("grids and tokens go with auto")
+        return self
+
+    def mix(self, name: str) -> Mix:
+        """What mixes/ works with."""
+        if self.base is not None:
+            rules = tuple(Rule(r.tensors, r.grid, None if r.layers is None else Layers(r.layers)) for r in self.rules)
+            return Mix(name, self.base, rules)
+        size = Size(total_bytes=int(parse(self.auto, "size"))) if isinstance(self.auto, str) else Size(bits_per_weight=self.auto)
+        return Mix(name, "", size=size, candidates=self.grids or CANDIDATES, tokens=self.tokens or SENSITIVITY_TOKENS)

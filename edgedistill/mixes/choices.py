@@ -1,0 +1,90 @@
+"""What a fitted mix chooses between: groups of tensors that share a grid, and the formats that each may be stored in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgedistill.errors import InputError
+from edgedistill.facts import ModelShape, TensorShape
+from edgedistill.formats import F32, FORMATS, NumberFormat
+from edgedistill.mixes.definition import Mix, layer_of
+from edgedistill.units import show_bytes
+
+# Tensors of a layer that read the same input and matter alike go together; the rest stand alone.
+TOGETHER = {"q_proj": "q+k", "k_proj": "q+k", "gate_proj": "gate+up", "up_proj": "gate+up"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that get one grid.
+
+    Attributes:
+        name: 'layer 3 q+k', 'model.embed_tokens'.
+        layer: the index of their layer, None for a table.
+        tensors: one or more, in file order.
+        formats: what may store all of them, the smallest first.
+    """
+
+    name: str
+    layer: int | None
+    tensors: tuple[TensorShape, ...]
+    formats: tuple[NumberFormat, ...]
+
+    def bytes_in(self, number_format: NumberFormat) -> int:
+        """What the group takes in a format."""
+        return sum(number_format.tensor_bytes(t.rows, t.cols) for t in self.tensors)
+
+
+def measured_once(mixes: Sequence[Mix]) -> Mix:
+    """A mix with all candidates and the most tokens of some fitted mixes: what one series of measurements serves."""
+    candidates = tuple(dict.fromkeys(candidate for mix in mixes for candidate in mix.candidates))
+    return replace(mixes[0], candidates=candidates, tokens=max(mix.tokens for mix in mixes))
+
+
+def groups_of(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
+    """The groups of a model, in file order, with the candidates of a fitted mix that fit their rows.
+
+    Raises:
+        InputError: no candidate divides a tensor's rows.
+    """
+    gathered: dict[str, list[TensorShape]] = {}
+    for tensor in shape.tensors():
+        if not tensor.flat:
+            gathered.setdefault(_group_name(tensor.name), []).append(tensor)
+    groups = []
+    for name, tensors in gathered.items():
+        known = (FORMATS[candidate] for candidate in mix.candidates)
+        fitting = sorted((f for f in known if all(f.fits(t.cols) for t in tensors)), key=lambda f: f.bits_per_weight)
+        if not fitting:
+            raise InputError(
+                f"mix '{mix.name}': {tensors[0].name} has rows of {tensors[0].cols} weights, which none of its grids "
+                f"({', '.join(mix.candidates)}) stores. Add one of 32-blocks, such as q4_0, or choose a student whose sizes divide by 32."
+            )
+        groups.append(Group(name, layer_of(tensors[0].name), tuple(tensors), tuple(fitting)))
+    return tuple(groups)
+
+
+def fit_groups(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
+    """`groups_of`, and a check that some choice is as small as the mix must be.
+
+    Raises:
+        InputError: no candidate divides a tensor's rows, or even the smallest choice is larger than the mix may be.
+    """
+    groups = groups_of(shape, mix)
+    assert mix.size is not None
+    allowed, least = mix.size.bytes_of(shape), flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
+    if least > allowed:
+        raise InputError(
+            f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its grids they take "
+            f"{show_bytes(least)}, {8 * least / shape.parameters:.2f} bits a weight. Allow at least that, or add smaller grids."
+        )
+    return groups
+
+
+def flat_bytes(shape: ModelShape) -> int:
+    """Bytes of what no grid holds: norms and biases."""
+    return sum(F32.tensor_bytes(t.rows, t.cols) for t in shape.tensors() if t.flat)
+
+
+def _group_name(tensor: str) -> str:
+    layer, parts = layer_of(tensor), tensor.split(".")
+    return tensor.removesuffix(".weight") if layer is None else f"layer {layer} {TOGETHER.get(parts[-2], parts[-2].removesuffix('_proj'))}"
