@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compile": ("edgedistill.cli.compile", "compile_command", "Teacher and target to a bundle; goes on where it was stopped."),
     "plan": ("edgedistill.cli.plan", "plan", "What compile would do, and whether it fits the device."),
     "verify": ("edgedistill.cli.verify", "verify", "Prove that the exported files hold the trained weights."),
+    "export": ("edgedistill.cli.export", "export", "A model in several number formats at once, each file proven."),
     "bench": ("edgedistill.cli.bench", "bench", "Measure a GGUF or ONNX file on this machine."),
     "chat": ("edgedistill.cli.chat", "chat", "Talk to a finished model in the terminal."),
     "targets": ("edgedistill.cli.targets", "targets", "List and show the devices that are known."),

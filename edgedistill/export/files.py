@@ -1,0 +1,127 @@
+"""Several mixes of one model as files, each read back and compared before it counts: what `edgedistill export` does.
+
+A float model is rounded as llama.cpp's own quantizer does it; a checkpoint on its grid is packed as it is.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import InputError, VerifyError
+from edgedistill.export.compare import Comparison
+from edgedistill.export.gguf.check import check_token_ids, verify_gguf
+from edgedistill.export.gguf.write import write_gguf
+from edgedistill.facts import ModelShape
+from edgedistill.mixes import Mix, assign_formats
+from edgedistill.models.load import load_model, save_side_files
+from edgedistill.progress import Progress
+from edgedistill.quant.checkpoint import GridCheckpoint
+from edgedistill.quant.rounded import round_weights
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file (or ONNX folder), and what its comparison with the checkpoint found: everything equal, or it would not be here."""
+
+    path: Path
+    kind: str
+    mix: str
+    size_bytes: int
+    comparison: Comparison
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        found = self.comparison
+        return {
+            "path": str(self.path), "kind": self.kind, "mix": self.mix, "bytes": self.size_bytes,
+            "tensors": found.tensors, "blocks": found.blocks, "weights_sha256": found.sha256,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to write and where: `STEM-MIX.gguf` files and `STEM-MIX-onnx` folders."""
+
+    kinds: Sequence[str]
+    out: Path
+    stem: str
+    metadata: Mapping[str, str]
+    accuracy_level: int = 4
+    force: bool = False
+
+    def path(self, kind: str, mix: str) -> Path:
+        """Where one export goes."""
+        return self.out / (f"{self.stem}-{mix}.gguf" if kind == "gguf" else f"{self.stem}-{mix}-onnx")
+
+    def check_paths(self, mixes: Sequence[str]) -> None:
+        """Raise InputError where a file would be replaced that nobody said may be."""
+        for path in (self.path(kind, mix) for mix in mixes for kind in self.kinds):
+            if path.exists() and not self.force:
+                raise InputError(f"{path} is there already; choose another folder with -o, or replace it with --force")
+
+
+def export_model(source: Path, shape: ModelShape, mixes: Sequence[Mix], wish: Wish, progress: Progress) -> list[Exported]:
+    """Round a float model (a Hugging Face folder or a GGUF file) to several mixes.
+
+    Raises:
+        InputError: a mix doesn't go with the model, a file is there already, or the model can't be read.
+        VerifyError: a file doesn't hold what was packed.
+        RunError: the disk is full.
+    """
+    wish.check_paths([mix.name for mix in mixes])
+    formats = {mix.name: assign_formats(shape, mix) for mix in mixes}
+    progress.start("read the model", 1, "model")
+    weights = load_model(source).state_dict()
+    progress.advance(1)
+    done: list[Exported] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_side_files(source, folder)
+        for mix in mixes:
+            progress.start(f"{mix.name}: round", len(formats[mix.name]), "tensors")
+            checkpoint = round_weights(weights, formats[mix.name], mix.name)
+            progress.advance(len(formats[mix.name]))
+            done += export_checkpoint(checkpoint, folder, shape, wish, progress)
+    return done
+
+
+def export_checkpoint(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, wish: Wish, progress: Progress) -> list[Exported]:
+    """Write one checkpoint in all the wished kinds; `folder` holds its config and tokenizer. Raises as `export_model`."""
+    done = []
+    for kind in wish.kinds:
+        path = wish.path(kind, checkpoint.mix)
+        progress.start(f"{checkpoint.mix}: write and verify {path.name}", 1, "file")
+        write = _write_gguf if kind == "gguf" else _write_onnx
+        try:
+            comparison = write(checkpoint, folder, shape, path, {**wish.metadata, "mix": checkpoint.mix}, wish.accuracy_level)
+        except VerifyError:  # nothing that isn't proven stays
+            path.unlink() if kind == "gguf" else shutil.rmtree(path)
+            raise
+        progress.advance(1)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        done.append(Exported(path, kind, checkpoint.mix, sum(file.stat().st_size for file in files), comparison))
+    progress.finish()
+    return done
+
+
+def _write_gguf(
+    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, path: Path, metadata: Mapping[str, str], accuracy_level: int
+) -> Comparison:
+    write_gguf(checkpoint, folder, shape, path, metadata)
+    comparison = verify_gguf(checkpoint, folder, shape, path)
+    check_token_ids(folder, path)
+    return comparison
+
+
+def _write_onnx(
+    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, path: Path, metadata: Mapping[str, str], accuracy_level: int
+) -> Comparison:
+    # onnx is an extra: a GGUF file is written without it.
+    from edgedistill.export.onnx.build import write_onnx
+    from edgedistill.export.onnx.check import verify_onnx
+
+    write_onnx(checkpoint, folder, shape, path, metadata, accuracy_level)
+    return verify_onnx(checkpoint, folder, shape, path)

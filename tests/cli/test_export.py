@@ -1,0 +1,99 @@
+"""`edgedistill export`: several mixes at once, each proven; refused in one sentence before any work."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+from click.testing import CliRunner
+
+from edgedistill.cli.main import cli
+from tests import ggml
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["export", *map(str, arguments)])
+    return done.exit_code, done.stdout + done.stderr
+
+
+def test_several_mixes_of_a_model_in_both_kinds(tiny_llama: Path, tmp_path: Path):
+    options = ["--mixes", "q4_0,q8_0", "-f", "gguf,onnx", "-o", str(tmp_path), "--name", "tiny", "--json"]
+    done = CliRunner().invoke(cli, ["export", str(tiny_llama), *options])
+    assert done.exit_code == 0, done.output
+    files = {Path(file["path"]).name: file for file in json.loads(done.stdout)["files"]}
+    assert set(files) == {"tiny-q4_0.gguf", "tiny-q8_0.gguf", "tiny-q4_0-onnx", "tiny-q8_0-onnx"}
+    assert files["tiny-q4_0.gguf"]["weights_sha256"] == files["tiny-q4_0-onnx"]["weights_sha256"]
+    assert files["tiny-q4_0.gguf"]["bytes"] == (tmp_path / "tiny-q4_0.gguf").stat().st_size
+    # llama.cpp's own quantizer makes the same bytes.
+    from safetensors.numpy import load_file
+
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "tiny-q4_0.gguf").tensors}
+    weight = load_file(tiny_llama / "model.safetensors")["model.layers.2.mlp.up_proj.weight"]
+    assert tensors["blk.2.ffn_up.weight"].data.tobytes() == ggml.quantize(weight, "q4_0").tobytes()
+
+
+def test_a_gguf_file_and_its_floats(tiny_llama: Path, tmp_path: Path):
+    assert run(tiny_llama, "-m", "f16", "-o", tmp_path, "--name", "tiny")[0] == 0
+    code, text = run(tmp_path / "tiny-f16.gguf", "-m", "bf16,q8_0", "-o", tmp_path)
+    assert code == 0, text
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny-f16.gguf", "tiny-bf16.gguf", "tiny-q8_0.gguf"}
+
+
+def test_what_is_there_is_not_replaced_unasked(tiny_llama: Path, tmp_path: Path):
+    (tmp_path / "tiny-q8_0.gguf").write_text("mine")
+    code, text = run(tiny_llama, "-m", "q4_0,q8_0", "-o", tmp_path, "--name", "tiny")
+    assert code == 2
+    assert "tiny-q8_0.gguf is there already; choose another folder with -o, or replace it with --force" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-q8_0.gguf"]
+    assert run(tiny_llama, "-m", "q8_0", "-o", tmp_path, "--name", "tiny", "--force")[0] == 0
+    assert (tmp_path / "tiny-q8_0.gguf").read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "q4_0", "-f", "tflite"], "--formats is 'tflite'; it must be gguf or onnx, or both"),
+        ([], "--mixes is missing; name what to round to"),
+        (["-m", "q4_9"], "mix 'q4_9' is unknown; it must be one of"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(tiny_llama: Path, tmp_path: Path, arguments, message):
+    code, text = run(tiny_llama, "-o", tmp_path / "out", *arguments)
+    assert code == 2
+    assert text.startswith(f"Error: {message}")
+    assert text.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tensor_that_is_not_finite_is_named(tiny_llama: Path, tmp_path: Path, value: float):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    code, text = run(model, "-m", "q4_0", "-o", tmp_path / "out")
+    assert code == 2
+    assert "model.layers.1.mlp.up_proj.weight holds values that aren't finite numbers" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["gguf", "onnx"])
+def test_where_the_disk_takes_no_more_nothing_partial_stays(tiny_llama: Path, tmp_path: Path, kind: str):
+    """A real limit, in a process of its own: no file may grow beyond 100 kB."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edgedistill", "export", tiny_llama, "-m", "q8_0", "-f", kind, "-o", out]
+    limit = (100_000, resource.RLIM_INFINITY)
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"can't be written \(.+\)\. Free some disk, or choose another folder\.\n$", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert list(out.iterdir()) == []
