@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import InputError
-from edgedistill.models import pretokenizers
-from edgedistill.models.vocabulary import CONTROL, SPECIAL_IDS, UNKNOWN, USER_DEFINED, Vocabulary, read_json, read_vocabulary
+from edgedistill.models import pretokenizers, sentencepiece
+from edgedistill.models.templates import NAMED_FOLDER
+from edgedistill.models.tokens import CONTROL, SPACE, SPECIAL_IDS, UNKNOWN, USER_DEFINED, Vocabulary, read_json
+from edgedistill.models.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -54,16 +56,20 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     vocabulary = read_vocabulary(path)
     from tokenizers import Tokenizer
 
-    text = (path / "tokenizer.json").read_text(encoding="utf-8") if path.is_dir() else json.dumps(tokenizer_json(vocabulary))
+    text = (path / "tokenizer.json").read_text(encoding="utf-8") if path.is_dir() else json.dumps(tokenizer_json(path, vocabulary))
     try:
         backend = Tokenizer.from_str(text)
+        if path.is_dir():
+            # tokenizer_config.json has the last word on what is added, as in transformers.
+            empty = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, "post_processor": _post_processor(vocabulary)}
+            backend.post_processor = Tokenizer.from_str(json.dumps(empty)).post_processor
     except Exception as error:  # the library raises nothing narrower
         raise InputError(f"{path}: the tokenizer can't be built: {error}; download the model again") from error
     return _wrap(backend, vocabulary)
 
 
 def save_tokenizer(path: Path, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja of the model at `path` into `folder`.
+    """Write tokenizer.json, tokenizer_config.json and the chat templates of the model at `path` into `folder`.
 
     A folder's tokenizer.json is copied byte for byte.
     """
@@ -75,31 +81,68 @@ def save_tokenizer(path: Path, folder: Path) -> None:
         if (path / "tokenizer_config.json").is_file():
             context = read_json(path / "tokenizer_config.json").get("model_max_length")
     else:
-        (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary), ensure_ascii=False), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(path, vocabulary), ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(_config(vocabulary, context), indent=2) + "\n", encoding="utf-8")
     if vocabulary.chat_template is not None:
         (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
+    for name, template in vocabulary.named_templates:
+        (folder / NAMED_FOLDER).mkdir(exist_ok=True)
+        (folder / NAMED_FOLDER / f"{name}.jinja").write_text(template, encoding="utf-8")
 
 
-def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json of a vocabulary: every id as given, added tokens matched before any split."""
+def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The tokenizer.json of a vocabulary that a GGUF file at `path` holds: every id as given, added tokens matched before any split.
+
+    Raises:
+        InputError: its scores are none that merges can say.
+    """
+    stripping = vocabulary.rstrip_ids
     added = [
         {
-            "id": index, "content": vocabulary.tokens[index], "single_word": False, "lstrip": False, "rstrip": False,
+            "id": index, "content": vocabulary.tokens[index], "single_word": False, "lstrip": False, "rstrip": index in stripping,
             "normalized": False, "special": kind != USER_DEFINED,
         }
         for index, kind in enumerate(vocabulary.types)
         if kind in (CONTROL, UNKNOWN, USER_DEFINED)
     ]  # fmt: skip
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    pieces = _sentencepiece(path, vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
+    model = pieces.pop("model")
+    vocab = {token: index for index, token in enumerate(vocabulary.tokens)}
+    options = {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": pretokenizers.PRE_TOKENIZERS[vocabulary.pre], "post_processor": _post_processor(vocabulary), "decoder": byte_level,
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **pieces,
+        "post_processor": _post_processor(vocabulary), "model": {**options, **model, "vocab": vocab},
+    }  # fmt: skip
+
+
+def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {
+        "normalizer": None,
+        "pre_tokenizer": pretokenizers.PRE_TOKENIZERS[vocabulary.pre],
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": vocabulary.pre in pretokenizers.IGNORE_MERGES,
-            "vocab": {token: index for index, token in enumerate(vocabulary.tokens)},
+            "unk_token": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": vocabulary.pre in pretokenizers.IGNORE_MERGES,
             "merges": [merge.split(" ") for merge in vocabulary.merges],
+        },
+    }  # fmt: skip
+
+
+def _sentencepiece(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    replace: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    spaces: dict[str, Any] = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    back: list[dict[str, Any]] = [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    normalizer = replace
+    if vocabulary.prefix == "each":
+        normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]}
+        back.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    merges = sentencepiece.merges_of(path, vocabulary.tokens, vocabulary.types, vocabulary.scores)
+    return {
+        "normalizer": normalizer,
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": back},
+        "model": {
+            "unk_token": vocabulary.token("unk"), "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+            "merges": [list(merge) for merge in merges],
         },
     }  # fmt: skip
 
@@ -127,6 +170,7 @@ def _config(vocabulary: Vocabulary, context: int | None) -> dict[str, Any]:
     # A class that loads tokenizer.json as it is, in transformers 4 and 5. The template is here too for readers that
     # know no chat_template.jinja.
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config |= {"add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos}
     if vocabulary.chat_template is not None:
         config["chat_template"] = vocabulary.chat_template
     return config
@@ -136,6 +180,9 @@ def _wrap(backend: Any, vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     special = {f"{name}_token": vocabulary.token(name) for name in SPECIAL_IDS if getattr(vocabulary, name) is not None}
+    template: Any = vocabulary.chat_template
+    if template is not None and vocabulary.named_templates:
+        template = {"default": template, **dict(vocabulary.named_templates)}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, chat_template=vocabulary.chat_template, clean_up_tokenization_spaces=False, padding_side="left", **special
+        tokenizer_object=backend, chat_template=template, clean_up_tokenization_spaces=False, padding_side="left", **special
     )
