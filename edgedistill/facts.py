@@ -150,8 +150,8 @@ class ModelShape:
         return self.layers * self.kv_heads * self.head_dim * 2 * tokens * element_bytes
 
 
-def check_depth(where: str, shape: ModelShape, layers: int) -> None:
-    """Raise InputError where a student of `layers` layers can't be cut from `shape` so that runtimes run it as it was trained.
+def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> None:
+    """Raise InputError where a student of `layers` layers can't be cut from a teacher of `shape` so that runtimes run it as it was trained.
 
     Runtimes go by a layer's place: gemma3's every sixth sees all keys, SmolLM3's every fourth has no rotary embedding. A cut
     keeps the first and the last layer, so the place of the student's last must be of the last one's kind; then layers for all
@@ -159,7 +159,7 @@ def check_depth(where: str, shape: ModelShape, layers: int) -> None:
     """
     if not 2 <= layers <= shape.layers:
         raise InputError(
-            f"{where}: the student would have {layers} layers; the teacher has {shape.layers}, "
+            f"{where}: the student would have {layers} layers; the teacher {teacher} has {shape.layers}, "
             f"so student.layers must be from 2 to {shape.layers}."
         )
     if shape.layer_kind(layers - 1) != shape.layer_kind(shape.layers - 1):

@@ -28,6 +28,7 @@ class Family:
     qkv_bias: bool = False  # q, k and v always have biases
     activation: str = "silu"
     activation_key: str = "hidden_act"
+    window_layers: str | None = None  # which have a sliding window: "all", as "switched" on, or by a "pattern"
 
     # What llama.cpp reads.
     interleaved: bool = False  # q's and k's rows are in pairs, as its rotary embedding takes them
@@ -48,25 +49,26 @@ FAMILIES: dict[str, Family] = {
         Family("llama", "LlamaForCausalLM", "llama", {"max_position_embeddings": 2048}, interleaved=True, bias_options=_BIASES,
                rope=_LLAMA_ROPE),
         Family("mistral", "MistralForCausalLM", "llama",
-               {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}, interleaved=True, rope=_LLAMA_ROPE),
+               {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}, window_layers="all",
+               interleaved=True, rope=_LLAMA_ROPE),
         Family("qwen2", "Qwen2ForCausalLM", "qwen2",
                {"max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
-               qkv_bias=True, square=True),
+               qkv_bias=True, window_layers="switched", square=True),
         Family("qwen3", "Qwen3ForCausalLM", "qwen3",
                {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096,
                 "max_window_layers": 28},
-               head_norms="each"),
+               head_norms="each", window_layers="switched"),
         Family("gemma3_text", "Gemma3ForCausalLM", "gemma3",
                {"max_position_embeddings": 131072, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
                 "tie_word_embeddings": True, "rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "query_pre_attn_scalar": 256},
                norms="sandwich", head_norms="each", norm_offset=True, activation="gelu_tanh", activation_key="hidden_activation",
-               windows=True, rope=("default", "linear")),
+               window_layers="pattern", windows=True, rope=("default", "linear")),
         Family("phi3", "Phi3ForCausalLM", "phi3",
                {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
-               fused=True, square=True, rope=("default", "longrope")),
+               fused=True, window_layers="all", square=True, rope=("default", "longrope")),
         Family("smollm3", "SmolLM3ForCausalLM", "smollm3",
                {"max_position_embeddings": 32768, "num_key_value_heads": 4, "tie_word_embeddings": True, "rope_theta": 2_000_000.0},
-               interleaved=True, no_rope_every=4),
+               window_layers="switched", interleaved=True, no_rope_every=4),
         Family("granite", "GraniteForCausalLM", "granite", {"max_position_embeddings": 2048}, interleaved=True, bias_options=_BIASES,
                rope=_LLAMA_ROPE),
         Family("olmo2", "Olmo2ForCausalLM", "olmo2", {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},

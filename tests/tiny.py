@@ -1,4 +1,4 @@
-"""Tiny real models that the tests make themselves: a random llama with a byte-level BPE tokenizer."""
+"""Tiny real models that the tests make themselves: random ones of each family, with a byte-level BPE tokenizer."""
 
 from pathlib import Path
 
@@ -82,6 +82,59 @@ def make_tiny_llama(
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):  # all ones would hide a norm that goes missing on export
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# What the tiny model of a family has beside the sizes: its patterns, scalings and biases, each once and none of them neutral.
+# A window is shorter than the texts that tests run, the yarn and longrope factors act at a few dozen tokens.
+VARIANTS: dict[str, dict[str, object]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 32, "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}},
+    "mistral": {"tie_word_embeddings": False, "sliding_window": 256, "head_dim": 32},
+    "qwen2": {"tie_word_embeddings": True, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0, "original_max_position_embeddings": 32}},
+    "qwen3": {"head_dim": 32, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
+    "gemma3_text": {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "phi3": {"original_max_position_embeddings": 256, "max_position_embeddings": 1024, "head_dim": None, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+        "short_factor": [1.0, 1.1, 1.3, 1.4, 1.6, 2.0], "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0]}},
+    "smollm3": {"num_hidden_layers": 5, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}},
+    "granite": {"attention_bias": True, "mlp_bias": True, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+                "attention_multiplier": 0.125, "logits_scaling": 3.0, "tie_word_embeddings": True},
+    "olmo2": {},
+}  # fmt: skip
+
+
+def make_tiny(family: str, folder: Path, seed: int = 0, **changes: object) -> Path:
+    """Write a random model of a family as a Hugging Face folder: `VARIANTS` of it, with `changes` to its config.
+
+    Norms and biases are random too: ones and zeros would hide a tensor that goes missing or is misplaced on export.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = make_tokenizer()
+    values: dict[str, object] = {
+        "vocab_size": len(tokenizer) + 5, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "initializer_range": 0.15,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        **VARIANTS[family], **changes,
+    }  # fmt: skip
+    config = AutoConfig.for_model(family, **{key: value for key, value in values.items() if value is not None})
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    offset = 1.0 if family == "gemma3_text" else 0.0  # its norms multiply by 1 + w
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            torch.nn.init.uniform_(parameter, 0.5 - offset, 1.5 - offset)
+        elif name.endswith(".bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
@@ -18,7 +18,7 @@ from edgedistill.losses.cross_entropy import CrossEntropy
 from edgedistill.losses.head import HeadLoss, head_loss
 from edgedistill.losses.top_k_kl import TopKKL
 from edgedistill.losses.weighted import Weighted
-from edgedistill.models.depth import block_influence, choose_layers, cut_layers
+from edgedistill.models.depth import block_influence, choose_layers, cut_layers, layer_kinds
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document
@@ -92,7 +92,7 @@ def top_k_kl(model: PreTrainedModel, documents: Sequence[Document], weight: torc
 
 
 def _choose(
-    model: LlamaForCausalLM, documents: Sequence[Document], layers: int, seq_len: int, dtype: torch.dtype, progress: Progress
+    model: PreTrainedModel, documents: Sequence[Document], layers: int, seq_len: int, dtype: torch.dtype, progress: Progress
 ) -> tuple[list[int], list[float]]:
     """The layers to keep, and every layer's influence on a sample of the training text."""
     sample: list[torch.Tensor] = []
@@ -107,4 +107,4 @@ def _choose(
         influence = block_influence(model, sample)
     progress.advance(seen)
     progress.finish()
-    return choose_layers(influence, layers), influence
+    return choose_layers(influence, layers, layer_kinds(model)), influence

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from edgedistill.models.load import assemble
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
+
 @torch.no_grad()
-def block_influence(model: "LlamaForCausalLM", batches: Iterable[Tensor]) -> list[float]:
+def block_influence(model: "PreTrainedModel", batches: Iterable[Tensor]) -> list[float]:
     """Influence of each block, 0 (changes no direction) to 2.
 
     Args:
@@ -55,21 +56,52 @@ def block_influence(model: "LlamaForCausalLM", batches: Iterable[Tensor]) -> lis
     return (1 - sums / tokens).tolist()
 
 
-def choose_layers(influence: Sequence[float], keep: int) -> list[int]:
+def layer_kinds(model: "PreTrainedModel") -> list[tuple[str, bool]]:
+    """(kind of attention, whether it has a rotary embedding) of each block: what runtimes know by its place alone."""
+    config = model.config
+    attention = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
+    rotated = (getattr(config, "no_rope_layers", None) or [True] * config.num_hidden_layers)[: config.num_hidden_layers]
+    return [(str(kind), bool(rope)) for kind, rope in zip(attention, rotated, strict=True)]
+
+
+def choose_layers(influence: Sequence[float], keep: int, kinds: Sequence[object] | None = None) -> list[int]:
     """The indices of the `keep` blocks to keep, in order: the least influential go, never the first or the last.
 
+    Args:
+        kinds: where blocks differ by their place, what each is; every kept block then comes to a place of its own kind, and
+            of all such choices the one of most influence is taken.
     Raises:
-        ValueError: `keep` isn't between 2 (1 for a model of one block) and the number of blocks.
+        ValueError: `keep` isn't between 2 (1 for a model of one block) and the number of blocks, or the last block's place
+            would be one of another kind.
     """
     total = len(influence)
     if not min(2, total) <= keep <= total:
         raise ValueError(f"a model of {total} layers can be cut to {min(2, total)} to {total} layers, not {keep}")
+    if kinds is not None and len(set(kinds)) > 1:
+        return _choose_by_kind(influence, keep, kinds)
     inner = sorted(range(1, total - 1), key=lambda index: (influence[index], index))
     dropped = set(inner[: total - keep])
     return [index for index in range(total) if index not in dropped]
 
 
-def cut_layers(model: "LlamaForCausalLM", keep: Sequence[int]) -> "LlamaForCausalLM":
+def _choose_by_kind(influence: Sequence[float], keep: int, kinds: Sequence[object]) -> list[int]:
+    """The rising indices, 0 and the last among them, whose kinds are kinds[:keep] and whose influence adds up to most."""
+    last = len(influence) - 1
+    if kinds[keep - 1] != kinds[last]:
+        raise ValueError(f"a model of {last + 1} layers can't be cut to {keep}: its last layer is of another kind than layer {keep - 1}")
+    # best[n]: (sum of influence, the indices) of the best choice of n blocks among those seen, None where there is none yet.
+    best: list[tuple[float, list[int]] | None] = [None, (influence[0], [0])] + [None] * (keep - 1)
+    for index in range(1, last):
+        for count in range(min(index, keep - 2), 0, -1):
+            found, longer = best[count], best[count + 1]
+            if found is not None and kinds[index] == kinds[count] and (longer is None or found[0] + influence[index] > longer[0]):
+                best[count + 1] = (found[0] + influence[index], [*found[1], index])
+    chosen = best[keep - 1]
+    assert chosen is not None, "the first blocks are always a choice"
+    return [*chosen[1], last]
+
+
+def cut_layers(model: "PreTrainedModel", keep: Sequence[int]) -> "PreTrainedModel":
     """A model of the given blocks alone, with weights of its own: training it leaves `model` as it is.
 
     Args:
@@ -83,6 +115,9 @@ def cut_layers(model: "LlamaForCausalLM", keep: Sequence[int]) -> "LlamaForCausa
         raise ValueError(f"layers to keep must be rising indices from 0 to {total - 1}, got {kept}")
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = len(kept)
+    for pattern in ("layer_types", "no_rope_layers"):
+        if getattr(config, pattern, None) is not None:
+            setattr(config, pattern, [getattr(config, pattern)[index] for index in kept])
     moved = {old: new for new, old in enumerate(kept)}
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():

@@ -29,7 +29,7 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     10: ("q2_k", 256, 84), 11: ("q3_k", 256, 110), 12: ("q4_k", 256, 144), 13: ("q5_k", 256, 176), 14: ("q6_k", 256, 210),
     16: ("iq2_xxs", 256, 66), 17: ("iq2_xs", 256, 74), 18: ("iq3_xxs", 256, 98), 19: ("iq1_s", 256, 50), 20: ("iq4_nl", 32, 18),
     21: ("iq3_s", 256, 110), 22: ("iq2_s", 256, 82), 23: ("iq4_xs", 256, 136), 29: ("iq1_m", 256, 56),
-    34: ("tq1_0", 256, 54), 35: ("tq2_0", 256, 66), 39: ("mxfp4", 32, 17),
+    34: ("tq1_0", 256, 54), 35: ("tq2_0", 256, 66), 39: ("mxfp4", 32, 17), 40: ("nvfp4", 64, 36),
 }  # fmt: skip
 
 
@@ -109,6 +109,15 @@ class GGUFHeader:
             except UnicodeDecodeError as error:
                 raise InputError(f"{self.path}: {key}[{len(words)}] isn't UTF-8 text; the file is damaged, download it again") from error
             return words
+
+    def flags(self, key: str) -> list[bool]:
+        """An array of truth values, or of whole numbers that stand for them; empty where it is absent."""
+        if key in self.arrays and self.arrays[key].element == BOOL:
+            array = self.arrays[key]
+            with self.path.open("rb") as file:
+                file.seek(array.offset)
+                return [byte != 0 for byte in file.read(array.count)]
+        return [number != 0 for number in self.array(key, int)]
 
 
 def read_header(path: Path) -> GGUFHeader:

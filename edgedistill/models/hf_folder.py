@@ -10,10 +10,18 @@ from typing import Any
 
 from edgedistill.errors import InputError
 from edgedistill.facts import HEAD, ModelShape
+from edgedistill.families import FAMILIES, Family
 from edgedistill.models import rope
 from edgedistill.models.vocabulary import read_json
 
-SUPPORTED = ("llama",)
+SUPPORTED = tuple(FAMILIES)
+ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # ours -> transformers'
+# Options of a config that change what a model computes, and that none of the supported families' usual models has on.
+ODD_OPTIONS = (
+    "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention", "num_local_experts", "num_experts", "clip_qkv",
+)  # fmt: skip
+GEMMA_PATTERN = 6  # every sixth layer sees all keys
+GEMMA_27B_LAYERS = 62
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes a weight
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 GRID_FILE = "grid.safetensors"
@@ -28,47 +36,157 @@ def read_shape(folder: Path) -> ModelShape:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: has no config.json; a model folder holds config.json, *.safetensors and tokenizer.json")
-    config = read_json(path)
-    family = config.get("model_type")
-    if family not in SUPPORTED:
-        raise InputError(f"{path}: model_type is {family!r}; supported architectures are {', '.join(SUPPORTED)}")
-    for option in ("attention_bias", "mlp_bias"):
-        if config.get(option):
-            raise InputError(f"{path}: {option} is on; only llama models without biases are supported")
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise InputError(f"{path}: hidden_act is {activation!r}; it must be 'silu'")
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise InputError(f"{path}: its weights are quantized by {method!r}; take the model's float version")
+    return shape_of(path, read_json(path))
+
+
+def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
+    """The shape that the contents of a config.json tell. `path` names it in errors.
+
+    Raises:
+        InputError: as `read_shape`.
+    """
+    family = _family(path, config)
+    _refuse_odd(path, config, family)
 
     def size(key: str, default: Any = None) -> int:
-        value = default if config.get(key) is None else config[key]
+        value = config.get(key)
+        value = family.defaults.get(key, default) if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
             raise InputError(f"{path}: {key} is {value!r}; it must be a whole number above 0")
         return value
 
-    width, heads = size("hidden_size"), size("num_attention_heads")
-    theta, scaling = rope.from_config(path, config)
-    eps = config.get("rms_norm_eps", 1e-6)
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+    def number(key: str, default: float) -> float:
+        value = config.get(key, family.defaults.get(key, default))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+            raise InputError(f"{path}: {key} is {value!r}; it must be a number above 0")
+        return float(value)
+
+    layers, width, heads = size("num_hidden_layers"), size("hidden_size"), size("num_attention_heads")
+    head_dim, context = size("head_dim", width // heads), size("max_position_embeddings")
+    if (eps := number("rms_norm_eps", 1e-6)) >= 1:
         raise InputError(f"{path}: rms_norm_eps is {eps!r}; it must be a small number above 0")
+    rotary = rope.from_config(path, config, family, head_dim)
+    window, windowed = _windows(path, config, family, layers)
+    if window is not None and not family.windows:
+        # Up to its length a sliding window hides nothing, and llama.cpp hides nothing at any length.
+        context, window, windowed = min(context, window), None, None
+    scales: dict[str, Any] = {}
+    if family.name == "granite":
+        scales = {"embedding_scale": number("embedding_multiplier", 1), "residual_scale": number("residual_multiplier", 1),
+                  "attention_scale": number("attention_multiplier", 1), "logit_scale": 1 / number("logits_scaling", 1)}  # fmt: skip
+    elif family.name == "gemma3_text":
+        scalar = number("query_pre_attn_scalar", head_dim)
+        scales = {"embedding_scale": width**0.5, "attention_scale": None if scalar == head_dim else scalar**-0.5}
+    biases = {option: option in family.bias_options and bool(config.get(option)) for option in ("attention_bias", "mlp_bias")}
     shape = ModelShape(
-        family=family, layers=size("num_hidden_layers"), width=width, heads=heads, kv_heads=size("num_key_value_heads", heads),
-        head_dim=size("head_dim", width // heads), ffn=size("intermediate_size"), vocab=size("vocab_size"),
-        context=size("max_position_embeddings", 2048), tied=bool(config.get("tie_word_embeddings", False)),
-        rope_theta=theta, norm_eps=float(eps), rope_scaling=scaling,
+        family=family.name, layers=layers, width=width, heads=heads,
+        kv_heads=size("num_key_value_heads", heads), head_dim=head_dim, ffn=size("intermediate_size"), vocab=size("vocab_size"),
+        context=min(context, rotary.most_tokens or context),
+        tied=bool(config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))),
+        rope_theta=rotary.theta, norm_eps=eps, rope_scaling=rotary.scaling,
+        qkv_bias=family.qkv_bias or biases["attention_bias"], output_bias=biases["attention_bias"], mlp_bias=biases["mlp_bias"],
+        rotary_dim=rotary.rotary_dim, window=window, windowed=windowed, local_rope_theta=rotary.local_theta,
+        no_rope=_no_rope(path, config, family, layers), activation=family.activation, **scales,
     )  # fmt: skip
-    check_heads(path, shape)
+    check_shape(path, shape)
     return shape
 
 
-def check_heads(where: object, shape: ModelShape) -> None:
-    """Raise InputError where query heads don't share key heads evenly, or a head can't be rotated in pairs."""
-    if shape.heads % shape.kv_heads or shape.head_dim % 2:
+def _family(path: Path, config: dict[str, Any]) -> Family:
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        hint = " (gemma3 reads images too; take a model of text alone, which is gemma3_text)" if name == "gemma3" else ""
+        raise InputError(f"{path}: model_type is {name!r}{hint}; supported architectures are {', '.join(SUPPORTED)}")
+    return FAMILIES[name]
+
+
+def _refuse_odd(path: Path, config: dict[str, Any], family: Family) -> None:
+    """Raise InputError for what a config turns on that we or llama.cpp would not compute."""
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise InputError(f"{path}: its weights are quantized by {method!r}; take the model's float version")
+    for option in ("attention_bias", "mlp_bias"):
+        if config.get(option) and option not in family.bias_options:
+            raise InputError(f"{path}: {option} is on; only {family.name} models without it are supported, llama.cpp has no such biases")
+    for option in ODD_OPTIONS:
+        if config.get(option):
+            raise InputError(f"{path}: {option} is {config[option]!r}; only {family.name} models without it are supported")
+    wanted = ACTIVATIONS[family.activation]
+    if (activation := config.get(family.activation_key) or wanted) != wanted:
+        raise InputError(f"{path}: {family.activation_key} is {activation!r}; it must be {wanted!r}")
+
+
+def _windows(path: Path, config: dict[str, Any], family: Family, layers: int) -> tuple[int | None, tuple[bool, ...] | None]:
+    """(window in tokens, which layers have it), as transformers takes them from a config; (None, None) where no layer has one."""
+    window = config.get("sliding_window", family.defaults.get("sliding_window"))
+    if family.window_layers is None or window is None or (family.window_layers == "switched" and not config.get("use_sliding_window")):
+        return None, None
+    if isinstance(window, bool) or not isinstance(window, int) or not 0 < window < 1 << 31:
+        raise InputError(f"{path}: sliding_window is {window!r}; it must be a whole number above 0, or null")
+    kinds = config.get("layer_types") if family.window_layers != "all" else None
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= {rope.FULL, rope.SLIDING}:
+            raise InputError(f"{path}: layer_types must be {layers} times {rope.FULL!r} or {rope.SLIDING!r}, one for each layer")
+        windowed = tuple(kind == rope.SLIDING for kind in kinds)
+    elif family.window_layers == "pattern":
+        every = config.get("sliding_window_pattern", GEMMA_PATTERN)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise InputError(f"{path}: sliding_window_pattern is {every!r}; it must be a whole number above 0")
+        windowed = tuple((index + 1) % every != 0 for index in range(layers))
+    elif family.no_rope_every is not None:
+        windowed = tuple((index + 1) % family.no_rope_every == 0 for index in range(layers))
+    elif family.window_layers == "switched":
+        windowed = tuple(index >= config.get("max_window_layers", family.defaults["max_window_layers"]) for index in range(layers))
+    else:
+        windowed = (True,) * layers
+    return (window, windowed) if any(windowed) else (None, None)
+
+
+def _no_rope(path: Path, config: dict[str, Any], family: Family, layers: int) -> tuple[bool, ...] | None:
+    """Which layers have no rotary embedding: smollm3's, which llama.cpp knows by their place alone."""
+    if (every := family.no_rope_every) is None:
+        return None
+    expected = tuple((index + 1) % every == 0 for index in range(layers))
+    rotated = config.get("no_rope_layers")  # 1 where there is one, whatever its name says
+    if rotated is None:
+        usual = config.get("no_rope_layer_interval", every) == every
+    else:
+        usual = isinstance(rotated, list) and tuple(not r for r in rotated[:layers]) == expected
+    if not usual:
+        raise InputError(
+            f"{path}: no_rope_layers leaves the rotary embedding out of other layers than every {every}th; "
+            f"llama.cpp leaves it out of every {every}th layer of a {family.name} model"
+        )
+    return expected
+
+
+def check_shape(where: object, shape: ModelShape) -> None:
+    """Raise InputError where the parts of a shape don't go together, or llama.cpp couldn't run it."""
+    family = FAMILIES[shape.family]
+    rotary = shape.rotary_dim or shape.head_dim
+    if shape.heads % shape.kv_heads or shape.head_dim % 2 or rotary % 2:
         raise InputError(
             f"{where}: {shape.heads} heads of {shape.head_dim} over {shape.kv_heads} key heads; heads must be a multiple of key heads, "
-            "and a head's size even"
+            "and a head's size, or the part of it that is rotated, even"
         )
+    if family.square and shape.heads * shape.head_dim != shape.width:
+        raise InputError(
+            f"{where}: {shape.heads} heads of {shape.head_dim} aren't the width {shape.width}; llama.cpp runs {shape.family} models only "
+            "where they are"
+        )
+    if family.untied and shape.tied:
+        raise InputError(f"{where}: tie_word_embeddings is on; llama.cpp runs {shape.family} models only with an output matrix of its own")
+    if shape.family == "gemma3_text":
+        # llama.cpp takes this from the number of layers: only Gemma 3 27B has 62.
+        fixed = gemma_attention_scale(shape.layers, shape.width, shape.heads, shape.head_dim)
+        if shape.attention_scale != fixed:
+            wanted = shape.head_dim if fixed is None else shape.width // shape.heads
+            raise InputError(f"{where}: query_pre_attn_scalar must be {wanted}, as llama.cpp has it for a gemma3 of {shape.layers} layers")
+
+
+def gemma_attention_scale(layers: int, width: int, heads: int, head_dim: int) -> float | None:
+    """What llama.cpp multiplies gemma3's attention scores by, None for head_dim ** -0.5."""
+    return None if layers != GEMMA_27B_LAYERS or width // heads == head_dim else float(width // heads) ** -0.5
 
 
 def check_weights(folder: Path, shape: ModelShape) -> int:
@@ -87,7 +205,7 @@ def check_weights(folder: Path, shape: ModelShape) -> int:
         if tensor.name not in found:
             raise InputError(f"{folder}: its safetensors lack {tensor.name}, which config.json calls for; download the model again")
         dtype, dimensions = found.pop(tensor.name)
-        wanted = [tensor.cols] if tensor.kind == "norm" else [tensor.rows, tensor.cols]
+        wanted = list(tensor.dimensions)
         if dimensions != wanted:
             raise InputError(f"{folder}: {tensor.name} has shape {dimensions}, by config.json it must be {wanted}")
         if dtype not in FLOATS:
@@ -96,7 +214,8 @@ def check_weights(folder: Path, shape: ModelShape) -> int:
     # Older files repeat a tied head and store rotary tables that the config implies.
     extra = [name for name in found if not name.endswith("rotary_emb.inv_freq") and not (shape.tied and name == HEAD)]
     if extra:
-        raise InputError(f"{folder}: its safetensors hold {extra[0]}, which no plain llama has; models with additions aren't supported")
+        found_in = f"{folder}: its safetensors hold {extra[0]}"
+        raise InputError(f"{found_in}, which no plain {shape.family} has; models with additions aren't supported")
     return total
 
 

@@ -8,28 +8,29 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from edgedistill.errors import InputError
 from edgedistill.facts import HEAD, ModelShape
+from edgedistill.families import FAMILIES
 from edgedistill.models import rope
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantized_tensors
-from edgedistill.models.hf_folder import GRID_FILE, check_weights, read_shape, weight_files
+from edgedistill.models.hf_folder import GRID_FILE, check_weights, read_shape, shape_of, weight_files
 from edgedistill.models.tokenizer import save_tokenizer
 from edgedistill.models.vocabulary import Vocabulary, read_json, read_vocabulary
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 WEIGHTS = "model.safetensors"
 
 
-def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None) -> "LlamaForCausalLM":
+def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None) -> "PreTrainedModel":
     """The model of a Hugging Face folder or a .gguf file, in evaluation mode, with sdpa attention.
 
     Args:
@@ -55,7 +56,7 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[
     return build_model(shape, tensors, dtype, read_vocabulary(path), path)
 
 
-def save_model(model: "LlamaForCausalLM", tokenizer_source: Path, folder: Path) -> None:
+def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -> None:
     """Write a float checkpoint: config.json, generation_config.json, model.safetensors in the model's dtype, and a tokenizer.
 
     Args:
@@ -64,7 +65,7 @@ def save_model(model: "LlamaForCausalLM", tokenizer_source: Path, folder: Path) 
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    _save_configs(model.config, model.generation_config, folder)
+    _save_configs(model.config, model.generation_config, shape_of(folder / "config.json", model.config.to_dict()), folder)
     tied = model.config.tie_word_embeddings
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items() if not (tied and name == HEAD)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -86,38 +87,54 @@ def save_side_files(source: Path, folder: Path) -> None:
         return
     from transformers import GenerationConfig
 
-    config = model_config(gguf_shape(read_header(source)), read_vocabulary(source))
-    _save_configs(config, GenerationConfig.from_model_config(config), folder)
+    shape = gguf_shape(read_header(source))
+    config = model_config(shape, read_vocabulary(source))
+    _save_configs(config, GenerationConfig.from_model_config(config), shape, folder)
     save_tokenizer(source, folder)
 
 
-def _save_configs(config: "LlamaConfig", generation: "GenerationConfig", folder: Path) -> None:
-    values = config.to_diff_dict()
-    # transformers 4 and most other readers know rope by these two; 5 reads rope_parameters.
-    theta, scaling = rope.from_config(folder, values)
-    values |= {"rope_theta": theta, "rope_scaling": scaling}
+def _save_configs(config: "PreTrainedConfig", generation: "GenerationConfig", shape: ModelShape, folder: Path) -> None:
+    # transformers 4 and most other readers know the rotary settings by older names; 5 reads rope_parameters.
+    values = config.to_diff_dict() | rope.old_config(shape)
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")
 
 
-def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "LlamaConfig":
+def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "PreTrainedConfig":
     """transformers' config of a shape."""
-    from transformers import LlamaConfig
+    from transformers import AutoConfig
 
-    rotary = rope.to_config(shape.rope_theta, shape.rope_scaling)
-    config = LlamaConfig(
-        vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.ffn, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim,
-        max_position_embeddings=shape.context, rms_norm_eps=shape.norm_eps, rope_parameters=rotary,
-        tie_word_embeddings=shape.tied, bos_token_id=vocabulary.bos, eos_token_id=vocabulary.eos, pad_token_id=vocabulary.pad,
-    )  # fmt: skip
-    config.architectures = ["LlamaForCausalLM"]
+    family = FAMILIES[shape.family]
+    values: dict[str, Any] = {
+        "vocab_size": shape.vocab, "hidden_size": shape.width, "intermediate_size": shape.ffn, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "max_position_embeddings": shape.context,
+        "rms_norm_eps": shape.norm_eps, "rope_parameters": rope.rope_parameters(shape), "tie_word_embeddings": shape.tied,
+        "bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos, "pad_token_id": vocabulary.pad,
+    }  # fmt: skip
+    if not family.square:
+        values["head_dim"] = shape.head_dim
+    if family.bias_options:
+        values |= {"attention_bias": shape.output_bias, "mlp_bias": shape.mlp_bias}
+    if family.window_layers is not None:
+        values["sliding_window"] = shape.window
+    if family.windows:
+        kinds = [rope.SLIDING if shape.layer_kind(index)[0] else rope.FULL for index in range(shape.layers)]
+        values |= {"layer_types": kinds, "query_pre_attn_scalar": round((shape.attention_scale or shape.head_dim**-0.5) ** -2)}
+    if shape.no_rope is not None:
+        values["no_rope_layers"] = [int(not without) for without in shape.no_rope]
+    if shape.family == "granite":
+        values |= {"embedding_multiplier": shape.embedding_scale, "residual_multiplier": shape.residual_scale,
+                   "attention_multiplier": shape.attention_scale, "logits_scaling": 1 / shape.logit_scale}  # fmt: skip
+    if shape.rope_scaling and family.fused:
+        values[rope.ORIGINAL] = shape.rope_scaling[rope.ORIGINAL]
+    config: PreTrainedConfig = AutoConfig.for_model(shape.family, **values)
+    config.architectures = [family.model_class]
     return config
 
 
 def build_model(
     shape: ModelShape, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, vocabulary: Vocabulary, where: Path
-) -> "LlamaForCausalLM":
+) -> "PreTrainedModel":
     """A model of `shape` that owns the given tensors.
 
     Raises:
@@ -130,7 +147,7 @@ def build_model(
     for name, value in tensors:
         if name not in wanted:
             continue
-        size = (wanted[name].cols,) if wanted[name].kind == "norm" else (wanted[name].rows, wanted[name].cols)
+        size = wanted[name].dimensions
         if tuple(value.shape) != size:
             raise InputError(f"{where}: {name} has shape {list(value.shape)}, it must be {list(size)}")
         if not torch.isfinite(value).all():
@@ -147,17 +164,26 @@ def build_model(
     return model
 
 
-def assemble(config: "LlamaConfig", state: Mapping[str, Tensor]) -> "LlamaForCausalLM":
-    """A model that takes the tensors of `state` as its own, without initializing any first. In evaluation mode."""
-    from transformers import LlamaForCausalLM
+def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTrainedModel":
+    """A model that takes the tensors of `state` as its own, without initializing any first. In evaluation mode.
+
+    Raises:
+        ValueError: `state` lacks a weight.
+    """
+    import transformers
 
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    # Its rotary table isn't a weight; on the meta device it has no values.
+        model: PreTrainedModel = getattr(transformers, FAMILIES[config.model_type].model_class)(config)
+    # On the meta device what isn't a weight has no values either: rotary tables, and gemma's scale of the embedding.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    embedding = model.get_input_embeddings()
+    if hasattr(embedding, "embed_scale"):
+        embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
+    if empty := [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]:
+        raise ValueError(f"{len(empty)} tensors of the model have no values, first {empty[0]}")
     return model.eval()
 
 

@@ -8,7 +8,7 @@ from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.config.target import Target
 from edgedistill.errors import InputError
-from edgedistill.facts import ModelFacts
+from edgedistill.facts import ModelFacts, check_depth
 from edgedistill.mixes import MIXES, Mix, assign_formats
 from edgedistill.plan.building import plan_build
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
@@ -29,11 +29,7 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
     """
     _check(recipe, facts)
     layers = recipe.student.layers_of(facts.shape.layers)
-    if not 2 <= layers <= facts.shape.layers:
-        raise InputError(
-            f"recipe {recipe.name}: the student would have {layers} layers; the teacher {facts.name} has {facts.shape.layers}, "
-            f"so student.layers must be from 2 to {facts.shape.layers}."
-        )
+    check_depth(f"recipe {recipe.name}", facts.name, facts.shape, layers)
     student = facts.shape.with_layers(layers)
     tokens = facts.tokenizer.tokens
     asked = [recipe.mix(name) for name in recipe.mixes]

@@ -17,8 +17,8 @@ from edgedistill.export.gguf.read import read_gguf
 from edgedistill.export.gguf.write import float_checkpoint, pad_vocabulary, write_gguf
 from edgedistill.models.facts import read_facts
 from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_names import gguf_names
 from edgedistill.models.hf_folder import read_shape
-from edgedistill.models.llama_names import gguf_name
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import TEST_TEXTS, load_tokenizer
 from edgedistill.models.vocabulary import UNUSED, read_vocabulary
@@ -73,6 +73,7 @@ def test_bytes_are_those_of_ggufs_own_quantizer(mix, tiny_llama, tmp_path):
     path = write(tiny_llama, checkpoint, tmp_path / "model.gguf")
     weights = load_model(tiny_llama).state_dict()
     formats = mixes.assign_formats(read_shape(tiny_llama), mix)
+    names = gguf_names(read_shape(tiny_llama))
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     for name, number_format in formats.items():
         weight = weights[name].numpy()
@@ -80,16 +81,10 @@ def test_bytes_are_those_of_ggufs_own_quantizer(mix, tiny_llama, tmp_path):
             heads = 4 if "q_proj" in name else 2
             weight = weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
         expected = gguf.quants.quantize(weight, gguf.GGMLQuantizationType(number_format.ggml_type))
-        tensor = found.pop(gguf_name(name))
+        tensor = found.pop(names[name])
         assert tensor.tensor_type == number_format.ggml_type
         assert np.asarray(tensor.data).tobytes() == expected.tobytes(), name
     assert not found
-
-
-def test_names_are_those_of_ggufs_map(tiny_llama):
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 4)
-    for tensor in read_shape(tiny_llama).tensors():
-        assert gguf_name(tensor.name) == names.get_name(tensor.name, try_suffixes=(".weight",))
 
 
 def test_the_same_arguments_give_the_same_bytes(tiny_llama, tmp_path):
@@ -137,7 +132,7 @@ FLIPPED = ("model.layers.2.self_attn.k_proj.weight", "model.layers.1.mlp.down_pr
 def test_one_flipped_byte_is_found_and_named(name, tiny_llama, tmp_path):
     checkpoint = round_to(tiny_llama, "q4_0")
     path = write(tiny_llama, checkpoint, tmp_path / "model.gguf")
-    tensor = read_header(path).tensors[gguf_name(name)]
+    tensor = read_header(path).tensors[gguf_names(read_shape(tiny_llama))[name]]
     block_bytes, blocks = (34, 2) if "embed" in name else (18, 4 if "down" in name else 2)
     data = bytearray(path.read_bytes())
     data[tensor.offset + (5 * blocks + 1) * block_bytes + 7] ^= 0x10  # row 5 of the file, block 1
@@ -156,7 +151,7 @@ def test_a_changed_code_in_a_block_of_zeros_is_found(tiny_llama, tmp_path):
     checkpoint.tensors[name] = fit_ggml(torch.zeros(128, 64), "q8_0")
     path = write(tiny_llama, checkpoint, tmp_path / "model.gguf")
     data = bytearray(path.read_bytes())
-    data[read_header(path).tensors[gguf_name(name)].offset + 10] = 3
+    data[read_header(path).tensors[gguf_names(read_shape(tiny_llama))[name]].offset + 10] = 3
     path.write_bytes(data)
     (difference,) = compare_gguf(checkpoint, path).differences
     assert (difference.tensor, difference.row, difference.block, difference.expected, difference.found) == (name, 0, 0, 0.0, 0.0)

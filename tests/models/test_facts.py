@@ -64,7 +64,7 @@ def test_no_torch_is_imported(tiny_gguf, tiny_llama):
     code = (
         "import sys; from pathlib import Path; from edgedistill.models.facts import read_facts; from edgedistill.models import source\n"
         f"read_facts(Path({str(tiny_gguf)!r}), 'x'); read_facts(source.resolve({str(tiny_llama)!r}), 'y')\n"
-        "heavy = {'torch', 'transformers', 'tokenizers', 'gguf', 'huggingface_hub'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'huggingface_hub'} & sys.modules.keys()\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -98,10 +98,13 @@ def test_llama3_factors_are_transformers():
 
 
 CONFIG_ERRORS = [
-    ({"model_type": "gemma3"}, "config.json: model_type is 'gemma3'; supported architectures are llama"),
+    ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2'; supported architectures are llama, mistral, qwen2"),
+    ({"model_type": "gemma3"}, "model_type is 'gemma3' .gemma3 reads images too; take a model of text alone"),
+    ({"model_type": ["llama"]}, "model_type is .'llama'.; supported architectures are"),
     ({"model_type": None}, "model_type is None; supported architectures are llama"),
-    ({"attention_bias": True}, "attention_bias is on; only llama models without biases"),
-    ({"mlp_bias": True}, "mlp_bias is on"),
+    ({"attention_bias": True}, "its safetensors lack model.layers.0.self_attn.q_proj.bias, which config.json calls for"),
+    ({"mlp_bias": True}, "its safetensors lack model.layers.0.mlp.gate_proj.bias"),
+    ({"num_local_experts": 8}, "num_local_experts is 8; only llama models without it are supported"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; it must be 'silu'"),
     ({"quantization_config": {"quant_method": "awq"}}, "its weights are quantized by 'awq'; take the model's float version"),
     ({"hidden_size": None}, "hidden_size is None; it must be a whole number above 0"),
@@ -110,16 +113,21 @@ CONFIG_ERRORS = [
     ({"vocab_size": "384"}, "vocab_size is '384'"),
     ({"rms_norm_eps": "tiny"}, "rms_norm_eps is 'tiny'"),
     ({"num_key_value_heads": 3}, "4 heads of 16 over 3 key heads; heads must be a multiple"),
-    ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling 'yarn' isn't supported; it must be one of default"),
+    ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+     "rope scaling 'dynamic' isn't supported for llama; it must be one of default, linear, llama3, yarn"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 16}}, "yarn's beta_fast is 16; llama.cpp has only yarn's usual"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.0}}, "yarn's attention_factor is 1.0; llama.cpp has"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 0.5}}, "yarn's factor is 0.5"),
+    ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters differ by layer, which isn't supported for llama"),
     ({"rope_parameters": {"rope_type": "linear"}}, "factor is None; it must be a number above 0"),
     ({"rope_parameters": 7}, "rope_parameters is 7"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; it must be 1: llama rotates whole heads"),
     ({"num_hidden_layers": 5}, "its safetensors lack model.layers.4.input_layernorm.weight, which config.json calls for"),
     ({"num_hidden_layers": 2}, "its safetensors hold model.layers.2.*, which no plain llama has"),
     ({"intermediate_size": 64}, r"mlp.gate_proj.weight has shape \[128, 64\], by config.json it must be \[64, 64\]"),
     ({"tie_word_embeddings": False}, "its safetensors lack lm_head.weight"),
     ({"vocab_size": 300}, r"ids up to \d+, the embedding 300 rows"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("values", "said"), CONFIG_ERRORS, ids=[said[:40] for _, said in CONFIG_ERRORS])
@@ -220,7 +228,8 @@ GGUF_ERRORS = [
     ({"llama__attention__head_count": [4, 4]}, "llama.attention.head_count is an array; it must be of type int"),
     ({"llama__rope__dimension_count": 8}, "llama.rope.dimension_count is 8 where heads have 16"),
     ({"llama__rope__freq_base": 0.0}, "rope base 0.0 and norm epsilon .* must be above 0"),
-    ({"llama__rope__scaling__type": "yarn"}, "rope scaling 'yarn' isn't supported"),
+    ({"llama__rope__scaling__type": "longrope"}, "rope scaling 'longrope' isn't supported for llama; it must be one of default, linear"),
+    ({"llama__attention__sliding_window": 16}, "llama.attention.sliding_window is set, which no plain llama has"),
     ({"tokenizer__ggml__model": "llama"}, "tokenizer model 'llama' isn't supported; it must be 'gpt2'"),
     ({"tokenizer__ggml__pre": "tekken"}, "pre-tokenizer 'tekken' isn't supported; it must be one of smollm, gpt-2, llama-bpe, qwen2"),
     ({"tokenizer__ggml__pre": None}, "pre-tokenizer None isn't supported"),

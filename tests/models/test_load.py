@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from edgedistill.errors import InputError
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.models.facts import read_facts
+from edgedistill.models.gguf_names import gguf_names
 from edgedistill.models.hf_folder import read_shape
-from edgedistill.models.llama_names import gguf_name
 from edgedistill.models.load import load_model, save_model, save_side_files
 from tests.tiny import make_tiny_llama
 
@@ -76,7 +76,8 @@ def make_gguf(folder: Path, out: Path, kinds: list[gguf.GGMLQuantizationType]) -
         if not key.startswith("GGUF.") and key != "general.architecture":
             sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(key, field.contents(), field.types[0], sub)
-    names = {gguf_name(t.name): t for t in shape.tensors()}
+    stored = gguf_names(shape)
+    names = {stored[t.name]: t for t in shape.tensors()}
     expected = {}
     for index, tensor in enumerate(reader.tensors):
         ours = names[tensor.name]
