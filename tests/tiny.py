@@ -101,12 +101,12 @@ VARIANTS: dict[str, dict[str, object]] = {
     "gemma3_text": {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "rope_parameters": {
         "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
-    "phi3": {"original_max_position_embeddings": 256, "max_position_embeddings": 1024, "head_dim": None, "rope_parameters": {
+    "phi3": {"original_max_position_embeddings": 512, "max_position_embeddings": 2048, "head_dim": None, "rope_parameters": {
         "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
         "short_factor": [1.0, 1.1, 1.3, 1.4, 1.6, 2.0], "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0]}},
     "smollm3": {"num_hidden_layers": 5, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}},
-    "granite": {"attention_bias": True, "mlp_bias": True, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
-                "attention_multiplier": 0.125, "logits_scaling": 3.0, "tie_word_embeddings": True},
+    "granite": {"attention_bias": True, "mlp_bias": True, "embedding_multiplier": 2.0, "residual_multiplier": 0.6,
+                "attention_multiplier": 0.4, "logits_scaling": 0.7, "tie_word_embeddings": True},
     "olmo2": {},
 }  # fmt: skip
 
