@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.errors import InputError
+from edgedistill.export.compare import multiplier
 from edgedistill.facts import ModelShape
 from edgedistill.formats import F32, FORMATS
 from edgedistill.models.gguf_file import GGUFHeader, GGUFTensor, read_header
@@ -20,6 +21,7 @@ from edgedistill.models.gguf_weights import dequantize, packed_tensors
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.quant.checkpoint import FILE, load_grid
 from edgedistill.quant.grids import GridTensor
+from edgedistill.quant.rounded import FLOAT_NAMES
 
 Floats = NDArray[np.float32]
 
@@ -93,9 +95,9 @@ def _checkpoint(path: Path) -> Weights:
     checkpoint, shape = load_grid(path), read_shape(path)
 
     def values(name: str) -> Floats:
-        return effective(name, checkpoint.decode(name).numpy(), shape)
+        return multiplier(name, checkpoint.decode(name).numpy(), shape.norm_offset)
 
-    formats = {n: t.grid if isinstance(t, GridTensor) else F32.name for n, t in checkpoint.tensors.items()}
+    formats = {n: t.grid if isinstance(t, GridTensor) else FLOAT_NAMES[t.dtype] for n, t in checkpoint.tensors.items()}
     return Weights(path, "checkpoint", {name: Stored(formats[name], partial(values, name)) for name in checkpoint.tensors})
 
 
@@ -125,12 +127,7 @@ def _from_safetensors(file: Path, name: str, shape: ModelShape) -> Floats:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        return effective(name, opened.get_tensor(name).float().numpy(), shape)
-
-
-def effective(name: str, values: Floats, shape: ModelShape) -> Floats:
-    """What a layer multiplies by: float32(1 + w) for the norms of families that add 1, else the values themselves."""
-    return np.float32(1) + values if shape.norm_offset and name.endswith("norm.weight") else values
+        return multiplier(name, opened.get_tensor(name).float().numpy(), shape.norm_offset)
 
 
 def _read(header: GGUFHeader, tensor: GGUFTensor) -> Floats:

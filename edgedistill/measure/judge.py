@@ -83,7 +83,8 @@ def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: s
         for judge in judges:
             for document in judge.documents:
                 ids = document.tokens.long().unsqueeze(0)
-                rows.append(model.model(input_ids=ids, use_cache=False).last_hidden_state[0, document.first : -1].float())
+                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0, document.first : -1].float()
+                rows.append(hidden / getattr(model.config, "logits_scaling", 1.0))
                 progress.advance(len(document.tokens))
         progress.finish()
         head = model.get_output_embeddings().weight.detach().float()

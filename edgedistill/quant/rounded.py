@@ -11,6 +11,7 @@ from edgedistill.quant.fit import fit_ggml
 from edgedistill.quant.grids import GridTensor
 
 FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+FLOAT_NAMES = {dtype: name for name, dtype in FLOATS.items()}
 
 
 def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], mix: str) -> GridCheckpoint:

@@ -17,43 +17,37 @@ import torch
 from numpy.typing import NDArray
 
 from edgedistill import __version__
-from edgedistill.errors import InputError, RunError
+from edgedistill.errors import RunError
 from edgedistill.export.compare import multiplier
 from edgedistill.export.gguf.model_keys import add_model, rope_factors
 from edgedistill.export.gguf.tokenizer import add_tokenizer, known_name, pad_vocabulary
 from edgedistill.facts import ModelShape
 from edgedistill.families import FAMILIES
-from edgedistill.formats import F16, F32, FORMATS, NumberFormat
+from edgedistill.formats import F32, FORMATS, NumberFormat
 from edgedistill.models.gguf_names import gguf_names, permuted_heads, to_gguf_rows
 from edgedistill.models.vocabulary import from_folder
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
+from edgedistill.quant.rounded import FLOAT_NAMES, FLOATS, round_weights
 from edgedistill.store.files import sync_folder
 
 Metadata = Mapping[str, str | int | float]
 
 # Metadata that GGUF has a name of its own for; everything else goes under edgedistill.
 GENERAL = ("name", "author", "organization", "description", "license", "license.name", "license.link", "url", "basename", "finetune")
+STORED = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}  # as numpy holds them
 SPARE_BYTES = 16 << 20  # left free on the disk beside the file
 
 
 def float_checkpoint(tensors: Mapping[str, torch.Tensor], mix: str) -> GridCheckpoint:
-    """A checkpoint of plain tensors: mix "f32" keeps them, "f16" rounds all but norms and biases to the nearest float16.
+    """A checkpoint of plain tensors: mix "f32" keeps them, "f16" and "bf16" round all but norms and biases.
 
     Raises:
-        ValueError: another mix, or a value too large for float16.
+        ValueError: another mix, or a value that it can't hold.
     """
-    if mix not in ("f32", "f16"):
-        raise ValueError(f"a checkpoint without grids is of mix f32 or f16, not {mix!r}")
-    plain: dict[str, GridTensor | torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().float()
-        if mix == "f16" and value.ndim == 2:
-            value = value.half().float()
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{name} holds a value that {mix} can't; float16 ends at 65504")
-        plain[name] = value
-    return GridCheckpoint(mix, plain)
+    if mix not in FLOATS:
+        raise ValueError(f"a checkpoint without grids is of mix {', '.join(FLOATS)}, not {mix!r}")
+    return round_weights(tensors, {name: F32 if tensor.ndim == 1 else FORMATS[mix] for name, tensor in tensors.items()}, mix)
 
 
 def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out: Path, metadata: Metadata) -> Path:
@@ -91,7 +85,7 @@ def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out:
         size += (length := number_format.tensor_bytes(tensor.rows, tensor.cols))
         # Quantized bytes are announced by their byte shape, which the writer turns back into the weights' own.
         stored = (tensor.rows, number_format.tensor_bytes(1, tensor.cols)) if number_format.quantized else tensor.dimensions
-        dtype = np.dtype(np.uint8 if number_format.quantized else np.float16 if number_format is F16 else np.float32)
+        dtype = np.dtype(np.uint8 if number_format.quantized else STORED[number_format.name])
         kind = gguf.GGMLQuantizationType(number_format.ggml_type)
         writer.add_tensor_info(names[tensor.name], stored, dtype, length, raw_dtype=kind)
 
@@ -113,11 +107,9 @@ def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out:
 
 
 def tensor_format(checkpoint: GridCheckpoint, name: str) -> NumberFormat:
-    """How a tensor is stored: on its grid; a plain one as f32, or as f16 in the mix of that name unless it is a norm or a bias."""
+    """How a tensor is stored: on its grid, or as the float type that it has."""
     tensor = checkpoint.tensors[name]
-    if isinstance(tensor, GridTensor):
-        return FORMATS[tensor.grid]
-    return F16 if checkpoint.mix == "f16" and tensor.ndim == 2 else F32
+    return FORMATS[tensor.grid if isinstance(tensor, GridTensor) else FLOAT_NAMES[tensor.dtype]]
 
 
 def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[np.generic]:
@@ -125,13 +117,10 @@ def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[
     tensor = checkpoint.tensors[name]
     if isinstance(tensor, GridTensor):
         rows: NDArray[np.generic] = tensor.packed.numpy()
+    elif tensor.dtype == torch.bfloat16:
+        rows = tensor.view(torch.int16).numpy().view(np.uint16)  # numpy has no bfloat16
     else:
-        rows = multiplier(name, tensor.float().numpy(), shape.norm_offset)
-        if tensor_format(checkpoint, name) is F16:
-            half = rows.astype(np.float16)
-            if not np.array_equal(half.astype(np.float32), rows):
-                raise ValueError(f"{name} holds values that aren't float16; round the checkpoint first, as float_checkpoint does")
-            rows = half
+        rows = multiplier(name, tensor.numpy(), shape.norm_offset)
     heads = permuted_heads(name, shape)
     return np.ascontiguousarray(to_gguf_rows(rows, heads) if heads else rows)
 
