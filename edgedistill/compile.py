@@ -9,7 +9,8 @@ checks that come before the first stage answer at once.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from edgedistill.extras import require
 from edgedistill.facts import ModelFacts
 from edgedistill.formats import NumberFormat
 from edgedistill.machine import fingerprint, usable_cores
-from edgedistill.mixes import Mix, assign_formats
+from edgedistill.mixes import Mix, assign_formats, groups_of, measured_once, mix_bytes
 from edgedistill.plan import Plan, make_plan, this_machine
 from edgedistill.progress import Progress
 from edgedistill.store.files import atomic_write, file_sha256, tree_sha256
@@ -111,7 +112,7 @@ class _Build:
         student = self.distill(taught)
         captured = self.capture(taught, student)
         floats = self.float_gguf(student)
-        mixes = [self.recipe.mix(name) for name in self.recipe.mixes]
+        mixes = self.fitted([self.recipe.mix(name) for name in self.recipe.mixes], student, captured)
         rounded: dict[str, StageResult] = {}
         exported: dict[tuple[str, str], StageResult] = {}
         for mix in mixes:
@@ -184,6 +185,43 @@ class _Build:
             capture(student.path, [("train", chosen), ("validation", validation)], seq_len, compute, work, self.progress)
 
         return self.stage("capture", {"seq_len": seq_len, "compute": compute, "tokens": tokens}, [taught, student], build)
+
+    def fitted(self, mixes: list[Mix], student: StageResult, captured: StageResult) -> list[Mix]:
+        """The mixes with all grids chosen: what each grid costs is measured once, and each mix to be fitted chooses by that."""
+        waiting = [mix for mix in mixes if mix.unfitted]
+        if not waiting:
+            return mixes
+        once = measured_once(waiting)
+        groups = groups_of(self.shape, once)
+
+        def inputs(tokens: int) -> tuple[Path, list[Any], dict[str, Any]]:
+            from edgedistill.signals.shards import iter_shards
+            from edgedistill.teach.capture import load_importance, spread_documents
+
+            validation = list(iter_shards(captured.path / "validation"))
+            return student.path, spread_documents(validation, tokens, self.recipe.recover.seq_len), load_importance(captured.path)
+
+        def measure(work: Path) -> None:
+            from edgedistill.recover.sensitivity import measure_sensitivity
+
+            measure_sensitivity(*inputs(once.tokens), groups, self.recipe, work, self.progress)
+
+        def fit(mix: Mix, measured: StageResult, work: Path) -> None:
+            from edgedistill.recover.choose import fit_mix
+            from edgedistill.recover.sensitivity import read_table
+
+            fit_mix(*inputs(mix.tokens), read_table(measured.path), self.shape, mix, self.recipe, work, self.progress)
+
+        settings = {"fit": self.recipe.recover.fit, "seq_len": self.recipe.recover.seq_len}
+        choices = {group.name: [f.name for f in group.formats] for group in groups}
+        measured = self.stage("sensitivity", {**settings, "tokens": once.tokens, "choices": choices}, [student, captured], measure)
+        found = {mix.name: mix for mix in mixes}
+        for mix in waiting:
+            own = {**settings, "tokens": mix.tokens, "grids": mix.candidates, "bytes": mix_bytes(self.shape, mix)}
+            result = self.stage(f"fit-{mix.name}", own, [student, captured, measured], partial(fit, mix, measured))
+            chosen = json.loads((result.path / "mix.json").read_text(encoding="utf-8"))["grids"]
+            found[mix.name] = replace(mix, chosen=chosen)
+        return list(found.values())
 
     def recover(self, mix: Mix, student: StageResult, captured: StageResult) -> StageResult:
         """The student on its grid."""

@@ -50,8 +50,8 @@ def place_on_grid(
         state = model.state_dict()
         for name in (EMBEDDING, HEAD):
             if name in formats:
-                grid, table = formats[name], state[name]
-                table.copy_(fit_ggml(table, grid.name).decode() if grid.quantized else to_float_format(table, grid))
+                stored, table = formats[name], state[name]
+                table.copy_(fit_ggml(table, stored.name).decode() if stored.quantized else to_float_format(table, stored))
     return layers
 
 

@@ -1,0 +1,92 @@
+"""Sensitivity: what each grid costs in each group of tensors, as the KL of the student with that group alone on that grid.
+
+Measured on validation text against the float student. Each result is a line on the disk before the next is begun, so that a
+killed run loses one measurement at most.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.mixes import Group
+from edgedistill.progress import Progress
+from edgedistill.recover.probe import Probe
+from edgedistill.signals.shards import Document
+from edgedistill.store.files import write_json
+
+LINES = "measured.jsonl"
+TABLE = "sensitivity.json"
+
+Table = dict[str, dict[str, float]]  # group -> grid -> KL, nats per token
+
+
+def measure_sensitivity(
+    student: Path,
+    documents: Sequence[Document],
+    importance: dict[str, Tensor],
+    groups: Sequence[Group],
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """Write `sensitivity.json`: the KL of every group in every format that it may be stored in.
+
+    Args:
+        student: the float student's folder.
+        documents: validation text, as long as each choice is to be judged on.
+        importance: mean squares of each linear layer's inputs.
+        groups: `mixes.groups_of`.
+        recipe: its `recover` part names the fit and the length of rows.
+        work: the stage's folder; what a killed run measured in it is not measured again.
+        progress: where it is shown.
+    """
+    table = _read_lines(work / LINES)
+    wanted = [(group, number_format.name) for group in groups for number_format in group.formats]
+    missing = [(group, grid) for group, grid in wanted if grid not in table.get(group.name, {})]
+    progress.start("measure what each grid costs", len(wanted), "choices")
+    progress.advance(len(wanted) - len(missing))
+    if missing:
+        probe = open_probe(student, documents, importance, recipe)
+        with (work / LINES).open("a", encoding="utf-8") as file:
+            for group, grid in missing:
+                kl = probe.kl({tensor.name: grid for tensor in group.tensors})
+                table.setdefault(group.name, {})[grid] = kl
+                file.write(json.dumps({"group": group.name, "grid": grid, "kl": kl}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                progress.advance(1)
+    progress.finish()
+    # In the order of the groups, whatever order two runs measured them in.
+    ordered = {group.name: {f.name: table[group.name][f.name] for f in group.formats} for group in groups}
+    write_json(work / TABLE, {"tokens": sum(document.kept for document in documents), "kl": ordered})
+    (work / LINES).unlink(missing_ok=True)
+
+
+def open_probe(student: Path, documents: Sequence[Document], importance: dict[str, Tensor], recipe: Recipe) -> Probe:
+    """The student as recovery would put it on grids."""
+    return Probe(student, documents, recipe.recover.seq_len, importance if recipe.recover.fit == "importance" else None)
+
+
+def read_table(folder: Path) -> Table:
+    """What `measure_sensitivity` wrote."""
+    found: Table = json.loads((folder / TABLE).read_text(encoding="utf-8"))["kl"]
+    return found
+
+
+def _read_lines(path: Path) -> Table:
+    """The whole lines of a run that was killed; half a line at the end is cut off."""
+    table: Table = {}
+    if not path.is_file():
+        return table
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    for line in whole.decode("utf-8").splitlines():
+        entry = json.loads(line)
+        table.setdefault(entry["group"], {})[entry["grid"]] = entry["kl"]
+    return table

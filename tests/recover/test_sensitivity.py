@@ -1,0 +1,195 @@
+"""What grids cost: measured as a plain loop over transformers' logits measures it, kept through a kill, and worth choosing by."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgedistill.config import Recipe
+from edgedistill.facts import EMBEDDING, HEAD, ModelShape
+from edgedistill.mixes import Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes
+from edgedistill.models.facts import read_facts
+from edgedistill.models.load import load_model
+from edgedistill.progress import QuietProgress
+from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.recover.choose import choose_grids, fit_mix
+from edgedistill.recover.probe import Probe, kl_sum
+from edgedistill.recover.sensitivity import LINES, measure_sensitivity, read_table
+from edgedistill.signals.shards import Document
+from tests import tiny
+
+MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
+RECIPE = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "mine", "recover": {"seq_len": 48, "batch_tokens": 96}})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_tiny_llama(tmp_path_factory.mktemp("models") / "untied", layers=3, tied=False, seed=3)
+
+
+@pytest.fixture(scope="module")
+def shape(folder: Path) -> ModelShape:
+    return read_facts(folder, "tiny").shape
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[Document]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = ((40, 0), (30, 7), (17, 3))
+    return [Document(torch.randint(3, 300, (n,), generator=generator, dtype=torch.int32), first, {}) for n, first in lengths]
+
+
+@pytest.fixture(scope="module")
+def importance(folder: Path) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    state = load_model(folder).state_dict()
+    return {name: torch.rand(weight.shape[1], generator=generator) for name, weight in state.items() if weight.ndim == 2}
+
+
+def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Document]) -> float:
+    """Mean KL in float64, a document at a time, from whole models' logits."""
+    plain, other = load_model(folder), load_model(folder)
+    with torch.no_grad():
+        for name, weight in swapped.items():
+            other.get_parameter(name).copy_(weight)
+        total, count = 0.0, 0
+        for document in documents:
+            ids = document.tokens.long().unsqueeze(0)
+            p, q = (torch.log_softmax(model(ids).logits[0, document.first : -1].double(), -1) for model in (plain, other))
+            total += float((p.exp() * (p - q)).sum())
+            count += len(p)
+    return total / count
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["model.layers.1.self_attn.v_proj.weight"],
+        ["model.layers.0.mlp.down_proj.weight", "model.layers.2.self_attn.q_proj.weight"],
+        ["model.layers.2.mlp.gate_proj.weight", "model.layers.2.mlp.up_proj.weight"],
+        [EMBEDDING],
+        [HEAD],
+        [EMBEDDING, HEAD, "model.layers.1.self_attn.o_proj.weight"],
+    ],
+)
+@pytest.mark.parametrize("fit", ["importance", "ggml"])
+def test_a_groups_kl_is_that_of_whole_models(
+    names: list[str], fit: str, folder: Path, documents: list[Document], importance: dict[str, Tensor]
+):
+    probe = Probe(folder, documents, 48, importance if fit == "importance" else None)
+    state = load_model(folder).state_dict()
+    swapped = {}
+    for name in names:
+        weighed = fit == "importance" and "proj" in name
+        swapped[name] = (fit_importance(state[name], "q4_0", importance[name]) if weighed else fit_ggml(state[name], "q4_0")).decode()
+    expected = loop_kl(folder, swapped, documents)
+    assert expected > 1e-5
+    assert probe.tokens == sum(document.kept for document in documents)
+    for _ in range(2):  # the weights are put back
+        assert probe.kl(dict.fromkeys(names, "q4_0")) == pytest.approx(expected, rel=2e-3)
+    assert probe.kl({}) == 0
+
+
+def test_a_tied_table_is_swapped_in_both_its_places(tiny_llama: Path, documents: list[Document]):
+    table = fit_ggml(load_model(tiny_llama).state_dict()[EMBEDDING], "q4_0").decode()
+    assert Probe(tiny_llama, documents, 48, None).kl({EMBEDDING: "q4_0"}) == pytest.approx(
+        loop_kl(tiny_llama, {EMBEDDING: table}, documents), rel=2e-3
+    )
+
+
+@pytest.mark.parametrize("far", [1e-4, 0.1, 3.0, 50.0, 200.0])
+def test_kl_keeps_its_digits_near_and_far(far: float):
+    generator = torch.Generator().manual_seed(2)
+    reference, noise = (torch.randn(5, 400, generator=generator) * 4 for _ in range(2))
+    other = reference + far * noise
+    p, q = torch.log_softmax(reference.double(), -1), torch.log_softmax(other.double(), -1)
+    assert kl_sum(reference.clone(), other) == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3)
+    assert kl_sum(reference, reference) == 0
+
+
+class Killed(QuietProgress):
+    """Dies at the n-th measurement."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def advance(self, amount: float, **figures: float) -> None:
+        self.left -= amount
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_run_measures_nothing_twice(
+    folder: Path, shape: ModelShape, documents: list[Document], importance: dict[str, Tensor], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    groups = groups_of(shape, MIX)
+    asked: list[str] = []
+    kl = Probe.kl
+    monkeypatch.setattr(Probe, "kl", lambda self, grids: asked.append(str(grids)) or kl(self, grids))
+    (whole, killed) = (tmp_path / "whole", tmp_path / "killed")
+    whole.mkdir(), killed.mkdir()
+    measure_sensitivity(folder, documents, importance, groups, RECIPE, whole, QuietProgress())
+    total = len(asked)
+    assert total == 2 * len(groups) == 2 * (3 * 5 + 2)
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(folder, documents, importance, groups, RECIPE, killed, Killed(9))
+    kept = (killed / LINES).read_bytes()
+    assert kept.count(b"\n") == len(asked) == 10
+    (killed / LINES).write_bytes(kept + b'{"group": "layer 1 v", "gri')
+    measure_sensitivity(folder, documents, importance, groups, RECIPE, killed, QuietProgress())
+    assert len(asked) == len(set(asked)) == total
+    assert read_table(killed) == read_table(whole)
+    assert [path.name for path in killed.iterdir()] == ["sensitivity.json"]
+
+
+@pytest.fixture(scope="module")
+def table(folder, shape, documents, importance, tmp_path_factory):
+    work = tmp_path_factory.mktemp("table")
+    measure_sensitivity(folder, documents, importance, groups_of(shape, MIX), RECIPE, work, QuietProgress())
+    return read_table(work)
+
+
+@pytest.mark.parametrize("size", [Size(bits_per_weight=5.0), Size(bits_per_weight=6.5), Size(total_bytes=120_000)])
+def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
+    size: Size, folder: Path, shape: ModelShape, documents: list[Document], importance: dict[str, Tensor], table, tmp_path: Path
+):
+    mix = Mix("fitted", "", size=size, candidates=("q4_0", "q8_0"))
+    fit_mix(folder, documents, importance, table, shape, mix, RECIPE, tmp_path, QuietProgress())
+    found = json.loads((tmp_path / "mix.json").read_text())
+    chosen = Mix("fitted", "", size=size, chosen=found["grids"])
+    assert mix_bytes(shape, chosen) == found["bytes"] <= size.bytes_of(shape) == found["allowed_bytes"]
+    assert set(found["grids"].values()) == {"q4_0", "q8_0"}
+    assert assign_formats(shape, chosen)["model.norm.weight"].name == "f32"
+    probe = Probe(folder, documents, 48, importance)
+    assert found["kl"] == pytest.approx(probe.kl(found["grids"]), rel=1e-3)
+    assert found["kl"] == min(rival["kl"] for rival in found["compared"].values())
+    # The other way round, what matters most on the coarse grid, is worse.
+    worst = choose_grids(fit_groups(shape, mix), {g: {f: -kl for f, kl in kls.items()} for g, kls in table.items()}, found["bytes"])
+    assert found["kl"] < probe.kl(worst)
+
+
+def test_where_a_built_in_mix_is_better_it_is_taken(
+    folder: Path, shape: ModelShape, documents: list[Document], importance: dict[str, Tensor], table, tmp_path: Path
+):
+    size = Size(total_bytes=mix_bytes(shape, "q4_0"))
+    mix = Mix("fitted", "", size=size, candidates=("q4_0", "q8_0"))
+    lying = {group: {grid: -kl for grid, kl in kls.items()} for group, kls in table.items()}
+    fit_mix(folder, documents, importance, lying, shape, mix, RECIPE, tmp_path, QuietProgress())
+    found = json.loads((tmp_path / "mix.json").read_text())
+    assert found["taken"] == "q4_0"
+    assert found["grids"] == {name: f.name for name, f in assign_formats(shape, "q4_0").items() if f.quantized}
+
+
+@pytest.mark.parametrize("family", sorted(set(tiny.VARIANTS) - {"llama"}))
+def test_every_familys_layers_can_be_resumed(family: str, documents: list[Document], tmp_path: Path):
+    folder = tiny.make_tiny(family, tmp_path / family)
+    groups = groups_of(read_facts(folder, family).shape, MIX)
+    group = next(group for group in reversed(groups) if group.layer is not None and group.layer > 0)
+    state = load_model(folder).state_dict()
+    swapped = {tensor.name: fit_ggml(state[tensor.name], "q4_0").decode() for tensor in group.tensors}
+    found = Probe(folder, documents, 48, None).kl(dict.fromkeys(swapped, "q4_0"))
+    assert found == pytest.approx(loop_kl(folder, swapped, documents), rel=2e-3)
