@@ -64,13 +64,12 @@ def gguf_shape(header: GGUFHeader) -> ModelShape:
     if not (0 < theta < math.inf and 0 < eps < 1):
         raise InputError(f"{path}: rope base {theta} and norm epsilon {eps} must be above 0, and epsilon small. The file is damaged")
     scaling = _scaling(header, family, theta, rotary_dim)
-    context = size("context_length")
     output_bias, mlp_bias = (bool(family.bias_options) and f"blk.0.{name}.bias" in header.tensors for name in ("attn_output", "ffn_down"))
     extra = _extra(header, family, number, layers, width, heads, head_dim)
     shape = ModelShape(
         family=family.name, layers=layers, width=width, heads=heads, kv_heads=size("attention.head_count_kv", heads),
         head_dim=head_dim, ffn=size("feed_forward_length"), vocab=embedding.shape[0],
-        context=min(context, scaling[rope.ORIGINAL]) if scaling and rope.LONG in scaling else context,
+        context=_context(header, family, size("context_length"), scaling),
         tied="output.weight" not in header.tensors, rope_theta=shortest_float(theta), norm_eps=shortest_float(eps),
         rope_scaling=scaling, rotary_dim=rotary_dim if rotary_dim != head_dim else None, activation=family.activation, **extra,
         qkv_bias=family.qkv_bias or output_bias, output_bias=output_bias, mlp_bias=mlp_bias,
@@ -115,9 +114,8 @@ def _refuse_foreign(header: GGUFHeader, family: Family) -> None:
     for key in (*FOREIGN, *(() if family.windows else ("attention.sliding_window",))):
         full = f"{family.architecture}.{key}"
         if header.scalars.get(full) or full in header.arrays:
-            # llama.cpp reads phi3's window and then sees every key all the same.
             if key == "attention.sliding_window" and family.name == "phi3":
-                continue
+                continue  # see _context
             raise InputError(f"{header.path}: {full} is set, which no plain {family.name} has; models with additions aren't supported")
 
 
@@ -142,6 +140,14 @@ def _extra(
     return {"window": window if any(windowed) else None, "windowed": windowed if any(windowed) else None,
             "local_rope_theta": shortest_float(number("rope.freq_base_swa", rope.DEFAULT_THETA)), "embedding_scale": width**0.5,
             "attention_scale": gemma_attention_scale(layers, width, heads, head_dim)}  # fmt: skip
+
+
+def _context(header: GGUFHeader, family: Family, stated: int, scaling: rope.Scaling | None) -> int:
+    """The tokens up to which llama.cpp and transformers compute the same (see `rope` for longrope)."""
+    if scaling and rope.LONG in scaling:
+        stated = min(stated, scaling[rope.ORIGINAL])
+    # llama.cpp reads phi3's window and sees every key all the same; up to its length that makes no difference.
+    return min(stated, header.get(f"{family.architecture}.attention.sliding_window", int, 0) or stated) if family.name == "phi3" else stated
 
 
 def _windowed(header: GGUFHeader, key: str, layers: int) -> tuple[bool, ...]:

@@ -25,9 +25,9 @@ class Answer:
 
 @pytest.fixture
 def ask_llama(tmp_path):
-    def ask(path: Path, tokens: Sequence[int] = (), texts: Sequence[str] = ()) -> Answer:
+    def ask(path: Path, tokens: Sequence[int] = (), texts: Sequence[str] = (), float_cache: bool = False) -> Answer:
         out = tmp_path / "answer.npz"
-        request = json.dumps({"path": str(path), "tokens": list(tokens), "texts": list(texts)})
+        request = json.dumps({"path": str(path), "tokens": list(tokens), "texts": list(texts), "float_cache": float_cache})
         done = subprocess.run([sys.executable, CHILD, out], input=request, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"llama.cpp refused {path} ({done.returncode}): {done.stderr[-2000:]}"
         with np.load(out) as found:

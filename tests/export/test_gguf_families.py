@@ -1,8 +1,8 @@
 """Every family's GGUF file in llama.cpp against transformers' own model of the source folder: logits, weights, and the way back.
 
 The tiny models have what their family can have (tests/tiny.py, VARIANTS), and the text is longer than their windows. llama.cpp
-keeps keys and values in float16 and tells its silu and gelu from tables of float16: logits of a spread of about 1.2 differ by up to
-0.012 where everything else is alike; the parts of a family that are held here move them by at least ten times the tolerance.
+is told to keep keys and values in float32; then its logits, of a spread of about 1.2, differ from transformers' by some 2e-5,
+and for gemma3 by 3e-3, because it reads gelu from a table of float16. Every part of a family that is held here moves them by 0.1.
 """
 
 import json
@@ -29,7 +29,8 @@ from edgedistill.quant.fit import fit_ggml
 from tests.tiny import VARIANTS, make_tiny
 
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 400, 60)]
-TOLERANCE = 0.02  # of logits
+TOLERANCE, GELU_TOLERANCE = 1e-4, 1e-2  # of logits
+SHOWS = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,12 @@ def write_float(folder: Path, out: Path) -> Path:
     return write_gguf(float_checkpoint(float_weights(folder), "f32"), folder, read_shape(folder), out, {"name": "Tiny"})
 
 
-def hold(found: np.ndarray, expected: np.ndarray) -> None:
-    """The logits are the same but for float16, and so is the likeliest token wherever it leads by more than that."""
-    assert np.abs(found - expected).max() < TOLERANCE
+def hold(found: np.ndarray, expected: np.ndarray, family: str) -> None:
+    """The logits are the same but for rounding, and so is the likeliest token wherever it leads by more than that."""
+    tolerance = GELU_TOLERANCE if FAMILIES[family].activation == "gelu_tanh" else TOLERANCE
+    assert np.abs(found - expected).max() < tolerance
     leading = np.sort(expected, axis=1)
-    clear = leading[:, -1] - leading[:, -2] > 2 * TOLERANCE
+    clear = leading[:, -1] - leading[:, -2] > 2 * tolerance
     assert clear.mean() > 0.7
     assert (found.argmax(1) == expected.argmax(1))[clear].all()
 
@@ -79,7 +81,7 @@ def test_llama_cpp_gives_transformers_logits(family, folders, tmp_path, ask_llam
     folder = folders[family]
     path = write_float(folder, tmp_path / "model.gguf")
     expected = logits(reference(folder))
-    hold(ask_llama(path, TOKENS).logits, expected)
+    hold(ask_llama(path, TOKENS, float_cache=True).logits, expected, family)
     # And back: the weights are the very same, and so is what transformers makes of them.
     assert np.array_equal(logits(load_model(path)), expected)
     facts = read_facts(path, "tiny")
@@ -111,7 +113,7 @@ PARTS = [
 @pytest.mark.parametrize(("family", "changes"), PARTS, ids=[f"{family} {' '.join(changes)}" for family, changes in PARTS])
 def test_each_part_of_a_family_shows_in_the_logits(family, changes, folders):
     folder = folders[family]
-    assert np.abs(logits(reference(folder, **changes)) - logits(reference(folder))).max() > 10 * TOLERANCE
+    assert np.abs(logits(reference(folder, **changes)) - logits(reference(folder))).max() > SHOWS
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "granite", "llama", "olmo2", "qwen2", "qwen3"])
@@ -122,7 +124,7 @@ def test_each_norm_and_bias_shows_in_the_logits(family, folders):
         if parameter.ndim == 1 and not name.endswith("k_proj.bias"):  # softmax takes most of a key's bias away again
             kept = parameter.detach().clone()
             parameter.data.zero_()
-            assert np.abs(logits(model) - before).max() > 10 * TOLERANCE, name
+            assert np.abs(logits(model) - before).max() > SHOWS, name
             parameter.data.copy_(kept)
 
 
@@ -162,16 +164,16 @@ def test_a_mistral_is_read_up_to_its_window(tmp_path, ask_llama):
     assert (read_shape(folder).context, read_shape(folder).window) == (48, None)
     path = write_float(folder, tmp_path / "model.gguf")
     expected = logits(reference(folder))
-    found = ask_llama(path, TOKENS).logits
-    hold(found[:48], expected[:48])
-    assert np.abs(found - expected)[48:].max() > 10 * TOLERANCE
+    found = ask_llama(path, TOKENS, float_cache=True).logits
+    hold(found[:48], expected[:48], "mistral")
+    assert np.abs(found - expected)[48:].max() > SHOWS
 
 
 def test_a_gemma_with_another_pattern_of_windows(tmp_path, ask_llama):
     kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
     folder = make_tiny("gemma3_text", tmp_path / "model", num_hidden_layers=4, layer_types=kinds)
     path = write_float(folder, tmp_path / "model.gguf")
-    hold(ask_llama(path, TOKENS).logits, logits(reference(folder)))
+    hold(ask_llama(path, TOKENS, float_cache=True).logits, logits(reference(folder)), "gemma3_text")
     assert read_facts(path, "tiny").shape.windowed == read_shape(folder).windowed == (False, True, True, False)
 
 
@@ -181,7 +183,7 @@ def test_a_student_cut_by_depth_runs_as_transformers_has_it(family, keep, folder
     save_model(student, folders[family], tmp_path / "student")
     assert read_shape(tmp_path / "student") == read_shape(folders[family]).with_layers(len(keep))
     path = write_float(tmp_path / "student", tmp_path / "model.gguf")
-    hold(ask_llama(path, TOKENS).logits, logits(reference(tmp_path / "student")))
+    hold(ask_llama(path, TOKENS, float_cache=True).logits, logits(reference(tmp_path / "student")), family)
 
 
 def test_a_smollm3_student_with_a_layer_out_of_place_is_refused(folders, tmp_path):

@@ -47,6 +47,8 @@ def add_model(writer: gguf.GGUFWriter, shape: ModelShape, formats: Mapping[str, 
     writer.add_layer_norm_rms_eps(shape.norm_eps)
     if family.windows:
         _add_windows(writer, shape)
+    elif shape.family == "phi3":
+        writer.add_sliding_window(0)  # where there is no such key, older builds of llama.cpp take one of their own
     if shape.family == "granite":
         writer.add_embedding_scale(shape.embedding_scale)
         writer.add_residual_scale(shape.residual_scale)
