@@ -10,7 +10,8 @@ from edgedistill.formats import FORMATS
 from edgedistill.mixes import CANDIDATES, QUANTIZED_MIXES, SENSITIVITY_TOKENS, Layers, Mix, Rule, Size
 from edgedistill.units import parse
 
-GRIDS = tuple(name for name, number_format in FORMATS.items() if number_format.quantized)
+QUANTIZED = tuple(name for name, number_format in FORMATS.items() if number_format.quantized)
+GRIDS = (*QUANTIZED, "f16", "bf16")  # what a rule may ask for
 MOST_BITS = 16.0  # a float model's
 
 
@@ -83,8 +84,8 @@ class OwnMix(Model):
     @classmethod
     def _known_grids(cls, found: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in found or ():
-            if name not in GRIDS:
-                raise ValueError(f"'{name}' in it must be one of {', '.join(GRIDS)}.{did_you_mean(name, GRIDS)}")
+            if name not in QUANTIZED:
+                raise ValueError(f"'{name}' in it must be one of {', '.join(QUANTIZED)}.{did_you_mean(name, QUANTIZED)}")
         if found is not None and (len(found) < 2 or len(set(found)) != len(found)):
             raise ValueError("it must have two entries or more, each only once")
         return found

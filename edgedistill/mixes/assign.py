@@ -37,6 +37,11 @@ def assign_formats(shape: ModelShape, mix: str | Mix) -> dict[str, NumberFormat]
     return {tensor.name: stored for tensor, _, stored in _assigned(shape, _mix(mix))}
 
 
+def storable(shape: ModelShape, mix: str) -> bool:
+    """Whether every row of a model divides into blocks of a built-in mix."""
+    return all(fallback_of(wanted_format(shape, t, layer_of(t.name), mix), t.cols) is not None for t in shape.tensors())
+
+
 def fallbacks(shape: ModelShape, mix: str | Mix) -> tuple[Fallback, ...]:
     """The tensors that are not stored as the mix wants, in file order; raises as `assign_formats`."""
     return tuple(
@@ -90,8 +95,8 @@ def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, Number
         stored = fallback_of(wanted, tensor.cols)
         if stored is None:
             raise InputError(
-                f"{tensor.name} has rows of {tensor.cols} weights; mix '{mix.name}' stores it as {wanted.name}, and neither that nor what "
-                f"takes its place stores rows that aren't a multiple of 32. Choose a student whose sizes divide by 32."
+                f"{tensor.name} has rows of {tensor.cols} weights, which no grid of mix '{mix.name}' divides; llama.cpp would leave it in "
+                "f16. Choose a student whose sizes divide by 32, or ask for f16 with a rule under define_mixes."
             )
         yield tensor, wanted, stored
 
@@ -131,4 +136,4 @@ def _examples(tensors: list[TensorShape]) -> list[str]:
 
 
 def _fitting(cols: int) -> list[str]:
-    return [f.name for f in FORMATS.values() if f.quantized and f.fits(cols)] or ["f16"]
+    return [f.name for f in FORMATS.values() if f is not F32 and f.fits(cols)]

@@ -9,7 +9,7 @@ from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.config.target import Target
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, check_depth
-from edgedistill.mixes import MIXES, Mix, assign_formats
+from edgedistill.mixes import MIXES, Mix, assign_formats, storable
 from edgedistill.plan.building import plan_build
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.types import Plan
@@ -34,7 +34,7 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
     tokens = facts.tokenizer.tokens
     asked = [recipe.mix(name) for name in recipe.mixes]
     mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in asked}
-    others = {name: plan_mix(student, Mix(name, name), target, tokens) for name in MIXES if name not in mixes}
+    others = {name: plan_mix(student, Mix(name, name), target, tokens) for name in MIXES if name not in mixes and storable(student, name)}
     chosen = next((plan for plan in mixes.values() if plan.fits), next(iter(mixes.values())))
     uncut = recipe.mix(chosen.mix)
     # A fitted mix may be as large for the teacher as for the student: no alternative to weigh.

@@ -68,7 +68,7 @@ def test_defaults_are_the_chat_recipe_and_it_spells_all_of_them_out():
 
 def test_an_editor_is_shown_the_mixes_that_exist():
     assert recipe_schema()["properties"]["mixes"]["items"]["examples"] == list(QUANTIZED_MIXES)
-    assert recipe_schema()["$defs"]["OwnRule"]["properties"]["grid"]["enum"] == [f.name for f in FORMATS.values() if f.quantized]
+    assert set(recipe_schema()["$defs"]["OwnRule"]["properties"]["grid"]["enum"]) == set(FORMATS) - {"f32"}
 
 
 def test_schemas_are_json_and_name_every_key():
@@ -238,7 +238,7 @@ def test_mixes_of_its_own_come_with_their_rules(recipe_of):
         ("{base: q4_0, grids: [q4_0, q8_0]}", "grids and tokens go with auto."),
         ("{base: q4_0, rules: [{tensors: x, grid: q6k}]}", "define_mixes.a.rules.0.grid is 'q6k'; it must be one of q4_0, "),
         ("{base: q4_0, rules: [{tensors: x, grid: q6k}]}", "Did you mean 'q6_k'?"),
-        ("{base: q4_0, rules: [{tensors: x, grid: f16}]}", "define_mixes.a.rules.0.grid is 'f16'; it must be one of q4_0, "),
+        ("{base: q4_0, rules: [{tensors: x, grid: f32}]}", "define_mixes.a.rules.0.grid is 'f32'; it must be one of q4_0, "),
         ("{base: q4_0, rules: [{tensors: x, grd: q6_k}]}", "0.grd is not a key; allowed are tensors, grid, layers. Did you mean 'grid'?"),
         ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5-2}]}", "layers is '5-2'; the range 5-2 ends before it begins; write 2-5"),
         ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5}]}", "define_mixes.a.rules.0.layers is 5; it must be a text."),

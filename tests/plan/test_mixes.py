@@ -51,12 +51,24 @@ def test_rules_of_a_recipe_decide_over_its_base():
     assert formats["model.layers.5.post_attention_layernorm.weight"] == "f32"
 
 
+def test_rows_that_no_grid_divides_may_be_left_in_f16_by_a_rule():
+    odd = replace(SMOL, ffn=1500)
+    with pytest.raises(InputError, match="has rows of 1500 weights, which no grid of mix 'a' divides; llama.cpp would leave it in f16"):
+        plan_of(mixed(["a"], a={"base": "q4_k_m"}), odd)
+    rule = {"tensors": "*.down_proj.weight", "grid": "f16"}
+    found = plan_of(mixed(["a"], a={"base": "q4_k_m", "rules": [rule]}), odd)
+    assert {other["mix"] for other in found.alternatives} == {None, "f16", "bf16"}
+    formats = found.formats["a"]
+    assert formats["model.layers.3.mlp.down_proj.weight"] == "f16"
+    assert formats["model.layers.3.mlp.up_proj.weight"] == "q5_0"
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
         ({"tensors": "*.o_proj.weight", "grid": "q6_k"},
          r"mix 'a', rule 1: model.layers.0.self_attn.o_proj.weight has rows of 576 weights, and q6_k stores blocks of 256. Give it one of "
-         r"q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, or narrow tensors: '\*.o_proj.weight'\."),
+         r"f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, or narrow tensors: '\*.o_proj.weight'\."),
         ({"tensors": "*.ffn_down.weight", "grid": "q8_0"},
          r"rule 1: tensors: '\*.ffn_down.weight' matches none of the student's 245 tensors. They have names like model.embed_tokens.weight,"
          r" model.layers.0.self_attn.q_proj.weight, "),
