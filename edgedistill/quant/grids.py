@@ -6,7 +6,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from edgedistill.formats import FORMATS
-from edgedistill.quant import q4_0, q8_0
+from edgedistill.quant import iq4_nl, mxfp4, q4_0, q4_1, q5_0, q5_1, q8_0, tq2_0
 from edgedistill.quant.blocks import nearest_steps, weights_of_steps
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.steps import Steps
@@ -56,7 +56,8 @@ class Grid(Protocol):
         ...
 
 
-GRIDS: dict[str, Grid] = {name: cast(Grid, module) for name, module in {"q4_0": q4_0, "q8_0": q8_0}.items()}
+_MODULES = (q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, tq2_0)
+GRIDS: dict[str, Grid] = {module.NAME: cast(Grid, module) for module in _MODULES}
 
 
 def decode(grid: Grid, parts: Parts) -> Tensor:

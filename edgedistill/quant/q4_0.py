@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from edgedistill.formats import Q4_0
-from edgedistill.quant.blocks import blocks_of, nearest_steps, to_half
+from edgedistill.quant.blocks import blocks_of
+from edgedistill.quant.fields import bytes_to_halves, halves_to_bytes, pack_nibbles, unpack_nibbles
 from edgedistill.quant.parts import Parts
-from edgedistill.quant.rounding import safe_inverse
-from edgedistill.quant.search import search_scale
+from edgedistill.quant.plain import fit_largest, largest_over_low
+from edgedistill.quant.search import fit_scale
 from edgedistill.quant.steps import Steps
 
 NAME = Q4_0.name
@@ -27,41 +28,24 @@ def groups(parts: Parts) -> tuple[Tensor, Tensor | None]:
     return parts.d.float(), None
 
 
-def fit_scale(weight: Tensor) -> Tensor:
-    """ggml's own scale before it is stored: the value of largest magnitude over -8. [O, I] -> [O, I/32] float32."""
-    blocks = blocks_of(weight, NAME, BLOCK)
-    at = blocks.abs().argmax(-1, keepdim=True)  # the first of equals, as ggml's `<` keeps it
-    return (blocks.gather(-1, at) / STEPS.low).squeeze(-1)
-
-
 def encode(weight: Tensor) -> Parts:
     """ggml's fit of a weight [O, I]."""
-    scale = fit_scale(weight)
-    # ggml divides by the fp32 scale and stores the fp16 one, adds 8.5 and truncates.
-    scaled = blocks_of(weight, NAME, BLOCK) * safe_inverse(scale).unsqueeze(-1)
-    return Parts((scaled + (STEPS.zero + 0.5)).to(torch.uint8).clamp(max=15).flatten(1), to_half(scale))
+    return fit_largest(blocks_of(weight, NAME, BLOCK), STEPS)
 
 
 def fit(weight: Tensor, importance: Tensor | None) -> Parts:
     """The scale of least weighted error in a search around ggml's, of either sign, and the nearest codes."""
     blocks = blocks_of(weight, NAME, BLOCK)
-    costs = None if importance is None else importance.view_as(blocks)
-    d = to_half(search_scale(blocks, costs, fit_scale(weight), STEPS))
-    return Parts(STEPS.to_codes(nearest_steps(STEPS, blocks, d.float(), None)).flatten(1), d)
+    return fit_scale(blocks, importance, largest_over_low(blocks, STEPS), STEPS)
 
 
 def pack(parts: Parts) -> Tensor:
     """The blocks' bytes: uint8 [O, I/32·18]."""
-    rows = parts.codes.shape[0]
-    halves = parts.codes.reshape(rows, -1, 2, BLOCK // 2)
-    nibbles = halves[:, :, 0] | (halves[:, :, 1] << 4)
-    return torch.cat([parts.d.unsqueeze(-1).view(torch.uint8), nibbles], -1).reshape(rows, -1)
+    codes = parts.codes.unflatten(1, (-1, BLOCK))
+    return torch.cat([halves_to_bytes(parts.d), pack_nibbles(codes)], -1).flatten(1)
 
 
 def unpack(packed: Tensor) -> Parts:
     """Undo `pack`."""
-    rows = packed.shape[0]
-    blocks = packed.reshape(rows, -1, Q4_0.block_bytes)
-    nibbles = blocks[..., 2:]
-    codes = torch.cat([nibbles & 0x0F, nibbles >> 4], -1)
-    return Parts(codes.reshape(rows, -1), blocks[..., :2].contiguous().view(torch.float16).squeeze(-1))
+    blocks = packed.unflatten(1, (-1, Q4_0.block_bytes))
+    return Parts(unpack_nibbles(blocks[..., 2:]).flatten(1), bytes_to_halves(blocks[..., :2]))

@@ -14,8 +14,11 @@ def round_half_away(x: Tensor) -> Tensor:
 
 
 def safe_inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where x is 0, as ggml's `id = d ? 1.0f/d : 0.0f`."""
-    return torch.where(x == 0, 0.0, 1.0 / x)
+    """1 / x, and 0 where x is 0, as ggml's `id = d ? 1.0f/d : 0.0f`.
+
+    Below 2^-128, where C's is infinite, ours is float32's largest number: infinity times 0 is no code.
+    """
+    return torch.where(x == 0, 0.0, 1.0 / x).clamp_(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
 
 
 def check_finite(weight: Tensor, grid: str) -> None:

@@ -1,47 +1,108 @@
-"""The search that finds a better scale than ggml's for a block of 32 whole steps without offset (q4_0, q5_0, q8_0).
+"""The search that finds better scales than ggml's for blocks of 32: one scale a block, or a scale and an offset.
 
-Each candidate scale gives nearest steps s, for which the error Σ imp (w − d·s)² is least at d = Σ imp·s·w / Σ imp·s², where it
-is Σ imp·w² less (Σ imp·s·w)² / Σ imp·s². The best candidate's d is stored and refined once or twice in the same way.
+Each candidate gives nearest steps s. For these the weighted error Σ c (w − d·s − m)² is a quadratic of d and m, least where its
+normal equations say: d = P/A without an offset, with A = Σ c s², P = Σ c s w; with one, (C·P − B·Q) / (C·A − B²) and m = (Q − d·B)/C, where
+B = Σ c s, C = Σ c, Q = Σ c w. The error is then Σ c w² less d·P (+ m·Q). The best candidate is refined in the same way.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from edgedistill.quant.blocks import to_half
+from edgedistill.quant.blocks import nearest_steps, to_half
+from edgedistill.quant.parts import Parts
 from edgedistill.quant.rounding import block_sums, safe_inverse
 from edgedistill.quant.steps import Steps
 
-# Candidate scales as shares of ggml's own. Clipping the largest weight (below 1) often pays; above 1 rarely.
+# Candidate scales as shares of the one that reaches the largest weight. Clipping it (below 1) often pays; above 1 rarely.
 CANDIDATES = tuple(0.70 + 0.04 * i for i in range(10))
-ROUNDS = 2  # of nearest codes and least-squares scale, after the search
+ROUNDS = 2  # of nearest codes and least squares, after the search
 
 
-def search_scale(blocks: Tensor, importance: Tensor | None, start: Tensor, steps: Steps) -> Tensor:
-    """The scale, float32 [O, I/block] before it is stored, of least weighted error in the search.
+def fit_scale(blocks: Tensor, importance: Tensor | None, start: Tensor, steps: Steps) -> Parts:
+    """The scale of least weighted error in the search, and the nearest codes.
 
     Args:
         blocks: weights float32 [O, I/block, block].
-        importance: of the same shape; None for equal costs.
-        start: ggml's own scale [O, I/block].
+        importance: costs float32 [O, I]; None for equal ones.
+        start: the scale that reaches the largest weight: [O, I/block].
     """
-    weighted = blocks if importance is None else importance * blocks
+    costs = None if importance is None else importance.view_as(blocks)
+    weighted = blocks if costs is None else costs * blocks
     best, best_gain = start, torch.full_like(start, -1.0)
     # Where steps reach farther on one side of zero (q4_0's -8..7) the mirrored scale may serve the block better.
     signs = (1.0,) if steps.low == -steps.high else (1.0, -1.0)
     for share in (sign * candidate for candidate in CANDIDATES for sign in signs):
-        scale, gain = _least_squares(blocks, importance, weighted, to_half(start * share).float(), steps)
+        scale, gain = _least_squares(blocks, costs, weighted, to_half(start * share).float(), steps)
         better = gain > best_gain
         best, best_gain = torch.where(better, scale, best), torch.where(better, gain, best_gain)
     for _ in range(ROUNDS):
-        best, _ = _least_squares(blocks, importance, weighted, to_half(best).float(), steps)
-    return best
+        best, _ = _least_squares(blocks, costs, weighted, to_half(best).float(), steps)
+    d = to_half(best)
+    return Parts(steps.to_codes(nearest_steps(steps, blocks, d.float(), None)).flatten(1), d)
 
 
-def _least_squares(blocks: Tensor, importance: Tensor | None, weighted: Tensor, scale: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+def _least_squares(blocks: Tensor, costs: Tensor | None, weighted: Tensor, scale: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
     """The best scale for the steps that `scale` gives, and the weighted error that it saves over zeros: [O, I/block] each."""
     chosen = steps.nearest_(blocks * safe_inverse(scale).unsqueeze(-1))
     along = block_sums(weighted * chosen)
-    chosen = chosen.square_() if importance is None else chosen.square_().mul_(importance)
+    chosen = chosen.square_() if costs is None else chosen.square_().mul_(costs)
     across = block_sums(chosen).clamp_min_(1e-30)
     found = along / across
     return torch.where(across > 1e-30, found, scale), along * found
+
+
+def fit_scale_and_offset(blocks: Tensor, importance: Tensor | None, steps: Steps) -> Parts:
+    """The scale and offset of least weighted error in the search, and the nearest codes; steps from 0 on.
+
+    Args:
+        blocks: weights float32 [O, I/block, block].
+        importance: costs float32 [O, I]; None for equal ones.
+    """
+    low, high = blocks.amin(-1), blocks.amax(-1)
+    middle = (low + high) / 2
+    # Around its middle a block's weights are small numbers, and the normal equations well conditioned.
+    centred = blocks - middle.unsqueeze(-1)
+    plane = _Plane(centred, None if importance is None else importance.view_as(blocks), steps)
+    scale, offset = (high - low) / steps.high, low - middle
+    best_gain = torch.full_like(scale, -1.0)
+    for candidate in _clipped(low - middle, high - middle, steps):
+        found = plane.least_squares(*candidate)
+        better = found[2] > best_gain
+        scale, offset, best_gain = (torch.where(better, a, b) for a, b in zip(found, (scale, offset, best_gain), strict=True))
+    for _ in range(ROUNDS):
+        scale, offset, _ = plane.least_squares(to_half(scale).float(), to_half(offset + middle).float() - middle)
+    d, m = to_half(scale), to_half(offset + middle)
+    return Parts(steps.to_codes(nearest_steps(steps, blocks, d.float(), m.float())).flatten(1), d, m)
+
+
+def _clipped(low: Tensor, high: Tensor, steps: Steps) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scales and offsets whose steps reach over shares of the range, which lies at its bottom, at its top or between."""
+    for share in CANDIDATES:
+        scale = (high - low) * (share / steps.high)
+        for at in (0.0, 0.5, 1.0):
+            yield scale, low + (high - low) * ((1 - share) * at)
+
+
+class _Plane:
+    """Least squares in scale and offset for blocks float32 [O, I/block, block]."""
+
+    def __init__(self, blocks: Tensor, costs: Tensor | None, steps: Steps) -> None:
+        self.blocks, self.costs, self.steps = blocks, costs, steps
+        self.weighted = blocks if costs is None else costs * blocks
+        self.c = block_sums(torch.ones_like(blocks) if costs is None else costs)
+        self.q = block_sums(self.weighted)
+
+    def least_squares(self, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best scale and offset for the steps that these give, and the weighted error that they save over zeros."""
+        chosen = nearest_steps(self.steps, self.blocks, scale, offset)
+        p = block_sums(self.weighted * chosen)
+        weighted = chosen if self.costs is None else self.costs * chosen
+        b = block_sums(weighted)
+        a = block_sums(chosen.square_() if self.costs is None else chosen.mul_(weighted))
+        spread = self.c * a - b * b
+        solved = spread > 1e-6 * self.c * a  # else all weights took one step, or as good as
+        found = torch.where(solved, (self.c * p - b * self.q) / spread, scale)
+        shift = torch.where(solved, (self.q - found * b) / self.c, offset)
+        return found, shift, torch.where(solved, found * p + shift * self.q, -1.0)

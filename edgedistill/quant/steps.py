@@ -1,5 +1,6 @@
 """A grid's steps: the numbers that a scale is multiplied by, and the codes that stand for them."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Steps:
-    """Whole numbers from `low` to `high`, where code = step + `zero`; or `levels`, where the code is an index."""
+    """Whole numbers from `low` to `high`, where code = step + `zero`; or `levels`, whole too, where the code is an index."""
 
     low: float
     high: float
@@ -18,30 +19,54 @@ class Steps:
     @classmethod
     def of_levels(cls, levels: tuple[float, ...]) -> "Steps":
         """Steps that are a table's values, by code."""
+        if any(level != int(level) for level in levels):
+            raise ValueError(f"the levels of a grid are whole numbers, got {levels}")
         return cls(min(levels), max(levels), 0, levels)
 
     def nearest_(self, scaled: Tensor) -> Tensor:
-        """The nearest step to each float32 number, in place where steps are whole; halfway goes up, for levels down."""
+        """The nearest step to each float32 number, written over it; halfway goes to the even step, for levels up."""
         if self.levels is None:
-            return scaled.add_(0.5).floor_().clamp_(self.low, self.high)
-        table, _, bounds = self._sorted(scaled)
-        return table[torch.bucketize(scaled, bounds)]
+            return scaled.round_().clamp_(self.low, self.high)
+        # Levels are whole, so the bounds between them are halves: the half below a number tells its level. Looking it up takes
+        # a twentieth of torch.bucketize's time.
+        table = _nearest_table(self.levels, scaled.device)
+        halves = scaled.mul_(2).floor_().clamp_(2 * self.low, 2 * self.high).sub_(2 * self.low)
+        return scaled.copy_(_look_up(table, halves))
 
     def to_codes(self, steps: Tensor) -> Tensor:
         """Stored codes, uint8 (int8 where codes have a sign), of float32 steps; same shape."""
         if self.levels is None:
             return (steps + self.zero).to(torch.int8 if self.low + self.zero < 0 else torch.uint8)
-        _, codes, bounds = self._sorted(steps)
-        return codes[torch.bucketize(steps, bounds)].to(torch.uint8)
+        return _look_up(_code_table(self.levels, steps.device), steps - self.low)
 
     def of_codes(self, codes: Tensor) -> Tensor:
         """Float32 steps of stored codes; same shape."""
         if self.levels is None:
-            return codes.float() - self.zero if self.zero else codes.float()
-        return torch.tensor(self.levels, device=codes.device)[codes.long()]
+            return codes.float().sub_(self.zero) if self.zero else codes.float()
+        return _look_up(_level_table(self.levels, codes.device), codes)
 
-    def _sorted(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels in rising order, their codes, and the bounds between neighbours."""
-        assert self.levels is not None
-        table, codes = torch.tensor(self.levels, dtype=torch.float32, device=like.device).sort(stable=True)
-        return table, codes, (table[1:] + table[:-1]) / 2
+
+def _look_up(table: Tensor, at: Tensor) -> Tensor:
+    """table[at], several times as fast on a CPU: by 32-bit indices along one dimension."""
+    return table.index_select(0, at.reshape(-1).to(torch.int32)).view(at.shape)
+
+
+@functools.cache
+def _level_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(levels, dtype=torch.float32, device=device)
+
+
+@functools.cache
+def _code_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """The code of each whole number from the lowest level on, of its first level where two are equal; 0 where there is none."""
+    low = int(min(levels))
+    codes = {int(level) - low: code for code, level in reversed(list(enumerate(levels)))}
+    return torch.tensor([codes.get(at, 0) for at in range(int(max(levels)) - low + 1)], dtype=torch.uint8, device=device)
+
+
+@functools.cache
+def _nearest_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """The nearest level to numbers in [low + i/2, low + (i + 1)/2): entry i."""
+    ordered = torch.tensor(sorted(set(levels)), dtype=torch.float32)
+    halves = torch.arange(2 * int(min(levels)), 2 * int(max(levels)) + 1) / 2
+    return ordered[torch.bucketize(halves, (ordered[1:] + ordered[:-1]) / 2, right=True)].to(device)
