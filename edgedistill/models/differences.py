@@ -10,28 +10,29 @@ import unicodedata
 from edgedistill.models import pretokenizers
 from edgedistill.models.tokens import CONTROL, CONTROL_BY_TEXT, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
 
-# Letters that lower-case to ASCII ones only where case is ignored: ſ (long s), K (kelvin sign). They end contractions in tokenizers.
-_FOLDED = "ſK"
-# Behind a token as all of Phi-3's end.
-_UNICODE_SPACE = re.compile(r">\s*[^\S \t\n\v\f\r]")
+_UNICODE_SPACES = re.compile(r"\s*[^\S \t\n\v\f\r]")
 
 
-def known_difference(vocabulary: Vocabulary, text: str) -> str | None:
-    """Why llama.cpp may give other ids than `tokenizers` for a text, or None: then they must be equal."""
+def known_difference(vocabulary: Vocabulary, text: str, special: bool = True) -> str | None:
+    """Why llama.cpp may give other ids than `tokenizers` for a text, or None: then they must be equal.
+
+    Args:
+        special: control tokens written in the text are read as such.
+    """
     if vocabulary.nfc and not unicodedata.is_normalized("NFC", text):
         return "it is normalized to NFC, which llama.cpp doesn't do"
     if vocabulary.pre in pretokenizers.BY_CASE and _by_case(text):
         return "it is split by case and marks beyond ASCII, which llama.cpp's split doesn't know"
-    if vocabulary.model == "gpt2" and re.search(f"'[{_FOLDED}]", text):
-        return "it has a contraction with a letter that is s or k where case is ignored"
+    if vocabulary.model == "gpt2" and "'ſ" in text:
+        return "it has a contraction with ſ, which is an s where case is ignored"
     spelled = [token for token in CONTROL_BY_TEXT if token in text]
     if spelled and _taken_for_control(vocabulary, spelled):
         return "it spells a token that llama.cpp takes for a control token by its text"
     if vocabulary.model == "llama" and SPACE * 2 in text:
         return "it holds the character ▁ itself twice, which Gemma's tokenizer.json finds before all else"
-    if vocabulary.rstrip and _UNICODE_SPACE.search(text):
+    if vocabulary.rstrip and any(text[: found.start()].endswith(_added(vocabulary)) for found in _UNICODE_SPACES.finditer(text)):
         return "spaces other than ASCII's stay behind a special token in llama.cpp"
-    if vocabulary.prefix == "first" and text and not text.startswith((" ", SPACE)) and not text.startswith(_special(vocabulary)):
+    if vocabulary.prefix == "first" and text and not text.startswith((" ", SPACE)) and not text.startswith(_added(vocabulary, special)):
         return "a space is put before a text that begins with no special token, which GGUF can't say"
     return None
 
@@ -61,6 +62,6 @@ def _taken_for_control(vocabulary: Vocabulary, spelled: list[str]) -> bool:
     return any(token in spelled and kind not in added for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True))
 
 
-def _special(vocabulary: Vocabulary) -> tuple[str, ...]:
-    kinds = (CONTROL, UNKNOWN, USER_DEFINED)
+def _added(vocabulary: Vocabulary, special: bool = True) -> tuple[str, ...]:
+    kinds = (CONTROL, UNKNOWN, USER_DEFINED) if special else (USER_DEFINED,)
     return tuple(token for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind in kinds)

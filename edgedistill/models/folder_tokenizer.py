@@ -24,6 +24,7 @@ from edgedistill.models.tokens import (
     USER_DEFINED,
     Vocabulary,
     check_merges,
+    check_texts,
     padding_token,
     read_json,
 )
@@ -138,8 +139,7 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
     for index in range(max(ids) + 1):
         tokens.append(ids.get(index, padding_token(index)))
         types.append(UNUSED if tokens[-1] == padding_token(index) and index not in added else _type(tokens[-1], added.get(index), model))
-    if len(set(tokens)) != len(tokens):
-        raise InputError(f"{path}: two ids have the same token; llama.cpp refuses such a vocabulary")
+    check_texts(path, tokens)
     plain = [" ".join(merge) for merge in merges]
     check_merges(path, plain, tokens)
     scores: list[float] = []
@@ -208,17 +208,11 @@ def _special_texts(folder: Path) -> dict[str, str | None]:
 
 
 def _adds(path: Path, processor: dict[str, Any] | None, tokens: list[str], special: dict[str, int | None]) -> tuple[bool, bool]:
-    """Whether bos goes before and eos after every text, by tokenizer.json's post-processor.
-
-    Where tokenizer_config.json says something of it, that holds, as in transformers 5.
+    """Whether bos goes before and eos after every text: by tokenizer.json's post-processor alone, as in transformers 5.
 
     Raises:
         InputError: it adds anything else.
     """
-    config = read_json(path.parent / "tokenizer_config.json") if (path.parent / "tokenizer_config.json").is_file() else {}
-    stated = [config.get("add_bos_token"), config.get("add_eos_token")]
-    if any(isinstance(value, bool) for value in stated):
-        return bool(stated[0]) and special["bos"] is not None, bool(stated[1]) and special["eos"] is not None
     add_bos = add_eos = False
     steps = [processor] if processor and processor.get("type") != "Sequence" else (processor or {}).get("processors", [])
     for step in steps:

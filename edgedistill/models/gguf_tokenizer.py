@@ -8,7 +8,7 @@ import math
 from edgedistill.errors import InputError
 from edgedistill.models import pretokenizers, sentencepiece
 from edgedistill.models.gguf_file import GGUFHeader
-from edgedistill.models.tokens import GGUF_ID_NAMES, NORMAL, RSTRIP_NAMES, Vocabulary, check_merges, types_in_llama_cpp
+from edgedistill.models.tokens import GGUF_ID_NAMES, NORMAL, RSTRIP_NAMES, Vocabulary, check_merges, check_texts, types_in_llama_cpp
 
 # Of a file with sentencepiece's BPE that doesn't name them.
 LLAMA_IDS = {"bos": 1, "eos": 2, "unk": 0}
@@ -30,9 +30,7 @@ def from_gguf(header: GGUFHeader) -> Vocabulary:
     tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
     if len(types) != len(tokens):
         raise InputError(f"{header.path}: {len(tokens)} tokens but {len(types)} token types; the file is damaged")
-    if len(set(tokens)) != len(tokens):
-        twice = len(tokens) - len(set(tokens))
-        raise InputError(f"{header.path}: {twice} tokens come twice in the vocabulary; llama.cpp refuses such a file too")
+    check_texts(header.path, tokens)
     merges, scores = [], []
     if model == "gpt2":
         merges = header.array("tokenizer.ggml.merges", str)

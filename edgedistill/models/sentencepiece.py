@@ -51,7 +51,7 @@ def scores_of(path: Path, tokens: Sequence[str], merges: Sequence[tuple[str, str
             )
         if last[made] > latest:
             latest, of = last[made], made
-    ranks = {made: -float(rank) for rank, made in enumerate(order)}
+    ranks = {made: float(-rank) for rank, made in enumerate(order)}
     return [ranks.get(token, UNFORMED) for token in tokens]
 
 

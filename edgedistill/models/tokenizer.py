@@ -44,6 +44,12 @@ TEST_TEXTS: tuple[str, ...] = (
     "<|im_start|>user\nWhat is <|endoftext|> here?<|im_end|>\n<|im_start|>assistant\n",
     "<|im_end|><|im_end|> <|im_end|>x<|im_start|>",
     "almost special: <|im_star|> <|im_end | <|endoftext| > <||> [PAD1] <0x0A>",
+    "<s>[INST] Hi [/INST] </s><s>[INST]\n<<SYS>>[/INST]<start_of_turn>user\nHi<end_of_turn>\n<|user|>\n Hi<|end|>\n\n<|eot_id|>",
+    "▁one▁ ▁two ▁▁three",
+    "camelCase HTTPServer iPhone ЖивагО École ÉcoleÀvoir ΑλφαΒήτα ǅ ﬀ ſt",
+    "\u202eright to left\u202c \u2066x\u2069 a\u00adb \ud7ff\ue000 \ufffd \U0010ffff \U0001d400\U0001d41a",
+    "Pneumonoultramicroscopicsilicovolcanoconiosis" * 8,
+    "\n \n  \n\t\n   x\n    y\r\r\n \v \f \x85 \u2028 ",
 )
 
 
@@ -59,10 +65,6 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     text = (path / "tokenizer.json").read_text(encoding="utf-8") if path.is_dir() else json.dumps(tokenizer_json(path, vocabulary))
     try:
         backend = Tokenizer.from_str(text)
-        if path.is_dir():
-            # tokenizer_config.json has the last word on what is added, as in transformers.
-            empty = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, "post_processor": _post_processor(vocabulary)}
-            backend.post_processor = Tokenizer.from_str(json.dumps(empty)).post_processor
     except Exception as error:  # the library raises nothing narrower
         raise InputError(f"{path}: the tokenizer can't be built: {error}; download the model again") from error
     return _wrap(backend, vocabulary)
@@ -170,7 +172,6 @@ def _config(vocabulary: Vocabulary, context: int | None) -> dict[str, Any]:
     # A class that loads tokenizer.json as it is, in transformers 4 and 5. The template is here too for readers that
     # know no chat_template.jinja.
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config |= {"add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos}
     if vocabulary.chat_template is not None:
         config["chat_template"] = vocabulary.chat_template
     return config

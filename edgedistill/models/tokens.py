@@ -127,6 +127,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def check_texts(path: Path, tokens: Sequence[str]) -> None:
+    """Raise InputError unless llama.cpp can hold every token's text: each once, and none with a NUL, at which it cuts it off."""
+    if len(set(tokens)) != len(tokens):
+        twice = len(tokens) - len(set(tokens))
+        raise InputError(f"{path}: {twice} ids have the same token as another; llama.cpp refuses such a vocabulary")
+    for index, token in enumerate(tokens):
+        if "\0" in token:
+            raise InputError(f"{path}: its token {index} is {token[:40]!r}; llama.cpp would cut it off at the NUL, which byte tokens spell")
+
+
 def check_merges(path: Path, merges: list[str], tokens: list[str]) -> None:
     """Raise InputError unless every merge is "left right", and both and what they make are tokens."""
     if not merges:

@@ -38,7 +38,10 @@ def answer(path: str, texts: list[str], special: bool) -> dict:
         ids.append(list(buffer[:count]))
     tokens = range(lib.llama_vocab_n_tokens(vocab))
     buffer = ctypes.create_string_buffer(1024)
-    pieces = [buffer.raw[: lib.llama_token_to_piece(vocab, token, buffer, 1024, 0, True)].hex() for token in tokens]
+    pieces = []
+    for token in tokens:
+        count = lib.llama_token_to_piece(vocab, token, buffer, 1024, 0, True)
+        pieces.append(buffer.raw[:count].hex())
     ends = [token for token in tokens if lib.llama_vocab_is_eog(vocab, token)]
     lib.llama_model_free(model)
     return {"ids": ids, "pieces": pieces, "ends": ends}
