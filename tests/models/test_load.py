@@ -1,5 +1,6 @@
 """Loaded weights against gguf's dequantization and transformers' own loading."""
 
+import ctypes
 import json
 import shutil
 from pathlib import Path
@@ -14,10 +15,12 @@ from transformers import AutoModelForCausalLM
 from edgedistill.errors import InputError
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.models.facts import read_facts
-from edgedistill.models.gguf_names import gguf_names
+from edgedistill.models.gguf_file import TENSOR_TYPES
+from edgedistill.models.gguf_names import gguf_names, permuted_heads, to_gguf_rows
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model, save_model, save_side_files
-from tests.tiny import make_tiny_llama
+from tests import ggml
+from tests.tiny import make_tiny, make_tiny_llama
 
 IDS = torch.arange(3, 63).view(2, 30)
 
@@ -106,6 +109,71 @@ def test_a_gguf_file_is_exactly_ggufs_dequantization(untied, tmp_path):
     assert (model.generation_config.eos_token_id, model.config.pad_token_id) == (2, 2)
     half = load_model(path, torch.bfloat16).state_dict()
     assert all(torch.equal(half[name], torch.tensor(values).bfloat16()) for name, values in expected.items())
+
+
+class TypeTraits(ctypes.Structure):
+    """ggml.h, struct ggml_type_traits, as far as its decoder."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("block", ctypes.c_int64), ("interleave", ctypes.c_int64), ("size", ctypes.c_size_t),
+                ("quantized", ctypes.c_bool), ("decode", ctypes.c_void_p))  # fmt: skip
+
+
+DECODER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_every_type_that_gguf_decodes_is_loaded(family, tmp_path):
+    """A tensor of each type, made and decoded by ggml itself."""
+    library = ggml.library()
+    library.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 6 if family == "phi3" else 4}
+    folder = make_tiny(family, tmp_path / "model", head_dim=64, rope_parameters=None, **sizes)
+    shape, stored = read_shape(folder), gguf_names(read_shape(folder))
+    weights = load_model(folder).state_dict()
+    template = write_gguf(float_checkpoint({n: weights[n] for n in stored}, "f32"), folder, shape, tmp_path / "float.gguf", {})
+    reader, writer = gguf.GGUFReader(template), gguf.GGUFWriter(tmp_path / "model.gguf", family)
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub)
+    kinds = [kind for kind in TENSOR_TYPES if kind not in (0, 1, 30)]
+    linear = {stored[t.name] for t in shape.tensors() if t.kind == "linear"}
+    expected: dict[str, np.ndarray] = {}
+    pointer = ctypes.POINTER(ctypes.c_float)
+    rng = np.random.default_rng(0)
+    for tensor in reader.tensors:
+        values = np.array(tensor.data)
+        if tensor.name not in linear or not kinds:
+            writer.add_tensor(tensor.name, values)
+            continue
+        kind = kinds.pop()
+        rows, cols = values.shape
+        name, block, block_bytes = TENSOR_TYPES[kind]
+        blocks = rng.integers(0, 256, (rows, cols // block, block_bytes), np.uint8)
+        if name[:3] in ("iq1", "iq2", "iq3"):  # ggml's own fit makes tables for 15 seconds; any codes will do, with a scale of 1/64
+            blocks[..., :2] = (0x00, 0x24)
+            if name == "iq1_m":
+                blocks[..., -1] = blocks[..., -1] & 0x0F | 0x20
+        else:
+            library.ggml_quantize_chunk(kind, values.ctypes.data_as(pointer), blocks.ctypes.data, 0, rows, cols, None)
+        packed, decoded = blocks.reshape(rows, -1), np.zeros((rows, cols), np.float32)
+        decode = DECODER(library.ggml_get_type_traits(kind).contents.decode)
+        decode(packed.ctypes.data, decoded.ctypes.data, rows * cols)
+        writer.add_tensor(tensor.name, packed, raw_dtype=gguf.GGMLQuantizationType(kind))
+        assert 0.001 < np.abs(decoded).mean() < 10
+        expected[tensor.name] = decoded
+    assert not kinds
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    state = load_model(tmp_path / "model.gguf").state_dict()
+    for name, in_file in stored.items():
+        if in_file in expected:
+            heads = permuted_heads(name, shape)
+            found = state[name].numpy()
+            found = to_gguf_rows(found, heads) if heads else found
+            assert np.allclose(found, expected[in_file], rtol=1e-6, atol=1e-9), name
 
 
 def test_a_saved_model_is_the_same_for_transformers_and_for_us(tiny_llama, untied, tmp_path, capfd):
