@@ -11,12 +11,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgedistill.errors import InputError
+from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.facts import ModelShape, check_depth
 from edgedistill.families import FAMILIES, family_of
 from edgedistill.models.depth import choose_layers, layer_kinds
-from edgedistill.models.gguf_model import stored_shape
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape, stored_shape
 from edgedistill.models.hf_folder import read_shape, shape_of
 from edgedistill.models.load import load_model
+from tests.models.test_facts import edited
 from tests.tiny import VARIANTS, make_tiny
 
 # What every config.json must say; the rest may be left out.
@@ -216,3 +219,58 @@ def test_a_config_may_be_of_any_age(tmp_path):
     path.write_text(json.dumps({"model_type": "gemma3_text", **LEAST, **old}))
     config = AutoConfig.from_pretrained(tmp_path)
     assert shape_of(path, config.to_dict()) == shape_from("gemma3_text", **old)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A float GGUF file of each family."""
+    root, found = tmp_path_factory.mktemp("gguf"), {}
+    for family in FAMILIES:
+        folder = make_tiny(family, root / family)
+        shape, state = read_shape(folder), load_model(folder).state_dict()
+        checkpoint = float_checkpoint({tensor.name: state[tensor.name] for tensor in shape.tensors()}, "f32")
+        found[family] = write_gguf(checkpoint, folder, shape, root / f"{family}.gguf", {})
+        assert gguf_shape(read_header(found[family])) == stored_shape(shape)
+    return found
+
+
+FILE_ERRORS = [
+    ("gemma3_text", {"gemma3__final_logit_softcapping": 30.0}, "gemma3.final_logit_softcapping is set, which no plain gemma3_text has"),
+    ("gemma3_text", {"gemma3__attention__sliding_window_pattern": [1, 0]}, "sliding_window_pattern has 2 elements for 7 layers"),
+    ("gemma3_text", {"gemma3__attention__sliding_window_pattern": 0}, "sliding_window_pattern is 0; it must be a whole number above 0"),
+    ("gemma3_text", {"gemma3__rope__scaling__type": "yarn"}, "rope scaling 'yarn' isn't supported for gemma3_text"),
+    ("gemma3_text", {"gemma3__rope__freq_base_swa": -1.0}, "gemma3.rope.freq_base_swa is -1.0; it must be a number above 0"),
+    ("gemma3_text", {"gemma3__block_count": 8}, "tensor blk.7.attn_norm.weight is missing"),
+    ("phi3", {"phi3__rope__scaling__original_context_length": 0}, "original_context_length is 0 and attn_factor .*; they must be above 0"),
+    ("phi3", {"phi3__rope__dimension_count": 14}, r"rope_factors_short.weight is f32 \[6\]; it must be f32 \[7\]"),
+    ("phi3", {"phi3__rope__dimension_count": 18}, "phi3.rope.dimension_count is 18 where heads have 16"),
+    ("qwen2", {"qwen2__rope__scaling__attn_factor": 2.0}, "qwen2.rope.scaling.attn_factor isn't yarn's usual one"),
+    ("qwen2", {"qwen2__attention__head_count": 8, "qwen2__attention__head_count_kv": 4}, "8 heads of 16 aren't the width 64; llama.cpp"),
+    ("qwen3", {"qwen3__attention__sliding_window": 5}, "qwen3.attention.sliding_window is set, which no plain qwen3 has"),
+    ("olmo2", {"olmo2__attention__sliding_window": 64}, "olmo2.attention.sliding_window is set, which no plain olmo2 has"),
+    ("granite", {"granite__logit_scale": 0.0}, "granite.logit_scale is 0.0; it must be a number above 0"),
+    ("granite", {"granite__expert_count": 4}, "a mixture of experts isn't supported; supported are plain granite models"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes", "said"), FILE_ERRORS, ids=[f"{family} {next(iter(c))}" for family, c, _ in FILE_ERRORS])
+def test_a_file_that_would_run_otherwise_is_refused(family, changes, said, files, tmp_path):
+    path = edited(files[family], tmp_path / "edited.gguf", general__architecture=FAMILIES[family].architecture, **changes)
+    with pytest.raises(InputError, match=said):
+        gguf_shape(read_header(path))
+
+
+def test_what_a_converter_leaves_out_is_its_default(files, tmp_path):
+    # llama.cpp's converter writes no head sizes for qwen2, no kind of scaling for phi3, gemma3's pattern never.
+    for family, left_out in (
+        ("qwen2", ["attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size"]),
+        ("phi3", ["rope.scaling.type", "attention.key_length", "attention.value_length", "attention.sliding_window"]),
+        ("olmo2", ["attention.key_length", "attention.value_length"]),
+    ):
+        changes = {f"{family}.{key}".replace(".", "__"): None for key in left_out}
+        path = edited(files[family], tmp_path / f"{family}.gguf", general__architecture=family, **changes)
+        assert gguf_shape(read_header(path)) == gguf_shape(read_header(files[family]))
+    longer = edited(files["phi3"], tmp_path / "long.gguf", general__architecture="phi3", phi3__context_length=2048)
+    assert gguf_shape(read_header(longer)).context == 512
+    windowed = edited(files["phi3"], tmp_path / "window.gguf", general__architecture="phi3", phi3__attention__sliding_window=100)
+    assert gguf_shape(read_header(windowed)).context == 100
