@@ -1,0 +1,142 @@
+"""Hold every family's files against transformers: tiny random models with all that their family can have (tests/tiny.py).
+
+Run    python bench/families.py [gguf] [onnx]
+Writes bench/results/families.json: for each family, format and mix the largest difference of a logit from transformers' own model
+       of the same weights, how many of the weights in the file differ from the checkpoint, and how many token ids were compared.
+       A format that isn't asked for keeps the rows that it has.
+
+The text is longer than the models' sliding windows, and longer than what yarn's scaling starts from. For GGUF the difference is that
+of llama.cpp with keys and values in float32; `max_abs_logit_difference_default` is with its default, a float16 cache. On a grid
+llama.cpp also rounds the activations to 8 bits, which is all that its logits differ by.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from edgedistill import mixes  # noqa: E402
+from edgedistill.export.gguf.check import check_token_ids, verify_gguf  # noqa: E402
+from edgedistill.export.gguf.write import write_gguf  # noqa: E402
+from edgedistill.facts import ModelShape  # noqa: E402
+from edgedistill.families import FAMILIES  # noqa: E402
+from edgedistill.formats import F32  # noqa: E402
+from edgedistill.models.hf_folder import read_shape  # noqa: E402
+from edgedistill.models.load import load_model  # noqa: E402
+from edgedistill.quant.checkpoint import GridCheckpoint  # noqa: E402
+from edgedistill.quant.fit import fit_ggml  # noqa: E402
+from tests.tiny import make_tiny  # noqa: E402
+
+OUT = Path(__file__).parent / "results" / "families.json"
+TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 400, 120)]
+MIXES = ("f32", "q8_0", "q4_0")  # f32: no mix, but all weights as they are
+# llama.cpp in a process of its own, with nothing of ours imported: logits with a float32 cache, then with its default one.
+LLAMA = """
+import sys, numpy as np, llama_cpp
+tokens = [int(token) for token in sys.argv[3].split()]
+found = []
+for cache in (llama_cpp.GGML_TYPE_F32, llama_cpp.GGML_TYPE_F16):
+    model = llama_cpp.Llama(sys.argv[1], n_ctx=256, n_threads=1, logits_all=True, verbose=False, type_k=cache, type_v=cache)
+    model.eval(tokens)
+    found.append(np.array(model.scores[: len(tokens)]))
+np.save(sys.argv[2], np.stack(found))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family's model in one mix: its folder, shape and checkpoint, and transformers' logits [T, V] of the checkpoint's weights."""
+
+    folder: Path
+    shape: ModelShape
+    checkpoint: GridCheckpoint
+    expected: np.ndarray
+
+
+def gguf_row(case: Case, scratch: Path) -> dict[str, Any]:
+    """What the case's GGUF file is like in llama.cpp."""
+    path = write_gguf(case.checkpoint, case.folder, case.shape, scratch / "model.gguf", {})
+    compared = verify_gguf(case.checkpoint, case.folder, case.shape, path)
+    logits = scratch / "logits.npy"
+    command = [sys.executable, "-c", LLAMA, str(path), str(logits), " ".join(map(str, TOKENS))]
+    subprocess.run(command, check=True, capture_output=True)
+    exact, default = np.load(logits)
+    return {
+        **_held(exact, case.expected),
+        "max_abs_logit_difference_default": float(np.abs(default - case.expected).max()),
+        "tensors": compared.tensors, "blocks": compared.blocks, "differences": len(compared.differences),
+        "token_ids_equal": check_token_ids(case.folder, path),
+        "versions": _versions("llama-cpp-python", "gguf"),
+    }  # fmt: skip
+
+
+# A format is a function from a case and an empty folder to the fields of its row.
+FORMATS: dict[str, Callable[[Case, Path], dict[str, Any]]] = {"gguf": gguf_row}
+
+
+def main() -> None:
+    """Measure the formats named on the command line, all of them without a name, and write the JSON."""
+    logging.disable_progress_bar()
+    wanted = sys.argv[1:] or list(FORMATS)
+    old = json.loads(OUT.read_text(encoding="utf-8"))["rows"] if OUT.is_file() else []
+    rows = [row for row in old if row["format"] not in wanted]
+    for family in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            cases = _cases(family, Path(folder))
+            for name in wanted:
+                for mix, case in cases.items():
+                    with tempfile.TemporaryDirectory() as scratch:
+                        found = FORMATS[name](case, Path(scratch))
+                    rows.append({"family": family, "format": name, "mix": mix, **found, "command": f"python bench/families.py {name}"})
+                    print(f"{family:12} {name} {mix:5} {found['max_abs_logit_difference']:.2e} {found['differences']} differences")
+    order = list(FAMILIES)
+    rows.sort(key=lambda row: (order.index(row["family"]), row["format"], MIXES.index(row["mix"])))
+    OUT.write_text(json.dumps({"schema": "edgedistill.families/1", "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _cases(family: str, root: Path) -> dict[str, Case]:
+    folder = make_tiny(family, root / "model")
+    shape, state = read_shape(folder), load_model(folder).state_dict()
+    cases = {}
+    for mix in MIXES:
+        formats = {tensor.name: F32 for tensor in shape.tensors()} if mix == "f32" else mixes.assign_formats(shape, mix)
+        checkpoint = GridCheckpoint(
+            mix, {name: fit_ggml(state[name], f.name) if f.quantized else state[name].float() for name, f in formats.items()}
+        )
+        # transformers' own loading, and the checkpoint's weights put into its model.
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model.load_state_dict({name: checkpoint.decode(name) for name in checkpoint.tensors}, strict=False)
+        with torch.no_grad():
+            cases[mix] = Case(folder, shape, checkpoint, model(torch.tensor([TOKENS])).logits[0].numpy())
+    return cases
+
+
+def _held(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    return {
+        "max_abs_logit_difference": float(np.abs(found - expected).max()),
+        "logit_spread": float(expected.std()),
+        "same_top": float((found.argmax(1) == expected.argmax(1)).mean()),
+        "positions": len(expected),
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", *packages)} | {"python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    main()
