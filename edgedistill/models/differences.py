@@ -10,6 +10,8 @@ import unicodedata
 from edgedistill.models import pretokenizers
 from edgedistill.models.tokens import CONTROL, CONTROL_BY_TEXT, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
 
+# std::regex recurses at every character of a piece: beyond some 20,000 in a row it overflows the stack.
+_LONG = re.compile(r"\S{10000}|\s{10000}")
 _UNICODE_SPACES = re.compile(r"\s*[^\S \t\n\v\f\r]")
 
 
@@ -23,6 +25,8 @@ def known_difference(vocabulary: Vocabulary, text: str, special: bool = True) ->
         return "it is normalized to NFC, which llama.cpp doesn't do"
     if vocabulary.pre in pretokenizers.BY_CASE and _by_case(text):
         return "it is split by case and marks beyond ASCII, which llama.cpp's split doesn't know"
+    if vocabulary.pre in pretokenizers.BY_CASE and _LONG.search(text):
+        return "it is split by a regular expression of which llama.cpp dies on a run of tens of thousands of characters"
     if vocabulary.model == "gpt2" and "'ſ" in text:
         return "it has a contraction with ſ, which is an s where case is ignored"
     spelled = [token for token in CONTROL_BY_TEXT if token in text]

@@ -15,6 +15,15 @@ from edgedistill.runtimes.worker import Answer, Operation
 LOGIT_ROWS = 128  # positions a frame: 24 MiB at a vocabulary of 49,152
 
 
+def check_text(text: str) -> None:
+    """Raise InputError where a text holds half of a surrogate pair, which UTF-8 has no bytes for."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        at = error.start
+        raise InputError(f"the text holds {text[at]!r} at character {at}, half of a surrogate pair; remove it: it spells nothing") from None
+
+
 class OneSequence:
     """What a worker needs: five things that only its runtime knows. `load` sets the fields."""
 
@@ -55,6 +64,7 @@ class OneSequence:
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> Answer:
         """Token ids of a text."""
+        check_text(text)
         return self.encode(text, add_special, parse_special)
 
     def detokenize(self, ids: list[int], special: bool) -> Answer:
@@ -70,6 +80,7 @@ class OneSequence:
             self.decode_bytes([token], True).decode("utf-8", errors="replace") if token >= 0 else "" for token in (self.bos_id, self.eos_id)
         )
         text = render(self.template, messages, bos=bos, eos=eos, add_generation_prompt=add_generation_prompt)
+        check_text(text)
         ids = self.encode(text, True, True)
         # A BOS that the template writes, and another that the tokenizer adds, would be one too many.
         if len(ids) > 1 and ids[0] == ids[1] == self.bos_id and ids[1:] == self.encode(text, False, True):
