@@ -14,7 +14,7 @@ from edgedistill.errors import InputError
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.facts import ModelShape, check_depth
 from edgedistill.families import FAMILIES, family_of
-from edgedistill.models.depth import choose_layers, layer_kinds
+from edgedistill.models.depth import block_influence, choose_layers, layer_kinds
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape, stored_shape
 from edgedistill.models.hf_folder import read_shape, shape_of
@@ -274,3 +274,16 @@ def test_what_a_converter_leaves_out_is_its_default(files, tmp_path):
     assert gguf_shape(read_header(longer)).context == 512
     windowed = edited(files["phi3"], tmp_path / "window.gguf", general__architecture="phi3", phi3__attention__sliding_window=100)
     assert gguf_shape(read_header(windowed)).context == 100
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_influence_is_measured_of_every_family(family, tmp_path):
+    model = load_model(make_tiny(family, tmp_path / "model"))
+    layer = model.model.layers[1]
+    for name, parameter in layer.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "o_proj.bias", "down_proj.bias")):
+            parameter.data.zero_()
+    influence = block_influence(model, [torch.arange(3, 43).view(1, 40)])
+    assert len(influence) == model.config.num_hidden_layers
+    assert influence[1] == pytest.approx(0, abs=1e-6)
+    assert min(influence[:1] + influence[2:]) > 1e-3
