@@ -16,7 +16,7 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 # What a fitted mix chooses from, unless it says otherwise: the best of each size, which every llama.cpp backend computes with.
 # Those of 256-blocks are left out where rows don't divide.
 CANDIDATES = ("q2_k", "q3_k", "q4_0", "q4_k", "iq4_nl", "q5_0", "q5_k", "q6_k", "q8_0")
-SENSITIVITY_TOKENS = 1024
+SENSITIVITY_TOKENS = 512
 
 
 @dataclass(frozen=True)

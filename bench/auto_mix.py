@@ -1,0 +1,141 @@
+"""Mixes fitted to a size against the built-in mix of that size: both packed, both judged in llama.cpp.
+
+Run    python bench/auto_mix.py MODEL --judge TEXT [--work FOLDER] [--threads 2]
+       MODEL is a Hugging Face folder, TEXT a text file that nothing here calibrates on (WikiText-2's test split).
+Writes bench/results/auto_mix.json: for each size the built-in mix, what was chosen in at most its bytes, bytes of the files, their
+       perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that comes along.
+
+What each grid costs is measured on the prose that comes along for validation, with inputs' mean squares from its training split;
+no training. All mixes start from the same importance-weighted fit, so that only the choice of grids differs. The work folder
+keeps what is done.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from edgedistill.config import Recipe
+from edgedistill.data.prose import read_prose
+from edgedistill.export.gguf.write import write_gguf
+from edgedistill.facts import EMBEDDING, HEAD, ModelShape
+from edgedistill.machine import machine_facts
+from edgedistill.measure.judge import Judge, Reference, make_reference, prose_documents
+from edgedistill.measure.quality import measure_quality
+from edgedistill.mixes import SENSITIVITY_TOKENS, Mix, Size, assign_formats, groups_of, measured_once, mix_bytes
+from edgedistill.models.facts import read_facts
+from edgedistill.models.load import load_model
+from edgedistill.progress import Progress, RichProgress
+from edgedistill.quant.checkpoint import GridCheckpoint
+from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.recover.choose import CHOSEN, fit_mix
+from edgedistill.recover.sensitivity import TABLE, measure_sensitivity, read_table
+from edgedistill.runtimes.llama import LlamaCpp
+from edgedistill.store.files import file_sha256
+from edgedistill.teach.capture import IMPORTANCE, capture, load_importance
+
+OUT = Path(__file__).parent / "results" / "auto_mix.json"
+RIVALS = ("q4_0", "q5_0", "q4_k_m")
+CALIBRATION_TOKENS, JUDGED_TOKENS = 4096, 4096
+RECIPE = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "auto-mix"})
+
+
+def pack(model: Path, shape: ModelShape, mix: Mix, importance: dict[str, torch.Tensor], out: Path) -> Path:
+    """The model in a mix, each tensor at the fit that recovery would start from."""
+    state = load_model(model).state_dict()
+    tensors = {}
+    for name, stored in assign_formats(shape, mix).items():
+        weight = state[name].float()
+        if not stored.quantized:
+            tensors[name] = weight
+        elif name in (EMBEDDING, HEAD):
+            tensors[name] = fit_ggml(weight, stored.name)
+        else:
+            tensors[name] = fit_importance(weight, stored.name, importance[name])
+    return write_gguf(GridCheckpoint(mix.name, tensors), model, shape, out, {"name": mix.name})
+
+
+def judged(path: Path, judges: list[Judge], reference: Reference, threads: int, progress: Progress) -> dict[str, object]:
+    """Size, hash and quality of a packed file in llama.cpp."""
+    progress.start(f"judge {path.stem}", sum(judge.tokens for judge in judges), "tokens")
+    with LlamaCpp(path, threads=threads, context=512, parallel=1) as model:
+        quality = measure_quality(model, judges, {"float": reference}, progress)
+    progress.finish()
+    return {"file_bytes": path.stat().st_size, "sha256": file_sha256(path), "quality": quality}
+
+
+def main() -> None:
+    """Measure, fit, pack, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--judge", type=Path, required=True)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    work = asked.work or Path(tempfile.mkdtemp(prefix="auto-mix-"))
+    work.mkdir(parents=True, exist_ok=True)
+    progress = RichProgress(sys.stderr)
+
+    shape = read_facts(asked.model, str(asked.model)).shape
+    sizes = {rival: Size(total_bytes=mix_bytes(shape, rival)) for rival in RIVALS}
+    mixes = {rival: Mix(f"fitted_{rival}", "", size=size) for rival, size in sizes.items()}
+    groups = groups_of(shape, measured_once(list(mixes.values())))
+
+    if not (work / IMPORTANCE).is_file():
+        text = prose_documents(asked.model, read_prose("train", None), CALIBRATION_TOKENS)
+        capture(asked.model, [("train", text)], 512, "float32", work, progress)
+    importance = load_importance(work)
+    documents = prose_documents(asked.model, read_prose("validation", None), SENSITIVITY_TOKENS)
+    seconds = time.monotonic()
+    if not (work / TABLE).is_file():
+        measure_sensitivity(asked.model, documents, importance, groups, RECIPE, work, progress)
+    seconds = time.monotonic() - seconds
+    table = read_table(work)
+
+    judges = [
+        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, asked.judge.read_text(encoding="utf-8"), JUDGED_TOKENS)),
+        Judge("prose", "comes along, its judging split", prose_documents(asked.model, read_prose("judge", None), JUDGED_TOKENS)),
+    ]
+    reference = make_reference(asked.model, judges, work / "reference.safetensors", "float model", progress)
+    rows = []
+    for rival, mix in mixes.items():
+        folder = work / mix.name
+        folder.mkdir(exist_ok=True)
+        if not (folder / CHOSEN).is_file():
+            fit_mix(asked.model, documents, importance, table, shape, mix, RECIPE, folder, progress)
+        chosen = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
+        fitted = Mix(mix.name, "", size=mix.size, chosen=chosen["grids"])
+        pair = {}
+        for label, packed in (("built_in", Mix(rival, rival)), ("fitted", fitted)):
+            path = pack(asked.model, shape, packed, importance, work / f"{packed.name}.gguf")
+            counts: dict[str, int] = {}
+            for stored in assign_formats(shape, packed).values():
+                counts[stored.name] = counts.get(stored.name, 0) + 1
+            pair[label] = {**judged(path, judges, reference, asked.threads, progress), "tensors": counts}
+        del chosen["table"]
+        rows.append({"mix": rival, "weight_bytes": mix_bytes(shape, rival), **pair, "fit": chosen})
+        for judge in judges:
+            before, after = (pair[label]["quality"][judge.name] for label in ("built_in", "fitted"))
+            sizes_text = f"bytes {pair['built_in']['file_bytes']} -> {pair['fitted']['file_bytes']}"
+            kl = f"KL {before['kl_float_mean']:.4f} -> {after['kl_float_mean']:.4f}"
+            print(f"{rival}, {judge.name}: {kl}, perplexity {before['ppl']:.2f} -> {after['ppl']:.2f}, {sizes_text}")
+    found = {
+        "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}",
+        "machine": machine_facts(),
+        "model": {"parameters": shape.parameters, "weights_sha256": file_sha256(next(asked.model.glob("*.safetensors")))},
+        "tokens": {"calibration": CALIBRATION_TOKENS, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
+        "sensitivity_seconds": round(seconds, 1),
+        "choices_measured": sum(len(group.formats) for group in groups),
+        "sizes": rows,
+        "sensitivity": table,
+    }
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
