@@ -6,7 +6,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from edgedistill.formats import FORMATS
-from edgedistill.quant import iq4_nl, mxfp4, q4_0, q4_1, q5_0, q5_1, q8_0, tq2_0
+from edgedistill.quant import iq4_nl, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq2_0
 from edgedistill.quant.blocks import nearest_steps, weights_of_steps
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.steps import Steps
@@ -56,7 +56,7 @@ class Grid(Protocol):
         ...
 
 
-_MODULES = (q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, tq2_0)
+_MODULES = (q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, mxfp4, tq2_0)
 GRIDS: dict[str, Grid] = {module.NAME: cast(Grid, module) for module in _MODULES}
 
 

@@ -159,6 +159,7 @@ def random_blocks(name: str, seed: int) -> np.ndarray:
 # The high byte of each fp16 number in a block.
 HALF_BYTES: dict[str, tuple[int, ...]] = {
     "q4_0": (1,), "q4_1": (1, 3), "q5_0": (1,), "q5_1": (1, 3), "q8_0": (1,), "iq4_nl": (1,), "mxfp4": (), "tq2_0": (65,),
+    "q2_k": (81, 83), "q3_k": (109,), "q4_k": (1, 3), "q5_k": (1, 3), "q6_k": (209,),
 }  # fmt: skip
 
 

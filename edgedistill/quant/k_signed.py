@@ -1,0 +1,87 @@
+"""The K-quants without minimums (q3_k, q6_k): weight = d·scale·step, both integers signed. The search of `k_search`.
+
+Steps reach one farther below zero than above, and so do the scales: a group's sign and the block's are searched like their sizes.
+"""
+
+import torch
+from torch import Tensor
+
+from edgedistill.quant.k_layout import Lattice
+from edgedistill.quant.k_search import Piece, State, Sums, inverse_of, sums_of_nearest
+
+# Scales to try for a group, of either sign: shares of the one that gives its largest weight the lowest step (below 1 clips it).
+SHARES = (0.62, 0.7, 0.78, 0.85, 0.91, 0.96, 1.0, 1.06)
+# The largest scale of a block takes the outermost integer, or one lower by these shares.
+TOPS = (-0.015, 0.0, 0.015, 0.03, 0.045, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25)
+ROUNDS = 3
+NEIGHBOURS = (-1, 1, -2, 2)
+
+
+def fit_piece(piece: Piece, lattice: Lattice) -> State:
+    """The search on some blocks."""
+    state = _onto_lattice(piece, lattice, _free_groups(piece, lattice))
+    for _ in range(ROUNDS):
+        state, sums = _try_neighbours(piece, lattice, state)
+        state = _solve(piece, lattice, state, sums)
+    return state
+
+
+def _gain(sums: Sums, scale: Tensor) -> Tensor:
+    """How much of Σ c x² a scale explains."""
+    return scale * (2 * sums.products - scale * sums.squares)
+
+
+def _free_groups(piece: Piece, lattice: Lattice) -> Tensor:
+    """Each group's own best scale, of either sign [groups a block, blocks]."""
+    most = piece.weights.abs().amax(0) / -lattice.steps.low
+    best, best_gain = most, torch.full_like(most, -torch.inf)
+
+    def take(scale: Tensor) -> None:
+        nonlocal best, best_gain
+        sums = sums_of_nearest(piece, lattice.steps, scale, None)
+        found = sums.products * inverse_of(sums.squares)
+        gain = found * sums.products
+        better = gain > best_gain
+        best, best_gain = torch.where(better, found, best), torch.where(better, gain, best_gain)
+
+    for share in SHARES:
+        take(most * share)
+        take(most * -share)
+    take(best)
+    return best
+
+
+def _onto_lattice(piece: Piece, lattice: Lattice, scale: Tensor) -> State:
+    """The d among many that explains most with the groups' steps as they are, and the integers beside it."""
+    sums = sums_of_nearest(piece, lattice.steps, scale, None)
+    lowest, highest = scale.amin(0), scale.amax(0)
+    shares = 1 - torch.tensor(TOPS, device=scale.device).view(-1, 1)
+    reach, most = torch.where(highest > -lowest, highest, lowest), float(-lattice.scales[0])
+    d = piece.half(torch.cat([reach / (most * shares), -reach / (most * shares)]))  # [tries, blocks]
+    scales = (scale * inverse_of(d).unsqueeze(1)).round_().clamp_(*lattice.scales)  # [tries, groups a block, blocks]
+    best = _gain(Sums(sums.squares, sums.steps, sums.products), scales * d.unsqueeze(1)).sum(1).argmax(0)
+    at = torch.arange(d.shape[1], device=d.device)
+    return State(d[best, at], torch.zeros_like(d[0]), scales[best, :, at].T.contiguous(), torch.zeros_like(scale))
+
+
+def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State, Sums]:
+    """Better integers of each group beside the block's d, each tried with its own nearest steps; and the sums of the last steps."""
+    d, m, scales, mins = state.fields()
+    sums = sums_of_nearest(piece, lattice.steps, scales * d, None)
+    best = _gain(sums, scales * d)
+    for change in NEIGHBOURS:
+        tried = (scales + change).clamp_(*lattice.scales)
+        others = sums_of_nearest(piece, lattice.steps, tried * d, None)
+        gain = _gain(others, tried * d)
+        better = gain > best
+        scales, best, sums = torch.where(better, tried, scales), torch.where(better, gain, best), others.where(better, sums)
+    return State(d, m, scales, mins), sums
+
+
+def _solve(piece: Piece, lattice: Lattice, state: State, sums: Sums) -> State:
+    """The d of least error for the integers and steps; a block that fp16 or new steps make worse keeps its own."""
+    d, m, scales, mins = state.fields()
+    found = (sums.products * scales).sum(0) * inverse_of((sums.squares * scales * scales).sum(0))
+    solved = State(piece.half(found), m, scales, mins)
+    gains = [_gain(sums_of_nearest(piece, lattice.steps, s.scales * s.d, None), s.scales * s.d).sum(0) for s in (solved, state)]
+    return solved.where(gains[0] > gains[1], state)
