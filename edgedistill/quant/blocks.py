@@ -4,6 +4,8 @@ A weight is scale · step + offset, with one scale and offset for each group: fl
 the sum, as gguf and ggml's reference code dequantize.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from edgedistill.quant.rounding import block_sums, check_finite, safe_inverse
 from edgedistill.quant.steps import Steps
 
 HALF_LIMIT = 65504.0  # fp16's largest number: a larger scale would be stored as infinity
+PIECE = 1 << 18  # weights at a time for each of a processor's threads: they and what is made of them stay in its caches
+PIECE_ELSEWHERE = 1 << 24  # an accelerator wants long kernels
 
 
 def to_half(x: Tensor) -> Tensor:
@@ -30,6 +34,14 @@ def blocks_of(weight: Tensor, name: str, block: int) -> Tensor:
         raise ValueError(f"{name} rows must be a multiple of {block} weights, got {cols} in {(rows, cols)}")
     check_finite(weight, name)
     return weight.float().reshape(rows, -1, block)
+
+
+def row_pieces(weight: Tensor) -> Iterator[slice]:
+    """Rows of a weight [O, I] to work on at a time."""
+    rows, cols = weight.shape
+    size = PIECE * torch.get_num_threads() if weight.device.type == "cpu" else PIECE_ELSEWHERE
+    at_once = max(1, size // cols)
+    return (slice(start, start + at_once) for start in range(0, rows, at_once))
 
 
 def nearest_steps(steps: Steps, grouped: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:

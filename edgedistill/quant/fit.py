@@ -9,13 +9,16 @@ when inputs are uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as lla
 import torch
 from torch import Tensor
 
-from edgedistill.quant.blocks import block_errors, choose_blocks
-from edgedistill.quant.grids import GRIDS, GridTensor, decode
+from edgedistill.quant.blocks import block_errors, choose_blocks, row_pieces
+from edgedistill.quant.grids import GRIDS, Grid, GridTensor, decode
+from edgedistill.quant.rounding import check_finite
 
 
 def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
     """Round [O, I] as ggml's quantizer does."""
-    return GridTensor.of(grid, GRIDS[grid].encode(weight))
+    check_finite(weight, grid)  # here, where the place of a bad number is its place in the whole weight
+    module = GRIDS[grid]
+    return GridTensor(grid, torch.cat([module.pack(module.encode(weight[rows])) for rows in row_pieces(weight)]))
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:
@@ -38,8 +41,13 @@ def importance_of(weight: Tensor, mean_square: Tensor) -> Tensor:
 
 def fit_weight(weight: Tensor, grid: str, importance: Tensor | None) -> GridTensor:
     """The grid's own fit for given costs [O, I], or for equal ones; a block where ggml's is still better keeps ggml's."""
-    module = GRIDS[grid]
-    searched, plain = module.fit(weight, importance), module.encode(weight)
-    ours, theirs = (block_errors(weight, decode(module, parts), importance, module.BLOCK) for parts in (searched, plain))
+    check_finite(weight, grid)
+    pieces = [_fit_rows(weight[rows], GRIDS[grid], None if importance is None else importance[rows]) for rows in row_pieces(weight)]
+    return GridTensor(grid, torch.cat(pieces))
+
+
+def _fit_rows(weight: Tensor, grid: Grid, importance: Tensor | None) -> Tensor:
+    searched, plain = grid.fit(weight, importance), grid.encode(weight)
+    ours, theirs = (block_errors(weight, decode(grid, parts), importance, grid.BLOCK) for parts in (searched, plain))
     keep = ours < theirs
-    return GridTensor.of(grid, searched if bool(torch.all(keep)) else choose_blocks(keep, searched, plain))
+    return grid.pack(searched if bool(torch.all(keep)) else choose_blocks(keep, searched, plain))

@@ -15,8 +15,9 @@ from edgedistill.quant.parts import Parts
 from edgedistill.quant.rounding import block_sums, safe_inverse
 from edgedistill.quant.steps import Steps
 
-# Candidate scales as shares of the one that reaches the largest weight. Clipping it (below 1) often pays; above 1 rarely.
-CANDIDATES = tuple(0.70 + 0.04 * i for i in range(10))
+# Candidate scales as shares of the one that reaches the largest weight. Clipping it (below 1) often pays, and far below where that
+# weight costs little; a little above 1 the weights may fall on steps better.
+CANDIDATES = (0.5, 0.6, 0.68, 0.75, 0.81, 0.86, 0.9, 0.94, 0.98, 1.02, 1.06, 1.1, 1.15, 1.2)
 ROUNDS = 2  # of nearest codes and least squares, after the search
 
 
@@ -31,9 +32,10 @@ def fit_scale(blocks: Tensor, importance: Tensor | None, start: Tensor, steps: S
     costs = None if importance is None else importance.view_as(blocks)
     weighted = blocks if costs is None else costs * blocks
     best, best_gain = start, torch.full_like(start, -1.0)
-    # Where steps reach farther on one side of zero (q4_0's -8..7) the mirrored scale may serve the block better.
-    signs = (1.0,) if steps.low == -steps.high else (1.0, -1.0)
-    for share in (sign * candidate for candidate in CANDIDATES for sign in signs):
+    # Where steps reach farther on one side of zero (q4_0's -8..7), a scale of the other sign may serve the block better: it brings the
+    # largest weight to the highest step.
+    reaches = (1.0,) if steps.low == -steps.high else (1.0, steps.low / steps.high)
+    for share in (reach * candidate for candidate in CANDIDATES for reach in reaches):
         scale, gain = _least_squares(blocks, costs, weighted, to_half(start * share).float(), steps)
         better = gain > best_gain
         best, best_gain = torch.where(better, scale, best), torch.where(better, gain, best_gain)
