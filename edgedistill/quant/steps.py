@@ -24,13 +24,13 @@ class Steps:
         return cls(min(levels), max(levels), 0, levels)
 
     def nearest_(self, scaled: Tensor) -> Tensor:
-        """The nearest step to each float32 number, written over it; halfway goes to the even step, for levels up."""
+        """The nearest step to each float32 number, written over it; halfway goes to the even step, for levels up. NaN stays."""
         if self.levels is None:
             return scaled.round_().clamp_(self.low, self.high)
         # Levels are whole, so the bounds between them are halves: the half below a number tells its level. Looking it up takes
         # a twentieth of torch.bucketize's time.
         table = _nearest_table(self.levels, scaled.device)
-        halves = scaled.mul_(2).floor_().clamp_(2 * self.low, 2 * self.high).sub_(2 * self.low)
+        halves = scaled.mul_(2).floor_().clamp_(2 * self.low, 2 * self.high).sub_(2 * self.low - 1)
         return scaled.copy_(_look_up(table, halves))
 
     def to_codes(self, steps: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ class Steps:
 
 
 def _look_up(table: Tensor, at: Tensor) -> Tensor:
-    """table[at], several times as fast on a CPU: by 32-bit indices along one dimension."""
-    return table.index_select(0, at.reshape(-1).to(torch.int32)).view(at.shape)
+    """table[at], several times as fast on a CPU: by 32-bit indices along one dimension. NaN becomes 0, or on x86 the lowest integer."""
+    return table.index_select(0, at.reshape(-1).to(torch.int32).clamp_(min=0)).view(at.shape)
 
 
 @functools.cache
@@ -66,7 +66,8 @@ def _code_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
 
 @functools.cache
 def _nearest_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
-    """The nearest level to numbers in [low + i/2, low + (i + 1)/2): entry i."""
+    """NaN, and from 1 on the nearest level to numbers in [low + (i - 1)/2, low + i/2): entry i."""
     ordered = torch.tensor(sorted(set(levels)), dtype=torch.float32)
     halves = torch.arange(2 * int(min(levels)), 2 * int(max(levels)) + 1) / 2
-    return ordered[torch.bucketize(halves, (ordered[1:] + ordered[:-1]) / 2, right=True)].to(device)
+    nearest = ordered[torch.bucketize(halves, (ordered[1:] + ordered[:-1]) / 2, right=True)]
+    return torch.cat([torch.tensor([float("nan")]), nearest]).to(device)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from edgedistill.formats import FORMATS
 from edgedistill.quant import blocks
 from edgedistill.quant.fit import fit_ggml, fit_weight, importance_of
-from edgedistill.quant.grids import GRIDS, GridTensor
+from edgedistill.quant.grids import GRIDS, GridTensor, decode, requantize
 from edgedistill.quant.rounded import to_float_format
 from tests import ggml
 
@@ -52,6 +52,16 @@ def test_pieces_of_rows_make_the_bytes_of_the_whole(name, monkeypatch):
     assert torch.equal(fit_weight(weight, name, importance).packed, whole[1])
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_every_tensor_is_made_on_the_weights_device(name, monkeypatch):
+    """Meta tensors refuse to meet others, so one made on the processor by default would raise."""
+    monkeypatch.setattr(blocks, "check_finite", lambda weight, grid: None)
+    grid, weight = GRIDS[name], torch.empty(4, 512, device="meta")
+    for parts in (grid.encode(weight), grid.fit(weight, None), grid.fit(weight, torch.empty_like(weight))):
+        packed = grid.pack(parts)
+        assert decode(grid, grid.unpack(packed)).device.type == requantize(grid, weight, parts).codes.device.type == "meta"
+
+
 @pytest.mark.parametrize("fit", [fit_ggml, lambda weight, grid: fit_weight(weight, grid, None)])
 def test_a_bad_number_is_named_by_its_place_in_the_whole_weight(fit, monkeypatch):
     monkeypatch.setattr(blocks, "PIECE", 1)
@@ -59,6 +69,19 @@ def test_a_bad_number_is_named_by_its_place_in_the_whole_weight(fit, monkeypatch
     weight[40, 3] = float("nan")
     with pytest.raises(ValueError, match=r"q4_0 can't hold the value nan at \[40, 3\]"):
         fit(weight, "q4_0")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nearest_steps_are_a_searchs_and_what_is_not_a_number_stays_so(name):
+    steps = GRIDS[name].STEPS
+    torch.manual_seed(0)
+    scaled = torch.cat([torch.randn(5000) * steps.high, torch.arange(-260, 260) / 2])
+    every = torch.tensor(steps.levels or range(int(steps.low), int(steps.high) + 1), dtype=torch.float64)
+    least = (scaled.double().unsqueeze(-1) - every).abs().amin(-1)
+    found = steps.nearest_(scaled.clone())
+    assert torch.equal((scaled.double() - found.double()).abs(), least)
+    assert torch.equal(steps.of_codes(steps.to_codes(found)), found)
+    assert steps.nearest_(torch.tensor([float("nan"), 1.0])).isnan().tolist() == [True, False]
 
 
 def test_ternary_weights_get_the_best_scale_there_is():
