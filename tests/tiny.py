@@ -154,14 +154,18 @@ def sentence(random) -> str:
 
 def make_talking_llama(folder: Path, steps: int = 150) -> Path:
     """A tiny llama trained for some seconds on made-up chats and sentences, so that what it writes is text that ends."""
+    return teach_to_talk(make_tiny_llama(folder, seed=1), steps)
+
+
+def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3) -> Path:
+    """Train the model of a folder on made-up chats."""
     import random
 
     import torch
-    from transformers import AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    make_tiny_llama(folder, seed=1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     rng = random.Random(0)
 
     def chat() -> list[int]:
@@ -170,13 +174,13 @@ def make_talking_llama(folder: Path, steps: int = 150) -> Path:
         return tokenizer(text, add_special_tokens=False)["input_ids"][:127]
 
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     for step in range(steps):
         rows = [chat() for _ in range(8)]
         width = max(map(len, rows))
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
-        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -13,9 +13,9 @@ RECIPE = Path(__file__).with_name("recipe.yaml")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def compile_command(teacher: Path, out: Path) -> list[str]:
+def compile_command(teacher: Path, out: Path, recipe: Path = RECIPE) -> list[str]:
     """The command line of the tests' compile."""
-    words = ["compile", "--teacher", teacher, "--target", "laptop-cpu", "--recipe", RECIPE, "-o", out]
+    words = ["compile", "--teacher", teacher, "--target", "laptop-cpu", "--recipe", recipe, "-o", out]
     return [sys.executable, "-m", "edgedistill", *map(str, words)]
 
 
