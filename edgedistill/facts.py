@@ -197,3 +197,15 @@ class ModelFacts:
     tokenizer: TokenizerFacts
     weight_bytes: int
     license: str | None
+
+
+ONNX_HEAD_MULTIPLE = 8  # what onnxruntime's GroupQueryAttention takes
+
+
+def check_onnx(where: str, shape: ModelShape) -> None:
+    """Raise InputError where onnxruntime's attention doesn't take the model. Every number format has its place in an ONNX file."""
+    if shape.head_dim % ONNX_HEAD_MULTIPLE:
+        raise InputError(
+            f"{where}: heads are {shape.head_dim} wide; onnxruntime's attention takes multiples of {ONNX_HEAD_MULTIPLE}. "
+            "Export it as GGUF, which takes any."
+        )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgedistill.errors import InputError
 from edgedistill.export.compare import multiplier
 from edgedistill.facts import ModelShape
-from edgedistill.formats import F32, FORMATS
+from edgedistill.formats import FORMATS
 from edgedistill.models.gguf_file import GGUFHeader, GGUFTensor, read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantize, packed_tensors
@@ -104,7 +104,7 @@ def _checkpoint(path: Path) -> Weights:
 def _onnx(path: Path) -> Weights:
     from edgedistill.export.onnx.read import OnnxFile
 
-    return Weights(path, "onnx", {w.name: Stored(f"{w.bits} bits" if w.bits else F32.name, w.decode) for w in OnnxFile(path).weights()})
+    return Weights(path, "onnx", {w.name: Stored(w.format, w.decode) for w in OnnxFile(path).weights()})
 
 
 def _folder(path: Path) -> Weights:

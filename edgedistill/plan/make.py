@@ -8,7 +8,7 @@ from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import OWN_PROMPTS, Recipe
 from edgedistill.config.target import Target
 from edgedistill.errors import InputError
-from edgedistill.facts import ModelFacts, check_depth
+from edgedistill.facts import ModelFacts, check_depth, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
 from edgedistill.plan.building import plan_build
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
@@ -71,6 +71,8 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
     ):
         if length > context:
             raise InputError(f"{where}: {part} is {length}; the teacher {facts.name} reads at most {context} tokens. Choose at most that.")
+    if "onnx" in recipe.export:
+        check_onnx(where, facts.shape)
     if recipe.teacher.top_k > facts.shape.vocab:
         raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
     if teach.prompts != OWN_PROMPTS:

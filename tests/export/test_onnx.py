@@ -4,11 +4,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -20,6 +17,7 @@ from edgedistill.mixes import assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
+from tests.export.onnx_session import Session
 from tests.tiny import make_tiny_llama
 
 TEXT = (
@@ -45,40 +43,6 @@ def reference(folder, checkpoint):
     state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
     model.load_state_dict(state)
     return model
-
-
-class Session:
-    """An exported folder in onnxruntime, one thread."""
-
-    def __init__(self, folder):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        (path,) = (folder / "onnx").glob("*.onnx")
-        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
-
-    def empty(self, batch=1):
-        return [np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for i in self.past]
-
-    def __call__(self, ids, mask=None, past=None):
-        """Logits [B, T, V] and the caches."""
-        ids = np.asarray(ids, np.int64)
-        past = past or self.empty(len(ids))
-        mask = np.ones((len(ids), past[0].shape[2] + ids.shape[1]), np.int64) if mask is None else mask
-        cache = {i.name: value for i, value in zip(self.past, past, strict=True)}
-        logits, *present = self.session.run(None, {"input_ids": ids, "attention_mask": np.asarray(mask, np.int64), **cache})
-        return logits, present
-
-    def greedy(self, ids, mask=None, count=24):
-        """The next tokens [B, count] of prompts [B, T]."""
-        mask = np.ones_like(ids) if mask is None else np.asarray(mask)
-        logits, past = self(ids, mask)
-        made = []
-        for _ in range(count):
-            made.append(logits[:, -1].argmax(-1))
-            mask = np.concatenate([mask, np.ones((len(mask), 1), np.int64)], 1)
-            logits, past = self(made[-1][:, None], mask, past)
-        return np.stack(made, 1)
 
 
 @pytest.fixture(scope="module")
@@ -167,40 +131,6 @@ def test_int8_activations_of_level_4_stay_near(tiny_llama, tokens, tmp_path):
         logits[level] = torch.from_numpy(Session(out)(tokens)[0]).log_softmax(-1)
     kl = (logits[0].exp() * (logits[0] - logits[4])).sum(-1).mean()
     assert 0 < kl < 0.05
-
-
-def test_each_matrix_times_the_identity_gives_the_decoded_weights_bit_for_bit(case):
-    """Through the stored codes and onnxruntime's own kernels; our reader has no part in it."""
-    _, checkpoint, _, out = case
-    (path,) = (out / "onnx").glob("*.onnx")
-    graph = onnx.load(path).graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type == "MatMulNBits"]
-    found = {}
-    for node in nodes:
-        cols = next(a.i for a in node.attribute if a.name == "K")
-        scales = f"{node.input[1].removesuffix('.codes')}.scales"
-        widen = helper.make_node("Cast", [scales], [node.input[2]], to=TensorProto.FLOAT)
-        identity = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, [None, cols])
-        result = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
-        alone = helper.make_graph([widen, node], "one", [identity], [result], [stored[node.input[1]], stored[scales]])
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-        session = ort.InferenceSession(helper.make_model(alone, opset_imports=opsets, ir_version=10).SerializeToString())
-        found[node.name] = session.run(None, {node.input[0]: np.eye(cols, dtype=np.float32)})[0].T
-
-    def decoded(name):
-        return checkpoint.decode(f"{name}.weight").numpy()
-
-    for index in range(len([n for n in found if n.endswith("qkv_proj")])):
-        at = f"model.layers.{index}."
-        for fused, parts in (("self_attn.qkv_proj", ("q", "k", "v")), ("mlp.gate_up_proj", ("gate", "up"))):
-            room = fused.split(".")[0]
-            expected = np.concatenate([decoded(f"{at}{room}.{part}_proj") for part in parts])
-            np.testing.assert_array_equal(found.pop(f"{at}{fused}"), expected)
-    head = found.pop("lm_head")
-    np.testing.assert_array_equal(head, decoded("lm_head" if "lm_head.weight" in checkpoint.tensors else "model.embed_tokens"))
-    for name, values in found.items():
-        np.testing.assert_array_equal(values, decoded(name))
 
 
 def test_the_export_reads_back_bit_for_bit(case):

@@ -16,6 +16,7 @@ from edgedistill.export.onnx.build import write_onnx
 from edgedistill.export.onnx.check import compare_onnx, verify_onnx
 from edgedistill.export.onnx.read import read_onnx
 from edgedistill.quant.checkpoint import GridCheckpoint
+from edgedistill.quant.fit import fit_ggml
 from edgedistill.quant.grids import GridTensor
 from tests.export.test_onnx import METADATA, rounded
 
@@ -74,8 +75,9 @@ def test_a_flipped_code_is_found_and_named(case, copy):
 @pytest.mark.parametrize(
     ("name", "byte", "tensor", "row", "block"),
     [
-        ("model.layers.2.self_attn.qkv_proj.scales", 2 * (2 * (64 + 5) + 1) + 1, "model.layers.2.self_attn.k_proj.weight", 5, 1),
-        ("model.layers.2.mlp.gate_up_proj.codes", 32 * (128 + 7), "model.layers.2.mlp.up_proj.weight", 7, 0),
+        ("model.layers.2.self_attn.(q_proj|k_proj|v_proj).scales", 2 * (2 * (64 + 5) + 1) + 1, "model.layers.2.self_attn.k_proj.weight",
+         5, 1),
+        ("model.layers.2.mlp.(gate_proj|up_proj).codes", 32 * (128 + 7), "model.layers.2.mlp.up_proj.weight", 7, 0),
         ("model.embed_tokens.codes", 64 * 300 + 33, "model.embed_tokens.weight", 300, 1),
         ("model.norm.weight", 4 * 9 + 2, "model.norm.weight", 0, 9),
     ],
@@ -124,11 +126,11 @@ def test_changed_angles_sizes_wiring_tokenizer_and_template_are_named(case, copy
 
     path.write_bytes(whole)
     change(path, edit_epsilon)
-    with pytest.raises(VerifyError, match="norm_eps is 9.99.*e-07, the checkpoint's 9.99.*e-06"):
+    with pytest.raises(VerifyError, match=r"node \d+, model.layers.0.input_layernorm, isn't as the export writes it"):
         verify_onnx(checkpoint, tiny_llama, shape, folder)
 
     path.write_bytes(whole)
-    change(path, lambda model: rename_input(model, "model.layers.1.mlp.sigmoid", "model.layers.1.mlp.up"))
+    change(path, lambda model: rename_input(model, "model.layers.1.mlp.sigmoid", "model.layers.1.mlp.up_proj.out"))
     with pytest.raises(VerifyError, match=r"node \d+, model.layers.1.mlp.sigmoid, isn't as the export writes it"):
         verify_onnx(checkpoint, tiny_llama, shape, folder)
 
@@ -177,12 +179,20 @@ def test_any_changed_bytes_end_in_a_comparison_or_one_sentence(case, copy):
     assert all(message.isprintable() and len(message) < 700 for message in messages)
 
 
-def remove_node(model):
-    model.graph.node.remove(next(n for n in model.graph.node if n.name == DOWN))
-
-
 def add_zero_points(model):
     next(n for n in model.graph.node if n.name == DOWN).input.append("one")
+
+
+def forget_scales(model):
+    del next(n for n in model.graph.node if n.name == DOWN).input[2:]
+
+
+def widen_bits(model):
+    next(a for n in model.graph.node if n.name == DOWN for a in n.attribute if a.name == "bits").i = 5
+
+
+def unequal_heads(model):
+    next(a for n in model.graph.node for a in n.attribute if a.name == "num_heads").i = 5
 
 
 def lie_about_rows(model):
@@ -209,12 +219,14 @@ def forget_schema(model):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (remove_node, f"has no MatMulNBits node named {DOWN}"),
-        (add_zero_points, f"has 4 inputs at {DOWN}; codes and scales without zero points are expected"),
+        (add_zero_points, f"has zero points at {DOWN} that aren't all the same"),
+        (forget_scales, f"has 2 inputs at {DOWN}"),
+        (widen_bits, f"has 5-bit blocks of 32 in {DOWN}"),
+        (unequal_heads, r"has 128 rows in model.layers.0.self_attn.\(q_proj|k_proj|v_proj\), which don't part evenly"),
         (lie_about_rows, rf"has \[64, 128\] weights in {DOWN}, whose node says \[96, 128\]"),
         (shorten, rf"has 4095 bytes for {DOWN}.codes, uint8 \[64, 4, 16\]"),
         (escape, f"looks for {DOWN}.codes in .*passwd.*; it must be in model_q4.onnx_data"),
-        (forget_schema, "its edgedistill.schema is missing, it must be edgedistill.onnx/1"),
+        (forget_schema, "its edgedistill.schema is missing, it must be edgedistill.onnx/2"),
     ],
 )
 def test_a_malformed_file_is_named(copy, edit, words):
@@ -222,6 +234,21 @@ def test_a_malformed_file_is_named(copy, edit, words):
     change(path, edit)
     with pytest.raises(InputError, match=words):
         list(read_onnx(folder))
+
+
+def test_a_missing_tensor_and_one_stored_otherwise_are_named(case, copy, tiny_llama, tmp_path):
+    checkpoint, shape = case
+    folder, path = copy
+    change(path, lambda model: model.graph.node.remove(next(n for n in model.graph.node if n.name == DOWN)))
+    with pytest.raises(VerifyError, match=f"lacks 1 of the checkpoint's 38 tensors, first {DOWN}.weight"):
+        compare_onnx(checkpoint, folder)
+    for other, found in ((fit_ggml, "8 bits, not as q4_0 is"), (lambda weight, grid: weight.half(), "f16, not as q4_0 is")):
+        tensors = {**checkpoint.tensors, f"{DOWN}.weight": other(checkpoint.decode(f"{DOWN}.weight"), "q8_0")}
+        out = write_onnx(GridCheckpoint("other", tensors), tiny_llama, shape, tmp_path / "other", METADATA)
+        with pytest.raises(VerifyError, match=f"{DOWN}.weight is stored in {found}"):
+            compare_onnx(checkpoint, out)
+    with pytest.raises(VerifyError, match=f"{DOWN}.weight is stored in 4 bits, the checkpoint's is float16"):
+        compare_onnx(GridCheckpoint("other", tensors), write_onnx(checkpoint, tiny_llama, shape, tmp_path / "mine", METADATA))
 
 
 def test_a_missing_or_short_data_file_is_named(tiny_llama, case, tmp_path, monkeypatch):
@@ -245,14 +272,11 @@ def test_what_can_not_be_exported_is_named(tiny_llama, case, tmp_path):
             write_onnx(checkpoint, folder, shape, out, METADATA, level)
         assert not list(tmp_path.iterdir())
 
-    refuse("mix 'f16' has no ONNX export; export it as GGUF, or choose q4_0 or q8_0", GridCheckpoint("f16", checkpoint.tensors))
     refuse("model family 'gemma' has no ONNX export; supported are llama", shape=replace(shape, family="gemma"))
     refuse("accuracy_level is 2; it must be one of 0, 1, 4", level=2)
-    refuse("heads are 8 wide; onnxruntime's attention takes multiples of 16", shape=replace(shape, head_dim=8))
+    refuse("heads are 12 wide; onnxruntime's attention takes multiples of 8", shape=replace(shape, head_dim=12))
     refuse(r"differ in 9 tensors, first model.layers.4.input_layernorm.weight", shape=shape.with_layers(5))
     refuse(r"mlp.gate_proj.weight is \[128, 64\] in the checkpoint, \[160, 64\] in the model's shape", shape=replace(shape, ffn=160))
-    plain = {name: checkpoint.decode(name) for name in checkpoint.tensors}
-    refuse("model.embed_tokens.weight is not on a grid", GridCheckpoint("q4_0", plain))
     refuse(r"config.json: its norm_eps is 1e-05, the checkpoint's 1e-06; they must be one model's", shape=replace(shape, norm_eps=1e-6))
     refuse("has no config.json", folder=tmp_path)
 

@@ -1,50 +1,145 @@
-"""Grid tensors as MatMulNBits holds them: blocks of 32 codes along a row, uint8, and one float16 scale a block.
+"""Grid tensors as MatMulNBits holds them: blocks of codes along a row, uint8, and a scale for each; every grid has its place.
 
-4 bits: byte j of a block holds q[2j] in its low and q[2j + 1] in its high half; weight = scale · (q − 8), which is q4_0.
-8 bits: one code a byte; weight = scale · (q − 128), which is q8_0 with 128 added to its signed codes.
-Both zero points are what the operator takes when none is given. Source: onnxruntime, contrib operator MatMulNBits.
+The operator's weight is scale · (code − zero), float32. `LAYOUTS` says in how many bits a grid's codes stand and which code is
+step 0; the file keeps the numbers that the checkpoint has (a float16 d a block, a K-quant's integers of each group), and the
+graph's nodes multiply them into scales when it is loaded: a product that float32 holds exactly, as gguf's dequantization does.
+
+A grid with minimums (weight = scale · step + offset) adds its offsets beside the operator: x times the weight is x · (scale · step)
+plus the sum of x over each group times the group's offset. Zero points can't hold it: (code − offset/scale) · scale rounds
+otherwise, and of random q4_1 weights 39 % come out another number.
+
+What has no width of its own takes the next that holds it: five and six bits and the levels of iq4_nl and mxfp4 take 8, three bits
+take 4. Two bits run fast only in blocks of 32 to 128: in its groups of 16 q2_k's two bits were 140 times slower than four, so it
+takes 4, and tq2_0's block of 256 is written as two of 128. Bits a weight in the file, scales included: formats.py, `onnx_bits`.
+Source: onnxruntime 1.31, contrib operator MatMulNBits and its CPU kernels, tried on an identity matrix at each width and block.
 """
 
+import functools
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from edgedistill.errors import InputError
-from edgedistill.formats import FORMATS
-from edgedistill.quant.grids import GridTensor
+from edgedistill.quant.grids import GRIDS, GridTensor
 
-BLOCK = 32
-ZERO = {4: 8, 8: 128}  # the code of weight 0
+LARGEST_BLOCK = 128
+FEW_CODES = {"q2_k": 4}  # wider than its codes need, for speed
+WIDTHS = (2, 4, 8)
 
+Array = NDArray[np.generic]
 Bytes = NDArray[np.uint8]
-Halves = NDArray[np.float16]
 
 
-def onnx_bits(grid: str) -> int:
-    """Width of the codes of a grid that the operator can hold.
+@dataclass(frozen=True)
+class Layout:
+    """How a grid's codes stand: `bits` each, `zero` the code of step 0, one scale every `block` weights."""
 
-    Raises:
-        InputError: it can't.
+    bits: int
+    zero: int
+    block: int
+
+    @property
+    def usual_zero(self) -> bool:
+        """Whether the zero is what the operator takes when it is given none."""
+        return self.zero == 1 << (self.bits - 1)
+
+    @property
+    def zero_byte(self) -> int:
+        """A byte full of zero points."""
+        return int(sum(self.zero << shift for shift in range(0, 8, self.bits)))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tensor's numbers as the file holds them: codes uint8 [O, I/block, bytes], and the factors of scales and offsets.
+
+    `scales` is (d [O, n],), or (d [O, n], integers [O, n, g]) whose product is the scale of each of a row's n · g groups;
+    `offsets` likewise, or empty. One factor is added to the weights, a product is subtracted.
     """
-    bits = FORMATS[grid].onnx_bits
-    if bits is None:
-        allowed = ", ".join(f.name for f in FORMATS.values() if f.onnx_bits)
-        raise InputError(f"number format '{grid}' has no place in an ONNX file; it must be one of {allowed}. Export it as GGUF instead.")
-    return bits
+
+    layout: Layout
+    codes: Bytes
+    scales: tuple[Array, ...]
+    offsets: tuple[Array, ...] = ()
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All of them."""
+        return (self.codes, *self.scales, *self.offsets)
+
+    def rows(self, first: int, count: int) -> "Packed":
+        """Some of its rows."""
+        codes, *factors = (array[first : first + count] for array in self.arrays)
+        cut = len(self.scales)
+        return Packed(self.layout, codes.astype(np.uint8, copy=False), tuple(factors[:cut]), tuple(factors[cut:]))
 
 
-def pack(tensor: GridTensor) -> tuple[Bytes, Halves]:
-    """A grid tensor [O, I] as codes uint8 [O, I/32, 16 or 32] and scales float16 [O, I/32]."""
-    rows = tensor.shape[0]
-    parts = tensor.parts()
-    codes = parts.codes.numpy()
-    # Not through float: XOR moves the sign bit, which is adding 128 to a signed code.
-    packed = codes[:, 0::2] | (codes[:, 1::2] << 4) if onnx_bits(tensor.grid) == 4 else codes.view(np.uint8) ^ np.uint8(0x80)
-    return np.ascontiguousarray(packed).reshape(rows, tensor.shape[1] // BLOCK, -1), parts.d.numpy()
+@functools.cache
+def layout_of(grid: str) -> Layout:
+    """Where a grid's codes stand: the narrowest width that holds every one of them, with the operator's own zero if that does."""
+    module = GRIDS[grid]
+    lowest, highest = step_range(grid)
+    block = min(module.GROUP, LARGEST_BLOCK)
+    for bits in (width for width in WIDTHS if width >= FEW_CODES.get(grid, 0)):
+        half = 1 << (bits - 1)
+        if -half <= lowest and highest < half:
+            return Layout(bits, half, block)
+        if module.STEPS.levels is None and highest - lowest < 1 << bits:
+            return Layout(bits, -lowest, block)
+    raise AssertionError(f"{grid} has steps from {lowest} to {highest}")
 
 
-def unpack(codes: Bytes, scales: Halves, bits: int) -> NDArray[np.float32]:
-    """The weights float32 [O, I] of codes [O, I/32, 16 or 32] and scales [O, I/32], as the operator computes them."""
-    rows, blocks, _ = codes.shape
-    steps = codes if bits == 8 else np.stack([codes & 0x0F, codes >> 4], axis=-1)
-    steps = steps.reshape(rows, blocks, BLOCK).astype(np.float32) - np.float32(ZERO[bits])
-    return (steps * scales.astype(np.float32)[:, :, None]).reshape(rows, blocks * BLOCK)
+def step_range(grid: str) -> tuple[int, int]:
+    """Lowest and highest step of all codes that a file can hold, those included that no encoder writes: tq2_0's 3, q8_0's -128."""
+    steps = GRIDS[grid].STEPS
+    if steps.levels is not None:
+        return int(steps.low), int(steps.high)
+    codes = 1 << int(steps.high - steps.low).bit_length()
+    lowest = -steps.zero if steps.low + steps.zero >= 0 else -codes // 2
+    return lowest, lowest + codes - 1
+
+
+def pack(tensor: GridTensor) -> Packed:
+    """A grid tensor [O, I], bit for bit."""
+    grid, layout, parts = GRIDS[tensor.grid], layout_of(tensor.grid), tensor.parts()
+    rows, blocks = tensor.shape[0], tensor.shape[1] // grid.BLOCK
+    if grid.STEPS.levels is not None:
+        table = torch.tensor([int(level) + layout.zero for level in grid.STEPS.levels], dtype=torch.uint8)
+        codes = table[parts.codes.int()]
+    else:
+        # In bytes, where it wraps around: adding 128 to a signed code is moving its sign bit.
+        codes = parts.codes.view(torch.uint8) + ((layout.zero - grid.STEPS.zero) % 256)
+    codes = codes.view(rows, -1, 8 // layout.bits)
+    packed = codes[..., 0].clone()
+    for index in range(1, codes.shape[-1]):
+        packed |= codes[..., index] << (index * layout.bits)
+    d = parts.d if parts.d.dtype == torch.float16 else grid.groups(parts)[0]  # mxfp4's exponents: float16 is too narrow
+    scales = [d.repeat_interleave(max(1, grid.GROUP // layout.block), 1)]
+    offsets = [] if parts.m is None else [parts.m]
+    scales += [] if parts.scales is None else [parts.scales.view(rows, blocks, -1)]
+    offsets += [] if parts.mins is None else [parts.mins.view(rows, blocks, -1)]
+    packed = packed.view(rows, tensor.shape[1] // layout.block, -1)
+    return Packed(layout, packed.numpy(), tuple(t.numpy() for t in scales), tuple(t.numpy() for t in offsets))
+
+
+def unpack(packed: Packed) -> NDArray[np.float32]:
+    """The weights float32 [O, I] as the nodes compute them."""
+    rows, blocks, _ = packed.codes.shape
+    layout = packed.layout
+    shifts = np.arange(0, 8, layout.bits, dtype=np.uint8)
+    codes = (packed.codes[..., None] >> shifts) & np.uint8((1 << layout.bits) - 1)
+    weights = codes.reshape(rows, blocks, layout.block).astype(np.float32) - np.float32(layout.zero)
+    weights *= product(packed.scales)[:, :, None]
+    if packed.offsets:
+        offset = product(packed.offsets)[:, :, None]
+        weights = weights + offset if len(packed.offsets) == 1 else weights - offset
+    return weights.reshape(rows, blocks * layout.block)
+
+
+def product(factors: tuple[Array, ...]) -> NDArray[np.float32]:
+    """Scales or offsets float32 [O, groups] of their factors."""
+    first = factors[0].astype(np.float32)
+    if len(factors) == 1:
+        return first
+    return (first[:, :, None] * factors[1].astype(np.float32)).reshape(len(first), -1)

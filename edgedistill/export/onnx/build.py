@@ -1,29 +1,38 @@
-"""Write a llama on its grid as an ONNX folder that onnxruntime, onnxruntime-genai and transformers.js load.
+"""Write a model on its grids as an ONNX folder that onnxruntime, onnxruntime-genai and transformers.js load.
 
     config.json, generation_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja, genai_config.json
-    onnx/model_q4.onnx or onnx/model_quantized.onnx (transformers.js' names for its dtypes q4 and q8)
+    onnx/model_q4.onnx, onnx/model_quantized.onnx or onnx/model.onnx
+
+transformers.js asks for a file by its dtype: q4, q8 or fp32. The name is that of the width in which most weights of the linear
+layers stand: up to 4 bits, 8, or more. So a mix of several grids has one, and it says how the file computes, not what it is rounded to.
 
 Weights lie inside the .onnx file up to 1.5 GB, beyond that in `*.onnx_data` beside it: protobuf ends at 2 GiB, and one
 file is one hash, one download and one thing less to lose. The codes and scales are the checkpoint's own; nothing is rounded here.
 """
 
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgedistill import __version__
-from edgedistill.errors import InputError, RunError, did_you_mean
+from edgedistill.errors import InputError, RunError
 from edgedistill.export.onnx import companions
-from edgedistill.export.onnx.blocks import BLOCK, onnx_bits
-from edgedistill.export.onnx.graph import MS, LlamaGraph
+from edgedistill.export.onnx.blocks import layout_of
+from edgedistill.export.onnx.graph import Angles, DecoderGraph, RotaryCaches
+from edgedistill.export.onnx.nodes import MS
 from edgedistill.export.onnx.read import SCHEMA, SCHEMA_KEY
-from edgedistill.facts import ModelShape
+from edgedistill.facts import ModelShape, check_onnx
+from edgedistill.families import FAMILIES
+from edgedistill.formats import FORMATS
 from edgedistill.models import rope
-from edgedistill.models.hf_folder import SUPPORTED
+from edgedistill.models.load import model_config
+from edgedistill.models.vocabulary import read_vocabulary
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
 from edgedistill.store.files import sync_folder, sync_tree
@@ -32,14 +41,13 @@ Metadata = Mapping[str, str | int | float]
 
 MIX_KEY, VERSION_KEY = "edgedistill.mix", "edgedistill.version"
 OPSET, IR_VERSION = 21, 10  # which belong together; onnxruntime 1.23 reads them
-MODEL_FILES = {"q4_0": "model_q4.onnx", "q8_0": "model_quantized.onnx"}
+MODEL_FILES = {4: "model_q4.onnx", 8: "model_quantized.onnx", 32: "model.onnx"}  # by the bits of a stored weight, at most
 ACCURACY_LEVELS = (0, 1, 4)  # 2 and 3 are float16 and bfloat16, for devices whose kernels have them
 INSIDE_LIMIT_BYTES = 1_500_000_000
 ALIGNMENT = 4096  # of tensors in the data file: onnxruntime maps them page by page
 # Rotary angles are stored for each position. Past this the float32 cache of keys and values takes far more memory than
 # the weights (1.5 GB for SmolLM2-135M), and the angles of Llama 3.2's 131072 positions would be 33 MB of a file.
 MAX_POSITIONS = 32768
-HEAD_MULTIPLE = 16  # what GroupQueryAttention's rotary embedding takes
 
 
 def write_onnx(
@@ -50,7 +58,7 @@ def write_onnx(
     The same input gives the same bytes. `out` appears whole or not at all; an earlier export there is replaced.
 
     Args:
-        checkpoint: every tensor of `shape`, all but the norms on a grid that ONNX has.
+        checkpoint: every tensor of `shape`.
         folder: config.json and the tokenizer of the model, as transformers saves them.
         metadata: becomes the model's metadata_props (name, license, teacher, recipe, run hash, ...).
         accuracy_level: 4 rounds activations to int8 (fast, as llama.cpp does), 0 keeps them float32 (for comparisons).
@@ -62,7 +70,7 @@ def write_onnx(
     companions.require_shape(folder, shape)
     positions = min(shape.context, MAX_POSITIONS)
     outside = stored_bytes(checkpoint) > INSIDE_LIMIT_BYTES
-    model_name = MODEL_FILES[checkpoint.mix]
+    model_name = model_file_name(checkpoint, shape)
     beside = companions.companion_files(folder, shape, positions, model_name, outside)
     check_replaceable(out, {*beside, *companions.OPTIONAL, "onnx"})
     new, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
@@ -73,7 +81,7 @@ def write_onnx(
         (new / "onnx").mkdir(parents=True)
         model_file = new / "onnx" / model_name
         store = OutsideStore(model_file.with_name(f"{model_name}_data")) if outside else store_inside
-        graph = LlamaGraph(checkpoint, shape, store, accuracy_level).build(*rotary_caches(shape, positions))
+        graph = DecoderGraph(checkpoint, shape, store, accuracy_level).build(rotary_caches(folder, shape, positions))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MS, 1)]
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgedistill", producer_version=__version__
@@ -103,26 +111,27 @@ def write_onnx(
 
 def check_exportable(checkpoint: GridCheckpoint, shape: ModelShape, accuracy_level: int) -> None:
     """Raise InputError unless this builder knows the model and the checkpoint holds exactly its tensors."""
-    mix = checkpoint.mix
-    if mix not in MODEL_FILES:
-        allowed = " or ".join(MODEL_FILES)
-        raise InputError(f"mix '{mix}' has no ONNX export; export it as GGUF, or choose {allowed}.{did_you_mean(mix, MODEL_FILES)}")
-    if shape.family not in SUPPORTED:
-        raise InputError(f"model family '{shape.family}' has no ONNX export; supported are {', '.join(SUPPORTED)}")
+    if shape.family not in FAMILIES:
+        raise InputError(f"model family '{shape.family}' has no ONNX export; supported are {', '.join(FAMILIES)}")
     if accuracy_level not in ACCURACY_LEVELS:
         raise InputError(f"accuracy_level is {accuracy_level}; it must be one of {', '.join(map(str, ACCURACY_LEVELS))}")
-    if shape.head_dim % HEAD_MULTIPLE:
-        raise InputError(f"heads are {shape.head_dim} wide; onnxruntime's attention takes multiples of {HEAD_MULTIPLE}, GGUF takes any")
+    check_onnx(f"the {shape.family} to export", shape)
     wanted = {t.name: t for t in shape.tensors()}
     if odd := sorted(wanted.keys() ^ checkpoint.tensors.keys()):
         raise InputError(f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}; they must be one model's")
     for name, tensor in checkpoint.tensors.items():
-        norm = wanted[name].kind == "norm"
-        sizes = (wanted[name].cols,) if norm else (wanted[name].rows, wanted[name].cols)
-        if tuple(tensor.shape) != sizes:
-            raise InputError(f"{name} is {list(tensor.shape)} in the checkpoint, {list(sizes)} in the model's shape")
-        if isinstance(tensor, GridTensor) == norm:
-            raise InputError(f"{name} is {'' if norm else 'not '}on a grid; an ONNX export has norms in float32 and all else on a grid")
+        if tuple(tensor.shape) != wanted[name].dimensions:
+            raise InputError(f"{name} is {list(tensor.shape)} in the checkpoint, {list(wanted[name].dimensions)} in the model's shape")
+
+
+def model_file_name(checkpoint: GridCheckpoint, shape: ModelShape) -> str:
+    """The model file's name: see the top of this module."""
+    weights = dict.fromkeys(MODEL_FILES, 0)
+    for linear in (t for t in shape.tensors() if t.kind == "linear"):
+        tensor = checkpoint.tensors[linear.name]
+        bits = layout_of(tensor.grid).bits if isinstance(tensor, GridTensor) else 32
+        weights[min(width for width in MODEL_FILES if bits <= width)] += linear.size
+    return MODEL_FILES[max(weights, key=lambda width: weights[width])]
 
 
 def check_replaceable(out: Path, names: set[str]) -> None:
@@ -136,29 +145,34 @@ def check_replaceable(out: Path, names: set[str]) -> None:
 
 
 def stored_bytes(checkpoint: GridCheckpoint) -> int:
-    """Bytes of all codes and scales as the model file holds them."""
-    total = 0
+    """Bytes of all tensors as the model file holds them."""
+    total = 0.0
     for tensor in checkpoint.tensors.values():
         if isinstance(tensor, GridTensor):
-            weights = tensor.shape[0] * tensor.shape[1]
-            total += weights * onnx_bits(tensor.grid) // 8 + weights // BLOCK * 2
+            total += tensor.shape[0] * tensor.shape[1] * FORMATS[tensor.grid].onnx_bits / 8
         else:
-            total += tensor.numel() * 4
-    return total
+            total += tensor.numel() * tensor.element_size()
+    return round(total)
 
 
-def rotary_caches(shape: ModelShape, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines [positions, head dim / 2] as transformers computes them, rope scaling included."""
+def rotary_caches(folder: Path, shape: ModelShape, positions: int) -> RotaryCaches:
+    """Angles as transformers computes them with its own class for the family, rope scaling and its attention factor included."""
+    import transformers
+
+    config = model_config(shape, read_vocabulary(folder))
+    model_class = getattr(transformers, FAMILIES[shape.family].model_class)
+    rotary = getattr(sys.modules[model_class.__module__], model_class.__name__.replace("ForCausalLM", "RotaryEmbedding"))(config)
+    if shape.local_rope_theta is None:
+        return RotaryCaches(_angles(rotary, positions))
+    return RotaryCaches(_angles(rotary, positions, rope.FULL), _angles(rotary, positions, rope.SLIDING))
+
+
+def _angles(rotary: Any, positions: int, *kind: str) -> Angles:
     import torch
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    config = LlamaConfig(
-        head_dim=shape.head_dim, max_position_embeddings=shape.context, rope_parameters=rope.to_config(shape.rope_theta, shape.rope_scaling)
-    )
     with torch.no_grad():
-        cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(positions).unsqueeze(0))
-    half = shape.head_dim // 2  # transformers repeats the angles for the second half of a head
+        cos, sin = rotary(torch.zeros(1), torch.arange(positions).unsqueeze(0), *kind)
+    half = cos.shape[-1] // 2  # transformers repeats the angles for the second half of what is rotated
     return cos[0, :, :half].contiguous().numpy(), sin[0, :, :half].contiguous().numpy()
 
 

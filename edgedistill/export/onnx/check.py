@@ -1,24 +1,27 @@
-"""Prove that an ONNX export holds a checkpoint: weights and codes bit for bit, sizes, graph, rotary angles, tokenizer."""
+"""Prove that an ONNX export holds a checkpoint: weights and codes bit for bit, graph, rotary angles, tokenizer."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
+from torch import Tensor
 
 from edgedistill.errors import VerifyError
 from edgedistill.export.compare import Comparison, Difference, compare_tensors, tensor_order
-from edgedistill.export.onnx.blocks import onnx_bits, pack
+from edgedistill.export.onnx.blocks import Packed, pack
 from edgedistill.export.onnx.build import ALIGNMENT, MAX_POSITIONS, rotary_caches, store_inside
-from edgedistill.export.onnx.graph import LlamaGraph
-from edgedistill.export.onnx.read import Floats, OnnxFile, Sizes, Weight
+from edgedistill.export.onnx.graph import DecoderGraph, RotaryCaches
+from edgedistill.export.onnx.read import Floats, OnnxFile, Weight
 from edgedistill.facts import ModelShape
 from edgedistill.formats import FORMATS
+from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.vocabulary import read_json
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
+from edgedistill.runtimes.onnx import find_graph
 
 # Angles of far positions differ in their last bit from one processor's cosine to the next.
 ANGLE_TOLERANCE = 1e-6
@@ -29,8 +32,10 @@ def compare_onnx(checkpoint: GridCheckpoint, folder: Path) -> Comparison:
 
     Two blocks of scale zero have equal values whatever their codes; their codes must be equal all the same.
 
+    Args:
+        folder: the export folder, whose config.json tells the family.
     Raises:
-        VerifyError: a tensor is missing, extra, or stored in another width.
+        VerifyError: a tensor is missing, extra, or stored in another way.
         InputError: the file is damaged, or isn't an export of ours.
     """
     by_codes: dict[str, Difference] = {}
@@ -39,22 +44,20 @@ def compare_onnx(checkpoint: GridCheckpoint, folder: Path) -> Comparison:
         for weight in OnnxFile(folder).weights():
             found = weight.decode()
             tensor = checkpoint.tensors.get(weight.name)
-            if isinstance(tensor, GridTensor):
-                if weight.bits != onnx_bits(tensor.grid):
-                    stored = f"{weight.bits} bits" if weight.bits else "float32"
-                    raise VerifyError(f"{folder}: {weight.name} is stored in {stored}, the checkpoint's is {tensor.grid}; export it again")
-                difference = _first_code(weight, tensor, found)
+            if tensor is not None and tuple(found.shape) == tuple(tensor.shape):
+                difference = _first_code(folder, weight, tensor, found)
                 if difference is not None:
                     by_codes[weight.name] = difference
             yield weight.name, found
 
-    compared = compare_tensors(checkpoint, values())
+    norm_offset = read_shape(find_graph(folder)[0]).norm_offset
+    compared = compare_tensors(checkpoint, values(), norm_offset)
     every = {**by_codes, **{difference.tensor: difference for difference in compared.differences}}
     return replace(compared, differences=tuple(every[name] for name in tensor_order(every)))
 
 
 def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, path: Path) -> Comparison:
-    """`compare_onnx`, and the rest of the export: sizes, graph, rotary angles, tokenizer and chat template are the model's.
+    """`compare_onnx`, and the rest of the export: graph, rotary angles, tokenizer and chat template are the model's.
 
     Args:
         folder: the checkpoint's folder, with its tokenizer.
@@ -66,11 +69,10 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
     compared = compare_onnx(checkpoint, path)
     compared.require_equal(str(path))
     file = OnnxFile(path)
-    _require_sizes(path, shape, file.sizes)
-    angles = rotary_caches(shape, min(shape.context, MAX_POSITIONS))
-    _require_graph(checkpoint, shape, file, angles)
-    for name, expected in zip(("cos_cache", "sin_cache"), angles, strict=True):
-        found = file.array(name, np.float32, expected.shape)
+    caches = rotary_caches(folder, shape, min(shape.context, MAX_POSITIONS))
+    _require_graph(checkpoint, shape, file, caches)
+    for name, expected in caches.named().items():
+        found = file.array(name, (np.float32,), expected.shape)
         wrong = ~(np.abs(found - expected) <= ANGLE_TOLERANCE)
         if wrong.any():
             at = int(np.argwhere(wrong)[0][0])
@@ -83,35 +85,43 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
     return compared
 
 
-def _first_code(weight: Weight, tensor: GridTensor, found: Floats) -> Difference | None:
-    """The first block whose codes or scale aren't the checkpoint's, or None. Tensors of another shape are left to the values."""
-    if tuple(found.shape) != tensor.shape or weight.codes is None:
+def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, found: Floats) -> Difference | None:
+    """The first block whose codes or scales aren't the checkpoint's, or None.
+
+    Raises:
+        VerifyError: the tensor is stored in another way.
+    """
+    if not isinstance(tensor, GridTensor):
+        wanted = str(tensor.dtype).removeprefix("torch.")
+        same = not isinstance(weight.stored, Packed) and weight.stored.dtype.name == wanted
+        if not same and tensor.ndim == 2:
+            raise VerifyError(f"{folder}: {weight.name} is stored in {weight.format}, the checkpoint's is {wanted}; export it again")
         return None
-    codes, scales = pack(tensor)
-    unequal = (weight.codes != codes).any(-1) | (weight.scales.view(np.uint16) != scales.view(np.uint16))
+    expected = pack(tensor)
+    stored = weight.stored
+    if not isinstance(stored, Packed) or stored.layout != expected.layout or len(stored.arrays) != len(expected.arrays):
+        raise VerifyError(f"{folder}: {weight.name} is stored in {weight.format}, not as {tensor.grid} is; export it again")
+    rows, block = tensor.shape[0], FORMATS[tensor.grid].block
+    unequal = np.zeros((rows, tensor.shape[1] // block), np.bool_)
+    for ours, theirs in zip(expected.arrays, stored.arrays, strict=True):
+        if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+            raise VerifyError(f"{folder}: {weight.name} is stored in {weight.format}, not as {tensor.grid} is; export it again")
+        one, other = (np.ascontiguousarray(array).view(np.uint8).reshape(*unequal.shape, -1) for array in (ours, theirs))
+        unequal |= (one != other).any(-1)
     if not unequal.any():
         return None
-    row, block = (int(i) for i in np.unravel_index(int(unequal.argmax()), unequal.shape))
-    col = block * FORMATS[tensor.grid].block
-    return Difference(weight.name, row, block, float(tensor.decode()[row, col]), float(found[row, col]))
+    row, at = (int(i) for i in np.unravel_index(int(unequal.argmax()), unequal.shape))
+    return Difference(weight.name, row, at, float(tensor.decode()[row, at * block]), float(found[row, at * block]))
 
 
-def _require_sizes(path: Path, shape: ModelShape, sizes: Sizes) -> None:
-    for field in fields(sizes):
-        ours, theirs = getattr(shape, field.name), getattr(sizes, field.name)
-        ours = float(np.float32(ours)) if field.name == "norm_eps" else ours
-        if ours != theirs:
-            raise VerifyError(f"{path}: its {field.name} is {theirs!r}, the checkpoint's {ours!r}. Export it again.")
-
-
-def _require_graph(checkpoint: GridCheckpoint, shape: ModelShape, file: OnnxFile, angles: tuple[Floats, Floats]) -> None:
+def _require_graph(checkpoint: GridCheckpoint, shape: ModelShape, file: OnnxFile, caches: RotaryCaches) -> None:
     """Raise VerifyError unless the file has the very nodes, inputs, outputs and constants that this schema builds."""
 
     def keep_small(name: str, values: NDArray[np.generic]) -> TensorProto:
         return store_inside(name, values if values.nbytes < ALIGNMENT else values[:0])
 
     level = file.accuracy_level
-    expected = LlamaGraph(checkpoint, shape, keep_small, level).build(*angles)
+    expected = DecoderGraph(checkpoint, shape, keep_small, level).build(caches)
     for kind in ("node", "input", "output"):
         ours, theirs = getattr(expected, kind), getattr(file.model.graph, kind)
         for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
+from edgedistill.models import rope
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.vocabulary import read_json
 
@@ -41,6 +42,8 @@ def companion_files(folder: Path, shape: ModelShape, positions: int, model_name:
     """
     config = read_json(folder / "config.json")
     config["max_position_embeddings"] = positions
+    if shape.rope_scaling:  # spelled out: what it leaves out, readers take from the context, which may be another now
+        config["rope_parameters"] = rope.rope_parameters(shape)
     if outside:
         config["transformers.js_config"] = {"use_external_data_format": {model_name: 1}}
     read_json(folder / "tokenizer.json")

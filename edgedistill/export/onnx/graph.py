@@ -1,81 +1,84 @@
-"""The ONNX graph of a llama: nodes over weights that stay in the checkpoint's codes.
+"""The ONNX graph of a decoder of any of the known families: nodes over weights that stay in the checkpoint's codes.
 
 Inputs `input_ids` and `attention_mask` [B, T] int64, `past_key_values.N.key` and `.value` [B, kv heads, past, head dim];
 outputs `logits` [B, T, V] and `present.N.key`, `.value`: the names of optimum's exports, so what runs those runs this.
 
-A layer is seven nodes and its weights: q|k|v in one MatMulNBits (rows concatenated), GroupQueryAttention with rotary
+A llama's layer is seven nodes and its weights: q|k|v in one MatMulNBits (rows concatenated), GroupQueryAttention with rotary
 caches, the output projection, gate|up in one MatMulNBits, SiLU as x · sigmoid(x), the down projection, and the RMS norms
-fused with the residual sums. A node's name is the Hugging Face module's, so that a reader can find the tensors again.
+fused with the residual sums. Other families add norms, biases, multipliers, windows. A node's name is the Hugging Face module's,
+so that a reader can find the tensors again.
 
-Scales are stored as float16, as the checkpoint has them, and widened by a Cast that onnxruntime folds when it loads.
 The embedding gathers from the very initializer that the output layer multiplies by where they are tied.
+Sources: transformers 5.23, models/*/modeling_*.py; onnxruntime, contrib operators.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
-from edgedistill.errors import InputError
-from edgedistill.export.onnx.blocks import BLOCK, onnx_bits, pack
+from edgedistill.export.compare import multiplier
+from edgedistill.export.onnx.matrices import Matrices
+from edgedistill.export.onnx.nodes import MS, Store
 from edgedistill.facts import EMBEDDING, FINAL_NORM, HEAD, ModelShape
+from edgedistill.families import FAMILIES
 from edgedistill.quant.checkpoint import GridCheckpoint
-from edgedistill.quant.grids import GridTensor
 
-MS = "com.microsoft"
 # Added to the score of a masked key: e^-1e9 is 0, and a row with nothing to see stays finite.
 MASKED = -1.0e9
+ROTARY_MULTIPLE = 16  # of a head, and of the part of it that is rotated: what GroupQueryAttention rotates itself
 
-Store = Callable[[str, NDArray[np.generic]], TensorProto]
+Angles = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-class LlamaGraph:
+@dataclass(frozen=True)
+class RotaryCaches:
+    """Cosines and sines [positions, rotated part of a head / 2]; `local`: of windowed layers, where they have their own."""
+
+    full: Angles
+    local: Angles | None = None
+
+    def named(self) -> dict[str, NDArray[np.float32]]:
+        """As the graph calls them."""
+        made = {"cos_cache": self.full[0], "sin_cache": self.full[1]}
+        return made | ({"local_cos_cache": self.local[0], "local_sin_cache": self.local[1]} if self.local else {})
+
+
+class DecoderGraph(Matrices):
     """Collects the nodes and initializers of one model; `build` makes the graph."""
 
     def __init__(self, checkpoint: GridCheckpoint, shape: ModelShape, store: Store, accuracy_level: int) -> None:
-        self.checkpoint = checkpoint
+        super().__init__(checkpoint, store, accuracy_level)
         self.shape = shape
-        self.store = store
-        self.accuracy_level = accuracy_level
-        self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = []
+        self.family = FAMILIES[shape.family]
+        rotated = shape.rotary_dim or shape.head_dim
+        self.attention_rotates = shape.head_dim % ROTARY_MULTIPLE == 0 and rotated % ROTARY_MULTIPLE == 0
 
-    def build(self, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> GraphProto:
-        """The whole graph. `cos` and `sin`: rotary caches [positions, head dim / 2]."""
-        self.constant("cos_cache", cos)
-        self.constant("sin_cache", sin)
+    def build(self, caches: RotaryCaches) -> GraphProto:
+        """The whole graph."""
+        for name, values in caches.named().items():
+            self.constant(name, values)
         self.attention_inputs()
         hidden = self.embed()
-        normed = self.node(
-            "SimplifiedLayerNormalization", [hidden, self.norm("model.layers.0.input_layernorm.weight")],
-            "model.layers.0.input_layernorm", axis=-1, epsilon=self.shape.norm_eps, stash_type=1,
-        )
+        before, after = self.family.norms != "post", self.family.norms != "pre"
+        normed = self.norm("model.layers.0.input_layernorm", hidden) if before else hidden
         for index in range(self.shape.layers):
             at = f"model.layers.{index}"
             attended = self.attention(index, normed)
-            normed, hidden = self.skip_norm(hidden, attended, f"{at}.post_attention_layernorm")
-            fed = self.feed_forward(at, normed)
+            if after:
+                attended = self.norm(f"{at}.post_attention_layernorm", attended)
+            into_mlp = None if not before else f"{at}.pre_feedforward_layernorm" if after else f"{at}.post_attention_layernorm"
+            normed, hidden = self.residual(f"{at}.self_attn", hidden, attended, into_mlp)
+            fed = self.feed_forward(f"{at}.mlp", normed)
+            if after:
+                fed = self.norm(f"{at}.post_feedforward_layernorm", fed)
             last = index == self.shape.layers - 1
-            normed, hidden = self.skip_norm(hidden, fed, "model.norm" if last else f"model.layers.{index + 1}.input_layernorm")
+            following = "model.norm" if last else f"model.layers.{index + 1}.input_layernorm" if before else None
+            normed, hidden = self.residual(f"{at}.mlp", hidden, fed, following)
         self.head(normed)
-        return helper.make_graph(self.nodes, "llama", self.inputs(), self.outputs(), self.initializers)
-
-    def node(self, op: str, inputs: Sequence[str], name: str, domain: str = "", outputs: Sequence[str] = (), **attributes: Any) -> str:
-        """Append one node and return its first output, `NAME.out` unless `outputs` names them."""
-        made = list(outputs) or [f"{name}.out"]
-        self.nodes.append(helper.make_node(op, list(inputs), made, name=name, domain=domain, **attributes))
-        return made[0]
-
-    def constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Add an initializer."""
-        self.initializers.append(self.store(name, values))
-        return name
-
-    def norm(self, name: str) -> str:
-        """The float32 weight [D] of a norm."""
-        return self.constant(name, self.checkpoint.decode(name).float().numpy())
+        return helper.make_graph(self.nodes, self.shape.family, self.inputs(), self.outputs(), list(self.initializers.values()))
 
     def attention_inputs(self) -> None:
         """What every layer's attention needs of the mask: lengths, and the bias that hides padding.
@@ -83,7 +86,7 @@ class LlamaGraph:
         The operator itself knows only padding on the right. Here each row counts as full and the bias hides what the mask
         hides: rotary positions are relative, so a row that starts late by its padding sees the same angles.
         """
-        one, zero = self.constant("one", np.array([1], np.int64)), self.constant("zero", np.array([0], np.int64))
+        one, zero = self.integers("one", 1), self.integers("zero", 0)
         mask_shape = self.node("Shape", ["attention_mask"], "mask.shape")
         batch = self.node("Gather", [mask_shape, zero], "mask.batch")
         total = self.node("Gather", [mask_shape, one], "mask.total")
@@ -93,83 +96,119 @@ class LlamaGraph:
         self.node("Cast", [rows], "mask.seqlens", outputs=["seqlens_k"], to=TensorProto.INT32)
         tokens = self.node("Gather", [self.node("Shape", ["input_ids"], "tokens.shape"), one], "tokens.count")
         seen = self.node("Cast", ["attention_mask"], "mask.seen", to=TensorProto.FLOAT)
-        hidden = self.node("Sub", [self.constant("seen", np.array([1], np.float32)), seen], "mask.hidden")
-        bias = self.node("Mul", [hidden, self.constant("masked", np.array([MASKED], np.float32))], "mask.bias")
-        bias = self.node("Unsqueeze", [bias, self.constant("head_and_query", np.array([1, 2], np.int64))], "mask.bias_4d")
+        hidden = self.node("Sub", [self.number("seen", 1), seen], "mask.hidden")
+        bias = self.node("Mul", [hidden, self.number("masked", MASKED)], "mask.bias")
+        bias = self.node("Unsqueeze", [bias, self.integers("head_and_query", 1, 2)], "mask.bias_4d")
         size = self.node("Concat", [batch, one, tokens, total], "mask.bias_shape", axis=0)
         self.node("Expand", [bias, size], "mask.bias_rows", outputs=["attention_bias"])
-
-    def weight(self, name: str, parts: Sequence[str]) -> tuple[str, str, int, int, int]:
-        """Initializers of the rows of `parts`, one below another: (codes, widened scales, bits, rows, cols)."""
-        tensors = [self.checkpoint.tensors[part] for part in parts]
-        grids = {t.grid if isinstance(t, GridTensor) else "none" for t in tensors}
-        if len(grids) != 1 or "none" in grids:
-            raise InputError(f"{' and '.join(parts)} are on the grids {sorted(grids)}; an ONNX file stores them as one tensor on one grid")
-        codes, scales = zip(*(pack(t) for t in tensors if isinstance(t, GridTensor)), strict=True)
-        joined = np.concatenate(codes)
-        self.constant(f"{name}.codes", joined)
-        self.constant(f"{name}.scales", np.concatenate(scales))
-        widened = self.node("Cast", [f"{name}.scales"], f"{name}.widen", to=TensorProto.FLOAT)
-        return f"{name}.codes", widened, onnx_bits(grids.pop()), joined.shape[0], joined.shape[1] * BLOCK
-
-    def multiply(self, name: str, x: str, weight: tuple[str, str, int, int, int], outputs: Sequence[str] = ()) -> str:
-        """x [B, T, I] times the weight [O, I] transposed."""
-        codes, scales, bits, rows, cols = weight
-        return self.node(
-            "MatMulNBits", [x, codes, scales], name, MS, outputs,
-            K=cols, N=rows, bits=bits, block_size=BLOCK, accuracy_level=self.accuracy_level,
-        )
-
-    def linear(self, name: str, x: str, parts: Sequence[str]) -> str:
-        """x times the named tensors' rows, their outputs side by side."""
-        return self.multiply(name, x, self.weight(name, parts))
+        if not self.attention_rotates:
+            self.node("Sub", [total, tokens], "tokens.first", outputs=["first_position"])
 
     def embed(self) -> str:
         """Rows of the embedding table for `input_ids`: [B, T, D]."""
-        name = "model.embed_tokens"
-        codes, scales, bits, _, cols = self.embedding = self.weight(name, [EMBEDDING])
-        # The table keeps MatMulNBits' three dimensions, so that nothing big is reshaped and copied at load.
-        last = self.constant("last", np.array([-1], np.int64))
-        scales = self.node("Unsqueeze", [scales, last], f"{name}.scales_3d")
-        rows = self.node(
-            "GatherBlockQuantized", [codes, "input_ids", scales], name, MS,
-            bits=bits, block_size=BLOCK, gather_axis=0, quantize_axis=2,
-        )
-        return self.node("Reshape", [rows, self.constant("flat", np.array([0, 0, cols], np.int64))], f"{name}.flat")
+        name = EMBEDDING.removesuffix(".weight")
+        self.embedding = self.matrix(name, [name])
+        return self.scaled(f"{name}.scaled", self.gather(name, "input_ids", self.embedding), self.shape.embedding_scale)
 
-    def skip_norm(self, x: str, skip: str, name: str) -> tuple[str, str]:
-        """(RMS norm of x + skip, x + skip), both [B, T, D]."""
-        outputs = [f"{name}.out", "", "", f"{name}.sum"] if name != "model.norm" else [f"{name}.out"]
-        gamma = FINAL_NORM if name == "model.norm" else f"{name}.weight"
-        self.node("SkipSimplifiedLayerNormalization", [x, skip, self.norm(gamma)], name, MS, outputs, epsilon=self.shape.norm_eps)
+    def scaled(self, name: str, x: str, factor: float) -> str:
+        """x times a number, x itself where that is 1."""
+        return x if factor == 1 else self.node("Mul", [x, self.number(f"{name}.factor", factor)], name)
+
+    def norm_weight(self, name: str) -> str:
+        """What a norm multiplies by: float32 [D], 1 + w in the families that add 1."""
+        values = multiplier(name, self.checkpoint.decode(name).numpy(), self.shape.norm_offset)
+        return self.constant(name, values)
+
+    def norm(self, name: str, x: str) -> str:
+        """RMS norm over the last dimension."""
+        inputs = [x, self.norm_weight(f"{name}.weight")]
+        return self.node("SimplifiedLayerNormalization", inputs, name, axis=-1, epsilon=self.shape.norm_eps, stash_type=1)
+
+    def residual(self, name: str, x: str, add: str, norm: str | None) -> tuple[str, str]:
+        """(RMS norm of the sum of x and what a block adds, that sum), both [B, T, D]; without a norm the sum twice."""
+        add = self.scaled(f"{name}.scaled", add, self.shape.residual_scale)
+        if norm is None:
+            total = self.node("Add", [x, add], f"{name}.sum")
+            return total, total
+        last = f"{norm}.weight" == FINAL_NORM
+        outputs = [f"{norm}.out"] if last else [f"{norm}.out", "", "", f"{norm}.sum"]
+        inputs = [x, add, self.norm_weight(f"{norm}.weight")]
+        self.node("SkipSimplifiedLayerNormalization", inputs, norm, MS, outputs, epsilon=self.shape.norm_eps)
         return outputs[0], outputs[-1]
 
     def attention(self, index: int, x: str) -> str:
-        """Causal attention with rotary embedding and the cache of layer `index`."""
-        at, past, present = f"model.layers.{index}.self_attn", f"past_key_values.{index}", f"present.{index}"
-        qkv = self.linear(f"{at}.qkv_proj", x, [f"{at}.{p}_proj.weight" for p in "qkv"])
+        """Causal attention with the cache of layer `index`, rotary embedding and window where it has them."""
+        shape, at = self.shape, f"model.layers.{index}.self_attn"
+        windowed, plain = shape.layer_kind(index)
+        cos, sin = ("local_cos_cache", "local_sin_cache") if windowed and shape.local_rope_theta is not None else ("cos_cache", "sin_cache")
+        inside = self.attention_rotates or plain
+        queries = self.queries_keys_values(at, x, together=self.family.head_norms is None and inside)
+        if self.family.head_norms is not None:
+            queries[:2] = [self.head_norm(f"{at}.{part}_norm", value) for part, value in zip("qk", queries[:2], strict=True)]
+        if not inside:
+            queries[0] = self.rotate(f"{at}.q_rotated", queries[0], shape.heads, cos, sin)
+            queries[1] = self.rotate(f"{at}.k_rotated", queries[1], shape.kv_heads, cos, sin)
+        do_rotary = inside and not plain
+        past, present = f"past_key_values.{index}", f"present.{index}"
+        inputs = [*queries, f"{past}.key", f"{past}.value", "seqlens_k", "total_length", *((cos, sin) if do_rotary else ("", ""))]
+        attributes: dict[str, float | int] = {} if shape.attention_scale is None else {"scale": shape.attention_scale}
+        if windowed and shape.window is not None:
+            attributes["local_window_size"] = shape.window
         out = self.node(
-            "GroupQueryAttention",
-            [qkv, "", "", f"{past}.key", f"{past}.value", "seqlens_k", "total_length", "cos_cache", "sin_cache", "", "attention_bias"],
-            at, MS, [f"{at}.out", f"{present}.key", f"{present}.value"],
-            num_heads=self.shape.heads, kv_num_heads=self.shape.kv_heads, do_rotary=1, rotary_interleaved=0,
+            "GroupQueryAttention", [*inputs, "", "attention_bias"], at, MS, [f"{at}.out", f"{present}.key", f"{present}.value"],
+            num_heads=shape.heads, kv_num_heads=shape.kv_heads, do_rotary=int(do_rotary), rotary_interleaved=0, **attributes,
         )
-        return self.linear(f"{at}.o_proj", out, [f"{at}.o_proj.weight"])
+        return self.linear(at, ["o_proj"], out)[0]
+
+    def queries_keys_values(self, at: str, x: str, together: bool) -> list[str]:
+        """The attention's first three inputs: q, k and v, or side by side in the first where they come so and `together` allows it."""
+        names = ["q_proj", "k_proj", "v_proj"]
+        if self.family.fused:
+            _, value = self.joined(at, ["qkv_proj"], x)
+        elif together and len(self.neighbours(at, names)) == 1:
+            _, value = self.joined(at, names, x)
+        else:
+            return self.linear(at, names, x)
+        if together:
+            return [value, "", ""]
+        queries, keys = self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim
+        outputs = [f"{at}.{name}.out" for name in names]
+        self.node("Split", [value, self.integers("queries_keys_values", queries, keys, keys)], f"{at}.split", outputs=outputs, axis=-1)
+        return outputs
+
+    def head_norm(self, name: str, x: str) -> str:
+        """RMS norm of each head [B, T, heads · head dim] for itself, or over all of them at once."""
+        if self.family.head_norms == "all":
+            return self.norm(name, x)
+        heads = self.node("Reshape", [x, self.integers("into_heads", 0, 0, -1, self.shape.head_dim)], f"{name}.heads")
+        return self.node("Reshape", [self.norm(name, heads), self.integers("out_of_heads", 0, 0, -1)], f"{name}.flat")
+
+    def rotate(self, name: str, x: str, heads: int, cos: str, sin: str) -> str:
+        """Rotary embedding of [B, T, heads · head dim], for heads or parts of them that the attention can't rotate itself."""
+        part = self.shape.rotary_dim or 0  # 0: the whole head
+        inputs = [x, "first_position", cos, sin]
+        return self.node("RotaryEmbedding", inputs, name, MS, num_heads=heads, rotary_embedding_dim=part, interleaved=0)
 
     def feed_forward(self, at: str, x: str) -> str:
-        """down(silu(gate(x)) · up(x))."""
-        name = f"{at}.mlp.gate_up_proj"
-        both = self.linear(name, x, [f"{at}.mlp.gate_proj.weight", f"{at}.mlp.up_proj.weight"])
-        gate, up = f"{at}.mlp.gate", f"{at}.mlp.up"
-        self.node("Split", [both], f"{name}.split", outputs=[gate, up], axis=-1, num_outputs=2)
-        sigmoid = self.node("Sigmoid", [gate], f"{at}.mlp.sigmoid")
-        silu = self.node("Mul", [gate, sigmoid], f"{at}.mlp.silu")
-        return self.linear(f"{at}.mlp.down_proj", self.node("Mul", [silu, up], f"{at}.mlp.product"), [f"{at}.mlp.down_proj.weight"])
+        """down(activation(gate(x)) · up(x))."""
+        if self.family.fused:
+            _, both = self.joined(at, ["gate_up_proj"], x)
+            gate, up = f"{at}.gate", f"{at}.up"
+            self.node("Split", [both], f"{at}.split", outputs=[gate, up], axis=-1, num_outputs=2)
+        else:
+            gate, up = self.linear(at, ["gate_proj", "up_proj"], x)
+        if self.shape.activation == "silu":
+            active = self.node("Mul", [gate, self.node("Sigmoid", [gate], f"{at}.sigmoid")], f"{at}.silu")
+        else:
+            active = self.node("Gelu", [gate], f"{at}.gelu", approximate="tanh")
+        return self.linear(at, ["down_proj"], self.node("Mul", [active, up], f"{at}.product"))[0]
 
     def head(self, x: str) -> None:
         """Logits [B, T, V] of the last hidden states."""
-        weight = self.embedding if self.shape.tied else self.weight("lm_head", [HEAD])
-        self.multiply("lm_head", x, weight, ["logits"])
+        name = HEAD.removesuffix(".weight")
+        # The hidden states are scaled in place of the logits, of which there are many times more.
+        x = self.scaled(f"{name}.scaled", x, self.shape.logit_scale)
+        self.multiply(name, x, self.embedding if self.shape.tied else self.matrix(name, [name]), ["logits"])
 
     def inputs(self) -> list[ValueInfoProto]:
         """Head dimensions are numbers: transformers.js fails on symbols there."""
@@ -184,7 +223,7 @@ class LlamaGraph:
 
     def cache(self, prefix: str, length: str) -> list[ValueInfoProto]:
         """Key and value of every layer."""
-        dims: list[str | int | None] = ["batch_size", self.shape.kv_heads, length, self.shape.head_dim]
+        dims: Sequence[str | int | None] = ["batch_size", self.shape.kv_heads, length, self.shape.head_dim]
         return [
             helper.make_tensor_value_info(f"{prefix}.{index}.{part}", TensorProto.FLOAT, dims)
             for index in range(self.shape.layers)
