@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgedistill.config import Recipe
 from edgedistill.facts import EMBEDDING, HEAD, ModelShape
-from edgedistill.mixes import Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes
+from edgedistill.mixes import CANDIDATES, Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
@@ -22,6 +22,8 @@ from tests import tiny
 
 MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
 RECIPE = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "mine", "recover": {"seq_len": 48, "batch_tokens": 96}})
+
+GGML = RECIPE.model_copy(update={"recover": RECIPE.recover.model_copy(update={"fit": "ggml"})})
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +195,21 @@ def test_every_familys_layers_can_be_resumed(family: str, documents: list[Docume
     swapped = {tensor.name: fit_ggml(state[tensor.name], "q4_0").decode() for tensor in group.tensors}
     found = Probe(folder, documents, 48, None).kl(dict.fromkeys(swapped, "q4_0"))
     assert found == pytest.approx(loop_kl(folder, swapped, documents), rel=2e-3)
+
+
+def test_all_candidates_are_weighed_where_rows_divide(documents: list[Document], tmp_path: Path):
+    folder = tiny.make_tiny_llama(tmp_path / "wide", layers=2, width=256, ffn=256, heads=4, kv_heads=2, seed=5)
+    shape = read_facts(folder, "wide").shape
+    mix = Mix("fitted", "", size=Size(bits_per_weight=4.6))
+    groups = fit_groups(shape, mix)
+    assert all(len(group.formats) == len(CANDIDATES) for group in groups)
+    measure_sensitivity(folder, documents, {}, groups, GGML, tmp_path, QuietProgress())
+    table = read_table(tmp_path)
+    for kls in table.values():
+        assert list(kls) == ["q2_k", "q3_k", "q4_0", "q4_k", "iq4_nl", "q5_0", "q5_k", "q6_k", "q8_0"]
+        assert kls["q2_k"] > kls["q3_k"] > kls["q4_k"] > kls["q5_k"] > kls["q6_k"] > kls["q8_0"]
+    fit_mix(folder, documents, {}, table, shape, mix, GGML, tmp_path, QuietProgress())
+    found = json.loads((tmp_path / "mix.json").read_text())
+    assert found["bytes"] <= int(4.6 * shape.parameters / 8)
+    assert len(set(found["grids"].values())) > 2
+    assert found["kl"] < Probe(folder, documents, 48, None).kl(dict.fromkeys(found["grids"], "q4_k"))
