@@ -7,7 +7,8 @@ Writes bench/results/families.json: for each family, format and mix the largest 
 
 The text is longer than the models' sliding windows, and longer than what yarn's scaling starts from. For GGUF the difference is that
 of llama.cpp with keys and values in float32; `max_abs_logit_difference_default` is with its default, a float16 cache. On a grid
-llama.cpp also rounds the activations to 8 bits, which is all that its logits differ by.
+llama.cpp also rounds the activations to 8 bits, which is all that its logits differ by. For ONNX the difference is that of accuracy
+level 0, which leaves activations in float32, and `_default` is level 4, which files ship with: it rounds them to 8 bits too.
 """
 
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
@@ -32,6 +34,8 @@ sys.path.insert(0, str(ROOT))
 from edgedistill import mixes  # noqa: E402
 from edgedistill.export.gguf.check import check_token_ids, verify_gguf  # noqa: E402
 from edgedistill.export.gguf.write import write_gguf  # noqa: E402
+from edgedistill.export.onnx.build import write_onnx  # noqa: E402
+from edgedistill.export.onnx.check import verify_onnx  # noqa: E402
 from edgedistill.facts import ModelShape  # noqa: E402
 from edgedistill.families import FAMILIES  # noqa: E402
 from edgedistill.formats import F32  # noqa: E402
@@ -84,8 +88,27 @@ def gguf_row(case: Case, scratch: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def onnx_row(case: Case, scratch: Path) -> dict[str, Any]:
+    """What the case's ONNX folder is like in onnxruntime with float activations, and with those of 8 bits that files ship with."""
+    feeds = {"input_ids": np.array([TOKENS], np.int64), "attention_mask": np.ones((1, len(TOKENS)), np.int64)}
+    found, compared = [], []
+    for level in (0, 4):
+        folder = write_onnx(case.checkpoint, case.folder, case.shape, scratch / str(level), {}, level)
+        compared.append(verify_onnx(case.checkpoint, case.folder, case.shape, folder))
+        session = ort.InferenceSession(str(next((folder / "onnx").glob("*.onnx"))), providers=["CPUExecutionProvider"])
+        empty = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in session.get_inputs() if i.name not in feeds}
+        found.append(session.run(["logits"], {**feeds, **empty})[0][0])
+    return {
+        **_held(found[0], case.expected),
+        "max_abs_logit_difference_default": float(np.abs(found[1] - case.expected).max()),
+        "tensors": compared[0].tensors, "blocks": compared[0].blocks, "differences": sum(len(c.differences) for c in compared),
+        "token_ids_equal": None,  # the folder holds the tokenizer's own files
+        "versions": _versions("onnx", "onnxruntime"),
+    }  # fmt: skip
+
+
 # A format is a function from a case and an empty folder to the fields of its row.
-FORMATS: dict[str, Callable[[Case, Path], dict[str, Any]]] = {"gguf": gguf_row}
+FORMATS: dict[str, Callable[[Case, Path], dict[str, Any]]] = {"gguf": gguf_row, "onnx": onnx_row}
 
 
 def main() -> None:

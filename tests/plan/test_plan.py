@@ -197,7 +197,7 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
             r"teach.max_prompt_tokens \+ teach.max_answer_tokens is 416",
         ),
         (recipe_with(teacher={"top_k": 1000}), facts_of(replace(SMOL, vocab=256)), "teacher.top_k is 1000; the teacher SmolLM2 has 256"),
-        (recipe_with(), facts_of(replace(SMOL, head_dim=60)), "recipe chat: heads are 60 wide; onnxruntime's attention takes multiples of 8"),
+        (recipe_with(), facts_of(replace(SMOL, head_dim=60)), "heads are 60 wide; onnxruntime's attention takes multiples of 8"),
         (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights, which no grid of mix 'q4_0' divides"),
         (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
