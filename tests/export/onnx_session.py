@@ -55,7 +55,7 @@ def matrices(folder):
     """
     graph = graph_of(folder)
     for node in graph.node:
-        if node.op_type in WEIGHT_OPS and not node.name.endswith(".shift"):
+        if node.op_type in WEIGHT_OPS and not node.name.endswith((".center", ".shift")):
             del node.input[5:]  # the bias
             while node.input and not node.input[-1]:
                 node.input.pop()

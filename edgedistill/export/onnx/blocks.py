@@ -6,7 +6,10 @@ graph's nodes multiply them into scales when it is loaded: a product that float3
 
 A grid with minimums (weight = scale · step + offset) adds its offsets beside the operator: x times the weight is x · (scale · step)
 plus the sum of x over each group times the group's offset. Zero points can't hold it: (code − offset/scale) · scale rounds
-otherwise, and of random q4_1 weights 39 % come out another number.
+otherwise, and of random q4_1 weights 39 % come out another number. Its steps are all positive, and where activations are rounded to
+8 bits, an error in x would weigh with them, while the sums are exact. So the operator has steps around their `center`, and
+scale · center is one more factor of the sums: a whole number of scales, added first, so that no rounding changes. Without it the
+logits of a tiny q4_k model were 6 % off at accuracy level 4, with it as near as q8_0's, 2 to 3 %.
 
 What has no width of its own takes the next that holds it: five and six bits and the levels of iq4_nl and mxfp4 take 8, three bits
 take 4. Two bits run fast only in blocks of 32 to 128: in its groups of 16 q2_k's two bits were 140 times slower than four, so it
@@ -33,11 +36,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a grid's codes stand: `bits` each, `zero` the code of step 0, one scale every `block` weights."""
+    """How a grid's codes stand: `bits` each, `zero` the code of step `center`, one scale every `block` weights."""
 
     bits: int
     zero: int
     block: int
+    center: int = 0
 
     @property
     def usual_zero(self) -> bool:
@@ -80,13 +84,15 @@ def layout_of(grid: str) -> Layout:
     """Where a grid's codes stand: the narrowest width that holds every one of them, with the operator's own zero if that does."""
     module = GRIDS[grid]
     lowest, highest = step_range(grid)
+    center = (highest + 1) // 2 if lowest >= 0 else 0  # steps without negatives have offsets
+    lowest, highest = lowest - center, highest - center
     block = min(module.GROUP, LARGEST_BLOCK)
     for bits in (width for width in WIDTHS if width >= FEW_CODES.get(grid, 0)):
         half = 1 << (bits - 1)
         if -half <= lowest and highest < half:
-            return Layout(bits, half, block)
+            return Layout(bits, half, block, center)
         if module.STEPS.levels is None and highest - lowest < 1 << bits:
-            return Layout(bits, -lowest, block)
+            return Layout(bits, -lowest, block, center)
     raise AssertionError(f"{grid} has steps from {lowest} to {highest}")
 
 
@@ -109,7 +115,7 @@ def pack(tensor: GridTensor) -> Packed:
         codes = table[parts.codes.int()]
     else:
         # In bytes, where it wraps around: adding 128 to a signed code is moving its sign bit.
-        codes = parts.codes.view(torch.uint8) + ((layout.zero - grid.STEPS.zero) % 256)
+        codes = parts.codes.view(torch.uint8) + ((layout.zero - layout.center - grid.STEPS.zero) % 256)
     codes = codes.view(rows, -1, 8 // layout.bits)
     packed = codes[..., 0].clone()
     for index in range(1, codes.shape[-1]):
@@ -124,12 +130,12 @@ def pack(tensor: GridTensor) -> Packed:
 
 
 def unpack(packed: Packed) -> NDArray[np.float32]:
-    """The weights float32 [O, I] as the nodes compute them."""
+    """The weights float32 [O, I] as the nodes compute them, each zero with the sign that gguf gives it."""
     rows, blocks, _ = packed.codes.shape
     layout = packed.layout
     shifts = np.arange(0, 8, layout.bits, dtype=np.uint8)
     codes = (packed.codes[..., None] >> shifts) & np.uint8((1 << layout.bits) - 1)
-    weights = codes.reshape(rows, blocks, layout.block).astype(np.float32) - np.float32(layout.zero)
+    weights = codes.reshape(rows, blocks, layout.block).astype(np.float32) - np.float32(layout.zero - layout.center)
     weights *= product(packed.scales)[:, :, None]
     if packed.offsets:
         offset = product(packed.offsets)[:, :, None]

@@ -101,8 +101,26 @@ class DecoderGraph(Matrices):
         bias = self.node("Unsqueeze", [bias, self.integers("head_and_query", 1, 2)], "mask.bias_4d")
         size = self.node("Concat", [batch, one, tokens, total], "mask.bias_shape", axis=0)
         self.node("Expand", [bias, size], "mask.bias_rows", outputs=["attention_bias"])
-        if not self.attention_rotates:
+        if not self.attention_rotates or self.shape.window is not None:
             self.node("Sub", [total, tokens], "tokens.first", outputs=["first_position"])
+        if self.shape.window is not None:
+            self.window_bias(total, self.shape.window)
+
+    def window_bias(self, total: str, window: int) -> None:
+        """The bias of windowed layers, which also hides what is `window` tokens back or more.
+
+        The operator's own window hides the same, and saves the time of it; but before onnxruntime 1.24 it was a token longer.
+        """
+        begin, end = (self.node("Squeeze", [value], f"window.{what}") for what, value in (("begin", "first_position"), ("end", total)))
+        step = self.constant("step", np.array(1, np.int64))
+        queries = self.node("Range", [begin, end, step], "window.queries")
+        keys = self.node("Range", [self.constant("start", np.array(0, np.int64)), end, step], "window.keys")
+        column = self.node("Unsqueeze", [queries, self.integers("last", -1)], "window.column")
+        distance = self.node("Sub", [column, keys], "window.distance")
+        outside = self.node("GreaterOrEqual", [distance, self.integers("window", window)], "window.outside")
+        hidden = self.node("Cast", [outside], "window.hidden", to=TensorProto.FLOAT)
+        bias = self.node("Mul", [hidden, self.number("masked", MASKED)], "window.bias")
+        self.node("Add", ["attention_bias", bias], "window.bias_rows", outputs=["window_bias"])
 
     def embed(self) -> str:
         """Rows of the embedding table for `input_ids`: [B, T, D]."""
@@ -154,8 +172,9 @@ class DecoderGraph(Matrices):
         attributes: dict[str, float | int] = {} if shape.attention_scale is None else {"scale": shape.attention_scale}
         if windowed and shape.window is not None:
             attributes["local_window_size"] = shape.window
+        inputs += ["", "window_bias" if windowed else "attention_bias"]
         out = self.node(
-            "GroupQueryAttention", [*inputs, "", "attention_bias"], at, MS, [f"{at}.out", f"{present}.key", f"{present}.value"],
+            "GroupQueryAttention", inputs, at, MS, [f"{at}.out", f"{present}.key", f"{present}.value"],
             num_heads=shape.heads, kv_num_heads=shape.kv_heads, do_rotary=int(do_rotary), rotary_interleaved=0, **attributes,
         )
         return self.linear(at, ["o_proj"], out)[0]

@@ -32,7 +32,8 @@ from edgedistill.quant.grids import GridTensor
 class Matrix:
     """What nodes need of a stored matrix [rows, cols]: names of values in the graph.
 
-    `codes` are its values, float32, where `layout` is None. `minus`: the offsets are subtracted.
+    `codes` are its values, float32, where `layout` is None. `centers` and `offsets` are what is added to a weight, [rows, groups],
+    one after the other. `minus`: the offsets are subtracted.
     """
 
     rows: int
@@ -40,6 +41,7 @@ class Matrix:
     layout: Layout | None
     codes: str
     scales: str = ""
+    centers: str = ""
     offsets: str = ""
     minus: bool = False
     bias: str = ""
@@ -120,8 +122,14 @@ class Matrices(Nodes):
                 spread = self.node("Mul", [column, each], f"{name}.spread_{what}")
                 value = self.node("Reshape", [spread, self.integers("rows", 0, -1)], f"{name}.all_{what}")
             values.append(value)
-        cols = blocks * packed.layout.block
-        return Matrix(rows, cols, packed.layout, codes, values[0], values[1], len(packed.offsets) == 2, bias)
+        scales, offsets = values
+        centers = ""
+        if packed.layout.center:
+            center = self.number(f"center_{packed.layout.center}", packed.layout.center)
+            centers = self.node("Mul", [scales, center], f"{name}.centers")
+        return Matrix(
+            rows, blocks * packed.layout.block, packed.layout, codes, scales, centers, offsets, minus=len(packed.offsets) == 2, bias=bias
+        )
 
     def widen(self, name: str, stored: str) -> str:
         """Stored numbers as float32."""
@@ -149,8 +157,11 @@ class Matrices(Nodes):
             return value
         grouped = self.node("Reshape", [x, self.integers(f"groups_of_{layout.block}", 0, 0, -1, layout.block)], f"{name}.grouped")
         sums = self.node("ReduceSum", [grouped, self.integers("last", -1)], f"{name}.sums", keepdims=0)
-        shift = self.node("FusedMatMul", [sums, matrix.offsets], f"{name}.shift", MS, transB=1)
-        return self.node("Sub" if matrix.minus else "Add", [value, shift], f"{name}.shifted", outputs=outputs)
+        for what, done, added in (("center", "centered", matrix.centers), ("shift", "shifted", matrix.offsets)):
+            term = self.node("FusedMatMul", [sums, added], f"{name}.{what}", MS, transB=1)
+            last = what == "shift"
+            value = self.node("Sub" if last and matrix.minus else "Add", [value, term], f"{name}.{done}", outputs=outputs if last else ())
+        return value
 
     def gather(self, name: str, ids: str, matrix: Matrix) -> str:
         """Rows of the matrix for ids [B, T]: [B, T, I]."""
@@ -164,10 +175,12 @@ class Matrices(Nodes):
         rows = self.node(
             "GatherBlockQuantized", inputs, name, MS, bits=layout.bits, block_size=layout.block, gather_axis=0, quantize_axis=2
         )
-        if matrix.offsets:
-            found = self.node("Gather", [matrix.offsets, ids], f"{name}.offset_rows")
-            column = self.node("Unsqueeze", [found, self.integers("last", -1)], f"{name}.offset_column")
-            rows = self.node("Sub" if matrix.minus else "Add", [rows, column], f"{name}.shifted")
+        for what, done, added in (("center", "centered", matrix.centers), ("shift", "shifted", matrix.offsets)):
+            if not matrix.offsets:
+                break
+            found = self.node("Gather", [added, ids], f"{name}.{what}")
+            column = self.node("Unsqueeze", [found, self.integers("last", -1)], f"{name}.{what}_column")
+            rows = self.node("Sub" if matrix.minus and what == "shift" else "Add", [rows, column], f"{name}.{done}")
         return self.node("Reshape", [rows, self.integers("flat", 0, 0, matrix.cols)], f"{name}.flat")
 
     def zero_points(self, name: str, layout: Layout, *dims: int) -> str:

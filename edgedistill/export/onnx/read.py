@@ -37,6 +37,7 @@ FLOATS, INTEGERS, SCALES = (np.float32, np.float16, ml_dtypes.bfloat16), (np.int
 NORM_OPS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}  # and which input is the weight
 STEPS_BACK = ("Cast", "Unsqueeze", "Reshape")  # from a scale to what is stored
 NAMES = re.compile(r"[A-Za-z0-9_.()|]{1,200}")
+TERMS = (".center", ".shift")  # what is added to a matrix's product
 JOINED = re.compile(r"(.+)\.\(([a-z_]+(?:\|[a-z_]+)+)\)")
 
 Floats = NDArray[np.float32]
@@ -102,7 +103,7 @@ class OnnxFile:
                 yield Weight(f"{node.name}.weight", stored)
             elif node.name == embedding and node.op_type in ("GatherBlockQuantized", "Gather"):
                 yield Weight(EMBEDDING, self._packed(node, 0) if node.op_type != "Gather" else self._plain(node, 0))
-            elif node.op_type in ("MatMulNBits", "FusedMatMul") and not node.name.endswith(".shift") and not (tied and node.name == head):
+            elif node.op_type in ("MatMulNBits", "FusedMatMul") and not node.name.endswith(TERMS) and not (tied and node.name == head):
                 yield from self._modules(node)
 
     @property
@@ -189,11 +190,11 @@ class OnnxFile:
         if len(dims) != 3 or dims[2] != block * bits // 8:
             raise self.refuse(f"has codes of shape {list(dims)} at {node.name}")
         codes = self.array(node.input[first_input], (np.uint8,), dims)
-        layout = Layout(bits, self._zero(node, bits), block)
         scales = self._factors(self._input(node, 2), dims[0], dims[1])
-        shift, shifted = self.nodes.get(f"{node.name}.{'shift' if first_input else 'offset_rows'}"), self.nodes.get(f"{node.name}.shifted")
-        if shift is None or shifted is None:
-            return Packed(layout, codes, scales)
+        center, shift, shifted = (self.nodes.get(f"{node.name}.{what}") for what in ("center", "shift", "shifted"))
+        if center is None or shift is None or shifted is None:
+            return Packed(Layout(bits, self._zero(node, bits), block), codes, scales)
+        layout = Layout(bits, self._zero(node, bits), block, self._center(node, self._input(center, first_input)))
         offsets = self._factors(self._input(shift, first_input), dims[0], dims[1])
         if shifted.op_type != ("Add" if len(offsets) == 1 else "Sub"):
             raise self.refuse(f"has {shifted.op_type} at {shifted.name}, which doesn't go with its offsets")
@@ -211,6 +212,16 @@ class OnnxFile:
         if Layout(bits, zero, 0).zero_byte != byte:
             raise self.refuse(f"has zero points at {node.name} that aren't all the same")
         return zero
+
+    def _center(self, node: NodeProto, name: str) -> int:
+        """How many scales of its own a matrix's groups have added."""
+        maker = self.makers.get(name)
+        if maker is None or maker.op_type != "Mul" or self._leaves(self._input(maker, 0)) != self._leaves(self._input(node, 2)):
+            raise self.refuse(f"has other scales in the sums of {node.name} than in its product")
+        center = float(self.array(self._input(maker, 1), (np.float32,), (1,))[0])
+        if not center.is_integer() or not 0 < center < 256:
+            raise self.refuse(f"has {center} scales added at {node.name}")
+        return int(center)
 
     def _factors(self, name: str, rows: int, groups: int) -> tuple[Array, ...]:
         """What scales or offsets float32 [rows, groups] are made of: a number each, or one a block times an integer each."""
