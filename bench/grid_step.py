@@ -33,7 +33,7 @@ from edgedistill.train.forward import kept_hidden
 
 OUT = Path(__file__).parent / "results" / "grid_step.json"
 FLOAT = "float"
-GRIDS = ("q4_0", "q8_0")
+GRIDS = ("q4_0", "q8_0", "q4_k")
 SEQ_LEN, ROWS = 256, 4  # the chat recipe's 1024 tokens a step
 SIZES = {
     "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 8192,

@@ -1,5 +1,6 @@
 """What README and CONTRIBUTING say exists: each command and option in their examples, each file that they link to or name."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -41,9 +42,22 @@ def test_examples_of_the_readme_use_commands_and_options_that_exist(words: list[
 def test_readme_names_every_command_and_no_other():
     from edgedistill.cli.main import COMMANDS
 
-    table = re.findall(r"^\| (`.+?`) \|", read("README.md"), re.MULTILINE)
+    commands = read("README.md").partition("## Commands")[2].partition("\n## ")[0]
+    table = re.findall(r"^\| (`.+?`) \|", commands, re.MULTILINE)
     named = {name for row in table for name in re.findall(r"`([a-z]+)`", row)}
     assert named == set(COMMANDS)
+
+
+def test_the_table_of_families_is_the_records():
+    from edgedistill.families import FAMILIES
+
+    rows = json.loads((ROOT / "bench/results/families.json").read_text(encoding="utf-8"))["rows"]
+    for family in FAMILIES:
+        found = {(row["format"], row["mix"]): row for row in rows if row["family"] == family}
+        gguf = found["gguf", "f32"]["max_abs_logit_difference"]
+        onnx = max(row["max_abs_logit_difference"] for (kind, _), row in found.items() if kind == "onnx")
+        assert sum(row["differences"] for row in found.values()) == 0
+        assert re.search(rf"^\| `{family}` \| .+ \| {gguf:.1e} \| {onnx:.1e} \| none \|$", read("README.md"), re.MULTILINE), family
 
 
 @pytest.mark.parametrize("page", PAGES)
