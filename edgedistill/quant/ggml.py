@@ -31,7 +31,7 @@ def quantize(weight: Tensor, grid: str, importance: Tensor | None = None) -> Ten
     """
     number_format = FORMATS[grid]
     rows, cols = weight.shape
-    packed = torch.empty(rows, number_format.tensor_bytes(1, cols), dtype=torch.uint8)
+    packed = torch.empty(number_format.tensor_bytes(rows, cols), dtype=torch.uint8)
     check_finite(weight, grid)
     values = weight.detach().to("cpu", torch.float32).contiguous()
     costs = None if importance is None else importance.detach().to("cpu", torch.float32).contiguous()
@@ -39,20 +39,18 @@ def quantize(weight: Tensor, grid: str, importance: Tensor | None = None) -> Ten
         if costs.shape != (cols,):
             raise ValueError(f"{grid}: an importance matrix has one number for each of the {cols} columns, got shape {tuple(costs.shape)}")
         check_finite(costs, f"{grid}'s importance matrix")
-    if not values.numel():
-        return packed.to(weight.device)
     chunk = _library().ggml_quantize_chunk
 
     def some(start: int, count: int) -> int:
         return int(chunk(number_format.ggml_type, _floats(values), packed.data_ptr(), start * cols, count, cols, _floats(costs)))
 
-    share = -(-rows // torch.get_num_threads())
+    share = max(1, -(-rows // torch.get_num_threads()))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         starts = range(0, rows, share)
         written = sum(pool.map(some, starts, (min(share, rows - start) for start in starts)))
     if written != packed.numel():
         raise RuntimeError(f"ggml wrote {written} bytes of {grid} where {packed.numel()} were expected; its layout isn't the one we know")
-    return packed.to(weight.device)
+    return packed.view(rows, -1).to(weight.device)
 
 
 def _floats(numbers: Tensor | None) -> object:

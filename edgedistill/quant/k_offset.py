@@ -1,18 +1,20 @@
 """The K-quants with a minimum in each group (q2_k, q4_k, q5_k): weight = d·scale·q − m·minimum, q from 0 up. The search of `k_search`."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edgedistill.quant.k_layout import Lattice
-from edgedistill.quant.k_search import Piece, State, Sums, inverse_of, sums_of_nearest
+from edgedistill.quant.k_search import Piece, State, Sums, fold, inverse_of, sums_of_nearest
 
-# Shares of a group's range that its first and last step may leave out, tried against each other: of one step's width, times these.
-TRIMS = (0.0, 0.3, 0.65, 1.0)
-# The largest scale of a block takes the highest integer, or one this much lower (or higher: then it is clipped).
-TOPS = (-0.6, -0.3, 0.0, 0.3, 0.7, 1.2, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0)
-ROUNDS = 3
+# Where a group's steps may start and end, tried in all pairs, by the grid's highest step: this many steps within the group's range (below
+# 0: outside of it). What counts is how the steps happen to meet the weights that cost most, and finer steps have more ways to.
+TRIMS = {3: (-0.6, -0.2, 0.2, 0.6, 1.0), 15: (-1.0, -0.5, 0.0, 0.5, 1.0), 31: (-2.0, -1.3, -0.6, 0.0, 0.6)}
+# The largest scale of a block takes the highest integer, or one lower by these 63rds of it (below 0: it is clipped).
+TOPS = (-30.0, -10.0, -0.6, -0.3, 0.0, 0.3, 0.7, 1.2, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 21.0, 27.0)
+ROUNDS = 2
 # Neighbours of a group's integers: change of the scale, and of the minimum, None for the best one beside that scale.
 NEIGHBOURS: tuple[tuple[int, int | None], ...] = ((-1, None), (1, None), (-2, None), (2, None), (0, -1), (0, 1))
 
@@ -28,9 +30,9 @@ class Fixed:
     def of(cls, piece: Piece) -> "Fixed":
         """Sum them up."""
         if piece.costs is None:
-            weights = piece.weights.sum(0)
+            weights = fold(piece.weights)
             return cls(torch.full_like(weights, piece.weights.shape[0]), weights)
-        return cls(piece.costs.sum(0), (piece.costs * piece.weights).sum(0))
+        return cls(fold(piece.costs), fold(piece.costs * piece.weights))
 
     def gain(self, sums: Sums, scale: Tensor, offset: Tensor) -> Tensor:
         """How much of Σ c x² a scale and an offset explain."""
@@ -55,7 +57,8 @@ def fit_piece(piece: Piece, lattice: Lattice) -> State:
 def _free_groups(piece: Piece, fixed: Fixed, lattice: Lattice) -> tuple[Tensor, Tensor]:
     """Each group's own best scale and offset (never above 0)."""
     low, high = piece.weights.amin(0).clamp_max_(0), piece.weights.amax(0)
-    step = (high - low).clamp_min_(1e-30) / lattice.steps.high
+    width = (high - low).clamp_min_(1e-12)
+    step = width / lattice.steps.high
     best, best_gain = (step, low), torch.full_like(step, -torch.inf)
 
     def take(scale: Tensor, offset: Tensor) -> None:
@@ -67,9 +70,9 @@ def _free_groups(piece: Piece, fixed: Fixed, lattice: Lattice) -> tuple[Tensor, 
         best = (torch.where(better, found[0], best[0]), torch.where(better, found[1], best[1]))
         best_gain = torch.where(better, gain, best_gain)
 
-    for first in TRIMS:
-        for last in TRIMS:
-            take(step * (1 - (first + last) / lattice.steps.high), low + step * first)
+    for first, last in itertools.product(TRIMS[int(lattice.steps.high)], repeat=2):
+        step = width / (lattice.steps.high + first + last)
+        take(step, low + step * first)
     take(*best)
     return best
 
@@ -77,12 +80,16 @@ def _free_groups(piece: Piece, fixed: Fixed, lattice: Lattice) -> tuple[Tensor, 
 def _least_squares(fixed: Fixed, sums: Sums) -> tuple[Tensor, Tensor]:
     """Scale and offset of least error for given steps, the offset held at or below 0."""
     determinant = sums.squares * fixed.costs - sums.steps * sums.steps
-    sound = determinant > 1e-6 * sums.squares * fixed.costs  # else all steps are equal, and either number can play the other's part
+    sound = determinant > 1e-6 * sums.squares * fixed.costs  # else all steps are equal, and one number does: the one that has the sign
     inverse = torch.where(sound, inverse_of(determinant), 0.0)
     scale = (fixed.costs * sums.products - sums.steps * fixed.weights) * inverse
     offset = (sums.squares * fixed.weights - sums.steps * sums.products) * inverse
-    alone = ~sound | (offset > 0)
-    return torch.where(alone, sums.products * inverse_of(sums.squares), scale), torch.where(alone, 0.0, offset)
+    level = ~sound & (fixed.weights < 0)
+    alone = ~level & (~sound | (offset > 0))
+    return (
+        torch.where(alone, sums.products * inverse_of(sums.squares), scale),
+        torch.where(alone, 0.0, torch.where(level, fixed.weights * inverse_of(fixed.costs), offset)),
+    )  # fmt: skip
 
 
 def _onto_lattice(piece: Piece, fixed: Fixed, lattice: Lattice, scale: Tensor, offset: Tensor) -> State:
@@ -92,20 +99,21 @@ def _onto_lattice(piece: Piece, fixed: Fixed, lattice: Lattice, scale: Tensor, o
     tops = torch.tensor(TOPS, device=scale.device).view(-1, 1) * (lattice.scales[1] / 63)
     tried_d = piece.half(scale.amax(0) / (lattice.scales[1] - tops))  # [tries, blocks]
     tried_m = piece.half((-offset).amax(0) / (lattice.mins[1] - tops))
-    m = tried_m.unsqueeze(1)  # [tries, 1, blocks], against [tries, groups a block, blocks] below
-    inverse = inverse_of(fixed.costs * m)
+    # Below, [groups a block, tries of m, blocks].
+    costs = fixed.costs.unsqueeze(1)
+    inverse = inverse_of(costs * tried_m)
     best: State | None = None
     best_gain = torch.empty(0)
     for d in tried_d:
         scales = (scale * inverse_of(d)).round_().clamp_(*lattice.scales)
         used = scales * d
-        left = fixed.weights - used * sums.steps
+        left = (fixed.weights - used * sums.steps).unsqueeze(1)
         mins = (inverse * -left).round_().clamp_(*lattice.mins)
-        offsets = mins * -m
-        gain = offsets.mul_(2 * left - offsets * fixed.costs).sum(1)  # [tries, blocks]
+        offsets = mins * -tried_m
+        gain = fold(offsets * (2 * left - offsets * costs))  # [tries, blocks]
         at = gain.argmax(0, keepdim=True)
-        total = gain.gather(0, at).squeeze(0) + (used * (2 * sums.products - used * sums.squares)).sum(0)
-        found = State(d, tried_m.gather(0, at).squeeze(0), scales, mins.gather(0, at.unsqueeze(1).expand(1, *scale.shape)).squeeze(0))
+        total = gain.gather(0, at).squeeze(0) + fold(used * (2 * sums.products - used * sums.squares))
+        found = State(d, tried_m.gather(0, at).squeeze(0), scales, mins.gather(1, at.expand(scale.shape[0], 1, -1)).squeeze(1))
         best, best_gain = (found, total) if best is None else (found.where(total > best_gain, best), torch.maximum(total, best_gain))
     assert best is not None
     return best
@@ -135,8 +143,8 @@ def _try_neighbours(piece: Piece, fixed: Fixed, lattice: Lattice, state: State) 
 def _solve(piece: Piece, fixed: Fixed, lattice: Lattice, state: State, sums: Sums) -> State:
     """d and m of least error for the integers and steps; a block that fp16 or new steps make worse keeps its own."""
     d, m, scales, mins = state.fields()
-    dd, dm, mm = (sums.squares * scales * scales).sum(0), (sums.steps * scales * mins).sum(0), (fixed.costs * mins * mins).sum(0)
-    along, across = (sums.products * scales).sum(0), (fixed.weights * mins).sum(0)
+    dd, dm, mm = fold(sums.squares * scales * scales), fold(sums.steps * scales * mins), fold(fixed.costs * mins * mins)
+    along, across = fold(sums.products * scales), fold(fixed.weights * mins)
     determinant = dd * mm - dm * dm
     sound = determinant > 1e-6 * dd * mm
     inverse = torch.where(sound, inverse_of(determinant), 0.0)
@@ -150,4 +158,4 @@ def _solve(piece: Piece, fixed: Fixed, lattice: Lattice, state: State, sums: Sum
 
 def _gain(piece: Piece, fixed: Fixed, lattice: Lattice, state: State) -> Tensor:
     scale, offset = state.scales * state.d, state.mins * -state.m
-    return fixed.gain(sums_of_nearest(piece, lattice.steps, scale, offset), scale, offset).sum(0)
+    return fold(fixed.gain(sums_of_nearest(piece, lattice.steps, scale, offset), scale, offset))

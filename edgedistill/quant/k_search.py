@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgedistill.quant.blocks import nearest_steps, to_half
+from edgedistill.quant.blocks import PIECE_ELSEWHERE, nearest_steps, to_half
 from edgedistill.quant.k_layout import BLOCK, Lattice, group_numbers
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.steps import Steps
 
-PIECE = 1 << 17  # weights at a time on a processor: they and their sums stay in a core's cache
-PIECE_ELSEWHERE = 1 << 24  # an accelerator wants long kernels
+HALF_LEAST = 2.0**-24  # fp16's smallest number above 0
+PIECE = 1 << 18  # weights at a time for each of a processor's threads: enough that calls cost little, few enough for its caches
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Piece:
     unit: Tensor
 
     def half(self, scale: Tensor) -> Tensor:
-        """A scale float32 [..., blocks] as the file will hold it."""
-        return to_half(scale * self.unit).float() / self.unit
+        """A scale float32 [..., blocks] as the file will hold it, where that is float16's least number rather than zero."""
+        stored = to_half(scale * self.unit).float()
+        return torch.where((stored == 0) & (scale != 0), scale.sign() * HALF_LEAST, stored) / self.unit
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def search(weight: Tensor, importance: Tensor | None, lattice: Lattice, fit_piec
 
 
 def _pieces(blocks: Tensor, importance: Tensor | None, group: int) -> Iterator[Piece]:
-    at_once = (PIECE if blocks.device.type == "cpu" else PIECE_ELSEWHERE) // BLOCK
+    at_once = (PIECE * torch.get_num_threads() if blocks.device.type == "cpu" else PIECE_ELSEWHERE) // BLOCK
     for start in range(0, blocks.shape[0], at_once):
         some = blocks[start : start + at_once]
         # Powers of two: scaling and its undoing are exact.
@@ -127,12 +128,26 @@ def inverse_of(x: Tensor) -> Tensor:
     return x.reciprocal().nan_to_num_(posinf=0.0, neginf=0.0)
 
 
+def fold(x: Tensor) -> Tensor:
+    """The sum over the first dimension, whose length is a power of two, half onto half.
+
+    Torch's own sum groups its additions by the shape and the threads; this one gives a block the same bits in whichever piece it lies.
+    """
+    half = x.shape[0] // 2
+    found = x[:half] + x[half:]
+    while half > 1:
+        half //= 2
+        found = found[:half].add_(found[half:])
+    return found[0]
+
+
 def sums_of_nearest(piece: Piece, steps: Steps, scale: Tensor, offset: Tensor | None) -> Sums:
     """The sums for the steps nearest to a scale and an offset [groups a block, blocks]; B is left at 0 without an offset."""
     inverse = inverse_of(scale)
-    chosen = piece.weights * inverse if offset is None else torch.addcmul(-offset * inverse, piece.weights, inverse)
+    chosen = piece.weights * inverse
+    if offset is not None:
+        chosen -= offset * inverse
     chosen.round_().clamp_(steps.low, steps.high)
-    weighted = chosen.clone() if piece.costs is None else piece.costs * chosen
-    steps_sum = torch.zeros_like(scale) if offset is None else weighted.sum(0)
-    squares = chosen.mul_(weighted).sum(0)
-    return Sums(squares, steps_sum, weighted.mul_(piece.weights).sum(0))
+    weighted = chosen if piece.costs is None else piece.costs * chosen
+    steps_sum = torch.zeros_like(scale) if offset is None else fold(weighted)
+    return Sums(fold(weighted * chosen), steps_sum, fold(weighted * piece.weights))

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 
 from edgedistill.quant.k_layout import Lattice
-from edgedistill.quant.k_search import Piece, State, Sums, inverse_of, sums_of_nearest
+from edgedistill.quant.k_search import Piece, State, Sums, fold, inverse_of, sums_of_nearest
 
-# Scales to try for a group, of either sign: shares of the one that gives its largest weight the lowest step (below 1 clips it).
-SHARES = (0.62, 0.7, 0.78, 0.85, 0.91, 0.96, 1.0, 1.06)
-# The largest scale of a block takes the outermost integer, or one lower by these shares.
-TOPS = (-0.015, 0.0, 0.015, 0.03, 0.045, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25)
-ROUNDS = 3
+# Scales to try for a group, of either sign: the one that brings its largest weight this many steps beyond the lowest step, which clips it
+# (below 0: that many short of it). By the grid's lowest step; finer steps have more ways to meet the weights that cost most.
+OVERS = {
+    -4: (-2.7, -2.3, -2.0, -1.5, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.3, 1.7, 2.2, 3.0, 4.0),
+    -32: (-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0),
+}
+# The largest scale of a block takes the outermost integer, or one lower by these shares of it (below 0: it is clipped).
+TOPS = (-0.015, 0.0, 0.015, 0.03, 0.045, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5)
+ROUNDS = 2
 NEIGHBOURS = (-1, 1, -2, 2)
 
 
@@ -33,7 +37,7 @@ def _gain(sums: Sums, scale: Tensor) -> Tensor:
 
 def _free_groups(piece: Piece, lattice: Lattice) -> Tensor:
     """Each group's own best scale, of either sign [groups a block, blocks]."""
-    most = piece.weights.abs().amax(0) / -lattice.steps.low
+    most = piece.weights.abs().amax(0)
     best, best_gain = most, torch.full_like(most, -torch.inf)
 
     def take(scale: Tensor) -> None:
@@ -44,9 +48,10 @@ def _free_groups(piece: Piece, lattice: Lattice) -> Tensor:
         better = gain > best_gain
         best, best_gain = torch.where(better, found, best), torch.where(better, gain, best_gain)
 
-    for share in SHARES:
-        take(most * share)
-        take(most * -share)
+    for over in OVERS[int(lattice.steps.low)]:
+        scale = most / (over - lattice.steps.low)
+        take(scale)
+        take(-scale)
     take(best)
     return best
 
@@ -58,10 +63,11 @@ def _onto_lattice(piece: Piece, lattice: Lattice, scale: Tensor) -> State:
     shares = 1 - torch.tensor(TOPS, device=scale.device).view(-1, 1)
     reach, most = torch.where(highest > -lowest, highest, lowest), float(-lattice.scales[0])
     d = piece.half(torch.cat([reach / (most * shares), -reach / (most * shares)]))  # [tries, blocks]
-    scales = (scale * inverse_of(d).unsqueeze(1)).round_().clamp_(*lattice.scales)  # [tries, groups a block, blocks]
-    best = _gain(Sums(sums.squares, sums.steps, sums.products), scales * d.unsqueeze(1)).sum(1).argmax(0)
-    at = torch.arange(d.shape[1], device=d.device)
-    return State(d[best, at], torch.zeros_like(d[0]), scales[best, :, at].T.contiguous(), torch.zeros_like(scale))
+    scales = (scale.unsqueeze(1) * inverse_of(d)).round_().clamp_(*lattice.scales)  # [groups a block, tries, blocks]
+    used = scales * d
+    best = fold(used * (2 * sums.products.unsqueeze(1) - used * sums.squares.unsqueeze(1))).argmax(0, keepdim=True)
+    chosen = scales.gather(1, best.expand(scale.shape[0], 1, -1)).squeeze(1)
+    return State(d.gather(0, best).squeeze(0), torch.zeros_like(d[0]), chosen, torch.zeros_like(scale))
 
 
 def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State, Sums]:
@@ -81,7 +87,7 @@ def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State
 def _solve(piece: Piece, lattice: Lattice, state: State, sums: Sums) -> State:
     """The d of least error for the integers and steps; a block that fp16 or new steps make worse keeps its own."""
     d, m, scales, mins = state.fields()
-    found = (sums.products * scales).sum(0) * inverse_of((sums.squares * scales * scales).sum(0))
+    found = fold(sums.products * scales) * inverse_of(fold(sums.squares * scales * scales))
     solved = State(piece.half(found), m, scales, mins)
-    gains = [_gain(sums_of_nearest(piece, lattice.steps, s.scales * s.d, None), s.scales * s.d).sum(0) for s in (solved, state)]
+    gains = [fold(_gain(sums_of_nearest(piece, lattice.steps, s.scales * s.d, None), s.scales * s.d)) for s in (solved, state)]
     return solved.where(gains[0] > gains[1], state)
