@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from edgedistill.errors import InputError, VerifyError
 from edgedistill.export.compare import checkpoint_hash
 from edgedistill.export.onnx.blocks import pack, unpack
 from edgedistill.export.onnx.build import write_onnx
@@ -21,7 +23,6 @@ from tests.tiny import make_tiny_llama
 
 PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 TOKENS = np.random.default_rng(0).integers(3, 400, (1, 24))
-PARTS = {"qkv": ("q_proj", "k_proj", "v_proj"), "gate_up": ("gate_proj", "up_proj")}
 
 
 def any_codes(grid, rows, cols, seed):
@@ -142,3 +143,80 @@ def test_the_kernels_of_int8_activations_hold_the_same_weights(grid, source, tmp
     for name, weights in matrices(out):
         expected = expected_rows(checkpoint, name)
         np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+
+
+def flip(path, name, byte):
+    """Change one bit of a stored tensor."""
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    raw = bytearray(tensor.raw_data)
+    raw[byte] ^= 1
+    tensor.raw_data = bytes(raw)
+    path.write_bytes(model.SerializeToString())
+
+
+ATTENTION = "model.layers.0.self_attn"
+
+
+@pytest.mark.parametrize(
+    ("name", "byte", "tensor", "row", "block"),
+    [
+        # q4_k: rows of one block; 8 integers a row beside a float16
+        (f"{ATTENTION}.(q_proj|k_proj|v_proj).group_scales", 8 * (256 + 3) + 5, "k_proj", 3, 0),
+        (f"{ATTENTION}.(q_proj|k_proj|v_proj).group_offsets", 8 * (256 + 128 + 2), "v_proj", 2, 0),
+        (f"{ATTENTION}.(q_proj|k_proj|v_proj).offsets", 2 * 7, "q_proj", 7, 0),
+        (f"{ATTENTION}.o_proj.codes", 128 * 9 + 1, "o_proj", 9, 0),
+    ],
+)
+def test_a_flip_in_any_number_of_a_block_is_named(name, byte, tensor, row, block, source, tmp_path):
+    checkpoint, shape = checkpoint_on(source, lambda module: "q4_k")
+    out = write_onnx(checkpoint, source, shape, tmp_path / "out", {})
+    (path,) = (out / "onnx").iterdir()
+    flip(path, name, byte)
+    (difference,) = compare_onnx(checkpoint, out).differences
+    assert (difference.tensor, difference.row, difference.block) == (f"{ATTENTION}.{tensor}.weight", row, block)
+
+
+def swap_sign(model):
+    next(node for node in model.graph.node if node.name == f"{ATTENTION}.o_proj.shifted").op_type = "Add"
+
+
+def other_center(model):
+    tensor = next(t for t in model.graph.initializer if t.name == "center_8")
+    tensor.raw_data = np.array([7.5], np.float32).tobytes()
+
+
+def other_scales(model):
+    node = next(node for node in model.graph.node if node.name == f"{ATTENTION}.o_proj.centers")
+    node.input[0] = next(n for n in model.graph.node if n.name == f"{ATTENTION}.o_proj.shift").input[1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (swap_sign, "has Add at .*o_proj.shifted, which doesn't go with its offsets"),
+        (other_center, "has 7.5 scales added at"),
+        (other_scales, "has other scales in the sums of .*o_proj than in its product"),
+    ],
+)
+def test_offsets_that_are_wired_otherwise_are_named(edit, words, source, tmp_path):
+    checkpoint, shape = checkpoint_on(source, lambda module: "q4_k")
+    out = write_onnx(checkpoint, source, shape, tmp_path / "out", {})
+    (path,) = (out / "onnx").iterdir()
+    model = onnx.load(path)
+    edit(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=words):
+        compare_onnx(checkpoint, out)
+
+
+def test_other_steps_around_the_middle_are_other_weights(source, tmp_path):
+    """The middle is a number of the file: one that was changed gives other weights, which the comparison sees."""
+    checkpoint, shape = checkpoint_on(source, lambda module: "q4_1")
+    out = write_onnx(checkpoint, source, shape, tmp_path / "out", {})
+    (path,) = (out / "onnx").iterdir()
+    model = onnx.load(path)
+    next(t for t in model.graph.initializer if t.name == "center_8").raw_data = np.array([9], np.float32).tobytes()
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(VerifyError, match="not as q4_1 is; export it again"):
+        compare_onnx(checkpoint, out)
