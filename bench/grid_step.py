@@ -36,7 +36,8 @@ FLOAT = "float"
 GRIDS = ("q4_0", "q8_0", "q4_k")
 SEQ_LEN, ROWS = 256, 4  # the chat recipe's 1024 tokens a step
 SIZES = {
-    "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 8192,
+    "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 12, "num_key_value_heads": 4,
+    "vocab_size": 8192,
 }  # fmt: skip
 
 
@@ -51,8 +52,8 @@ def make_step(variant: str) -> Callable[[], None]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     weight = model.lm_head.weight.detach().bfloat16()
-    documents = [Document(torch.randint(0, SIZES["vocab_size"], (SEQ_LEN,)), 0, {"hidden": torch.randn(SEQ_LEN - 1, 768)}) for _ in range(ROWS)]
-    batch = make_batch([[document] for document in documents], SEQ_LEN)
+    texts = torch.randint(0, SIZES["vocab_size"], (ROWS, SEQ_LEN))
+    batch = make_batch([[Document(text, 0, {"hidden": torch.randn(SEQ_LEN - 1, 768)})] for text in texts], SEQ_LEN)
     teacher = ForwardKL(batch.signal["hidden"].bfloat16(), weight)
 
     def step() -> None:

@@ -110,7 +110,8 @@ def train_on_grid(folder: Path, ids: Tensor, mix: str, steps: int) -> GridCheckp
 def torch_perplexity(model: LlamaForCausalLM, windows: list[list[int]]) -> float:
     """exp of the mean negative log-likelihood of each window's tokens after the first, float32."""
     with torch.no_grad():
-        parts = [torch.nn.functional.cross_entropy(model(torch.tensor([w])).logits[0, :-1], torch.tensor(w[1:]), reduction="none") for w in windows]
+        logits = (model(torch.tensor([window])).logits[0, :-1] for window in windows)
+        parts = [torch.nn.functional.cross_entropy(rows, torch.tensor(w[1:]), reduction="none") for rows, w in zip(logits, windows, strict=True)]
     return float(torch.cat(parts).double().mean().exp())
 
 
@@ -167,7 +168,8 @@ def main() -> None:
         in_llama_f32 = llama_perplexity(exact, windows, arguments.threads)
         in_llama = llama_perplexity(packed, windows, arguments.threads)
         found = {
-            "command": f"python bench/k_quant_training.py --float-steps {arguments.float_steps} --steps {arguments.steps} --mix {arguments.mix}",
+            "command": f"python bench/k_quant_training.py --float-steps {arguments.float_steps} --steps {arguments.steps} "
+            f"--mix {arguments.mix}",
             "machine": machine_facts(), "model": SIZES, "mix": arguments.mix, "tensors": grids,
             "verify": {"tensors": proof.tensors, "blocks": proof.blocks, "differences": len(proof.differences)},
             "judged_tokens": len(windows) * (WINDOW - 1),
