@@ -14,6 +14,7 @@ logits of a tiny q4_k model were 6 % off at accuracy level 4, with it as near as
 What has no width of its own takes the next that holds it: five and six bits and the levels of iq4_nl and mxfp4 take 8, three bits
 take 4. Two bits run fast only in blocks of 32 to 128: in its groups of 16 q2_k's two bits were 140 times slower than four, so it
 takes 4, and tq2_0's block of 256 is written as two of 128. Bits a weight in the file, scales included: formats.py, `onnx_bits`.
+Two bits run in onnxruntime 1.24 and later (an embedding of two bits not in 1.25, but in 1.30), all else in 1.23.
 Source: onnxruntime 1.31, contrib operator MatMulNBits and its CPU kernels, tried on an identity matrix at each width and block.
 """
 
