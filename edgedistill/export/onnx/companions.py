@@ -78,7 +78,7 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 def genai_config(shape: ModelShape, positions: int, special: Mapping[str, Any], model_path: str) -> dict[str, Any]:
     """What onnxruntime-genai reads: where the model is, what its inputs are called, and how to sample.
 
-    The type is llama whatever the family: genai 0.18 runs all such decoders in one way, and knows some of the families by no name.
+    The type is llama whatever the family: genai 0.18 runs all nine under that name (bench/onnx_loaders.py).
     `past_present_share_buffer` lets the attention write into one cache, as long as the search's max_length, instead of
     copying the cache at each token.
     """
