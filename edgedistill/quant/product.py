@@ -2,7 +2,7 @@
 
 ŵ never outlives the product: backward decodes it again, in the same passes that mask the gradient. The work goes through the
 weight in pieces that stay in a core's cache, which is what makes it cheap: a dozen passes over a whole matrix would read it from
-memory a dozen times.
+memory a dozen times. Masks are floats, since torch's operations on bools take several times as long.
 
 Gradients are the straight-through estimator's for the weight (Bengio et al. 2013, arXiv 1308.3432) and LSQ's for the scale
 (Esser et al. 2020, arXiv 1902.08153): where a weight lies within the steps, dŵ/dw = 1, dŵ/dscale = step − (w − offset)/scale,
@@ -18,8 +18,7 @@ from torch import Tensor
 from edgedistill.quant.rounding import block_sums, safe_inverse
 from edgedistill.quant.steps import Steps
 
-PIECE = 1 << 16  # weights at a time: 256 KiB of float32, and a few times that in flight
-MARGIN = 1e-3  # of a step: a weight this near to the outermost step's edge counts as within
+PIECE = 1 << 17  # weights at a time: half a MiB of float32, and a few times that in flight
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,23 @@ class _GridLinear(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_scale = torch.empty_like(scale) if needs_scale else None
         grad_offset = torch.empty_like(scale) if needs_offset else None
-        for piece, steps, distance in _walk(weight, codes, scale, offset, ctx.layout):
+        for piece, steps, scaled in _walk(weight, codes, scale, offset, ctx.layout):
             if wide is not None:
                 part = wide[piece].float().view_as(steps)
-                if distance is None:  # codes that stay: every weight follows its scale
-                    slope = steps
-                else:
-                    within = _within(ctx.layout.steps, distance, steps)
+                slope = steps  # codes that stay: every weight follows its scale
+                if scaled is not None:
+                    steps, within = ctx.layout.steps.nearest_within(scaled)
+                    kept = part * within if grad_weight is None else torch.mul(part, within, out=grad_weight[piece].view_as(steps))
                     if grad_offset is not None:
-                        grad_offset[piece] = block_sums(part * ~within)
-                    slope = torch.where(within, distance, steps)
-                    if grad_weight is not None:
-                        torch.mul(part, within, out=grad_weight[piece].view_as(steps))
-                if grad_scale is not None:
-                    grad_scale[piece] = block_sums(slope.mul_(part) if slope is not steps else slope * part)
-                if distance is None and grad_offset is not None:
+                        grad_offset[piece] = block_sums(part) - block_sums(kept)
+                    # step - scaled where a weight is within, the outermost step where it is clipped.
+                    slope = torch.sub(steps, scaled.mul_(within), out=scaled)
+                elif grad_offset is not None:
                     grad_offset[piece] = block_sums(part)
+                if grad_scale is not None:
+                    grad_scale[piece] = block_sums(part.mul_(slope))
+            elif scaled is not None:
+                steps = ctx.layout.steps.nearest_(scaled)
             if decoded is not None:
                 steps.mul_(scale[piece].unsqueeze(-1))
                 if offset is not None:
@@ -102,7 +102,9 @@ def _decode(
     weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout, dtype: torch.dtype
 ) -> Tensor:
     out = torch.empty(scale.shape[0], scale.shape[1] * layout.group, dtype=dtype)
-    for piece, steps, _ in _walk(weight, codes, scale, offset, layout, distances=False):
+    for piece, steps, scaled in _walk(weight, codes, scale, offset, layout):
+        if scaled is not None:
+            steps = layout.steps.nearest_(scaled)
         # Two roundings, as the runtimes': a fused multiply-add would make other weights.
         steps.mul_(scale[piece].unsqueeze(-1))
         if offset is not None:
@@ -112,12 +114,11 @@ def _decode(
 
 
 def _walk(
-    weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout, distances: bool = True
+    weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Rows, their steps [rows, I/group, group], and how far each step lies above (w − offset)/scale; None for codes that stay."""
-    cols = scale.shape[1] * layout.group
+    """Some rows at a time: which, and of codes that stay their steps; else, twice, (w − offset)/scale. [rows, I/group, group]."""
     inverse = safe_inverse(scale) if codes is None else None
-    for piece in layout.pieces(scale.shape[0], cols):
+    for piece in layout.pieces(scale.shape[0], scale.shape[1] * layout.group):
         groups = (-1, scale.shape[1], layout.group)
         if inverse is None:
             assert codes is not None
@@ -125,20 +126,7 @@ def _walk(
             continue
         assert weight is not None
         grouped = weight[piece].view(groups)
-        if offset is None:
-            scaled = grouped * inverse[piece].unsqueeze(-1)
-        else:
-            scaled = (grouped - offset[piece].unsqueeze(-1)).mul_(inverse[piece].unsqueeze(-1))
-        if distances:
-            steps = layout.steps.nearest_(scaled.clone())
-            yield piece, steps, torch.sub(steps, scaled, out=scaled)
-        else:
-            yield piece, layout.steps.nearest_(scaled), None
-
-
-def _within(steps: Steps, distance: Tensor, chosen: Tensor) -> Tensor:
-    """Whether (w − offset)/scale isn't beyond the lowest or the highest step."""
-    if steps.levels is None:
-        return distance.abs() <= 0.5 + MARGIN
-    scaled = chosen - distance
-    return (scaled >= steps.low - MARGIN) & (scaled <= steps.high + MARGIN)
+        if offset is not None:
+            grouped = grouped - offset[piece].unsqueeze(-1)
+        scaled = grouped * inverse[piece].unsqueeze(-1)
+        yield piece, scaled, scaled

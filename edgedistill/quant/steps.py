@@ -33,6 +33,15 @@ class Steps:
         halves = scaled.mul_(2).floor_().clamp_(2 * self.low, 2 * self.high).sub_(2 * self.low - 1)
         return scaled.copy_(_look_up(table, halves))
 
+    def nearest_within(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest steps, and 1 where a number isn't beyond the outermost step by more than rounding, else 0: float32 both."""
+        if self.levels is None:
+            rounded = scaled.round()
+            steps = rounded.clamp(self.low, self.high)
+            return steps, torch.eq(rounded, steps, out=rounded)
+        inside = scaled.clamp(self.low, self.high)
+        return self.nearest_(scaled.clone()), torch.eq(inside, scaled, out=inside)
+
     def to_codes(self, steps: Tensor) -> Tensor:
         """Stored codes, uint8 (int8 where codes have a sign), of float32 steps; same shape."""
         if self.levels is None:

@@ -57,9 +57,8 @@ def test_gradients_are_straight_through_and_lsqs(name, weight):
     ratio = (grouped - base.double().unsqueeze(-1)) / scale.double().unsqueeze(-1)
     ratio[torch.isnan(ratio) | torch.isinf(ratio)] = 0.0
     step = ((decoded.double().view_as(g) - base.double().unsqueeze(-1)) / scale.double().unsqueeze(-1)).nan_to_num(0.0)
-    clipped = (ratio < grid.STEPS.low - 0.501) | (ratio > grid.STEPS.high + 0.501)
-    if grid.STEPS.levels is not None:
-        clipped = (ratio < grid.STEPS.low - 1e-3) | (ratio > grid.STEPS.high + 1e-3)
+    nearest = ratio if grid.STEPS.levels is not None else ratio.round()
+    clipped = (nearest < grid.STEPS.low) | (nearest > grid.STEPS.high)
     assert clipped.any()
     expected = torch.where(clipped, 0.0, g).flatten(1)
     torch.testing.assert_close(layer.latent.grad.double(), expected, rtol=1e-4, atol=1e-4)
