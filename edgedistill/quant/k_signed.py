@@ -13,7 +13,7 @@ from edgedistill.quant.k_search import Piece, State, Sums, fold, inverse_of, sum
 # (below 0: that many short of it). By the grid's lowest step; finer steps have more ways to meet the weights that cost most.
 OVERS = {
     -4: (-2.7, -2.3, -2.0, -1.5, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.3, 1.7, 2.2, 3.0, 4.0),
-    -32: (-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0),
+    -32: tuple(float(over) for over in range(-16, 3)),
 }
 # The largest scale of a block takes the outermost integer, or one lower by these shares of it (below 0: it is clipped).
 TOPS = (-0.015, 0.0, 0.015, 0.03, 0.045, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5)
