@@ -52,7 +52,7 @@ def make_step(variant: str) -> Callable[[], None]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     weight = model.lm_head.weight.detach().bfloat16()
-    texts = torch.randint(0, SIZES["vocab_size"], (ROWS, SEQ_LEN))
+    texts = torch.randint(0, 8192, (ROWS, SEQ_LEN))
     batch = make_batch([[Document(text, 0, {"hidden": torch.randn(SEQ_LEN - 1, 768)})] for text in texts], SEQ_LEN)
     teacher = ForwardKL(batch.signal["hidden"].bfloat16(), weight)
 

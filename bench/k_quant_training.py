@@ -111,7 +111,8 @@ def torch_perplexity(model: LlamaForCausalLM, windows: list[list[int]]) -> float
     """exp of the mean negative log-likelihood of each window's tokens after the first, float32."""
     with torch.no_grad():
         logits = (model(torch.tensor([window])).logits[0, :-1] for window in windows)
-        parts = [torch.nn.functional.cross_entropy(rows, torch.tensor(w[1:]), reduction="none") for rows, w in zip(logits, windows, strict=True)]
+        pairs = zip(logits, windows, strict=True)
+        parts = [torch.nn.functional.cross_entropy(rows, torch.tensor(ids[1:]), reduction="none") for rows, ids in pairs]
     return float(torch.cat(parts).double().mean().exp())
 
 
