@@ -1,6 +1,6 @@
 """Mixes fitted to a size against the built-in mix of that size: both packed, both judged in llama.cpp.
 
-Run    python bench/auto_mix.py MODEL --judge TEXT [--work FOLDER] [--threads 2]
+Run    python bench/auto_mix.py MODEL --judge TEXT [--about WORDS] [--work FOLDER] [--threads 2]
        MODEL is a Hugging Face folder, TEXT a text file that nothing here calibrates on (WikiText-2's test split).
 Writes bench/results/auto_mix.json: for each size the built-in mix, what was chosen in at most its bytes, bytes of the files, their
        perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that comes along.
@@ -33,7 +33,7 @@ from edgedistill.progress import Progress, RichProgress
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml, fit_importance
 from edgedistill.recover.choose import CHOSEN, fit_mix
-from edgedistill.recover.sensitivity import TABLE, measure_sensitivity, read_table
+from edgedistill.recover.sensitivity import LINES, TABLE, measure_sensitivity, read_table
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.store.files import file_sha256
 from edgedistill.teach.capture import IMPORTANCE, capture, load_importance
@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--judge", type=Path, required=True)
+    parser.add_argument("--about", default="", help="What the model is, for the record.")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
@@ -91,7 +92,8 @@ def main() -> None:
         capture(asked.model, [("train", text)], 512, "float32", work, progress)
     importance = load_importance(work)
     documents = prose_documents(asked.model, read_prose("validation", None), SENSITIVITY_TOKENS)
-    seconds = time.monotonic()
+    # Told only where all of it was measured in one go.
+    fresh, seconds = not ((work / TABLE).is_file() or (work / LINES).is_file()), time.monotonic()
     if not (work / TABLE).is_file():
         measure_sensitivity(asked.model, documents, importance, groups, RECIPE, work, progress)
     seconds = time.monotonic() - seconds
@@ -124,12 +126,13 @@ def main() -> None:
             sizes_text = f"bytes {pair['built_in']['file_bytes']} -> {pair['fitted']['file_bytes']}"
             kl = f"KL {before['kl_float_mean']:.4f} -> {after['kl_float_mean']:.4f}"
             print(f"{rival}, {judge.name}: {kl}, perplexity {before['ppl']:.2f} -> {after['ppl']:.2f}, {sizes_text}")
+    weights = file_sha256(next(asked.model.glob("*.safetensors")))
     found = {
         "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}",
         "machine": machine_facts(),
-        "model": {"parameters": shape.parameters, "weights_sha256": file_sha256(next(asked.model.glob("*.safetensors")))},
+        "model": {"about": asked.about, "parameters": shape.parameters, "weights_sha256": weights},
         "tokens": {"calibration": CALIBRATION_TOKENS, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
-        "sensitivity_seconds": round(seconds, 1),
+        "sensitivity_seconds": round(seconds, 1) if fresh else None,
         "choices_measured": sum(len(group.formats) for group in groups),
         "sizes": rows,
         "sensitivity": table,
