@@ -91,7 +91,7 @@ def test_a_groups_kl_is_that_of_whole_models(
     assert probe.tokens == sum(document.kept for document in documents)
     for _ in range(2):  # the weights are put back
         assert probe.kl(dict.fromkeys(names, "q4_0")) == pytest.approx(expected, rel=2e-3)
-    assert probe.kl({}) == 0
+    assert probe.kl({}) < 1e-12  # not 0: matrices of other sizes are summed in another order
 
 
 def test_a_tied_table_is_swapped_in_both_its_places(tiny_llama: Path, documents: list[Document]):
