@@ -2,6 +2,7 @@
 
     teach ─► distill ─► capture ─► recover-MIX ─► gguf-MIX, onnx-MIX ─► measure ─► report ─► bundle/
                  └────► float-gguf, rounded-MIX ──────────────────────────┘
+    A mix that is fitted to a size has `sensitivity` and `fit-MIX` between capture and recover.
 
 Each stage reads finished stages and writes one folder; its key hashes all that it depends on. No torch at import: the
 checks that come before the first stage answer at once.
