@@ -197,6 +197,7 @@ class ModelFacts:
     tokenizer: TokenizerFacts
     weight_bytes: int
     license: str | None
+    stated_context: int | None = None  # tokens by the model's own files, where the shape's context is less
 
 
 ONNX_HEAD_MULTIPLE = 8  # what onnxruntime's GroupQueryAttention takes

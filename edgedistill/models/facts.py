@@ -9,7 +9,7 @@ from edgedistill.models import source as sources
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.hf_folder import check_weights, license_of, read_shape
-from edgedistill.models.vocabulary import Vocabulary, from_folder, gguf_pre
+from edgedistill.models.vocabulary import Vocabulary, from_folder, gguf_pre, read_json
 
 # The number format at the end of a GGUF file's name: "SmolLM2-135M-Instruct.Q4_1".
 _FORMAT_SUFFIX = re.compile(r"[.\-_](i?q\d\w*|t?q\d\w*|b?f16|f32|mxfp4)$", re.IGNORECASE)
@@ -43,7 +43,8 @@ def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
     weight_bytes = check_weights(path, shape) if has_weights or not config_only else shape.parameters * CONFIG_ONLY_WEIGHT_BYTES
     name = source.rstrip("/").rsplit("/", 1)[-1] if sources.is_hub_id(source) and not Path(source).exists() else path.resolve().name
     tokenizer = TokenizerFacts(vocabulary.model, vocabulary.pre, len(vocabulary.tokens), vocabulary.chat_template is not None)
-    return ModelFacts(name, source, str(path), "hf", shape, tokenizer, weight_bytes, license_of(path))
+    stated = read_json(path / "config.json").get("max_position_embeddings")
+    return ModelFacts(name, source, str(path), "hf", shape, tokenizer, weight_bytes, license_of(path), _more_than(shape.context, stated))
 
 
 def _gguf_facts(path: Path, source: str) -> ModelFacts:
@@ -59,7 +60,12 @@ def _gguf_facts(path: Path, source: str) -> ModelFacts:
     stated = header.get("general.license", str) or sources.license_beside(path)
     tokenizer = TokenizerFacts(model, pre, tokens, template is not None)
     weight_bytes = sum(tensor.size for tensor in header.tensors.values())
-    return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated)
+    context = header.get(f"{header.get('general.architecture', str)}.context_length", int)
+    return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated, _more_than(shape.context, context))
+
+
+def _more_than(context: int, stated: object) -> int | None:
+    return stated if isinstance(stated, int) and stated > context else None
 
 
 def _check_end(path: Path, eos: int | None) -> None:

@@ -23,6 +23,7 @@ def plan_text(plan: "Plan") -> str:
         f"Student   {show_number(student.parameters)} parameters, {kept}, width {student.width}, vocabulary {show_number(student.vocab)}",
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
         f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
+        *_context(plan),
         "",
     ]
     rest = [
@@ -47,6 +48,14 @@ def plan_text(plan: "Plan") -> str:
         _verdict(plan),
     ]
     return "\n".join([*map(_wrap, head), *_table(plan), *map(_wrap, rest)])
+
+
+def _context(plan: "Plan") -> list[str]:
+    stated = plan.facts.stated_context
+    if stated is None:
+        return []
+    kept = f"Context   {show_number(plan.student.context)} of the model's {show_number(stated)} tokens"
+    return [f"{kept}: beyond them llama.cpp computes otherwise than the model's own code (its sliding window or its scaling of positions)"]
 
 
 def _wrap(line: str) -> str:

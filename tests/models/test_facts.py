@@ -18,6 +18,7 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.models.rope import KNOWN_LLAMA3, llama3_factors
+from tests.tiny import make_tiny
 
 
 @pytest.fixture
@@ -49,6 +50,14 @@ def test_facts_of_a_folder(folder):
     assert facts.tokenizer == TokenizerFacts("gpt2", "smollm", vocab, has_chat_template=True)
     assert facts.weight_bytes == facts.shape.parameters * 4
     assert facts.license == "apache-2.0"
+
+
+def test_a_context_that_is_cut_is_stated(tmp_path):
+    windowed = make_tiny("mistral", tmp_path / "mistral", sliding_window=64)
+    facts = read_facts(windowed, "x")
+    assert (facts.shape.context, facts.stated_context) == (64, 256)
+    whole = make_tiny("mistral", tmp_path / "whole", sliding_window=None)
+    assert read_facts(whole, "x").stated_context is None
 
 
 def test_facts_of_a_gguf_file(tiny_gguf, tiny_llama):

@@ -113,6 +113,13 @@ def test_a_short_model_is_planned_for_its_own_context():
     short = make_plan(recipe_with(), load_target("laptop-cpu"), facts_of(replace(SMOL, context=1024)), MACHINE)
     assert short.context == 1024
     assert short.mixes["q4_0"].kv_bytes == short.student.kv_bytes(1024)
+    assert "Context" not in short.to_text()
+
+
+def test_a_context_cut_to_what_llama_cpp_computes_alike_is_said():
+    cut = replace(facts_of(replace(SMOL, context=4096)), stated_context=131072)
+    text = make_plan(recipe_with(), load_target("laptop-cpu"), cut, MACHINE).to_text()
+    assert "Context   4,096 of the model's 131,072 tokens: beyond them llama.cpp computes otherwise" in text
 
 
 @pytest.mark.parametrize(
