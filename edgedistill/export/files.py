@@ -12,8 +12,7 @@ from typing import Any
 
 from edgedistill.errors import InputError, VerifyError
 from edgedistill.export.compare import Comparison
-from edgedistill.export.gguf.check import check_token_ids, verify_gguf
-from edgedistill.export.gguf.write import write_gguf
+from edgedistill.export.proven import write_proven
 from edgedistill.facts import ModelShape
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.load import load_model, save_side_files
@@ -94,9 +93,9 @@ def export_checkpoint(checkpoint: GridCheckpoint, folder: Path, shape: ModelShap
     for kind in wish.kinds:
         path = wish.path(kind, checkpoint.mix)
         progress.start(f"{checkpoint.mix}: write and verify {path.name}", 1, "file")
-        write = _write_gguf if kind == "gguf" else _write_onnx
+        metadata = {**wish.metadata, "mix": checkpoint.mix}
         try:
-            comparison = write(checkpoint, folder, shape, path, {**wish.metadata, "mix": checkpoint.mix}, wish.accuracy_level)
+            comparison, _ = write_proven(kind, checkpoint, folder, shape, path, metadata, wish.accuracy_level)
         except VerifyError:  # nothing that isn't proven stays
             path.unlink() if kind == "gguf" else shutil.rmtree(path)
             raise
@@ -105,23 +104,3 @@ def export_checkpoint(checkpoint: GridCheckpoint, folder: Path, shape: ModelShap
         done.append(Exported(path, kind, checkpoint.mix, sum(file.stat().st_size for file in files), comparison))
     progress.finish()
     return done
-
-
-def _write_gguf(
-    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, path: Path, metadata: Mapping[str, str], accuracy_level: int
-) -> Comparison:
-    write_gguf(checkpoint, folder, shape, path, metadata)
-    comparison = verify_gguf(checkpoint, folder, shape, path)
-    check_token_ids(folder, path)
-    return comparison
-
-
-def _write_onnx(
-    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, path: Path, metadata: Mapping[str, str], accuracy_level: int
-) -> Comparison:
-    # onnx is an extra: a GGUF file is written without it.
-    from edgedistill.export.onnx.build import write_onnx
-    from edgedistill.export.onnx.check import verify_onnx
-
-    write_onnx(checkpoint, folder, shape, path, metadata, accuracy_level)
-    return verify_onnx(checkpoint, folder, shape, path)

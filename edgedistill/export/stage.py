@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
-from edgedistill.export.gguf.check import check_token_ids, verify_gguf
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
+from edgedistill.export.proven import write_proven
 from edgedistill.facts import ModelShape
 from edgedistill.formats import NumberFormat
 from edgedistill.models.load import load_model
@@ -47,17 +47,7 @@ def export_recovered(kind: str, folder: Path, shape: ModelShape, work: Path, met
         VerifyError: the file doesn't hold the checkpoint's weights, shape or tokenizer, or llama.cpp splits text otherwise.
     """
     checkpoint = load_grid(folder)
-    if kind == "gguf":
-        path = write_gguf(checkpoint, folder, shape, work / GGUF_NAME, dict(metadata))
-        comparison = verify_gguf(checkpoint, folder, shape, path)
-        token_ids = check_token_ids(folder, path)
-    else:
-        # onnx is an extra: a recipe that exports only GGUF does without.
-        from edgedistill.export.onnx.build import write_onnx
-        from edgedistill.export.onnx.check import verify_onnx
-
-        path = write_onnx(checkpoint, folder, shape, work / ONNX_NAME, dict(metadata), accuracy_level)
-        comparison = verify_onnx(checkpoint, folder, shape, path)
-        token_ids = None  # the folder holds the tokenizer's own files
+    path = work / (GGUF_NAME if kind == "gguf" else ONNX_NAME)
+    comparison, token_ids = write_proven(kind, checkpoint, folder, shape, path, metadata, accuracy_level)
     proof = {**asdict(comparison), "differences": len(comparison.differences), "token_ids_equal_to_llama_cpp": token_ids}
     write_json(work / PROOF, {"kind": kind, "mix": checkpoint.mix, **proof})
