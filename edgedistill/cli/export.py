@@ -60,7 +60,8 @@ def export(model: str, output: Path, mixes: str, formats: str, recipe: str | Non
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    """The words of a list, each once, in lower case: llama.cpp's own Q4_K_M is our q4_k_m."""
+    return tuple(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
 
 
 def _held(path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress") -> "list[Exported]":

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from edgedistill.errors import InputError
 from edgedistill.formats import NumberFormat
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
@@ -22,7 +23,7 @@ def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFor
         formats: each tensor's number format.
         mix: the mix's name.
     Raises:
-        ValueError: a value is too large for float16, or not a finite number.
+        InputError: a value is too large for float16, or not a finite number; the tensor is named.
     """
     tensors: dict[str, GridTensor | Tensor] = {}
     for name, number_format in formats.items():
@@ -30,7 +31,7 @@ def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFor
         try:
             tensors[name] = fit_ggml(weight, number_format.name) if number_format.quantized else to_float_format(weight, number_format)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise InputError(f"{name}: {error}. Choose another mix, or a sound model.") from error
     return GridCheckpoint(mix, tensors)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import gguf
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from edgedistill.cli.main import cli
 from tests import ggml
@@ -29,16 +31,14 @@ def test_several_mixes_of_a_model_in_both_kinds(tiny_llama: Path, tmp_path: Path
     assert files["tiny-q4_0.gguf"]["weights_sha256"] == files["tiny-q4_0-onnx"]["weights_sha256"]
     assert files["tiny-q4_0.gguf"]["bytes"] == (tmp_path / "tiny-q4_0.gguf").stat().st_size
     # llama.cpp's own quantizer makes the same bytes.
-    from safetensors.numpy import load_file
-
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "tiny-q4_0.gguf").tensors}
-    weight = load_file(tiny_llama / "model.safetensors")["model.layers.2.mlp.up_proj.weight"]
+    weight = load_file(tiny_llama / "model.safetensors")["model.layers.2.mlp.up_proj.weight"].numpy()
     assert tensors["blk.2.ffn_up.weight"].data.tobytes() == ggml.quantize(weight, "q4_0").tobytes()
 
 
 def test_a_gguf_file_and_its_floats(tiny_llama: Path, tmp_path: Path):
     assert run(tiny_llama, "-m", "f16", "-o", tmp_path, "--name", "tiny")[0] == 0
-    code, text = run(tmp_path / "tiny-f16.gguf", "-m", "bf16,q8_0", "-o", tmp_path)
+    code, text = run(tmp_path / "tiny-f16.gguf", "-m", "BF16,q8_0", "-o", tmp_path)  # as llama.cpp spells it
     assert code == 0, text
     assert {path.name for path in tmp_path.iterdir()} == {"tiny-f16.gguf", "tiny-bf16.gguf", "tiny-q8_0.gguf"}
 
@@ -71,10 +71,6 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tiny_llama: Path, tmp_
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_tensor_that_is_not_finite_is_named(tiny_llama: Path, tmp_path: Path, value: float):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     model = tmp_path / "model"
     shutil.copytree(tiny_llama, model)
     tensors = load_file(model / "model.safetensors")
@@ -83,6 +79,18 @@ def test_a_tensor_that_is_not_finite_is_named(tiny_llama: Path, tmp_path: Path, 
     code, text = run(model, "-m", "q4_0", "-o", tmp_path / "out")
     assert code == 2
     assert "model.layers.1.mlp.up_proj.weight holds values that aren't finite numbers" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_beyond_float16_is_named(tiny_llama: Path, tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = 1e5
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    code, text = run(model, "-m", "f16", "-o", tmp_path / "out")
+    assert code == 2
+    assert "model.layers.1.mlp.up_proj.weight: f16 can't hold the value 100000.0 at [3, 5]; float16 ends at 65504." in text
     assert not (tmp_path / "out").exists()
 
 

@@ -230,7 +230,7 @@ def test_what_cannot_be_written_is_said(tiny_llama, tmp_path):
         write_gguf(checkpoint, endless, shape, tmp_path / "x.gguf", {})
     with pytest.raises(ValueError, match="differ in 9 tensors, first model.layers.4.input_layernorm.weight"):
         write_gguf(checkpoint, tiny_llama, shape.with_layers(5), tmp_path / "x.gguf", {})
-    with pytest.raises(ValueError, match="float16 ends at 65504"):
+    with pytest.raises(InputError, match="float16 ends at 65504"):
         float_checkpoint({"a": torch.full((1, 2), 70000.0)}, "f16")
     assert not list(tmp_path.glob("*x.gguf*"))
 

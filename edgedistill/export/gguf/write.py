@@ -43,7 +43,8 @@ def float_checkpoint(tensors: Mapping[str, torch.Tensor], mix: str) -> GridCheck
     """A checkpoint of plain tensors: mix "f32" keeps them, "f16" and "bf16" round all but norms and biases.
 
     Raises:
-        ValueError: another mix, or a value that it can't hold.
+        ValueError: another mix.
+        InputError: a value that the mix can't hold.
     """
     if mix not in FLOATS:
         raise ValueError(f"a checkpoint without grids is of mix {', '.join(FLOATS)}, not {mix!r}")
