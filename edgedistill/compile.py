@@ -31,7 +31,7 @@ from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
 
 if TYPE_CHECKING:
-    from edgedistill.measure.stage import Artifact
+    from edgedistill.measure.artifacts import Artifact
 
 CHATS, PROSE = "held-out chats", "held-out prose"
 TEACHER_NAME = "teacher.gguf"
@@ -165,8 +165,9 @@ class _Build:
 
         def build(work: Path) -> None:
             from edgedistill.distill.stage import distill
+            from edgedistill.signals.shards import load_split
 
-            training, validation = _documents(taught.path)
+            training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
             distill(self.teacher, training, validation, self.layers, self.recipe, work, self.progress)
 
         settings = {"distill": _settings(self.recipe.distill), "layers": self.layers, "seed": self.recipe.teach.seed}
@@ -179,9 +180,10 @@ class _Build:
         tokens = max(map(self.recipe.recover.tokens_of, self.recipe.mixes))
 
         def build(work: Path) -> None:
+            from edgedistill.signals.shards import load_split
             from edgedistill.teach.capture import capture, spread_documents
 
-            training, validation = _documents(taught.path)
+            training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
             chosen = spread_documents(training, tokens, seq_len)
             capture(student.path, [("train", chosen), ("validation", validation)], seq_len, compute, work, self.progress)
 
@@ -340,17 +342,9 @@ class _Build:
     def _artifacts(
         self, floats: StageResult, rounded: Mapping[str, StageResult], exported: Mapping[tuple[str, str], StageResult]
     ) -> list["Artifact"]:
-        from edgedistill.measure.stage import Artifact
+        from edgedistill.measure.artifacts import Artifact
 
-        def one(label: str, kind: str, mix: str | None, runtime: str, path: Path) -> Artifact:
-            files = [path] if path.is_file() else sorted((path / "onnx").iterdir())
-            digest = file_sha256(path) if path.is_file() else tree_sha256(path)
-            try:
-                shown = str(path.relative_to(self.run.path))
-            except ValueError:
-                shown = path.name
-            return Artifact(label, kind, mix, runtime, path, shown, sum(f.stat().st_size for f in files), digest)
-
+        one = partial(Artifact.of, run=self.run.path)
         teacher = self.teacher if self.facts.kind == "gguf" else floats.path / TEACHER_NAME
         artifacts = [
             one("teacher", "teacher", None, "llama.cpp", teacher),
@@ -426,13 +420,3 @@ def _settings(part: Any) -> dict[str, Any]:
 def _names(formats: Mapping[str, NumberFormat]) -> dict[str, str]:
     """Tensor -> the name of its format, as settings hold it."""
     return {tensor: number_format.name for tensor, number_format in formats.items()}
-
-
-def _documents(taught: Path) -> tuple[list[Any], list[Any]]:
-    """Training and validation documents of the teach stage: the teacher's writing, then prose."""
-    from edgedistill.signals.shards import iter_shards
-
-    def read(split: str) -> list[Any]:
-        return [*iter_shards(taught / split), *(iter_shards(taught / f"prose-{split}") if (taught / f"prose-{split}").is_dir() else [])]
-
-    return read("train"), read("validation")

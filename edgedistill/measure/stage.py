@@ -5,12 +5,12 @@ Files are measured one after the other, each finished row is kept at once, and a
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.measure.artifacts import Artifact
 from edgedistill.measure.judge import Judge, Reference, make_reference
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.speed import measure_speed
@@ -23,31 +23,6 @@ from edgedistill.runtimes.onnx import OnnxRuntime
 SCHEMA = "edgedistill.measure/1"
 SAMPLE_TOKENS = 96
 UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A packed file to measure.
-
-    Attributes:
-        label: its row's name, unique.
-        kind: "teacher", "float", "rounded" or "recovered".
-        mix: the mix's name, None for a float model.
-        runtime: "llama.cpp" or "onnxruntime".
-        path: the .gguf file, or the ONNX folder.
-        file: how the report calls it.
-        file_bytes: its size: of the .gguf, or of the model file(s) in the folder.
-        sha256: of its bytes.
-    """
-
-    label: str
-    kind: str
-    mix: str | None
-    runtime: str
-    path: Path
-    file: str
-    file_bytes: int
-    sha256: str
 
 
 def measure(

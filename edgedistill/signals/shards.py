@@ -100,3 +100,9 @@ def iter_shards(folder: Path) -> Iterator[Document]:
     """All documents of a folder's shards, in order, one shard in memory at a time."""
     for path in sorted(folder.glob(PATTERN)):
         yield from load_shard(path)
+
+
+def load_split(taught: Path, split: str) -> list[Document]:
+    """All documents of a split of the teach stage's folder: the teacher's writing, then prose where there is some."""
+    prose = taught / f"prose-{split}"
+    return [*iter_shards(taught / split), *(iter_shards(prose) if prose.is_dir() else ())]
