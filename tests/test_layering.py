@@ -19,6 +19,7 @@ LAYERS = [
     {"plan", "data", "models", "signals", "losses", "quant"},
     {"train", "devices", "runtimes"},
     {"teach", "distill", "recover", "export", "measure", "report", "bundle"},
+    {"stages"},
     {"compile"},
     {"cli"},
     {"__main__"},
@@ -26,7 +27,7 @@ LAYERS = [
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms} | {"errors": -1}  # all may raise
 HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp", "accelerate", "peft", "matplotlib"}
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
-LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "compile", "cli", "__main__"}
+LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "stages", "compile", "cli", "__main__"}
 LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py"}
 
 
