@@ -58,6 +58,7 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         hashes: SHA-256 of each model file, by its path in the folder.
     """
     teacher, student, target = report["teacher"], report["student"], report["target"]
+    how = "quantization-aware-training" if student.get("as_is") else "distillation"
     front = {
         "license": _word(report["provenance"].get("license")) or "unknown",
         "base_model": visible(teacher.get("name") or DASH, lines=False),
@@ -69,7 +70,6 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         f"this student {show(student.get('parameters'), 'count')} in {student.get('layers') or DASH}."
     ]
     source = f"{_text(teacher.get('name'))} ({_text(teacher.get('source'))})"
-    how = "quantization-aware-training" if student.get("as_is") else "distillation"
     what = f"{source}, trained on the number grid of its file" if student.get("as_is") else f"A student of {source}, distilled"
     parts = [
         "---",

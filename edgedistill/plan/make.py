@@ -66,9 +66,9 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
         )
     if teach.style == "text" and teach.prompts == OWN_PROMPTS and teach.prompt_field:
         raise InputError(f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one in teach.prompts.")
-    trainings = {"recover.seq_len": recipe.recover.seq_len}
-    if not recipe.student.as_is:
-        trainings["distill.seq_len"] = recipe.distill.seq_len
+    trainings = {"distill.seq_len": recipe.distill.seq_len, "recover.seq_len": recipe.recover.seq_len}
+    if recipe.student.as_is:
+        del trainings["distill.seq_len"]
     for part, length in (
         *trainings.items(),
         ("teach.max_prompt_tokens + teach.max_answer_tokens", teach.max_prompt_tokens + teach.max_answer_tokens),
@@ -93,12 +93,14 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
 
 def _check_text(part: str, path: Path) -> None:
     try:
-        characters = len(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {error.start}).") from None
     except OSError as error:
-        raise InputError(f"{path}: {part} cannot be read ({error.strerror}). Paths count from the recipe's folder.") from None
-    if characters < SMALLEST_TEXT:
+        raise InputError(f"{path}: {part} cannot be read ({error.strerror}). In a recipe, paths count from its folder.") from None
+    if not text.strip():
+        raise InputError(f"{path}: {part} is an empty file.")
+    if len(text) < SMALLEST_TEXT:
         raise InputError(
-            f"{path}: {part} has {characters} characters, too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}."
+            f"{path}: {part} has {len(text)} characters, too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}."
         )
