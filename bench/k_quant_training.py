@@ -140,11 +140,11 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        text = read_prose("train", None)
+        (text,) = read_prose("train", None)
         make_folder(folder, text)
         tokenizer = load_tokenizer(folder)
         ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-        judge = tokenizer(read_prose("judge", None), add_special_tokens=False)["input_ids"]
+        judge = tokenizer(read_prose("judge", None)[0], add_special_tokens=False)["input_ids"]
         windows = [judge[i : i + WINDOW] for i in range(0, arguments.windows * WINDOW, WINDOW)]
         model = load_model(folder)
         model.train()
