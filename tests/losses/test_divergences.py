@@ -105,10 +105,11 @@ def test_the_teacher_may_have_a_width_of_its_own(pair, name, settings):
 
 
 @each
-@pytest.mark.parametrize("known", [LiveLogits, top_k], ids=["full", "grouped"])
-def test_what_the_teacher_knows_is_not_overwritten(pair, name, settings, known):
-    teacher = known(pair[0].clone())
-    loss = make_loss(name, teacher, **settings)
+@pytest.mark.parametrize(
+    ("known", "more"), [(LiveLogits, {}), (LiveLogits, {"temperature": 2.0}), (top_k, {})], ids=["full", "soft", "grouped"]
+)
+def test_what_the_teacher_knows_is_not_overwritten(pair, name, settings, known, more):
+    loss = make_loss(name, known(pair[0].clone()), **settings, **more)
     first, second = run(loss, pair[1]), run(loss, pair[1])
     assert first[0] == second[0]
     assert torch.equal(first[1], second[1])
