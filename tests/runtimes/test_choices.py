@@ -81,11 +81,12 @@ def test_prompt_longer_than_a_batch_is_split(gguf_file, float_logits):
 def test_packs_keep_the_order_and_the_limits(monkeypatch):
     monkeypatch.setattr(choices_module, "MICRO_BATCH", 20)
     monkeypatch.setattr(choices_module, "SEQUENCES", 4)
-    choices = [Choice([1] * 8, [[1, 2], [3]]), Choice([1] * 8, [[1, 2, 3]]), Choice([1] * 30, [[5]]), Choice([1], [[1]] * 4), Choice([1], [[1]])]
+    small = [Choice([1] * 8, [[1, 2], [3]]), Choice([1] * 8, [[1, 2, 3]])]
+    choices = [*small, Choice([1] * 30, [[5]]), Choice([1], [[1]] * 4), Choice([1], [[1]])]
     packs = list(_packs(choices, most_rows=100))
     assert [choice for pack in packs for choice in pack] == choices
     assert [len(pack) for pack in packs] == [2, 1, 1, 1]  # 9 + 10 tokens; 30 alone; four sequences; one more
-    assert [len(pack) for pack in _packs(choices[:2], most_rows=4)] == [1, 1]  # 2 + 3 rows
+    assert [len(pack) for pack in _packs(small, most_rows=4)] == [1, 1]  # 2 + 3 rows
 
 
 @pytest.mark.parametrize(
