@@ -58,14 +58,17 @@ class Child:
     def quit(self) -> None:
         """End the process."""
         assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
     def _answer(self) -> dict[str, float]:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{' '.join(self.command)} ended with {self.process.wait()}")
+            self.quit()
+            raise SystemExit(f"{' '.join(self.command)} ended with {self.process.returncode}")
         answer: dict[str, float] = json.loads(line)
         return answer
 
@@ -207,7 +210,8 @@ def main() -> None:
         found = measure(arguments, dtype)
         rows += found
         compared[dtype] = compare(found)
-    asked = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in ('trl', 'torch', 'transformers', 'accelerate')}))"
+    packages = ("trl", "torch", "transformers", "accelerate")
+    asked = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {packages}}}))"
     theirs = subprocess.run([str(arguments.trl), "-c", asked], check=True, capture_output=True, text=True).stdout
     import torch
     import transformers

@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--types-of", type=Path)
+    parser.add_argument("--float32", action="store_true", help="Keep weights and products in float32; on a CPU the tool takes bfloat16.")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -88,16 +89,16 @@ def main() -> None:
         tool = AutoRound(
             str(arguments.folder), scheme=name.upper(), dataset=str(calibration), nsamples=arguments.rows, seqlen=arguments.length,
             batch_size=arguments.batch, iters=arguments.iters, enable_alg_ext=arguments.alg_ext, device_map="cpu",
-            enable_torch_compile=False,
+            enable_torch_compile=False, **({"amp": False} if arguments.float32 else {}),
         )  # fmt: skip
         tool.quantize_and_save(f"{work}/out", format=name)
         (written,) = Path(work).glob("out/**/*.gguf")
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(written, arguments.output)
     settings = {
-        "format": name, "iters": arguments.iters, "enable_alg_ext": arguments.alg_ext, "nsamples": arguments.rows, "seqlen": arguments.length,
-        "batch_size": arguments.batch, "threads": arguments.threads,
-        "types": f"those of {arguments.types_of.name}" if arguments.types_of else "its own",
+        "format": name, "iters": arguments.iters, "enable_alg_ext": arguments.alg_ext, "nsamples": arguments.rows,
+        "seqlen": arguments.length, "batch_size": arguments.batch, "threads": arguments.threads,
+        "amp": not arguments.float32, "types": f"those of {arguments.types_of.name}" if arguments.types_of else "its own",
     }  # fmt: skip
     facts = {
         "versions": versions("auto-round", "torch", "transformers", "gguf"), "settings": settings,

@@ -51,7 +51,8 @@ def gguf_facts(path: Path) -> dict[str, Any]:
 
     tensors = gguf.GGUFReader(path).tensors
     kinds = Counter(tensor.tensor_type.name for tensor in tensors)
-    return {"bytes": path.stat().st_size, "tensor_bytes": sum(int(tensor.n_bytes) for tensor in tensors), "types": dict(kinds.most_common())}
+    tensor_bytes = sum(int(tensor.n_bytes) for tensor in tensors)
+    return {"bytes": path.stat().st_size, "tensor_bytes": tensor_bytes, "types": dict(kinds.most_common())}
 
 
 def write_record(record: Path, tool: str, mix: str, facts: dict[str, Any]) -> None:

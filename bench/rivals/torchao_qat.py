@@ -69,13 +69,16 @@ def main() -> None:
     sys.stderr.write(f"rate {best}: KL on held-out rows {kl}\n")
     run.save(model, arguments.output)
     settings = {
-        "base_config": f"IntxWeightOnlyConfig(int{arguments.bits}, PerGroup({GROUP}), symmetric)", "loss": "KL(float model || student), live teacher",
+        "base_config": f"IntxWeightOnlyConfig(int{arguments.bits}, PerGroup({GROUP}), symmetric)",
+        "loss": "KL(float model || student), live teacher",
         "rate": best, "tries": tries, "try_tokens": arguments.try_tokens, "batch": [arguments.batch, arguments.length],
-        "optimizer": "AdamW (0.9, 0.95), cosine to a tenth, a tenth of warm-up, clip 1", "compute": "bfloat16", "threads": arguments.threads,
+        "optimizer": "AdamW (0.9, 0.95), cosine to a tenth, a tenth of warm-up, clip 1", "compute": "bfloat16",
+        "threads": arguments.threads,
     }  # fmt: skip
+    tried = len(tries) * max(1, arguments.try_tokens // arguments.length) * arguments.length
     facts = {
         "versions": versions("torchao", "torch", "transformers"), "settings": settings, "tokens": training.numel(),
-        "tokens_of_tries": len(tries) * (arguments.try_tokens // arguments.length) * arguments.length, "training_seconds": round(seconds, 1),
+        "tokens_of_tries": tried, "training_seconds": round(seconds, 1),
         "held_out_kl": kl, "text": text_facts(arguments.text), **cost.to_dict(),
     }  # fmt: skip
     write_record(arguments.output / "record.json", "torchao", f"int{arguments.bits}", facts)
