@@ -65,8 +65,7 @@ def main() -> None:
         config = GKDConfig(
             output_dir=work, per_device_train_batch_size=arguments.rows, max_steps=STEPS, lmbda=0.0, beta=0.0, temperature=1.0,
             use_cpu=True, bf16=arguments.dtype == "bfloat16", learning_rate=1e-5, max_length=arguments.length, report_to=[],
-            save_strategy="no",
-            logging_strategy="no", disable_tqdm=True, **({"gradient_checkpointing": False} if fastest else {}),
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, **({"gradient_checkpointing": False} if fastest else {}),
         )  # fmt: skip
         if fastest:
             student.get_input_embeddings().weight.requires_grad_(False)
