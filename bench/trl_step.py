@@ -86,6 +86,7 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     from edgedistill.losses.forward_kl import ForwardKL
     from edgedistill.losses.head import head_loss
     from edgedistill.models.load import load_model
+    from edgedistill.quant.latent import Learned
     from edgedistill.recover.place import place_on_grid
     from edgedistill.signals.shards import Document
     from edgedistill.train.forward import COMPUTE, kept_hidden
@@ -98,7 +99,7 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     model.get_input_embeddings().weight.requires_grad_(False)
     if variant == "q4_0":
         linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
-        place_on_grid(model, dict.fromkeys(linear, FORMATS["q4_0"]), None, "weights+scales")
+        place_on_grid(model, dict.fromkeys(linear, FORMATS["q4_0"]), None, Learned())
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     weight = model.get_output_embeddings().weight.detach().to(dtype)

@@ -12,6 +12,7 @@ come before the first stage answer at once.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,12 +105,13 @@ class _Build(Build):
             student = self.distill(taught)
             floats = files.float_gguf(self, student)
         captured = self.capture(taught, student)
-        mixes = self.fitted([self.recipe.mix(name) for name in self.recipe.mixes], student, captured)
+        fisher = self.fisher(student, captured)
+        mixes = self.fitted([self.recipe.mix(name) for name in self.recipe.mixes], student, captured, fisher)
         rounded: dict[str, StageResult] = {}
         exported: dict[tuple[str, str], StageResult] = {}
         for mix in mixes:
             rounded[mix.name] = files.rounded(self, mix, student)
-            recovered = self.recover(mix, student, captured)
+            recovered = self.recover(mix, student, captured, fisher)
             for kind in self.recipe.export:
                 exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
         measured = judging.measure(self, taught, student, floats, asked, rounded, exported)
@@ -172,6 +174,7 @@ class _Build(Build):
         """The float student's own distribution, and its inputs' importance."""
         # Hidden states in full precision: against q8_0, whose KL is thousandths, rounding the teacher would show.
         compute, seq_len = "float32", self.recipe.recover.seq_len
+        keep = ("ids", "log_probs") if self.recipe.recover.teacher_share else ()
         held = json.loads((taught.path / "teach.json").read_text(encoding="utf-8"))["train_tokens"]
         # A budget beyond the text goes over it again, and needs no other capture.
         tokens = min(held, max(map(self.recipe.recover.tokens_of, self.recipe.mixes)))
@@ -182,11 +185,40 @@ class _Build(Build):
 
             training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
             chosen = spread_documents(training, tokens, seq_len)
-            capture(student.path, [("train", chosen), ("validation", validation)], seq_len, compute, work, self.progress)
+            capture(student.path, [("train", chosen), ("validation", validation)], seq_len, compute, work, self.progress, keep)
 
-        return self.stage("capture", {"seq_len": seq_len, "compute": compute, "tokens": tokens}, [taught, student], build)
+        settings = {"seq_len": seq_len, "compute": compute, "tokens": tokens, "keep": list(keep)}
+        return self.stage("capture", settings, [taught, student], build)
 
-    def fitted(self, mixes: list[Mix], student: StageResult, captured: StageResult) -> list[Mix]:
+    def fisher(self, student: StageResult, captured: StageResult) -> StageResult | None:
+        """What each weight's error costs, where the fit goes by that."""
+        recover = self.recipe.recover
+        if recover.fit != "fisher":
+            return None
+
+        def build(work: Path) -> None:
+            from edgedistill.recover.fisher import measure_fisher
+            from edgedistill.signals.shards import iter_shards
+            from edgedistill.teach.capture import spread_documents
+
+            chosen = spread_documents(list(iter_shards(captured.path / "train")), recover.fit_tokens, recover.seq_len)
+            measure_fisher(student.path, chosen, recover.seq_len, recover.compute, self.recipe.teach.seed, work, self.progress)
+
+        settings = {"tokens": recover.fit_tokens, "seq_len": recover.seq_len, "compute": recover.compute, "seed": self.recipe.teach.seed}
+        return self.stage("fisher", settings, [student, captured], build)
+
+    def costs(self, captured: StageResult, fisher: StageResult | None) -> Mapping[str, Any] | None:
+        """What `quant.fit.fit_costs` takes, by tensor."""
+        from edgedistill.recover.fisher import load_fisher
+        from edgedistill.teach.capture import load_importance
+
+        if fisher is not None:
+            return load_fisher(fisher.path)
+        return load_importance(captured.path) if self.recipe.recover.fit == "importance" else None
+
+    def fitted(
+        self, mixes: list[Mix], student: StageResult, captured: StageResult, fisher: StageResult | None
+    ) -> list[Mix]:
         """The mixes with all grids chosen: what each grid costs is measured once, and each mix to be fitted chooses by that."""
         waiting = [mix for mix in mixes if mix.unfitted]
         if not waiting:
@@ -194,12 +226,12 @@ class _Build(Build):
         once = measured_once(waiting)
         groups = groups_of(self.shape, once)
 
-        def inputs(tokens: int) -> tuple[Path, list[Any], dict[str, Any]]:
+        def inputs(tokens: int) -> tuple[Path, list[Any], Mapping[str, Any] | None]:
             from edgedistill.signals.shards import iter_shards
-            from edgedistill.teach.capture import load_importance, spread_documents
+            from edgedistill.teach.capture import spread_documents
 
             validation = list(iter_shards(captured.path / "validation"))
-            return student.path, spread_documents(validation, tokens, self.recipe.recover.seq_len), load_importance(captured.path)
+            return student.path, spread_documents(validation, tokens, self.recipe.recover.seq_len), self.costs(captured, fisher)
 
         def measure(work: Path) -> None:
             from edgedistill.recover.sensitivity import measure_sensitivity
@@ -213,30 +245,32 @@ class _Build(Build):
             fit_mix(*inputs(mix.tokens), read_table(measured.path), self.shape, mix, self.recipe, work, self.progress)
 
         settings = {"fit": self.recipe.recover.fit, "seq_len": self.recipe.recover.seq_len}
+        read = [student, captured, *([fisher] if fisher else [])]
         choices = {group.name: [f.name for f in group.formats] for group in groups}
-        measured = self.stage("sensitivity", {**settings, "tokens": once.tokens, "choices": choices}, [student, captured], measure)
+        measured = self.stage("sensitivity", {**settings, "tokens": once.tokens, "choices": choices}, read, measure)
         found = {mix.name: mix for mix in mixes}
         for mix in waiting:
             own = {**settings, "tokens": mix.tokens, "grids": mix.candidates, "bytes": mix_bytes(self.shape, mix)}
-            result = self.stage(f"fit-{mix.name}", own, [student, captured, measured], partial(fit, mix, measured))
+            result = self.stage(f"fit-{mix.name}", own, [*read, measured], partial(fit, mix, measured))
             chosen = json.loads((result.path / "mix.json").read_text(encoding="utf-8"))["grids"]
             found[mix.name] = replace(mix, chosen=chosen)
         return list(found.values())
 
-    def recover(self, mix: Mix, student: StageResult, captured: StageResult) -> StageResult:
+    def recover(self, mix: Mix, student: StageResult, captured: StageResult, fisher: StageResult | None) -> StageResult:
         """The student on its grid."""
         name, formats = mix.name, assign_formats(self.shape, mix)
 
         def build(work: Path) -> None:
             from edgedistill.recover.stage import recover
             from edgedistill.signals.shards import iter_shards
-            from edgedistill.teach.capture import load_importance
 
             training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
-            recover(student.path, training, validation, load_importance(captured.path), name, formats, self.recipe, work, self.progress)
+            costs = self.costs(captured, fisher)
+            recover(student.path, training, validation, costs, name, formats, self.recipe, work, self.progress)
 
         settings = _settings(self.recipe.recover)
         settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_of(name)}
-        del settings["tokens_by_mix"], settings["rate_by_mix"]
+        # Budgets and rates are there already as this mix has them, and the fit's budget is the fisher stage's.
+        del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
         settings |= {"mix": name, "formats": _names(formats), "seed": self.recipe.teach.seed}
-        return self.stage(f"recover-{name}", settings, [student, captured], build)
+        return self.stage(f"recover-{name}", settings, [student, captured, *([fisher] if fisher else [])], build)

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from edgedistill.config.fields import Compute, MixName, Name, PositiveFloat, PositiveInt, Text, no_duplicates
+from edgedistill.config.fields import MixName, Name, PositiveFloat, PositiveInt, Text, no_duplicates
 from edgedistill.config.own_mixes import OwnMix
+from edgedistill.config.recover import Recover
 from edgedistill.config.teach import Teach
+from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import Model, as_tuple
 from edgedistill.errors import did_you_mean
 from edgedistill.mixes import MIXES, QUANTIZED_MIXES, Mix
@@ -58,26 +60,7 @@ class DistillLoss(Model):
         return self
 
 
-class _Training(Model):
-    """What both trainings have."""
-
-    tokens: PositiveInt
-    seq_len: Annotated[int, Field(ge=16)] = Field(default=512, description="Tokens of a packed row.")
-    batch_tokens: PositiveInt
-    learning_rate: PositiveFloat
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="Share of the steps in which the rate rises.")
-    checkpoint_seconds: PositiveFloat = Field(default=60.0, description="Seconds between checkpoints; changes no result.")
-    validate_every: PositiveInt
-    compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
-
-    @model_validator(mode="after")
-    def _whole_rows(self) -> "_Training":
-        if self.batch_tokens % self.seq_len:
-            raise ValueError(f"batch_tokens ({self.batch_tokens}) must be a multiple of seq_len ({self.seq_len})")
-        return self
-
-
-class Distill(_Training):
+class Distill(Training):
     """How the student is trained in float. Rates are peaks."""
 
     tokens: PositiveInt = 60_000
@@ -85,32 +68,6 @@ class Distill(_Training):
     learning_rate: PositiveFloat = 2.0e-4
     loss: DistillLoss = DistillLoss()
     validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
-
-
-class Recover(_Training):
-    """How the student is trained on the grid that ships."""
-
-    tokens: PositiveInt = 24_000
-    batch_tokens: PositiveInt = 1024
-    learning_rate: PositiveFloat = 1.0e-4
-    scale_learning_rate: PositiveFloat = 1.0e-3
-    fit: Literal["importance", "ggml"] = Field(default="importance", description="How the first scales are found.")
-    train: Literal["weights+scales", "weights", "scales"] = "weights+scales"
-    loss: Literal["forward_kl"] = "forward_kl"
-    patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
-    validate_every: PositiveInt = 8
-    tokens_by_mix: dict[MixName, PositiveInt] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
-
-    # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
-    rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")
-
-    def rate_of(self, mix: str) -> float:
-        """The factor on a mix's learning rates."""
-        return self.rate_by_mix.get(mix, 1.0)
-
-    def tokens_of(self, mix: str) -> int:
-        """The training budget of a mix."""
-        return self.tokens_by_mix.get(mix, self.tokens)
 
 
 class Measure(Model):

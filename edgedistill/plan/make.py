@@ -83,6 +83,10 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
                 f"{where}: teach.text_window is {teach.text_window}, and {part} {length}: the end of every piece of text would be "
                 "left out. Choose at most that."
             )
+    if recipe.student.as_is and recipe.recover.teacher_share:
+        raise InputError(
+            f"{where}: recover.teacher_share is {recipe.recover.teacher_share}, but the student is the teacher itself. Leave it at 0."
+        )
     if recipe.teacher.top_k > facts.shape.vocab:
         raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
     if teach.prompts != OWN_PROMPTS:
