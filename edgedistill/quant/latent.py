@@ -53,10 +53,10 @@ class GridLinear(nn.Module):
         # With frozen weights there is no latent: the codes stay exactly as fitted.
         whole = learned.low_rank is None
         self.latent = nn.Parameter(weight.detach().float().clone(), requires_grad=whole) if learned.weights else None
-        low: tuple[nn.Parameter, nn.Parameter] | tuple[None, None] = (None, None)
+        self.low_a: nn.Parameter | None = None
+        self.low_b: nn.Parameter | None = None
         if learned.weights and learned.low_rank is not None:
-            low = _low_rank(weight, learned.low_rank)
-        self.low_a, self.low_b = low
+            self.low_a, self.low_b = _low_rank(weight, learned.low_rank)
         self.codes = None if learned.weights else parts.codes
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=learned.norms)
         self.input_block = min(module.BLOCK, 256) if learned.round_inputs else None
