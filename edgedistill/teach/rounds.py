@@ -163,7 +163,7 @@ def _round(asked: Asked, source: str, tally: Tally, seen: set[str]) -> list[Text
     for opening, found in zip(openings, written, strict=True):
         answer = str(asked.tokenizer.decode([t for t in found.tokens if t not in stops]))
         # A plain text has no end of its own: the limit only says where we stopped reading.
-        why = why_dropped(answer, found.tokens, found.finish if frame else "stop")
+        why = why_dropped(answer, found.tokens, "stop" if frame is None or settings.cut_answers == "keep" else found.finish)
         same = normalized(opening.text + " " + answer)
         if why is None and same in seen:
             why = DUPLICATE
