@@ -55,6 +55,9 @@ class Teach(Model):
     )
     max_prompt_tokens: PositiveInt = 96
     max_answer_tokens: PositiveInt = 320
+    cut_answers: Literal["drop", "keep"] = Field(
+        default="drop", description="Answers that reach that limit. A student of them would learn not to end; recovery can use them."
+    )
     temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that it makes up, and of plain text.")
     answer_temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -46,14 +46,19 @@ def _part(path: Path, start: float, end: float) -> str:
     return text[round(len(text) * start) : round(len(text) * end)]
 
 
+def bos_of(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """What the tokenizer puts before a text: its bos token, or nothing."""
+    first = tokenizer("a")["input_ids"][0]
+    return [first] if first == tokenizer.bos_token_id else []
+
+
 def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, window: int) -> list[list[int]]:
     """A text as pieces of at most `window` ids and at least 2, each behind a bos token where the tokenizer puts one before a text.
 
     Without it a model that has only ever seen texts with a bos token at position 0 is far from itself there.
     """
     whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-    adds = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    start = [tokenizer.bos_token_id] if adds and tokenizer.bos_token_id is not None else []
+    start = bos_of(tokenizer)
     room = window - len(start)
     return [piece for at in range(0, len(whole), room) if len(piece := [*start, *whole[at : at + room]]) > 1]
 

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.teach import Teach
+from edgedistill.data.prose import bos_of
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import FREE, Document, save_shard, shard_path
@@ -162,7 +163,7 @@ def _round(asked: Asked, source: str, tally: Tally, seen: set[str]) -> list[Text
     for opening, found in zip(openings, written, strict=True):
         answer = str(asked.tokenizer.decode([t for t in found.tokens if t not in stops]))
         # A plain text has no end of its own: the limit only says where we stopped reading.
-        why = why_dropped(answer, found.tokens, found.finish if frame else "stop")
+        why = why_dropped(answer, found.tokens, "stop" if frame is None or settings.cut_answers == "keep" else found.finish)
         same = normalized(opening.text + " " + answer)
         if why is None and same in seen:
             why = DUPLICATE
@@ -195,14 +196,12 @@ def _openings(asked: Asked, count: int, seed: int, tally: Tally) -> list[Opening
 
 def _free_starts(asked: Asked, count: int, seed: int) -> list[Opening]:
     """A few words of prose each, from places drawn by the seed, behind what the tokenizer puts before a text."""
-    rng = random.Random(seed)
+    rng, before = random.Random(seed), bos_of(asked.tokenizer)
     openings = []
     for _ in range(count):
         at = rng.randrange(max(1, len(asked.words) - START_TOKENS))
         words = " ".join(asked.words[at : at + START_TOKENS])
         ids = asked.tokenizer(words, add_special_tokens=False)["input_ids"][:START_TOKENS]
-        bos = asked.tokenizer.bos_token_id
-        before = [bos] if bos is not None and asked.tokenizer("a")["input_ids"][0] == bos else []
         openings.append(Opening(str(asked.tokenizer.decode(ids)), [*before, *ids], len(before) + len(ids) - 1))
     return openings
 

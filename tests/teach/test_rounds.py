@@ -79,6 +79,23 @@ def test_no_text_is_in_two_splits(tokenizer, tmp_path: Path):
     assert held == pytest.approx([0.15, 0.15], abs=0.05)
 
 
+def test_an_answer_that_is_cut_is_dropped_or_kept(tokenizer, tmp_path: Path):
+    class Cut(MadeUp):
+        def write(self, *args: object, **settings: object) -> list[Written]:
+            return [Written(found.tokens[:-1], "length", found.ids, found.log_probs) for found in super().write(*args, **settings)]
+
+    for kept, words in (("drop", r"nothing .* could be kept \(24 cut off\)"), ("keep", None)):
+        prompts = [f"Question {number}?" for number in range(100)]
+        asked = asked_of(tokenizer, prompts, cut_answers=kept)
+        object.__setattr__(asked, "writer", Cut(tokenizer))
+        (tmp_path / kept).mkdir()
+        if words is None:
+            assert write_rounds(asked, WRITTEN, 600, tmp_path / kept, QuietProgress()).dropped == {}
+        else:
+            with pytest.raises(RunError, match=words):
+                write_rounds(asked, WRITTEN, 600, tmp_path / kept, QuietProgress())
+
+
 def test_rounds_after_a_kill_are_those_of_one_that_went_through(tokenizer, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
