@@ -26,6 +26,7 @@ from torch import Tensor
 
 from edgedistill import __version__
 from edgedistill.config import Recipe
+from edgedistill.config.recipe import SCHEMA
 from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
@@ -34,13 +35,15 @@ from edgedistill.progress import Progress, RichProgress
 from edgedistill.quant.checkpoint import load_grid
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.fisher import load_fisher
-from edgedistill.recover.stage import exact_kl, load_rounded, recover
+from edgedistill.recover.stage import exact_kl, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards
 from edgedistill.teach.capture import capture, load_importance
 
 OUT = Path(__file__).parent / "results" / "study.json"
 KINDS = {"chats": WRITTEN, "free": FREE, "prose": PROSE}
-BASE: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 10_000, "patience": 100, "tokens_by_mix": {}, "rate_by_mix": {}}
+BASE: dict[str, Any] = {
+    "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 10_000, "patience": 100, "tokens_by_mix": {}, "rate_by_mix": {},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ class Variant:
 
 
 VARIANTS = (
-    *(Variant(f"{mix} fit {fit}, no training", {"fit": fit, "tokens": 0}, mix) for mix in ("q4_0", "q4_k_m", "q2_k") for fit in ("ggml", "importance", "fisher")),
+    *(
+        Variant(f"{mix} fit {fit}, no training", {"fit": fit, "tokens": 0}, mix)
+        for mix in ("q4_0", "q4_k_m", "q2_k")
+        for fit in ("ggml", "importance", "fisher")
+    ),
     Variant("base"),
     *(Variant(f"start from {fit}", {"fit": fit}) for fit in ("ggml", "importance")),
     Variant("weights only", {"train": ["weights"]}),
@@ -75,12 +82,11 @@ class Study:
     """One run folder, read once."""
 
     def __init__(self, run: Path, work: Path, tokens: int) -> None:
-        stages = {path.name.rpartition("-")[0]: path for path in (run / "stages").iterdir() if (path / "stage.json").is_file()}
+        current = json.loads((run / "run.json").read_text(encoding="utf-8"))["current"]
+        stages = {name: run / "stages" / folder for name, folder in current.items()}
         self.student, self.taught, self.captured = stages["student"], stages["teach"], stages["capture"]
         self.costs = {"ggml": None, "importance": load_importance(self.captured), "fisher": load_fisher(stages["fisher"])}
         self.shape, self.work, self.tokens = read_shape(self.student), work, tokens
-        self.recipe = Recipe.model_validate(json.loads((run / "run.json").read_text(encoding="utf-8")).get("recipe") or {
-            "schema": "edgedistill.recipe/1", "name": "study", "student": {"as_is": True}, "mixes": ["q4_0"]})  # fmt: skip
         self.judged: dict[str, list[Document]] = {}
 
     def judges(self, progress: Progress) -> dict[str, list[Document]]:
@@ -112,18 +118,21 @@ class Study:
         if not found.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             settings = {"tokens": self.tokens, **BASE, **variant.changes}
-            recipe = self.recipe.model_copy(update={"recover": type(self.recipe.recover).model_validate(settings)})
+            recipe = Recipe.model_validate({"schema": SCHEMA, "name": "study", "student": {"as_is": True}, "recover": settings})
             formats = assign_formats(self.shape, Mix(variant.mix, variant.mix))
             began = time.monotonic()
-            validation = list(iter_shards(self.captured / "validation"))[:2]  # the judge split tells; a stage wants one
-            recover(self.student, self.training(variant.kinds), validation, self.costs[recipe.recover.fit], variant.mix, formats, recipe, folder, progress)
+            validation = list(iter_shards(self.captured / "validation"))
+            training, costs = self.training(variant.kinds), self.costs[recipe.recover.fit]
+            recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress)
             seconds = time.monotonic() - began
             checkpoint = load_grid(folder)
-            record = {"variant": variant.name, "mix": variant.mix, "tokens": settings["tokens"], "changes": variant.changes, "kinds": list(variant.kinds),
-                      "seconds": seconds, "kl": self.judge({name: checkpoint.decode(name) for name in checkpoint.tensors})}  # fmt: skip
+            kl = self.judge({name: checkpoint.decode(name) for name in checkpoint.tensors})
+            record = {
+                "variant": variant.name, "mix": variant.mix, "tokens": settings["tokens"], "changes": variant.changes,
+                "kinds": list(variant.kinds), "seconds": seconds, "kl": kl,
+            }  # fmt: skip
             found.write_text(json.dumps(record), encoding="utf-8")
-        record = json.loads(found.read_text(encoding="utf-8"))
-        return record
+        return json.loads(found.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
     def rounded(self, mix: str) -> dict[str, float]:
         """Plain rounding's KL by kind of text."""

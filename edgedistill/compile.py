@@ -176,8 +176,9 @@ class _Build(Build):
         compute, seq_len = "float32", self.recipe.recover.seq_len
         keep = ("ids", "log_probs") if self.recipe.recover.teacher_share else ()
         held = json.loads((taught.path / "teach.json").read_text(encoding="utf-8"))["train_tokens"]
+        recover = self.recipe.recover
         # A budget beyond the text goes over it again, and needs no other capture.
-        tokens = min(held, max(map(self.recipe.recover.tokens_of, self.recipe.mixes)))
+        tokens = min(held, max(recover.fit_tokens, *map(recover.tokens_of, self.recipe.mixes)))
 
         def build(work: Path) -> None:
             from edgedistill.signals.shards import load_split

@@ -8,6 +8,7 @@ from edgedistill.config.fields import MixName, PositiveFloat, PositiveInt, Share
 from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import as_tuple
 
+Budget = Annotated[int, Field(ge=0)]
 Trained = Literal["weights", "scales", "norms"]
 # What each divergence can be told, and by which number; see losses/choose.py.
 SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
@@ -16,7 +17,7 @@ SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"
 class Recover(Training):
     """How the student is trained on the grid that ships. Rates are peaks."""
 
-    tokens: PositiveInt = 24_000
+    tokens: Budget = Field(default=24_000, description="Training tokens of each mix; 0 trains nothing and ships the fit.")
     batch_tokens: PositiveInt = 1024
     learning_rate: PositiveFloat = 1.0e-4
     scale_learning_rate: PositiveFloat = 1.0e-3
@@ -32,7 +33,7 @@ class Recover(Training):
     )
     patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
     validate_every: PositiveInt = 8
-    tokens_by_mix: dict[MixName, PositiveInt] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
+    tokens_by_mix: dict[MixName, Budget] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
 
     # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
     rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")

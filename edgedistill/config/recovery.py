@@ -85,7 +85,7 @@ def _enough_text(teach: Teach, tokens: int) -> Teach:
 
 def _count(text: str) -> int:
     try:
-        return parse_count(text)
+        return 0 if text.strip() == "0" else parse_count(text)
     except ValueError as error:
         raise InputError(f"--tokens is '{text}'; {error}") from None
 

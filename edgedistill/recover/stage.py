@@ -73,7 +73,7 @@ def recover(
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
     rows_per_step = max(1, settings.batch_tokens // settings.seq_len)
     budget = settings.tokens_of(mix)
-    steps = max(1, round(budget / (rows_per_step * settings.seq_len)))
+    steps = max(1, round(budget / (rows_per_step * settings.seq_len))) if budget else 0
     plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
 
     loss_settings = {} if settings.loss_share is None else {SETTING_OF_LOSS[settings.loss]: settings.loss_share}
