@@ -54,6 +54,8 @@ class Variant:
     changes: dict[str, Any] = field(default_factory=dict)
     mix: str = "q4_0"
     kinds: tuple[str, ...] = tuple(KINDS)
+    after: str | None = None  # a variant whose recovered weights it begins from
+    share: float = 1.0  # of the tokens
 
 
 VARIANTS = (
@@ -74,6 +76,10 @@ VARIANTS = (
     *(Variant(f"batch {size}", {"batch_tokens": size, "seq_len": min(size, 512)}) for size in (256, 1024, 2048)),
     *(Variant(f"loss {loss}", {"loss": loss}) for loss in ("reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd")),
     Variant("activations in 8 bits", {"simulate_activations": True}),
+    # Staged lowering of the bits: half of the budget on the finer grid.
+    Variant("q4_0 with half the tokens", share=0.5),
+    *(Variant(f"{mix} at once", {}, mix) for mix in ("q2_k", "tq2_0")),
+    *(Variant(f"{mix} after q4_0", {}, mix, after="q4_0 with half the tokens", share=0.5) for mix in ("q2_k", "tq2_0")),
     *(Variant(f"{kind} alone", {}, kinds=(kind,)) for kind in KINDS),
 )
 
@@ -113,17 +119,21 @@ class Study:
 
     def run(self, variant: Variant, progress: Progress) -> dict[str, Any]:
         """Train the variant, or read what an earlier call found."""
-        folder = self.work / variant.name.replace(" ", "-").replace(",", "")
+        folder = self.folder(variant.name)
         found = folder / "found.json"
         if not found.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            settings = {"tokens": self.tokens, **BASE, **variant.changes}
+            settings = {"tokens": round(self.tokens * variant.share), **BASE, **variant.changes}
             recipe = Recipe.model_validate({"schema": SCHEMA, "name": "study", "student": {"as_is": True}, "recover": settings})
             formats = assign_formats(self.shape, Mix(variant.mix, variant.mix))
             began = time.monotonic()
             validation = list(iter_shards(self.captured / "validation"))
             training, costs = self.training(variant.kinds), self.costs[recipe.recover.fit]
-            recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress)
+            start = None
+            if variant.after is not None:
+                before = load_grid(self.folder(variant.after))
+                start = {name: before.decode(name) for name in before.tensors}
+            recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress, start)
             seconds = time.monotonic() - began
             checkpoint = load_grid(folder)
             kl = self.judge({name: checkpoint.decode(name) for name in checkpoint.tensors})
@@ -133,6 +143,10 @@ class Study:
             }  # fmt: skip
             found.write_text(json.dumps(record), encoding="utf-8")
         return json.loads(found.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    def folder(self, variant: str) -> Path:
+        """Where a variant's checkpoint lies."""
+        return self.work / variant.replace(" ", "-").replace(",", "")
 
     def rounded(self, mix: str) -> dict[str, float]:
         """Plain rounding's KL by kind of text."""

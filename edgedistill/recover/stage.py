@@ -43,6 +43,7 @@ def recover(
     recipe: Recipe,
     work: Path,
     progress: Progress,
+    start: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the student on its grid to `work`: config, tokenizer, `grid.safetensors` and `curve.json`.
 
@@ -55,6 +56,7 @@ def recover(
         recipe: its `recover` part.
         work: the stage's folder; a killed run's checkpoints in it are gone on from.
         progress: where it is shown.
+        start: the weights that training begins from, by name, such as those recovered on a finer grid; None for the student's own.
     """
     settings = recipe.recover
     dtype = COMPUTE[settings.compute]
@@ -67,6 +69,8 @@ def recover(
     learned = Learned(
         "weights" in settings.train, "scales" in settings.train, "norms" in settings.train, settings.low_rank, settings.simulate_activations
     )
+    if start is not None:
+        model = load_model(student, weights=dict(start))
     layers = place_on_grid(model, formats, costs, learned)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
 
