@@ -8,7 +8,7 @@ Writes bench/results/study.json: for each variant the KL to the float model on h
 RUN gives the float student, its captured text and what each weight's error costs. A variant is the base recipe with some settings changed;
 it goes through the recover stage itself. Judged in torch in float32 on the run's judge split, which no training saw, with exactly the
 weights that would be packed: a study of many variants. What ships is judged in its runtime (bench/recovery.py). Finished variants stay
-under DIR and are not trained again.
+under DIR, are not trained again, and are in the record whatever PATTERN says.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shar
 from edgedistill.teach.capture import capture, load_importance
 
 OUT = Path(__file__).parent / "results" / "study.json"
+FOUND = "found.json"
 KINDS = {"chats": WRITTEN, "free": FREE, "prose": PROSE}
 BASE: dict[str, Any] = {
     "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 10_000, "patience": 100, "tokens_by_mix": {}, "rate_by_mix": {},
@@ -100,6 +101,7 @@ class Study:
         for kind, folder in KINDS.items():
             documents = list(iter_shards(self.taught / f"{folder}judge"))
             if documents:
+                (self.work / "judge" / kind).mkdir(parents=True, exist_ok=True)
                 capture(self.student, [(kind, documents)], 512, "float32", self.work / "judge" / kind, progress)
                 self.judged[kind] = list(iter_shards(self.work / "judge" / kind / kind))
         return self.judged
@@ -120,7 +122,7 @@ class Study:
     def run(self, variant: Variant, progress: Progress) -> dict[str, Any]:
         """Train the variant, or read what an earlier call found."""
         folder = self.folder(variant.name)
-        found = folder / "found.json"
+        found = folder / FOUND
         if not found.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             settings = {"tokens": round(self.tokens * variant.share), **BASE, **variant.changes}
@@ -150,9 +152,11 @@ class Study:
 
     def rounded(self, mix: str) -> dict[str, float]:
         """Plain rounding's KL by kind of text."""
-        model = load_model(self.student)
-        rounded = round_weights(model.state_dict(), assign_formats(self.shape, Mix(mix, mix)), mix)
-        return self.judge({name: rounded.decode(name) for name in rounded.tensors})
+        kept = self.work / f"rounded-{mix}.json"
+        if not kept.is_file():
+            rounded = round_weights(load_model(self.student).state_dict(), assign_formats(self.shape, Mix(mix, mix)), mix)
+            kept.write_text(json.dumps(self.judge({name: rounded.decode(name) for name in rounded.tensors})), encoding="utf-8")
+        return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
     def judge(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
         """KL to the float student by kind of text, nats a token."""
@@ -180,7 +184,7 @@ def main() -> None:
     judged = study.judges(progress)
     rows = []
     for variant in VARIANTS:
-        if fnmatchcase(variant.name, asked.only):
+        if fnmatchcase(variant.name, asked.only) or (study.folder(variant.name) / FOUND).is_file():
             rows.append(study.run(variant, progress))
             sys.stdout.write(json.dumps(rows[-1]) + "\n")
             sys.stdout.flush()
