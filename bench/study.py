@@ -6,7 +6,7 @@ Writes bench/results/study.json: for each variant the KL to the float model on h
        training and after it, and what a step took.
 
 RUN gives the float student, its captured text and what each weight's error costs. A variant is the base recipe with some settings changed;
-it goes through the recover stage itself. Judged in torch in float32 on the run's judge split, which no training saw, with exactly the
+it goes through the recover stage itself. Judged in torch in float32 on held-out text, which no training saw, with exactly the
 weights that would be packed: a study of many variants. What ships is judged in its runtime (bench/recovery.py). Finished variants stay
 under DIR, are not trained again, and are in the record whatever PATTERN says.
 """
@@ -97,9 +97,10 @@ class Study:
         self.judged: dict[str, list[Document]] = {}
 
     def judges(self, progress: Progress) -> dict[str, list[Document]]:
-        """The run's judge split with the float student's hidden states, by kind of text."""
+        """Held-out text with the float student's hidden states, by kind."""
         for kind, folder in KINDS.items():
-            documents = list(iter_shards(self.taught / f"{folder}judge"))
+            # Prose has no judge split of its own. Its validation split only said whether training had improved on its start.
+            documents = list(iter_shards(self.taught / f"{folder}{'validation' if folder == PROSE else 'judge'}"))
             if documents:
                 (self.work / "judge" / kind).mkdir(parents=True, exist_ok=True)
                 capture(self.student, [(kind, documents)], 512, "float32", self.work / "judge" / kind, progress)
@@ -137,12 +138,15 @@ class Study:
                 start = {name: before.decode(name) for name in before.tensors}
             recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress, start)
             seconds = time.monotonic() - began
-            checkpoint = load_grid(folder)
-            kl = self.judge({name: checkpoint.decode(name) for name in checkpoint.tensors})
             record = {
                 "variant": variant.name, "mix": variant.mix, "tokens": settings["tokens"], "changes": variant.changes,
-                "kinds": list(variant.kinds), "seconds": seconds, "kl": kl,
+                "kinds": list(variant.kinds), "seconds": seconds, "kl": {},
             }  # fmt: skip
+            found.write_text(json.dumps(record), encoding="utf-8")
+        record = json.loads(found.read_text(encoding="utf-8"))
+        if set(record["kl"]) != set(self.judged):
+            checkpoint = load_grid(folder)
+            record["kl"] = self.judge({name: checkpoint.decode(name) for name in checkpoint.tensors})
             found.write_text(json.dumps(record), encoding="utf-8")
         return json.loads(found.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
