@@ -36,8 +36,8 @@ from edgedistill.machine import machine_facts
 
 OUT = Path(__file__).parent / "results" / "head_loss.json"
 WIDTH = {49152: 576, 262144: 640}  # SmolLM2-135M's and Gemma 3 270M's
-SPEED_TOKENS = {49152: 1024, 262144: 512}
-MEMORY_TOKENS = {"ours": {49152: 4096, 262144: 4096}, "plain": SPEED_TOKENS}
+SPEED_TOKENS = {49152: 1024, 262144: 256}
+MEMORY_TOKENS = {"ours": {49152: 4096, 262144: 4096}, "plain": {49152: 1024, 262144: 512}}
 LIMIT_BYTES = 3 * 2**29  # 1.5 GiB beyond the weights
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TEACHERS = ("hidden", "top_k")
@@ -105,7 +105,7 @@ def speed(vocabulary: int, dtype: str, teacher: str, rounds: int) -> Iterator[di
                     wall[way].append(time.perf_counter() - started)
                     cpu[way].append(time.process_time() - used)
         yield {
-            "tokens": tokens, "weight_gradient": trained, "rounds": rounds, "kl": values["ours"], "plain_kl": values["plain"],
+            "tokens": tokens, "weight_gradient": trained, "kl": values["ours"], "plain_kl": values["plain"],
             "seconds": statistics.median(wall["ours"]), "plain_seconds": statistics.median(wall["plain"]),
             "cpu_seconds": statistics.median(cpu["ours"]), "plain_cpu_seconds": statistics.median(cpu["plain"]),
             "ratio": statistics.median(a / b for a, b in zip(wall["ours"], wall["plain"], strict=True)),
@@ -177,16 +177,18 @@ def main() -> None:
         sys.stdout.write(str(peak_beyond(*json.loads(arguments.peak))))
         return
     torch.set_num_threads(arguments.threads)
-    rows: dict[str, list[dict[str, Any]]] = json.loads(OUT.read_text(encoding="utf-8"))["rows"] if OUT.is_file() else {}
+    done: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8"))["parts"] if OUT.is_file() else {}
     for name in arguments.only:
         part, vocabulary, dtype, teacher = name.split("/")
         measure: Callable[..., Iterator[dict[str, Any]]] = {"speed": speed, "memory": memory, "tune": tune}[part]
-        rows[name] = list(measure(int(vocabulary), dtype, teacher, arguments.threads if part == "memory" else arguments.rounds))
-        print(json.dumps({name: rows[name]}, indent=1), flush=True)
+        load = os.getloadavg()[0]
+        rows = list(measure(int(vocabulary), dtype, teacher, arguments.threads if part == "memory" else arguments.rounds))
+        command = f"python bench/head_loss.py --only {name} --rounds {arguments.rounds} --threads {arguments.threads}"
+        done[name] = {"command": command, "threads": arguments.threads, "load_average": load, "rows": rows}
+        print(json.dumps({name: done[name]}, indent=1), flush=True)
         found = {
-            "command": f"python bench/head_loss.py --rounds {arguments.rounds} --threads {arguments.threads}",
             "machine": machine_facts(), "torch": torch.__version__, "width": WIDTH, "top_k": K,
-            "rows": {name: rows[name] for name in parts if name in rows},
+            "parts": {name: done[name] for name in parts if name in done},
         }  # fmt: skip
         OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
