@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edgedistill.data.prose import cut_text
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -40,16 +41,41 @@ class Judge:
         return sum(document.kept for document in self.documents)
 
 
-@dataclass(frozen=True)
 class Reference:
-    """A float model's view: hidden states [N, D] of all judged positions of all judges, in order, and its output matrix [V, D]."""
+    """A float model's view: hidden states [N, D] of all judged positions of all judges, in order, and its output matrix [V, D].
 
-    hidden: Tensor
-    head: Tensor
+    What of a position doesn't depend on the file that is compared with it, is kept when the position is first seen.
+    """
+
+    def __init__(self, hidden: Tensor, head: Tensor) -> None:
+        self.hidden, self.head = hidden, head
+        self._seen = torch.zeros(len(hidden), dtype=torch.bool)
+        self._negative_entropy = torch.empty(len(hidden))
+        self._likeliest = torch.empty(len(hidden), dtype=torch.long)
 
     def logits(self, start: int, stop: int) -> Tensor:
         """[n, V] float32 of judged positions start .. stop."""
         return self.hidden[start:stop] @ self.head.T
+
+    def view(self, start: int, stop: int) -> "View":
+        """What the model expects at judged positions start .. stop."""
+        logits = self.logits(start, stop)
+        p = torch.softmax(logits, -1)
+        if not bool(self._seen[start:stop].all()):
+            # Summed over the same p that every file's log q is: what p lacks to a sum of 1 cancels in their difference.
+            self._negative_entropy[start:stop] = torch.log_softmax(logits, -1).mul_(p).sum(-1)
+            self._likeliest[start:stop] = logits.argmax(-1)
+            self._seen[start:stop] = True
+        return View(p, self._negative_entropy[start:stop], self._likeliest[start:stop])
+
+
+@dataclass(frozen=True)
+class View:
+    """A reference at n positions: p [n, V] float32, Σ p log p [n] in nats, and the likeliest tokens [n]."""
+
+    p: Tensor
+    negative_entropy: Tensor
+    likeliest: Tensor
 
 
 def limit_documents(documents: Sequence[Document], tokens: int) -> tuple[Document, ...]:
@@ -66,11 +92,15 @@ def limit_documents(documents: Sequence[Document], tokens: int) -> tuple[Documen
     return tuple(chosen)
 
 
-def prose_documents(tokenizer_of: Path, text: str, tokens: int) -> tuple[Document, ...]:
-    """The beginning of a text as documents of WINDOW tokens, `tokens` judged positions in all."""
-    ids = load_tokenizer(tokenizer_of)(text, add_special_tokens=False)["input_ids"]
-    pieces = [Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {}) for i in range(0, len(ids), WINDOW)]
-    return limit_documents([piece for piece in pieces if piece.kept > 0], tokens)
+def prose_documents(tokenizer_of: Path, texts: Sequence[str], tokens: int) -> tuple[Document, ...]:
+    """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, of each text as many."""
+    tokenizer = load_tokenizer(tokenizer_of)
+    share = -(-tokens // len(texts))
+    found: list[Document] = []
+    for text in texts:
+        pieces = [Document(torch.tensor(ids, dtype=torch.int32), 0, {}) for ids in cut_text(tokenizer, text, WINDOW)]
+        found += limit_documents(pieces, share)
+    return tuple(found)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Quality of a packed file: perplexity, KL to the teacher and to the float student, agreement on the likeliest token.
 
 All logits come from the file in its runtime; the references are float32. For each judged position, in nats:
-KL(reference ‖ file) = Σ_v p_v (log p_v − log q_v); perplexity = exp(mean −log q(next token)).
+KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp(mean −log q(next token)). The first sum is the
+reference's own and is taken once for all files.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from edgedistill.measure.judge import Judge, Reference
 from edgedistill.progress import Progress
 from edgedistill.runtimes.base import Runtime
 
-ROWS = 64  # positions at a time
+ROWS = 128  # positions at a time: few enough for memory to be used again, enough for a fast matrix product
 
 
 @dataclass
@@ -39,11 +40,13 @@ def measure_quality(
             for logits in _kept_logits(model, document.tokens, document.first):
                 stop = row + len(logits)
                 log_q = torch.log_softmax(logits, -1)
+                best = log_q.amax(-1)
                 tally.nll.append(-log_q.gather(-1, labels[row:stop].unsqueeze(-1)).squeeze(-1))
                 for name, reference in references.items():
-                    log_p = torch.log_softmax(reference.logits(position + row, position + stop), -1)
-                    tally.kl.setdefault(name, []).append((log_p.exp() * (log_p - log_q)).sum(-1))
-                    tally.same.setdefault(name, []).append(log_p.argmax(-1) == log_q.argmax(-1))
+                    view = reference.view(position + row, position + stop)
+                    # In place: hundreds of MB a second of fresh memory cost as much as the sums.
+                    tally.kl.setdefault(name, []).append(view.negative_entropy - view.p.mul_(log_q).sum(-1))
+                    tally.same.setdefault(name, []).append(log_q.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best)
                 row = stop
             position += row
             progress.advance(row)

@@ -19,6 +19,8 @@ from edgedistill.runtimes.parallel import Job, run_jobs
 from edgedistill.runtimes.protocol import Arrays
 from edgedistill.runtimes.worker import Answer, Operation, serve
 
+MAX_LOGITS = 1 << 25  # computed at once: 128 MiB of float32
+
 
 class LlamaWorker(OneSequence):
     """The operations on one GGUF file."""
@@ -53,13 +55,15 @@ class LlamaWorker(OneSequence):
     def logits(self, tokens: list[int], first: int) -> Iterator[tuple[Any, Arrays]]:
         """Stream the logits at positions `first` and later, a few rows a frame."""
         self.check(tokens, "logits")
-        self.engine.prepare(Purpose(1, max(self.context, len(tokens)), LOGIT_ROWS, LOGIT_ROWS))
-        for start in range(0, len(tokens), LOGIT_ROWS):
-            part = tokens[start : start + LOGIT_ROWS]
+        batch = min(MICRO_BATCH, max(LOGIT_ROWS, MAX_LOGITS // self.vocab))
+        self.engine.prepare(Purpose(1, max(self.context, len(tokens)), batch, batch))
+        for start in range(0, len(tokens), batch):
+            part = tokens[start : start + batch]
             positions = list(range(start, start + len(part)))
             found = self.engine.decode(part, positions, [0] * len(part), [position >= first for position in positions])
-            if len(found):
-                yield max(start, first), {"logits": found.copy()}  # llama.cpp reuses its buffer while the parent reads
+            # A frame is in the pipe whole before this goes on, so llama.cpp's buffer may be sent as it is.
+            for at in range(0, len(found), LOGIT_ROWS):
+                yield max(start, first) + at, {"logits": found[at : at + LOGIT_ROWS]}
 
     def generate_batch(
         self, prompts: list[list[int]], max_new: list[int], seeds: list[int], parallel: int, temperature: float, top_p: float,

@@ -31,8 +31,10 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
 
     with LlamaCpp(path, threads=1, context=128, parallel=1) as runtime:
         found = measure_quality(runtime, judges, {"student": reference}, QuietProgress())
+        again = measure_quality(runtime, judges, {"student": reference}, QuietProgress())
         logits = [runtime.logits(d.tokens.tolist()).astype(np.float64) for d in documents]
 
+    assert again == found  # what a reference keeps of a position is what it was
     for judge, document, rows in zip(judges, documents, logits, strict=True):
         with torch.no_grad():
             truth = model(document.tokens.long().unsqueeze(0)).logits[0].double().numpy()

@@ -27,10 +27,10 @@ def test_logits_are_transformers(llama, float_logits):
 
 def test_logit_chunks_carry_the_positions(gguf_file, float_logits):
     with LlamaCpp(gguf_file, threads=1, context=64) as model:
-        tokens = model.tokenize(" ".join(CORPUS[:8]))[:200]  # longer than a chunk, and than the context asked for
-        pieces = list(model.logit_chunks(tokens, first=100))
-    assert [(start, len(rows)) for start, rows in pieces] == [(100, 28), (128, len(tokens) - 128)]
-    np.testing.assert_allclose(np.concatenate([rows for _, rows in pieces]), float_logits(tokens)[100:], atol=CACHE_ERROR)
+        tokens = (model.tokenize(" ".join(CORPUS)) * 9)[:600]  # longer than a batch of 512, and than the context asked for
+        pieces = list(model.logit_chunks(tokens, first=300))
+    assert [(start, len(rows)) for start, rows in pieces] == [(300, 128), (428, 84), (512, 88)]
+    np.testing.assert_allclose(np.concatenate([rows for _, rows in pieces]), float_logits(tokens)[300:], atol=CACHE_ERROR)
 
 
 @pytest.mark.parametrize("text", CORPUS[:5])

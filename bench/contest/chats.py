@@ -1,0 +1,80 @@
+"""Chats in the float model's own words: some to learn and calibrate on, others to judge on; no prompt is in both.
+
+Judged are answers to MT-bench's first turns and Self-Instruct's user-oriented tasks; learned from are answers to Arena-Hard's prompts and
+Self-Instruct's seed tasks. Answers are drawn by llama.cpp at temperature 0.8 from the model in bfloat16, one seed a prompt.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contest.corpus import put
+from edgedistill.progress import Progress
+from edgedistill.runtimes.llama import LlamaCpp
+
+TEMPERATURE = 0.8
+JUDGE_PROMPTS, LEARN_PROMPTS = 40, 320
+JUDGE_ANSWER, LEARN_ANSWER = 160, 192  # tokens at most
+LONGEST_PROMPT = 600  # characters: a short prompt leaves the room to the answer
+PARALLEL = 32
+CONTEXT = 512
+
+
+def judge_prompts(data: Path) -> list[str]:
+    """Half of them MT-bench's first turns, half user-oriented tasks, evenly taken."""
+    bench = [row["turns"][0] for row in _rows(data / "mt_bench" / "mt_bench_question.jsonl")]
+    tasks = [_task(row) for row in _rows(data / "self_instruct" / "user_oriented_instructions.jsonl")]
+    return [*_evenly(bench, JUDGE_PROMPTS // 2), *_evenly(tasks, JUDGE_PROMPTS // 2)]
+
+
+def learn_prompts(data: Path, judged: Sequence[str]) -> list[str]:
+    """Half of them Arena-Hard's, half seed tasks; none of `judged`."""
+    arena = [row["prompt"] for row in _rows(data / "arena_hard" / "arena_hard_v0.1.jsonl")]
+    tasks = [_task(row) for row in _rows(data / "self_instruct" / "seed_tasks.jsonl")]
+    seen = {_plain(prompt) for prompt in judged}
+    pools = [[prompt for prompt in pool if _plain(prompt) not in seen] for pool in (arena, tasks)]
+    return [prompt for pool in pools for prompt in _evenly(pool, LEARN_PROMPTS // 2)]
+
+
+def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
+    """Answer every prompt, keep all in `out` and return it: prompt, answer, ids of the whole chat, `first` (the prompt's last token).
+
+    Args:
+        longest: tokens of an answer at most.
+    """
+    if not out.is_file():
+        asked = [model.apply_template([{"role": "user", "content": prompt}])[1] for prompt in prompts]
+        progress.start(f"write {out.stem}", len(asked), "chats")
+        chats: dict[int, dict[str, Any]] = {}
+        for index, done in model.generate_stream(asked, longest, temperature=TEMPERATURE, seeds=range(len(asked))):
+            ids = [*asked[index], *done.tokens]
+            answer = model.detokenize(done.tokens)
+            chats[index] = {"prompt": prompts[index], "answer": answer, "ids": ids, "first": len(asked[index]) - 1}
+            progress.advance(1)
+        progress.finish()
+        put(out, json.dumps([chats[i] for i in range(len(asked))], ensure_ascii=False, indent=1) + "\n")
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def as_text(model: LlamaCpp, chats: Sequence[dict[str, Any]]) -> str:
+    """Chats as the model reads them, control tokens written out, one after the other."""
+    return "\n".join(model.detokenize(chat["ids"], special=True) for chat in chats) + "\n"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _task(row: dict[str, Any]) -> str:
+    given = row["instances"][0]["input"]
+    return f"{row['instruction']}\n\n{given}" if given else row["instruction"]
+
+
+def _evenly(prompts: Sequence[str], count: int) -> list[str]:
+    short = [prompt for prompt in prompts if len(prompt) <= LONGEST_PROMPT]
+    return [short[i * len(short) // count] for i in range(min(count, len(short)))] if len(short) > count else short
+
+
+def _plain(prompt: str) -> str:
+    return " ".join(prompt.lower().split())

@@ -1,0 +1,91 @@
+"""Our files of the comparison: the fit alone, and training with growing budgets, from one run's text, for several mixes.
+
+Run    edgedistill recover MODEL --recipe RECIPE --tokens 400k -o RUN     (RECIPE names DIR/texts/learn/*.txt)
+       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,q4_k_m,q3_k_m,q2_k,q8_0] [--budgets 0,10k,100k,400k] [--threads 2]
+Writes DIR/ours/NAME/MIX.gguf and MIX.json, NAME being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
+
+RUN gives the student, the captured text and what each weight's error costs, as the recover command made them; each file goes through the
+same recover and export stages. Files that are there are not made again, and a killed training goes on where it was.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgedistill import __version__
+from edgedistill.cli.words import words_of
+from edgedistill.config import Recipe
+from edgedistill.config.recipe import SCHEMA
+from edgedistill.export import GGUF_NAME
+from edgedistill.export.stage import export_recovered
+from edgedistill.machine import machine_facts
+from edgedistill.mixes import Mix, assign_formats
+from edgedistill.models.hf_folder import read_shape
+from edgedistill.progress import RichProgress
+from edgedistill.recover.fisher import load_fisher
+from edgedistill.recover.stage import recover
+from edgedistill.signals.shards import iter_shards
+from edgedistill.store.files import write_json
+from edgedistill.units import parse_count
+
+FIT = "0"
+# A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
+SETTINGS: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 64, "patience": 1000, "tokens_by_mix": {}}
+
+
+def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) -> None:
+    """One file, its training's curve beside it."""
+    tokens = 0 if budget == FIT else parse_count(budget)
+    recipe = Recipe.model_validate(
+        {"schema": SCHEMA, "name": "contest", "student": {"as_is": True}, "recover": {"tokens": tokens, **SETTINGS}, "mixes": [mix]}
+    )
+    student, shape = stages["student"], read_shape(stages["student"])
+    training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
+    work.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    formats = assign_formats(shape, Mix(mix, mix))
+    recover(student, training, validation, load_fisher(stages["fisher"]), mix, formats, recipe, work, RichProgress())
+    seconds = time.monotonic() - began
+    exported = work / "gguf"
+    exported.mkdir(exist_ok=True)
+    export_recovered("gguf", work, shape, exported, {"name": f"{mix} {budget}", "made": "recovered"}, 4)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
+    made = {
+        "tokens": tokens, "calibration_tokens": recipe.recover.fit_tokens, "seconds": seconds, "settings": SETTINGS, "version": __version__,
+        "torch": torch.__version__, "machine": machine_facts(), "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "command": f"python bench/recover_ours.py RUN --work DIR --mixes {mix} --budgets {budget}", "validation": curve["validation"],
+    }  # fmt: skip
+    write_json(out.with_suffix(".json"), made)
+    shutil.move(exported / GGUF_NAME, out)  # last: a file that is there is whole
+    shutil.rmtree(work)
+
+
+def main() -> None:
+    """Make what is missing."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--mixes", default="q4_0,q4_k_m,q3_k_m,q2_k,q8_0")
+    parser.add_argument("--budgets", default="0,10k,100k,400k")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    current = json.loads((asked.run / "run.json").read_text(encoding="utf-8"))["current"]
+    stages = {name: asked.run / "stages" / folder for name, folder in current.items()}
+    for budget in words_of(asked.budgets):
+        for mix in words_of(asked.mixes):
+            name = "fit" if budget == FIT else budget
+            out = asked.work / "ours" / name / f"{mix}.gguf"
+            if not out.is_file():
+                make(stages, mix, budget, out, asked.work / "training" / f"{name}-{mix}")
+
+
+if __name__ == "__main__":
+    main()

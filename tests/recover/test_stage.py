@@ -1,0 +1,89 @@
+"""The recover stage: without a budget it ships the fit, with one it comes nearer to the float student, by any loss that a recipe names."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistill.config import Recipe
+from edgedistill.mixes import Mix, assign_formats
+from edgedistill.models.facts import read_facts
+from edgedistill.models.load import load_model
+from edgedistill.progress import QuietProgress
+from edgedistill.quant.checkpoint import load_grid
+from edgedistill.quant.fit import fit_importance
+from edgedistill.recover.stage import recover
+from edgedistill.signals.shards import Document, iter_shards
+from edgedistill.teach.capture import capture, load_importance
+
+NAME = "model.layers.1.mlp.down_proj.weight"
+
+
+def documents(seed: int, count: int) -> list[Document]:
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        tokens = torch.randint(3, 300, (32,), generator=generator, dtype=torch.int32)
+        ids = torch.stack([torch.randperm(300, generator=generator)[:8] for _ in range(31)]).int()
+        log_probs = torch.log_softmax(torch.randn(31, 9, generator=generator), -1)[:, :8].half()
+        found.append(Document(tokens, 0, {"ids": ids, "log_probs": log_probs}))
+    return found
+
+
+@pytest.fixture(scope="module")
+def captured(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captured")
+    splits = [("train", documents(1, 24)), ("validation", documents(2, 8))]
+    capture(tiny_llama, splits, 64, "float32", folder, QuietProgress(), keep=("ids", "log_probs"))
+    return folder
+
+
+def run(student: Path, captured: Path, work: Path, mix: str = "q4_0", **settings: object) -> dict:
+    """The curve of a recover stage."""
+    asked = {"tokens": 2048, "seq_len": 64, "batch_tokens": 128, "validate_every": 4, "learning_rate": 1e-4}
+    asked |= {"compute": "float32", **settings}
+    recipe = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "mine", "recover": asked})
+    training, validation = (list(iter_shards(captured / split)) for split in ("train", "validation"))
+    formats = assign_formats(read_facts(student, "tiny").shape, Mix(mix, mix))
+    costs = load_importance(captured) if recipe.recover.fit == "importance" else None
+    work.mkdir()
+    recover(student, training, validation, costs, mix, formats, recipe, work, QuietProgress())
+    return json.loads((work / "curve.json").read_text(encoding="utf-8"))
+
+
+def test_without_a_budget_the_fit_ships(tiny_llama: Path, captured: Path, tmp_path: Path):
+    curve = run(tiny_llama, captured, tmp_path / "fit", mix="q4_0", tokens=0, fit="importance")
+    assert curve["points"] == []
+    assert curve["best"]["step"] == 0
+    weight = load_model(tiny_llama).get_parameter(NAME).detach()
+    expected = fit_importance(weight, "q4_0", load_importance(captured)[NAME]).decode()
+    shipped = load_grid(tmp_path / "fit").decode(NAME)
+    # The nearest codes to the fitted scales, halfway ones to the even side.
+    assert (shipped == expected).float().mean() > 0.999 or curve["verdict"].startswith("nothing beat")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss": "jsd", "loss_share": 0.3},
+        {"loss": "reverse_kl"},
+        {"train": ["scales", "norms"]},
+        {"low_rank": 4},
+        {"simulate_activations": True},
+    ],
+    ids=str,
+)
+def test_training_comes_nearer_to_the_float_student(tiny_llama: Path, captured: Path, tmp_path: Path, settings: dict):
+    curve = run(tiny_llama, captured, tmp_path / "trained", fit="ggml", **settings)
+    assert curve["best"]["kl"] < curve["start"]["kl"]
+    assert curve["best"]["kl"] < curve["rounded"]["kl"]
+
+
+def test_the_teachers_own_share_pulls_towards_the_teacher(tiny_llama: Path, captured: Path, tmp_path: Path):
+    """A teacher that says something else than the float student: with its share the KL to the float student ends higher."""
+    alone = run(tiny_llama, captured, tmp_path / "alone", fit="ggml")
+    shared = run(tiny_llama, captured, tmp_path / "shared", fit="ggml", teacher_share=0.5)
+    assert shared["points"][0]["loss"] > alone["points"][0]["loss"]
+    assert shared["validation"][-1]["kl"] > alone["validation"][-1]["kl"]
