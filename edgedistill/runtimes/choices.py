@@ -44,7 +44,8 @@ def choice_log_probs(engine: LlamaEngine, choices: list[Choice]) -> Iterator[lis
     rows = max(sum(choice.rows for choice in pack) for pack in packs)
     sequences = max(sum(len(choice.options) for choice in pack) for pack in packs)
     for pack in packs:
-        engine.prepare(Purpose(sequences, length, length, rows, shared=True))
+        # llama.cpp aborts where there are fewer rows than sequences, although options of one token share the prompt's row.
+        engine.prepare(Purpose(sequences, length, length, max(rows, sequences), shared=True))
         yield from _score(engine, pack)
 
 

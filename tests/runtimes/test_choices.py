@@ -70,6 +70,13 @@ def test_other_questions_change_no_more_than_the_cache_does(llama):
         np.testing.assert_allclose(found, next(llama.choice_log_probs([choice])), atol=CACHE_ERROR)
 
 
+def test_letters_to_choose_from_need_one_row(llama, float_logits):
+    """Options of one token are all read from the prompt's last logits: more sequences than rows."""
+    prompt, letters = llama.tokenize("Answer:"), [[token] for token in range(40, 46)]
+    (found,) = llama.choice_log_probs([(prompt, letters)])
+    np.testing.assert_allclose(found, [expected_of(float_logits, prompt, letter) for letter in letters], atol=CACHE_ERROR)
+
+
 def test_prompt_longer_than_a_batch_is_split(gguf_file, float_logits):
     with LlamaCpp(gguf_file, threads=1, context=800) as model:
         text = model.tokenize(" ".join(CORPUS))[:600]
