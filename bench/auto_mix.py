@@ -99,8 +99,9 @@ def main() -> None:
     seconds = time.monotonic() - seconds
     table = read_table(work)
 
+    judged = asked.judge.read_text(encoding="utf-8")
     judges = [
-        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, asked.judge.read_text(encoding="utf-8"), JUDGED_TOKENS)),
+        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, [judged], JUDGED_TOKENS)),
         Judge("prose", "comes along, its judging split", prose_documents(asked.model, read_prose("judge", None), JUDGED_TOKENS)),
     ]
     reference = make_reference(asked.model, judges, work / "reference.safetensors", "float model", progress)

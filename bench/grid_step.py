@@ -27,6 +27,7 @@ from edgedistill.formats import FORMATS
 from edgedistill.losses.forward_kl import ForwardKL
 from edgedistill.losses.head import head_loss
 from edgedistill.machine import machine_facts
+from edgedistill.quant.latent import Learned
 from edgedistill.recover.place import place_on_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import kept_hidden
@@ -48,7 +49,7 @@ def make_step(variant: str) -> Callable[[], None]:
     model.model.embed_tokens.weight.requires_grad_(False)
     if variant != FLOAT:
         linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
-        place_on_grid(model, dict.fromkeys(linear, FORMATS[variant]), None, "weights+scales")
+        place_on_grid(model, dict.fromkeys(linear, FORMATS[variant]), None, Learned())
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     weight = model.lm_head.weight.detach().bfloat16()

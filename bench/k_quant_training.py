@@ -36,6 +36,7 @@ from edgedistill.models.load import load_model, save_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
+from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.runtimes.llama import LlamaCpp
@@ -90,7 +91,7 @@ def train_on_grid(folder: Path, ids: Tensor, mix: str, steps: int) -> GridCheckp
     float_model, model = load_model(folder), load_model(folder)
     rounded = round_weights(model.state_dict(), formats, mix)
     teacher_head = float_model.get_output_embeddings().weight.detach()
-    layers = place_on_grid(model, formats, None, "weights+scales")
+    layers = place_on_grid(model, formats, None, Learned())
     gains = [p for n, p in model.named_parameters() if p.requires_grad and ".gain_" in n]
     others = [p for n, p in model.named_parameters() if p.requires_grad and ".gain_" not in n]
     optimizer = torch.optim.AdamW([{"params": gains, "lr": 2e-4}, {"params": others, "lr": 1e-4}], weight_decay=0.0)
@@ -140,11 +141,11 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        text = read_prose("train", None)
+        (text,) = read_prose("train", None)
         make_folder(folder, text)
         tokenizer = load_tokenizer(folder)
         ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-        judge = tokenizer(read_prose("judge", None), add_special_tokens=False)["input_ids"]
+        judge = tokenizer(read_prose("judge", None)[0], add_special_tokens=False)["input_ids"]
         windows = [judge[i : i + WINDOW] for i in range(0, arguments.windows * WINDOW, WINDOW)]
         model = load_model(folder)
         model.train()

@@ -5,6 +5,7 @@ program it is a plain number in the base unit that its name tells (`memory_bytes
 """
 
 import re
+from decimal import Decimal
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _FLOPS = {"FLOP": 1, "MFLOP": 10**6, "GFLOP": 10**9, "TFLOP": 10**12}
@@ -21,6 +22,8 @@ QUANTITIES: dict[str, dict[str, float]] = {
 EXAMPLES = {
     "size": "8 GiB", "bandwidth": "17.1 GB/s", "compute": "400 GFLOP/s", "length": "2048 tokens", "rate": "8 tokens/s", "time": "2 s",
 }  # fmt: skip
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6}
+_COUNT = re.compile(r"\s*([0-9][0-9_]{0,14}(?:\.[0-9]{1,9})?)\s*([kKmM]?)\s*")
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z/]+)\s*")
 
 
@@ -41,6 +44,19 @@ def parse(text: object, quantity: str) -> float:
     if value <= 0:
         raise ValueError(f"it must be above 0, such as '{EXAMPLES[quantity]}'")
     return value
+
+
+def parse_count(text: str) -> int:
+    """'400k', '1.5M', '400_000' or '400000' as a whole number: k is a thousand, M a million.
+
+    Raises:
+        ValueError: it is none of these, or not a whole number above 0.
+    """
+    found = _COUNT.fullmatch(text)
+    value = Decimal(found[1].replace("_", "")) * _COUNTS[found[2].lower()] if found else Decimal(0)
+    if value <= 0 or value != int(value):
+        raise ValueError("it must be a whole number above 0, such as 400k, 1.5M or 20000")
+    return int(value)
 
 
 def show_bytes(size: float) -> str:

@@ -19,6 +19,7 @@ LAYERS = [
     {"plan", "data", "models", "signals", "losses", "quant"},
     {"train", "devices", "runtimes"},
     {"teach", "distill", "recover", "export", "measure", "report", "bundle"},
+    {"stages"},
     {"compile"},
     {"cli"},
     {"__main__"},
@@ -26,7 +27,7 @@ LAYERS = [
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms} | {"errors": -1}  # all may raise
 HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp", "accelerate", "peft", "matplotlib"}
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
-LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "compile", "cli", "__main__"}
+LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "stages", "compile", "cli", "__main__"}
 LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py"}
 
 
@@ -151,7 +152,7 @@ def test_plan_loads_nothing_heavy_and_is_quick(tiny_llama: Path):
     assert seconds < 3
 
 
-@pytest.mark.parametrize("command", ["compile", "plan", "verify", "bench", "chat", "targets", "recipes", "runs", "doctor"])
+@pytest.mark.parametrize("command", ["compile", "recover", "plan", "verify", "bench", "chat", "targets", "recipes", "runs", "doctor"])
 def test_no_commands_own_help_loads_torch(command: str):
     modules, _ = loaded_by(command, "--help")
     assert not modules & HEAVY

@@ -58,16 +58,19 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         hashes: SHA-256 of each model file, by its path in the folder.
     """
     teacher, student, target = report["teacher"], report["student"], report["target"]
+    how = "quantization-aware-training" if student.get("as_is") else "distillation"
     front = {
         "license": _word(report["provenance"].get("license")) or "unknown",
         "base_model": visible(teacher.get("name") or DASH, lines=False),
         "pipeline_tag": "text-generation",
-        "tags": ["edgedistill", "distillation", *sorted({split_key(key)[0] for key in placed})],
+        "tags": ["edgedistill", how, *sorted({split_key(key)[0] for key in placed})],
     }
-    sizes = [
+    sizes = [] if student.get("as_is") else [
         f"The teacher has {show(teacher.get('parameters'), 'count')} weights in {teacher.get('layers') or DASH} layers, "
         f"this student {show(student.get('parameters'), 'count')} in {student.get('layers') or DASH}."
     ]
+    source = f"{_text(teacher.get('name'))} ({_text(teacher.get('source'))})"
+    what = f"{source}, trained on the number grid of its file" if student.get("as_is") else f"A student of {source}, distilled"
     parts = [
         "---",
         *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()),
@@ -75,8 +78,7 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         "",
         f"# {name}",
         "",
-        f"A student of {_text(teacher.get('name'))} ({_text(teacher.get('source'))}), distilled and packed for "
-        f"{_text(target.get('title') or target.get('name'))} by edgedistill. {' '.join(sizes)}",
+        f"{what} and packed for {_text(target.get('title') or target.get('name'))} by edgedistill. {' '.join(sizes)}".rstrip(),
         "",
         _text(report["verdict"]["headline"]),
         *(f"- {_text(sentence)}" for sentence in report["verdict"]["sentences"]),
@@ -131,7 +133,8 @@ def _figures(report: Mapping[str, Any]) -> list[str]:
         "## Measured",
         "",
         f"{where.capitalize()}: {_text(machine.get('cpu'))}, {_text(machine.get('cores'))} cores, {_text(machine.get('os'))}. "
-        f"Quality on {_text(judge)}; KL is to the float student, in nats per token; speed in tokens/s.",
+        f"Quality on {_text(judge)}; KL is to the float {'model' if report['student'].get('as_is') else 'student'}, in nats per token; "
+        "speed in tokens/s.",
         "",
         "| artifact | runtime | size | perplexity | KL | KL 99 % | same top | decode | prefill | peak RSS |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.bundle.card import license_note, model_card
-from edgedistill.bundle.names import INNER, safe_name, split_key
+from edgedistill.bundle.names import INNER, place_of, safe_name, split_key
 from edgedistill.errors import InputError, RunError
 from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_folder, sync_tree
 
@@ -42,7 +42,7 @@ def write_bundle(
             if leftover.exists():
                 shutil.rmtree(leftover)
         new.mkdir(parents=True)
-        _fill(new, artifacts, report, safe_name(name), license_text)
+        _fill(new, artifacts, report, name, license_text)
         sync_tree(new)
         if out.exists():
             out.rename(old)
@@ -88,12 +88,11 @@ def _fill(folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any]
     placed: dict[str, Path] = {}
     for key, path in artifacts.items():
         kind, mix = split_key(key)
+        place = folder / place_of(key, name)
         if kind == "gguf":
-            place = folder / f"{name}-{mix}.gguf"
             _place(path, place)
             _require_measured(place, mix, report)
         else:
-            place = folder / f"onnx-{mix}"
             for file in files_of(path):
                 inner = file.relative_to(path).as_posix()
                 if not INNER.fullmatch(inner):
@@ -101,7 +100,7 @@ def _fill(folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any]
                 _place(file, place / inner)
         placed[key] = place
     hashes = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files_of(folder)}
-    atomic_write(folder / "README.md", model_card(report, name, folder, placed, hashes))
+    atomic_write(folder / "README.md", model_card(report, safe_name(name), folder, placed, hashes))
     atomic_write(folder / "LICENSE", license_note(report, license_text))
     for paper in ("README.md", "LICENSE"):
         hashes[paper] = file_sha256(folder / paper)

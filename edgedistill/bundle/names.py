@@ -19,6 +19,16 @@ def safe_name(name: str) -> str:
     return re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", parts)).strip(".-")[:LONGEST].rstrip(".-") or "model"
 
 
+def place_of(key: str, name: str) -> str:
+    """Where in the bundle of a model an artifact lies: NAME-MIX.gguf, or the folder onnx-MIX.
+
+    Raises:
+        InputError: as `split_key`.
+    """
+    kind, mix = split_key(key)
+    return f"{safe_name(name)}-{mix}.gguf" if kind == "gguf" else f"onnx-{mix}"
+
+
 def split_key(key: str) -> tuple[str, str]:
     """('gguf', 'q4_0') of 'gguf-q4_0'.
 

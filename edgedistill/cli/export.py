@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgedistill.cli.words import words_of
+
 if TYPE_CHECKING:
     from edgedistill.export.files import Exported
     from edgedistill.progress import Progress
@@ -38,7 +40,7 @@ def export(model: str, output: Path, mixes: str, formats: str, recipe: str | Non
     from edgedistill.store.run import RUN
     from edgedistill.units import show_bytes
 
-    kinds, wanted = _words(formats), _words(mixes)
+    kinds, wanted = words_of(formats), words_of(mixes)
     if not kinds or set(kinds) - set(KINDS):
         raise InputError(f"--formats is '{formats}'; it must be {' or '.join(KINDS)}, or both with a comma between them")
     path = Path(model)
@@ -57,11 +59,6 @@ def export(model: str, output: Path, mixes: str, formats: str, recipe: str | Non
     for e in done:
         blocks = f"{e.comparison.tensors} tensors, {e.comparison.blocks:,} blocks as packed"
         click.echo(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.comparison.sha256}")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """The words of a list, each once, in lower case: llama.cpp's own Q4_K_M is our q4_k_m."""
-    return tuple(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
 
 
 def _held(path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress") -> "list[Exported]":

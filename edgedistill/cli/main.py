@@ -14,6 +14,7 @@ from edgedistill.errors import EdgeDistillError
 # Name -> module, attribute, what it does. Importing click takes 0.1 s, torch several seconds: `--help` shows this table.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "compile": ("edgedistill.cli.compile", "compile_command", "Teacher and target to a bundle; goes on where it was stopped."),
+    "recover": ("edgedistill.cli.recover", "recover", "A better low-bit file of an existing model, by training on its grid."),
     "plan": ("edgedistill.cli.plan", "plan", "What compile would do, and whether it fits the device."),
     "verify": ("edgedistill.cli.verify", "verify", "Prove that the exported files hold the trained weights."),
     "export": ("edgedistill.cli.export", "export", "A model in several number formats at once, each file proven."),

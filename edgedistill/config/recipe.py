@@ -3,39 +3,20 @@
 Fields of one part are the settings of one stage, so a change recomputes that stage and what follows it, nothing before.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from edgedistill.config.fields import MixName, Name, PositiveFloat, PositiveInt, Text, no_duplicates
 from edgedistill.config.own_mixes import OwnMix
+from edgedistill.config.recover import Recover
+from edgedistill.config.teach import Teach
+from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import Model, as_tuple
 from edgedistill.errors import did_you_mean
-from edgedistill.mixes import MIXES, NAME, QUANTIZED_MIXES, Mix
+from edgedistill.mixes import MIXES, QUANTIZED_MIXES, Mix
 
 SCHEMA = "edgedistill.recipe/1"
-OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
-
-MixName = Annotated[str, Field(pattern=NAME, examples=list(QUANTIZED_MIXES))]
-Compute = Literal["bfloat16", "float32"]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-
-
-def _no_duplicates(found: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(found)) != len(found):
-        raise ValueError("each entry may be there only once")
-    return found
-
-
-def _beside_the_file(found: str | None, info: ValidationInfo) -> str | None:
-    """A path in a recipe counts from the recipe's folder."""
-    if not found or not info.context:
-        return found
-    return str((Path(info.context["folder"]) / Path(found).expanduser()).resolve())
 
 
 class Teacher(Model):
@@ -49,40 +30,21 @@ class Teacher(Model):
 class Student(Model):
     """What of the teacher is kept."""
 
+    as_is: bool = Field(default=False, description="The student is the teacher itself: no layer is cut, nothing is distilled.")
     layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
     depth: Annotated[float, Field(gt=0, le=1)] = Field(default=0.9, description="Share of the teacher's layers, used while layers is null.")
 
+    @model_validator(mode="after")
+    def _whole(self) -> "Student":
+        if self.as_is and self.layers is not None:
+            raise ValueError(f"as_is keeps all of the teacher's layers; leave out layers ({self.layers}), or set as_is to false")
+        return self
+
     def layers_of(self, teacher_layers: int) -> int:
-        """Layers that the student of a teacher has: `layers`, or `depth` of the teacher's, rounded, at least 2."""
+        """Layers that the student of a teacher has: all, `layers`, or `depth` of the teacher's, rounded, at least 2."""
+        if self.as_is:
+            return teacher_layers
         return self.layers if self.layers is not None else max(2, round(teacher_layers * self.depth))
-
-
-class Teach(Model):
-    """What the teacher is asked, and how it answers."""
-
-    style: Literal["chat", "text"] = Field(default="chat", description="chat: question and answer; text: plain continuation.")
-    prompts: Text = Field(default=OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
-    hints: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        default=("", "Answer in one or two sentences.", "Answer in a short paragraph."),
-        description="Added in turn to the questions that the teacher makes up: small models end short answers and get lost in long ones.",
-    )
-    prompt_field: Text | None = Field(default=None, description="Field of the prompts file; null takes the first one known.")
-    tokens: PositiveInt = Field(default=40_000, description="Kept tokens of the teacher's own writing to collect.")
-    text_tokens: Annotated[int, Field(ge=0)] = Field(default=8_000, description="Tokens of plain prose read beside them; 0 for none.")
-    text: Text | None = Field(default=None, description="A text file to read, beside the recipe; null: prose that comes along.")
-    max_prompt_tokens: PositiveInt = 96
-    max_answer_tokens: PositiveInt = 320
-    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that it makes up, and of plain text.")
-    answer_temperature: Annotated[float, Field(ge=0)] = 0.8
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")
-    holdout: Share = Field(default=0.16, description="Share of documents kept from training: half validate it, half judge the result.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
-
-    @field_validator("prompts", "text")
-    @classmethod
-    def _locate(cls, found: str | None, info: ValidationInfo) -> str | None:
-        return found if found == OWN_PROMPTS else _beside_the_file(found, info)
 
 
 class DistillLoss(Model):
@@ -98,26 +60,7 @@ class DistillLoss(Model):
         return self
 
 
-class _Training(Model):
-    """What both trainings have."""
-
-    tokens: PositiveInt
-    seq_len: Annotated[int, Field(ge=16)] = Field(default=512, description="Tokens of a packed row.")
-    batch_tokens: PositiveInt
-    learning_rate: PositiveFloat
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="Share of the steps in which the rate rises.")
-    checkpoint_seconds: PositiveFloat = Field(default=60.0, description="Seconds between checkpoints; changes no result.")
-    validate_every: PositiveInt
-    compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
-
-    @model_validator(mode="after")
-    def _whole_rows(self) -> "_Training":
-        if self.batch_tokens % self.seq_len:
-            raise ValueError(f"batch_tokens ({self.batch_tokens}) must be a multiple of seq_len ({self.seq_len})")
-        return self
-
-
-class Distill(_Training):
+class Distill(Training):
     """How the student is trained in float. Rates are peaks."""
 
     tokens: PositiveInt = 60_000
@@ -125,32 +68,6 @@ class Distill(_Training):
     learning_rate: PositiveFloat = 2.0e-4
     loss: DistillLoss = DistillLoss()
     validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
-
-
-class Recover(_Training):
-    """How the student is trained on the grid that ships."""
-
-    tokens: PositiveInt = 24_000
-    batch_tokens: PositiveInt = 1024
-    learning_rate: PositiveFloat = 1.0e-4
-    scale_learning_rate: PositiveFloat = 1.0e-3
-    fit: Literal["importance", "ggml"] = Field(default="importance", description="How the first scales are found.")
-    train: Literal["weights+scales", "weights", "scales"] = "weights+scales"
-    loss: Literal["forward_kl"] = "forward_kl"
-    patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
-    validate_every: PositiveInt = 8
-    tokens_by_mix: dict[MixName, PositiveInt] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
-
-    # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
-    rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")
-
-    def rate_of(self, mix: str) -> float:
-        """The factor on a mix's learning rates."""
-        return self.rate_by_mix.get(mix, 1.0)
-
-    def tokens_of(self, mix: str) -> int:
-        """The training budget of a mix."""
-        return self.tokens_by_mix.get(mix, self.tokens)
 
 
 class Measure(Model):
@@ -187,7 +104,7 @@ class Recipe(Model):
     export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("gguf", "onnx")
     measure: Measure = Measure()
 
-    _unique = field_validator("mixes", "export")(_no_duplicates)
+    _unique = field_validator("mixes", "export")(no_duplicates)
 
     @model_validator(mode="after")
     def _known_mixes(self) -> "Recipe":
@@ -211,6 +128,14 @@ class Recipe(Model):
         """The same recipe with what the command line says of the teacher; None changes nothing."""
         changes = {name: value for name, value in (("model", model), ("revision", revision)) if value is not None}
         return self.model_copy(update={"teacher": self.teacher.model_copy(update=changes)})
+
+    def decided(self, has_chat_template: bool) -> "Recipe":
+        """The same recipe with what `teach` leaves open decided: the style, by whether the teacher chats, and the text's window."""
+        teach = self.teach.styled(has_chat_template)
+        if teach.text_window is None:
+            lengths = [self.recover.seq_len] if self.student.as_is else [self.distill.seq_len, self.recover.seq_len]
+            teach = teach.model_copy(update={"text_window": min(lengths)})
+        return self.model_copy(update={"teach": teach})
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, defaults too, as JSON types."""

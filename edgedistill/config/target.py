@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from edgedistill.config.recipe import Name, PositiveInt, Text
+from edgedistill.config.fields import Name, PositiveInt, Text
 from edgedistill.config.yaml_file import Model, as_tuple
 from edgedistill.units import EXAMPLES, parse
 

@@ -21,7 +21,7 @@ class Batch:
     Attributes:
         tokens: [B, T] int64.
         positions: [B, T] int64, from 0 in each document.
-        attention: [B, 1, T, T] bool, True where the query (third) may look at the key (fourth).
+        documents: lengths of the documents end to end over the B·T positions; what is padded at a row's end counts as one.
         real: [B, T] bool, False on padding.
         kept: [N] int64, flat indices into B·T of the positions whose next token counts.
         labels: [N] int64, those next tokens.
@@ -30,7 +30,7 @@ class Batch:
 
     tokens: Tensor
     positions: Tensor
-    attention: Tensor
+    documents: tuple[int, ...]
     real: Tensor
     kept: Tensor
     labels: Tensor
@@ -100,18 +100,19 @@ def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:
     width = max(sum(min(len(document.tokens), seq_len) for document in row) for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.int64)
     positions = torch.zeros(len(rows), width, dtype=torch.int64)
-    owner = torch.full((len(rows), width), -1, dtype=torch.int64)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    lengths: list[int] = []
     kept: list[Tensor] = []
     labels: list[Tensor] = []
     signal: dict[str, list[Tensor]] = {}
     for number, row in enumerate(rows):
         at = 0
-        for number_in_row, document in enumerate(row):
+        for document in row:
             ids = document.tokens[: min(len(document.tokens), seq_len)].long()
             end = at + len(ids)
             tokens[number, at:end] = ids
             positions[number, at:end] = torch.arange(len(ids))
-            owner[number, at:end] = number_in_row
+            lengths.append(len(ids))
             count = len(ids) - 1 - document.first
             if count > 0:
                 kept.append(number * width + at + torch.arange(document.first, len(ids) - 1))
@@ -119,15 +120,16 @@ def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:
                 for name, values in document.signal.items():
                     signal.setdefault(name, []).append(values[:count])
             at = end
+        real[number, :at] = True
+        if at < width:
+            lengths.append(width - at)
     if not kept:
         raise ValueError("a batch needs at least one position whose next token counts")
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    same = owner.unsqueeze(2) == owner.unsqueeze(1)  # padding sees padding, so that no row of the softmax is empty
     return Batch(
         tokens,
         positions,
-        (same & causal).unsqueeze(1),
-        owner >= 0,
+        tuple(lengths),
+        real,
         torch.cat(kept),
         torch.cat(labels),
         {name: torch.cat(values) for name, values in signal.items()},

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
-from edgedistill.losses.cross_entropy import CrossEntropy
+from edgedistill.losses.choose import make_loss
 from edgedistill.losses.head import HeadLoss, head_loss
-from edgedistill.losses.top_k_kl import TopKKL
+from edgedistill.losses.teachers import TopKTeacher, WrittenText
 from edgedistill.losses.weighted import Weighted
 from edgedistill.models.depth import block_influence, choose_layers, cut_layers, layer_kinds
 from edgedistill.models.load import load_model, save_model
@@ -60,8 +60,8 @@ def distill(
     def loss_of_step(step: int) -> tuple[torch.Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
         parts: list[tuple[float, HeadLoss]] = [
-            (settings.loss.forward_kl, TopKKL(batch.signal["ids"], batch.signal["log_probs"])),
-            (settings.loss.cross_entropy, CrossEntropy(batch.labels)),
+            (settings.loss.forward_kl, make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"]))),
+            (settings.loss.cross_entropy, make_loss("cross_entropy", WrittenText(batch.labels))),
         ]
         return head_loss(kept_hidden(student, batch, dtype), weight, Weighted(parts)), len(batch.kept)
 
@@ -85,7 +85,7 @@ def top_k_kl(model: PreTrainedModel, documents: Sequence[Document], weight: torc
     """Mean KL to the teacher's top-k signal over documents, in nats per token."""
     total, tokens = 0.0, 0
     for batch, _ in batches(documents, seq_len, rows_per_batch=2):
-        loss = TopKKL(batch.signal["ids"], batch.signal["log_probs"])
+        loss = make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"]))
         total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
         tokens += len(batch.kept)
     return total / tokens

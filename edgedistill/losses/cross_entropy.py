@@ -11,6 +11,10 @@ class CrossEntropy:
         """Take the [N] token ids that follow."""
         self.labels = labels
 
+    def chunk(self, start: int, stop: int) -> "CrossEntropy":
+        """See `HeadLoss`."""
+        return CrossEntropy(self.labels[start:stop])
+
     def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """See `HeadLoss`. The gradient is q − onehot(label)."""
         labels = self.labels[start : start + logits.shape[0]].long().unsqueeze(-1)

@@ -1,40 +1,30 @@
-"""Forward KL against a teacher whose exact distribution is known: KL(teacher ‖ student).
+"""Forward KL: KL(p ‖ q) = Σ p (log p − log q), teacher p, student q.
 
-The teacher comes as its last hidden states and output matrix, which give all V probabilities at 2·D bytes a token
-instead of 2·V (Hinton et al. 2015, section 2, for the temperature and its square).
+The student pays where it gives little to what the teacher may say, so it covers all of the teacher.
+Over grouped outcomes the tail's term is p_r (log p_r − log q_r): the student learns how much the teacher gives to the tail as a whole,
+and keeps its own proportions within it.
+Source: Hinton et al. 2015 (arXiv 1503.02531), section 2, less the teacher's entropy.
 """
 
+import torch
 from torch import Tensor
 
-from edgedistill.losses.softmax import softmax_and_normalizer
+from edgedistill.losses.exact import ExactLoss
+from edgedistill.losses.sides import Side
+from edgedistill.losses.teachers import ExactTeacher
 
 
-class ForwardKL:
-    """Sum over tokens of Σ_v p_v (log p_v − log q_v), both softened by `temperature`, times its square."""
+def forward_kl(teacher: Side, student: Side) -> tuple[Tensor, Tensor]:
+    """See `Divergence`. The gradient is q − p."""
+    # Σ p (log p − log q) with log p = z − log Z: three passes over the vocabulary fewer than with two log-softmaxes.
+    difference = torch.sub(teacher.logits, student.logits, out=student.logits)
+    values = difference.mul_(teacher.probabilities).sum(-1, keepdim=True) + student.normalizer - teacher.normalizer
+    return values.squeeze(-1), student.probabilities.sub_(teacher.probabilities)
+
+
+class ForwardKL(ExactLoss):
+    """Forward KL to a teacher that comes as hidden states [N, D] and output matrix [V, D]: what the stages train and validate with."""
 
     def __init__(self, teacher_hidden: Tensor, teacher_weight: Tensor, temperature: float = 1.0) -> None:
-        """Take the teacher of N tokens.
-
-        Args:
-            teacher_hidden: [N, D] after the final norm.
-            teacher_weight: [V, D], the same type.
-            temperature: above 0.
-        """
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        self.hidden, self.weight, self.temperature = teacher_hidden, teacher_weight, temperature
-
-    def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """See `HeadLoss`. The gradient is T · (q − p)."""
-        rows = self.hidden[start : start + logits.shape[0]]
-        teacher = (rows @ self.weight.T).float()
-        if self.temperature != 1.0:
-            logits, teacher = logits / self.temperature, teacher / self.temperature
-        q, student_normalizer = softmax_and_normalizer(logits)
-        p, teacher_normalizer = softmax_and_normalizer(teacher)
-        # Σ p (log p − log q) with log p = z − log Z: three passes over the vocabulary fewer than with two log-softmaxes.
-        summed = (p * teacher.sub_(logits)).sum() + (student_normalizer - teacher_normalizer).sum()
-        grad = q.sub_(p)
-        if self.temperature == 1.0:
-            return summed, grad
-        return summed * self.temperature**2, grad.mul_(self.temperature)
+        """See `ExactTeacher` and `ExactLoss`."""
+        super().__init__(forward_kl, ExactTeacher(teacher_hidden, teacher_weight), temperature)

@@ -1,8 +1,10 @@
 """The output layer and its loss in one pass over chunks of tokens, so that [N, V] logits never exist at once.
 
-A loss on logits z = hidden · weightᵀ has the gradients dhidden = dz · weight and dweight = dzᵀ · hidden. Both are
-computed chunk by chunk while the chunk's logits are at hand; backward only scales them. At N = 1024 and V = 49,152
-that is 12 MB of logits at a time instead of 200 MB for each of logits, log-probabilities and their gradients.
+A loss on logits z = hidden · weightᵀ has the gradients dhidden = dz · weight and dweight = dzᵀ · hidden. All are computed chunk by chunk
+while the chunk's logits are at hand; backward only scales them. A chunk is as long as the products need for their full speed. Within it
+the loss goes by blocks of few rows, whose dozen passes over the vocabulary then run in the cache, and dz takes the logits' place.
+At N = 4096 and V = 262,144 a chunk's float32 logits are 134 MB, where the whole would be 4.3 GB for each of logits, log-probabilities
+and their gradients.
 Source of the idea: fused linear cross-entropy (Liger kernel, arXiv 2410.10989).
 """
 
@@ -10,21 +12,30 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Tokens at a time: at V = 49,152 a chunk's float32 logits are 12 MB, small enough for a last-level cache, and the
-# products still run at full speed (with 32 they take 1.6 times as long).
-CHUNK = 64
+# Tokens of a chunk: the three products take a fifth to a third less time a token with 256 than with 64 (bench/head_loss.py --tune);
+# a larger vocabulary gets by with fewer, since its chunk's logits are what memory is needed for.
+CHUNK, CHUNK_LOGITS = 256, 2**25
+# Logits that a thread works on at once, 1 MiB in float32: half as many or twice as many take about as long, 16 times as many twice as long.
+BLOCK_LOGITS = 2**18
+# Rows of a bfloat16 weight's gradient that are made at once before they go into the float32 sum.
+WEIGHT_ROWS = 8192
 
 
 class HeadLoss(Protocol):
     """A loss of logits against something known for each of N tokens."""
 
+    def chunk(self, start: int, stop: int) -> "HeadLoss":
+        """The loss of tokens start .. stop alone, counted from 0, with all done that is better done for many tokens at once."""
+        ...
+
     def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over a chunk in nats, and its gradient.
+        """Sum of the loss over a block of tokens in nats, and its gradient.
 
         Args:
             logits: [n, V] float32 of tokens start .. start + n; may be overwritten.
-            start: the chunk's first token among the N.
+            start: the block's first token among the N.
         Returns:
             Scalar float32 (a sum, not a mean) and d(sum)/d(logits) [n, V] float32.
         """
@@ -35,42 +46,74 @@ class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int) -> Tensor:  # type: ignore[no-untyped-def]
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        tokens = hidden.shape[0]
+        (tokens, _), vocabulary = hidden.shape, weight.shape[0]
+        chunk = -(-tokens // -(-tokens // chunk))  # as many chunks, all of about one length
+        # Softmax gives each row to one thread.
+        block = torch.get_num_threads() * max(1, BLOCK_LOGITS // vocabulary)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32) if wants_weight else None
-        total = torch.zeros((), dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        buffer = torch.empty(chunk, vocabulary, dtype=hidden.dtype, device=hidden.device)
         for start in range(0, tokens, chunk):
             rows = hidden[start : start + chunk]
-            summed, grad = loss.loss_and_grad((rows @ weight.T).float(), start)
-            total += summed
-            grad = grad.to(hidden.dtype)
+            logits = torch.mm(rows, weight.T, out=buffer[: len(rows)])
+            part = loss.chunk(start, start + len(rows))
+            for first in range(0, len(rows), block):
+                here = logits[first : first + block]
+                summed, grad = part.loss_and_grad(here.float(), first)
+                total += summed
+                here.copy_(grad)
+            del part  # before the next chunk's is made
             if grad_hidden is not None:
-                grad_hidden[start : start + chunk] = grad @ weight
+                torch.mm(logits, weight, out=grad_hidden[start : start + len(rows)])
             if grad_weight is not None:
-                grad_weight += (grad.T @ rows).float()
+                _add_product(grad_weight, logits, rows)
         ctx.grads = (grad_hidden, grad_weight, tokens, weight.dtype)
         return total / tokens
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, scale: Tensor):  # type: ignore[no-untyped-def]
-        grad_hidden, grad_weight, tokens, dtype = ctx.grads
+        if ctx.grads is None:
+            raise RuntimeError("the gradients of head_loss were made with its value and have been handed out: compute the loss anew")
+        (grad_hidden, grad_weight, tokens, dtype), ctx.grads = ctx.grads, None
         factor = scale / tokens
         if grad_hidden is not None:
-            grad_hidden = grad_hidden.mul_(factor)
+            grad_hidden.mul_(factor)
         if grad_weight is not None:
-            grad_weight = grad_weight.mul_(factor).to(dtype)
+            grad_weight = _scaled(grad_weight, factor, dtype)
         return grad_hidden, grad_weight, None, None
 
 
-def head_loss(hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int = CHUNK) -> Tensor:
+def _add_product(total: Tensor, grad: Tensor, rows: Tensor) -> None:
+    """total [V, D] += gradᵀ [V, n] · rows [n, D], the sum over chunks in float32."""
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, rows)
+        return
+    for start in range(0, len(total), WEIGHT_ROWS):
+        total[start : start + WEIGHT_ROWS] += grad[:, start : start + WEIGHT_ROWS].T @ rows
+
+
+def _scaled(total: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """total · factor in `dtype`, in the memory of `total`: a narrower type takes the front of it, for a second copy is what isn't there."""
+    if total.dtype == dtype:
+        return total.mul_(factor)
+    front = total.view(-1).view(dtype)[: total.numel()].view(total.shape)
+    # Rows are read at 4 bytes an element and written at 2, so what is written never reaches what is still to be read.
+    for start in range(0, len(total), WEIGHT_ROWS):
+        front[start : start + WEIGHT_ROWS] = total[start : start + WEIGHT_ROWS] * factor
+    return front
+
+
+def head_loss(hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int | None = None) -> Tensor:
     """Mean of `loss` over N tokens, in nats per token.
 
     Args:
         hidden: [N, D] last hidden states after the final norm; float32 or bfloat16. The products run in its type.
-        weight: [V, D] output matrix of the same type.
-        chunk: tokens whose logits exist at once.
+        weight: [V, D] output matrix of the same type. Its gradient, where it wants one, is summed in float32: 4·V·D bytes.
+        chunk: tokens whose logits exist at once; None takes what is fast for the vocabulary.
     Returns:
-        Scalar float32.
+        Scalar float32, whose gradient can be taken once.
     Raises:
         ValueError: there is no token, or the types differ.
     """
@@ -78,4 +121,5 @@ def head_loss(hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int = CHUNK
         raise ValueError("head_loss needs at least one token, got hidden states of shape " + str(tuple(hidden.shape)))
     if hidden.dtype != weight.dtype:
         raise ValueError(f"head_loss needs one type, got hidden {hidden.dtype} and weight {weight.dtype}")
+    chunk = chunk or max(1, min(CHUNK, CHUNK_LOGITS // weight.shape[0]))
     return _ChunkedHead.apply(hidden, weight, loss, chunk)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A weighted sum of losses on the same logits."""
+"""A weighted sum of losses on the same logits: losses of one teacher, or a loss of each of several (float student, original teacher)."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,17 @@ class Weighted:
         """Take (weight, loss) pairs; those of weight 0 are left out.
 
         Raises:
-            ValueError: nothing is left.
+            ValueError: a weight is below 0, or nothing is left.
         """
+        if any(weight < 0 for weight, _ in parts):
+            raise ValueError(f"a weighted loss needs weights of 0 and above, got {[weight for weight, _ in parts]}")
         self.parts = [(weight, loss) for weight, loss in parts if weight != 0]
         if not self.parts:
             raise ValueError("a weighted loss needs a part with a weight above 0")
+
+    def chunk(self, start: int, stop: int) -> "Weighted":
+        """See `HeadLoss`."""
+        return Weighted([(weight, loss.chunk(start, stop)) for weight, loss in self.parts])
 
     def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """See `HeadLoss`."""

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edgedistill.data.prose import cut_text
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -91,11 +92,15 @@ def limit_documents(documents: Sequence[Document], tokens: int) -> tuple[Documen
     return tuple(chosen)
 
 
-def prose_documents(tokenizer_of: Path, text: str, tokens: int) -> tuple[Document, ...]:
-    """The beginning of a text as documents of WINDOW tokens, `tokens` judged positions in all."""
-    ids = load_tokenizer(tokenizer_of)(text, add_special_tokens=False)["input_ids"]
-    pieces = [Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {}) for i in range(0, len(ids), WINDOW)]
-    return limit_documents([piece for piece in pieces if piece.kept > 0], tokens)
+def prose_documents(tokenizer_of: Path, texts: Sequence[str], tokens: int) -> tuple[Document, ...]:
+    """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, of each text as many."""
+    tokenizer = load_tokenizer(tokenizer_of)
+    share = -(-tokens // len(texts))
+    found: list[Document] = []
+    for text in texts:
+        pieces = [Document(torch.tensor(ids, dtype=torch.int32), 0, {}) for ids in cut_text(tokenizer, text, WINDOW)]
+        found += limit_documents(pieces, share)
+    return tuple(found)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ Files are measured one after the other, each finished row is kept at once, and a
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
 def measure(
     artifacts: Sequence[Artifact],
     judges: list[Judge],
-    teacher: Path,
-    student: Path,
+    models: Mapping[str, Path],
     recipe: Recipe,
     command: str,
     on_target: bool,
@@ -41,7 +40,7 @@ def measure(
     Args:
         artifacts: what to measure, in the order of the table.
         judges: held-out texts.
-        teacher, student: the float models that the files are compared with.
+        models: the float models that the files are compared with, by "student" and "teacher".
         recipe: its `measure` part, and the style of its samples.
         command: the command line that repeats the numbers.
         on_target: whether this machine is the target.
@@ -50,8 +49,7 @@ def measure(
     """
     machine = machine_facts()
     references = {
-        "student": make_reference(student, judges, work / "student.safetensors", "float student", progress),
-        "teacher": make_reference(teacher, judges, work / "teacher.safetensors", "teacher", progress),
+        name: make_reference(model, judges, work / f"{name}.safetensors", f"float {name}", progress) for name, model in models.items()
     }
     samples: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.measure.prompts}
     rows, records = [], []
@@ -78,8 +76,8 @@ def measure(
         "records": records,
     }
     (work / "measure.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    for name in ("student.safetensors", "teacher.safetensors"):
-        (work / name).unlink()  # a model's output matrix each: no reader needs them again
+    for name in models:
+        (work / f"{name}.safetensors").unlink()  # a model's output matrix each: no reader needs them again
 
 
 def open_runtime(runtime: str, path: Path, threads: int, context: int) -> Runtime:

@@ -1,18 +1,20 @@
 """What a model's own files tell of it before its weights are loaded: a Hugging Face folder or a GGUF file. No torch."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, TokenizerFacts
 from edgedistill.models import source as sources
-from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_file import GGUFHeader, read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.hf_folder import check_weights, license_of, read_shape
 from edgedistill.models.vocabulary import Vocabulary, from_folder, gguf_pre, read_json
 
 # The number format at the end of a GGUF file's name: "SmolLM2-135M-Instruct.Q4_1".
 _FORMAT_SUFFIX = re.compile(r"[.\-_](i?q\d\w*|t?q\d\w*|b?f16|f32|mxfp4)$", re.IGNORECASE)
+FLOATS = ("f32", "f16", "bf16")
 # Bytes a weight where only the config is here: what the hub stores nearly always.
 CONFIG_ONLY_WEIGHT_BYTES = 2
 
@@ -61,7 +63,17 @@ def _gguf_facts(path: Path, source: str) -> ModelFacts:
     tokenizer = TokenizerFacts(model, pre, tokens, template is not None)
     weight_bytes = sum(tensor.size for tensor in header.tensors.values())
     context = header.get(f"{header.get('general.architecture', str)}.context_length", int)
-    return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated, _more_than(shape.context, context))
+    limit = _more_than(shape.context, context)
+    return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated, limit, _quantized(header))
+
+
+def _quantized(header: GGUFHeader) -> str | None:
+    """The number format that holds most bytes of a file, None if that is a float."""
+    held: Counter[str] = Counter()
+    for tensor in header.tensors.values():
+        held[tensor.type_name] += tensor.size
+    most = max(held, key=lambda name: held[name])
+    return None if most in FLOATS else most
 
 
 def _more_than(context: int, stated: object) -> int | None:

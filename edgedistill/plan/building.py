@@ -22,7 +22,6 @@ BASE_RAM_BYTES = 900 * 2**20
 TRAIN_BYTES_PER_PARAMETER = 18
 # Values kept for the backward pass, in widths a token and layer, at 2 bytes (Korthikanti et al. 2022: 34 bytes and attention).
 ACTIVATION_WIDTHS = 24
-JUDGED_TEXTS = 2
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6
 
@@ -47,21 +46,24 @@ class BuildPlan:
 def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: int) -> BuildPlan:
     """Estimate the build of a student on a number of cores."""
     teacher_size, size = facts.shape.parameters, student.parameters
-    taught = recipe.teach.tokens + recipe.teach.text_tokens
+    written = recipe.teach.tokens + recipe.teach.free_tokens
+    taught = written + recipe.teach.text_tokens
     recovered = {mix: recipe.recover.tokens_of(mix) for mix in recipe.mixes}
-    judged = JUDGED_TEXTS * recipe.measure.tokens
+    judged = (1 + bool(recipe.teach.tokens) + bool(recipe.teach.free_tokens)) * recipe.measure.tokens
+    distilled = 0 if recipe.student.as_is else recipe.distill.tokens
     fitted = [mix for mix in map(recipe.mix, recipe.mixes) if mix.unfitted]
     once = measured_once(fitted) if fitted else None
     measured = once.tokens * sum(len(group.formats) for group in groups_of(student, once)) if once else 0
-    tokens = {"teach": taught, "distill": recipe.distill.tokens, **({"sensitivity": measured} if fitted else {}),
+    tokens = {"teach": taught, **({"distill": distilled} if distilled else {}), **({"sensitivity": measured} if fitted else {}),
               **{f"recover {mix}": n for mix, n in recovered.items()}, "measure": judged}  # fmt: skip
 
     distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
     recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
     write_flops = WRITE_FLOPS_PER_CORE * cores
     seconds = {
-        "teach": 2 * teacher_size * (recipe.teach.tokens / KEPT_SHARE / write_flops + recipe.teach.text_tokens / distill_flops),
-        "distill": 6 * size * recipe.distill.tokens / distill_flops,
+        # Without a student to distill, what the teacher thinks of the prose isn't asked.
+        "teach": 2 * teacher_size * (written / KEPT_SHARE / write_flops + (recipe.teach.text_tokens if distilled else 0) / distill_flops),
+        **({"distill": 6 * size * distilled / distill_flops} if distilled else {}),
         **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
         **{f"recover {mix}": (6 * n + 2 * taught / len(recovered)) * size / recover_flops for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
@@ -75,18 +77,19 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
 
 
 def _ram(recipe: Recipe, facts: ModelFacts, student: ModelShape) -> int:
-    """The larger of teaching and training; training loads the teacher in float32 to cut the student from it."""
+    """The larger of teaching and training; distilling loads the teacher in float32 to cut the student from it."""
     answer = recipe.teach.max_prompt_tokens + recipe.teach.max_answer_tokens
     teach = facts.weight_bytes + facts.shape.kv_bytes(recipe.teach.parallel * answer)
-    at_once = max(recipe.distill.batch_tokens, recipe.recover.batch_tokens)
+    whole = recipe.student.as_is
+    at_once = recipe.recover.batch_tokens if whole else max(recipe.distill.batch_tokens, recipe.recover.batch_tokens)
     activations = at_once * student.layers * student.width * ACTIVATION_WIDTHS * 2
-    train = TRAIN_BYTES_PER_PARAMETER * student.parameters + 4 * facts.shape.parameters + activations
+    train = TRAIN_BYTES_PER_PARAMETER * student.parameters + (0 if whole else 4 * facts.shape.parameters) + activations
     return BASE_RAM_BYTES + max(teach, train)
 
 
 def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
     """Signals; the float student and its GGUF; two checkpoints of a training; of each mix its grid, its rounding, exports, bundle."""
-    signals = taught * (recipe.teacher.top_k * 6 + student.width * 2)
+    signals = taught * ((0 if recipe.student.as_is else recipe.teacher.top_k * 6) + student.width * 2)
     checkpoints = 2 * 12 * student.parameters
     mixes = sum(mix_bytes(student, recipe.mix(name)) for name in recipe.mixes) * (2 + 2 * len(recipe.export))
     return signals + 8 * student.parameters + checkpoints + mixes

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.config.prompts import read_prompts
-from edgedistill.config.recipe import OWN_PROMPTS, Recipe
+from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
+from edgedistill.config.teach import OWN_PROMPTS, SMALLEST_TEXT
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, check_depth, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
@@ -27,6 +28,7 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too big
             is in the plan; `Plan.require_fit` raises it.
     """
+    recipe = recipe.decided(facts.tokenizer.has_chat_template)
     _check(recipe, facts)
     layers = recipe.student.layers_of(facts.shape.layers)
     check_depth(f"recipe {recipe.name}", facts.name, facts.shape, layers)
@@ -64,29 +66,45 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
         )
     if teach.style == "text" and teach.prompts == OWN_PROMPTS and teach.prompt_field:
         raise InputError(f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one in teach.prompts.")
+    trainings = {"distill.seq_len": recipe.distill.seq_len, "recover.seq_len": recipe.recover.seq_len}
+    if recipe.student.as_is:
+        del trainings["distill.seq_len"]
     for part, length in (
-        ("distill.seq_len", recipe.distill.seq_len),
-        ("recover.seq_len", recipe.recover.seq_len),
+        *trainings.items(),
         ("teach.max_prompt_tokens + teach.max_answer_tokens", teach.max_prompt_tokens + teach.max_answer_tokens),
     ):
         if length > context:
             raise InputError(f"{where}: {part} is {length}; the teacher {facts.name} reads at most {context} tokens. Choose at most that.")
     if "onnx" in recipe.export:
         check_onnx(where, facts.shape)
+    for part, length in trainings.items():
+        if teach.text_tokens and teach.text_window is not None and teach.text_window > length:
+            raise InputError(
+                f"{where}: teach.text_window is {teach.text_window}, and {part} {length}: the end of every piece of text would be "
+                "left out. Choose at most that."
+            )
+    if recipe.student.as_is and recipe.recover.teacher_share:
+        raise InputError(
+            f"{where}: recover.teacher_share is {recipe.recover.teacher_share}, but the student is the teacher itself. Leave it at 0."
+        )
     if recipe.teacher.top_k > facts.shape.vocab:
         raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
     if teach.prompts != OWN_PROMPTS:
         read_prompts(Path(teach.prompts), teach.prompt_field)
-    if teach.text is not None:
-        _check_text("teach.text", Path(teach.text))
+    for path in teach.text or ():
+        _check_text("teach.text", Path(path))
 
 
 def _check_text(part: str, path: Path) -> None:
     try:
-        empty = not path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {error.start}).") from None
     except OSError as error:
-        raise InputError(f"{path}: {part} cannot be read ({error.strerror}). Paths count from the recipe's folder.") from None
-    if empty:
+        raise InputError(f"{path}: {part} cannot be read ({error.strerror}). In a recipe, paths count from its folder.") from None
+    if not text.strip():
         raise InputError(f"{path}: {part} is an empty file.")
+    if len(text) < SMALLEST_TEXT:
+        raise InputError(
+            f"{path}: {part} has {len(text)} characters, too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}."
+        )

@@ -1,6 +1,7 @@
 """Fits: which scales and codes a weight starts from. The layout is the format's; the choice in it is ours.
 
-`ggml` is what llama.cpp's quantizer takes without an importance matrix. `importance` looks for the scales and codes that lose
+`ggml` is what llama.cpp's quantizer takes without an importance matrix. `fisher` looks for the scales and codes of least expected KL:
+Σ F_oi · (w_oi − ŵ_oi)², with F measured by a backward pass (recover/fisher.py). `importance` looks for those that lose
 least of the layer's output on real activations: it minimizes Σ_i imp_i · (w_i − ŵ_i)², the expected squared change of the output
 when inputs are uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as llama.cpp's importance-matrix quantizers weigh it
 (quantize_row_q4_0_impl in ggml-quants.c, σ² the row's mean square). Squared error without activations makes a model worse, not better.
@@ -19,6 +20,17 @@ def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
     check_finite(weight, grid)  # here, where the place of a bad number is its place in the whole weight
     module = GRIDS[grid]
     return GridTensor(grid, torch.cat([module.pack(module.encode(weight[rows])) for rows in row_pieces(weight)]))
+
+
+def fit_costs(weight: Tensor, grid: str, costs: Tensor | None) -> GridTensor:
+    """The fit for what is known of a weight [O, I].
+
+    Args:
+        costs: what a squared error of each weight costs, [O, I]; mean squares of the layer's inputs, [I]; None for ggml's own fit.
+    """
+    if costs is None:
+        return fit_ggml(weight, grid)
+    return fit_importance(weight, grid, costs) if costs.dim() == 1 else fit_weight(weight, grid, costs.float())
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:

@@ -1,41 +1,71 @@
 """Training on a grid: a linear layer with a float latent weight whose forward value is the decoded grid tensor, to the bit."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from edgedistill.quant.activations import eight_bits
 from edgedistill.quant.blocks import to_half
 from edgedistill.quant.grids import GRIDS, GridTensor, requantize
 from edgedistill.quant.parts import Parts
-from edgedistill.quant.product import Layout, decode_nearest, grid_linear
+from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linear, merged
 
 # The numbers beside the codes, which training may scale: a factor for each keeps one learning rate right for blocks of any magnitude.
 HEADER = ("d", "m", "scales", "mins")
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What of a layer is trained.
+
+    Attributes:
+        weights: the latent weights; False: the codes stay exactly as fitted.
+        scales: the blocks' scales and minimums.
+        norms: norms, and biases where there are any.
+        low_rank: train W + B·A with B [O, r] and A [r, I] instead of W (Hu et al. 2021, arXiv 2106.09685). What is rounded is the sum,
+            so merging it afterwards changes nothing.
+        round_inputs: round the layer's inputs to 8 bits, as the runtimes do.
+    """
+
+    weights: bool = True
+    scales: bool = True
+    norms: bool = True
+    low_rank: int | None = None
+    round_inputs: bool = False
+
+
 class GridLinear(nn.Module):
     """A linear layer whose weight lives on a grid.
 
-    `latent` [O, I] is the float weight; `start_d`, `start_m`, `start_scales` and `start_mins` are the fitted numbers of the blocks and
-    groups (as far as the grid has them), `gain_*` the learned factors on them: d in use is start_d · (1 + gain_d), stored as the
-    layout stores it (float16, or an integer of few bits), with straight-through gradients.
+    `latent` [O, I] is the float weight, to which `low_b` · `low_a` is added where training is of low rank; `start_d`, `start_m`,
+    `start_scales` and `start_mins` are the fitted numbers of the blocks and groups (as far as the grid has them), `gain_*` the learned
+    factors on them: d in use is start_d · (1 + gain_d), stored as the layout stores it (float16, or an integer of few bits), with
+    straight-through gradients.
     """
 
-    def __init__(self, weight: Tensor, fitted: GridTensor, train_weight: bool, train_scale: bool, bias: Tensor | None = None) -> None:
-        """Start from a float weight [O, I] and its fit. What isn't trained stays as fitted; a bias [O] is trained."""
+    def __init__(self, weight: Tensor, fitted: GridTensor, learned: Learned, bias: Tensor | None = None) -> None:
+        """Start from a float weight [O, I], its fit and its bias [O]."""
         super().__init__()
         self.grid = fitted.grid
         module, parts = GRIDS[fitted.grid], fitted.parts()
         self.layout = Layout(module.STEPS, module.GROUP)
         # With frozen weights there is no latent: the codes stay exactly as fitted.
-        self.latent = nn.Parameter(weight.detach().float().clone()) if train_weight else None
-        self.codes = None if train_weight else parts.codes
-        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
+        whole = learned.low_rank is None
+        self.latent = nn.Parameter(weight.detach().float().clone(), requires_grad=whole) if learned.weights else None
+        self.low_a: nn.Parameter | None = None
+        self.low_b: nn.Parameter | None = None
+        if learned.weights and learned.low_rank is not None:
+            self.low_a, self.low_b = _low_rank(weight, learned.low_rank)
+        self.codes = None if learned.weights else parts.codes
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=learned.norms)
+        self.input_block = min(module.BLOCK, 256) if learned.round_inputs else None
         self.fixed = parts if not module.LEARNED else None
         for name in HEADER if module.LEARNED else ():
             start = getattr(parts, name)
             if start is not None:
                 self.register_buffer(f"start_{name}", start.float())
-                self.register_parameter(f"gain_{name}", nn.Parameter(torch.zeros(start.shape), requires_grad=train_scale))
+                self.register_parameter(f"gain_{name}", nn.Parameter(torch.zeros(start.shape), requires_grad=learned.scales))
 
     def header(self) -> Parts:
         """The blocks' numbers as stored, float32; their codes are the fitted ones, or none."""
@@ -52,13 +82,18 @@ class GridLinear(nn.Module):
 
     def weight(self) -> Tensor:
         """The decoded weight float32 [O, I], without gradients."""
-        return self.encode().decode() if self.latent is None else decode_nearest(self.latent, *self._groups(), self.layout)
+        if self.latent is None:
+            return self.encode().decode()
+        return decode_nearest(merged(self.latent, self.low_a, self.low_b), *self._groups(), self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O], in x's own type or autocast's."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        return grid_linear(x.to(dtype), self.latent, self.codes, *self._groups(), bias, self.layout)
+        if self.input_block is not None:
+            x = eight_bits(x, self.input_block)
+        latent = Latent(self.latent, self.low_a, self.low_b)
+        return grid_linear(x.to(dtype), latent, self.codes, *self._groups(), bias, self.layout)
 
     @torch.no_grad()
     def encode(self) -> GridTensor:
@@ -71,10 +106,19 @@ class GridLinear(nn.Module):
             None if header.scales is None else header.scales.to(torch.int8 if _signed(module.SCALES) else torch.uint8),
             None if header.mins is None else header.mins.to(torch.uint8),
         )
-        return GridTensor.of(self.grid, stored if self.latent is None else requantize(module, self.latent, stored))
+        if self.latent is None:
+            return GridTensor.of(self.grid, stored)
+        return GridTensor.of(self.grid, requantize(module, merged(self.latent, self.low_a, self.low_b), stored))
 
     def _groups(self) -> tuple[Tensor, Tensor | None]:
         return GRIDS[self.grid].groups(self.header())
+
+
+def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """A and B, whose product is zero at first. With A's variance 1/r a step of size s on B moves each weight by about s, as it would W."""
+    rows, cols = weight.shape
+    start = torch.randn(rank, cols, generator=torch.Generator().manual_seed(rows * cols)) / rank**0.5
+    return nn.Parameter(start), nn.Parameter(torch.zeros(rows, rank))
 
 
 def _signed(integers: tuple[int, int] | None) -> bool:

@@ -34,17 +34,31 @@ class Layout:
         return (slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once))
 
 
+@dataclass(frozen=True)
+class Latent:
+    """The float32 weight whose nearest steps count: `weight` [O, I], plus b [O, r] · a [r, I] where these are given."""
+
+    weight: Tensor | None
+    a: Tensor | None = None
+    b: Tensor | None = None
+
+
+def merged(weight: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
+    """The sum of `Latent`: float32 [O, I]."""
+    return weight if a is None or b is None else torch.addmm(weight, b, a)
+
+
 def grid_linear(
-    x: Tensor, weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, bias: Tensor | None, layout: Layout
+    x: Tensor, latent: Latent, codes: Tensor | None, scale: Tensor, offset: Tensor | None, bias: Tensor | None, layout: Layout
 ) -> Tensor:
     """[..., I] -> [..., O] in x's type.
 
     Args:
-        weight: the float32 latent weight [O, I] whose nearest steps count, or None:
+        latent: whose nearest steps count; without a weight:
         codes: then these stay, integer [O, I].
         scale, offset: float32 [O, I/group], as stored.
     """
-    return _GridLinear.apply(x, weight, codes, scale, offset, bias, layout)  # type: ignore[no-any-return]
+    return _GridLinear.apply(x, latent.weight, latent.a, latent.b, codes, scale, offset, bias, layout)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -55,15 +69,18 @@ def decode_nearest(weight: Tensor, scale: Tensor, offset: Tensor | None, layout:
 
 class _GridLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, codes, scale, offset, bias, layout):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight, codes, scale, offset)
+    def forward(ctx, x, weight, a, b, codes, scale, offset, bias, layout):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight, a, b, codes, scale, offset)
         ctx.layout = layout
+        weight = merged(weight, a, b)  # made again in backward: kept, it would be the memory that a low rank saves
         return torch.nn.functional.linear(x, _decode(weight, codes, scale, offset, layout, x.dtype), bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        x, weight, codes, scale, offset = ctx.saved_tensors
-        needs_x, needs_weight, _, needs_scale, needs_offset, needs_bias, _ = ctx.needs_input_grad
+        x, weight, a, b, codes, scale, offset = ctx.saved_tensors
+        weight = merged(weight, a, b)
+        needs_x, wants_weight, wants_low, _, _, needs_scale, needs_offset, needs_bias, _ = ctx.needs_input_grad
+        needs_weight = wants_weight or wants_low
         rows = grad.reshape(-1, grad.shape[-1])
         decoded = torch.empty(scale.shape[0], x.shape[-1], dtype=x.dtype) if needs_x else None
         # The whole gradient of ŵ in one product; it becomes the weight's piece by piece.
@@ -95,7 +112,8 @@ class _GridLinear(torch.autograd.Function):
                 decoded[piece] = steps.flatten(1)
         grad_x = (rows @ decoded).view_as(x) if decoded is not None else None
         grad_bias = rows.sum(0) if needs_bias else None
-        return grad_x, grad_weight, None, grad_scale, grad_offset, grad_bias, None
+        grad_a, grad_b = (b.T @ grad_weight, grad_weight @ a.T) if wants_low else (None, None)
+        return grad_x, grad_weight if wants_weight else None, grad_a, grad_b, None, grad_scale, grad_offset, grad_bias, None
 
 
 def _decode(

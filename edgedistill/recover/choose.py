@@ -16,7 +16,8 @@ from edgedistill.formats import F32
 from edgedistill.mixes import QUANTIZED_MIXES, Group, Mix, assign_formats, fit_groups, flat_bytes, mix_bytes
 from edgedistill.progress import Progress
 from edgedistill.recover.knapsack import choose
-from edgedistill.recover.sensitivity import Table, open_probe
+from edgedistill.recover.probe import Probe
+from edgedistill.recover.sensitivity import Table
 from edgedistill.signals.shards import Document
 from edgedistill.store.files import write_json
 
@@ -27,7 +28,7 @@ RIVALS_FROM = 0.9  # share of the size from which a built-in mix is worth measur
 def fit_mix(
     student: Path,
     documents: Sequence[Document],
-    importance: dict[str, Tensor],
+    costs: Mapping[str, Tensor] | None,
     table: Table,
     shape: ModelShape,
     mix: Mix,
@@ -38,7 +39,7 @@ def fit_mix(
     """Write `mix.json`: `grids` by tensor, their size, the KL of all together, that of the mixes it was compared with, the table.
 
     Args:
-        student, documents, importance, recipe: as for the table.
+        student, documents, costs, recipe: as for the table.
         table: what `measure_sensitivity` found, for all of the mix's candidates or more.
         shape: the student's.
         mix: one that is to be fitted.
@@ -48,7 +49,7 @@ def fit_mix(
     groups = fit_groups(shape, mix)
     allowed = mix_bytes(shape, mix)
     ways = {"chosen": choose_grids(groups, table, allowed - flat_bytes(shape)), **_rivals(shape, mix, allowed)}
-    probe = open_probe(student, documents, importance, recipe)
+    probe = Probe(student, documents, recipe.recover.seq_len, costs)
     progress.start(f"fit {mix.name}: measure the choice and its rivals", len(ways), "mixes")
     compared = {}
     for name, grids in ways.items():

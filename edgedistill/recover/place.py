@@ -9,22 +9,22 @@ from transformers import PreTrainedModel
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.formats import F32, NumberFormat
 from edgedistill.quant.checkpoint import GridCheckpoint
-from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.quant.fit import fit_costs, fit_ggml
 from edgedistill.quant.grids import GridTensor
-from edgedistill.quant.latent import GridLinear
+from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.quant.rounded import to_float_format
 
 
 def place_on_grid(
-    model: PreTrainedModel, formats: Mapping[str, NumberFormat], importance: Mapping[str, Tensor] | None, train: str
+    model: PreTrainedModel, formats: Mapping[str, NumberFormat], costs: Mapping[str, Tensor] | None, learned: Learned
 ) -> dict[str, GridLinear]:
     """Replace the linear layers by `GridLinear`s; freeze the embedding, the output matrix and 16-bit layers at their rounded values.
 
     Args:
         model: changed in place.
         formats: each tensor's number format.
-        importance: mean squares of inputs by tensor for the importance-weighted fit; None for ggml's own.
-        train: "weights", "scales" or "weights+scales".
+        costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
+        learned: what of each layer is trained.
     Returns:
         The layers by the name of their weight.
     """
@@ -40,10 +40,14 @@ def place_on_grid(
             module.weight.data.copy_(to_float_format(weight, formats[tensor]))
             module.weight.requires_grad_(formats[tensor] is F32)
             continue
-        fitted = fit_ggml(weight, grid) if importance is None else fit_importance(weight, grid, importance[tensor])
-        layers[tensor] = GridLinear(weight, fitted, "weights" in train, "scales" in train, module.bias)
+        fitted = fit_costs(weight, grid, None if costs is None else costs[tensor])
+        layers[tensor] = GridLinear(weight, fitted, learned, module.bias)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[tensor])
+    if not learned.norms:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 and ".gain_" not in name:
+                parameter.requires_grad_(False)
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         table.weight.requires_grad_(False)
     with torch.no_grad():

@@ -16,9 +16,9 @@ from edgedistill.data.packing import Batch
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.mixes import layer_of
 from edgedistill.models.load import load_model
-from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.quant.fit import fit_costs, fit_ggml
 from edgedistill.signals.shards import Document
-from edgedistill.train.forward import batches, kept_hidden
+from edgedistill.train.forward import batches, by_document, kept_hidden
 
 ROWS = 64  # positions whose logits are compared at a time
 
@@ -27,17 +27,17 @@ class Probe:
     """The student, float32."""
 
     @torch.no_grad()
-    def __init__(self, student: Path, documents: Sequence[Document], seq_len: int, importance: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, student: Path, documents: Sequence[Document], seq_len: int, costs: Mapping[str, Tensor] | None) -> None:
         """Run the float student over the documents.
 
         Args:
             student: its folder.
             documents: what it is judged on; their signals aren't used.
             seq_len: tokens a packed row.
-            importance: mean squares of inputs by tensor for the importance-weighted fit; None for ggml's own.
+            costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         """
         self.model = load_model(student)
-        self.importance = importance
+        self.costs = costs
         self.parameters = dict(self.model.named_parameters())
         self.layers: list[nn.Module] = list(self.model.model.layers)
         self.scale = float(getattr(self.model.config, "logits_scaling", 1.0))
@@ -49,9 +49,9 @@ class Probe:
     def on_grid(self, name: str, grid: str) -> Tensor:
         """A tensor as the grid's fit makes it, decoded: what recovery would start from. Tables get ggml's fit, as they do there."""
         weight = self.parameters[name].detach()
-        if self.importance is None or name in (EMBEDDING, HEAD):
+        if self.costs is None or name in (EMBEDDING, HEAD):
             return fit_ggml(weight, grid).decode()
-        return fit_importance(weight, grid, self.importance[name]).decode()
+        return fit_costs(weight, grid, self.costs[name]).decode()
 
     @torch.no_grad()
     def kl(self, grids: Mapping[str, str]) -> float:
@@ -109,9 +109,10 @@ class _Run:
 
     def _resume(self, probe: Probe, first: int) -> Tensor:
         states: Tensor = self.calls[first][0][0]
-        for layer, (args, kwargs) in zip(probe.layers[first:], self.calls[first:], strict=True):
-            found = layer(states, *args[1:], **kwargs)
-            states = found[0] if isinstance(found, tuple) else found
+        with by_document(probe.model):
+            for layer, (args, kwargs) in zip(probe.layers[first:], self.calls[first:], strict=True):
+                found = layer(states, *args[1:], **kwargs)
+                states = found[0] if isinstance(found, tuple) else found
         return probe.model.model.norm(states).flatten(0, 1)[self.batch.kept] / probe.scale  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ killed run loses one measurement at most.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -27,7 +27,7 @@ Table = dict[str, dict[str, float]]  # group -> grid -> KL, nats per token
 def measure_sensitivity(
     student: Path,
     documents: Sequence[Document],
-    importance: dict[str, Tensor],
+    costs: Mapping[str, Tensor] | None,
     groups: Sequence[Group],
     recipe: Recipe,
     work: Path,
@@ -38,9 +38,9 @@ def measure_sensitivity(
     Args:
         student: the float student's folder.
         documents: validation text, as long as each choice is to be judged on.
-        importance: mean squares of each linear layer's inputs.
+        costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         groups: `mixes.groups_of`.
-        recipe: its `recover` part names the fit and the length of rows.
+        recipe: its `recover` part names the length of rows.
         work: the stage's folder; what a killed run measured in it is not measured again.
         progress: where it is shown.
     """
@@ -50,7 +50,7 @@ def measure_sensitivity(
     progress.start("measure what each grid costs", len(wanted), "choices")
     progress.advance(len(wanted) - len(missing))
     if missing:
-        probe = open_probe(student, documents, importance, recipe)
+        probe = Probe(student, documents, recipe.recover.seq_len, costs)
         with (work / LINES).open("a", encoding="utf-8") as file:
             for group, grid in missing:
                 kl = probe.kl({tensor.name: grid for tensor in group.tensors})
@@ -64,11 +64,6 @@ def measure_sensitivity(
     ordered = {group.name: {f.name: table[group.name][f.name] for f in group.formats} for group in groups}
     write_json(work / TABLE, {"tokens": sum(document.kept for document in documents), "kl": ordered})
     (work / LINES).unlink(missing_ok=True)
-
-
-def open_probe(student: Path, documents: Sequence[Document], importance: dict[str, Tensor], recipe: Recipe) -> Probe:
-    """The student as recovery would put it on grids."""
-    return Probe(student, documents, recipe.recover.seq_len, importance if recipe.recover.fit == "importance" else None)
 
 
 def read_table(folder: Path) -> Table:

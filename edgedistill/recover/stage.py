@@ -1,8 +1,8 @@
 """The recover stage: quantization-aware training against the float student, on the grid that ships (QAT-KD).
 
-Each forward pass computes with the decoded grid weights; the loss is the KL to the float student at every token; the
-gradient goes straight through to latent weights and to the blocks' scales. It starts from a fit that weighs errors by
-the inputs that a layer sees, ends at the best validation, and ships plain rounding where nothing beat that.
+Each forward pass computes with the decoded grid weights; the loss is the KL (or another divergence) to the float student at every
+token; the gradient goes straight through to latent weights and to the blocks' scales. It starts from a fit that weighs each weight's
+error by what it costs, ends at the best validation, and ships plain rounding where nothing beat that.
 """
 
 import json
@@ -14,13 +14,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.config.recover import SETTING_OF_LOSS
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.formats import NumberFormat
+from edgedistill.losses.choose import make_loss
 from edgedistill.losses.forward_kl import ForwardKL
-from edgedistill.losses.head import head_loss
+from edgedistill.losses.head import HeadLoss, head_loss
+from edgedistill.losses.teachers import ExactTeacher, TopKTeacher
+from edgedistill.losses.weighted import Weighted
 from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
+from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.signals.shards import Document
@@ -32,7 +37,7 @@ def recover(
     student: Path,
     training: Sequence[Document],
     validation: Sequence[Document],
-    importance: Mapping[str, Tensor],
+    costs: Mapping[str, Tensor] | None,
     mix: str,
     formats: Mapping[str, NumberFormat],
     recipe: Recipe,
@@ -43,8 +48,9 @@ def recover(
 
     Args:
         student: the float student's folder.
-        training, validation: documents with the float student's `hidden` states.
-        importance: mean squares of each linear layer's inputs.
+        training, validation: documents with the float student's `hidden` states; for training, the teacher's `ids` and `log_probs` too
+            where it has a share of the loss.
+        costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         mix: the mix's name, `formats` its formats by tensor.
         recipe: its `recover` part.
         work: the stage's folder; a killed run's checkpoints in it are gone on from.
@@ -58,7 +64,10 @@ def recover(
     progress.start(f"{mix}: validate plain rounding", 1, "model")
     kl_rounded = exact_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
     progress.advance(1, kl=kl_rounded)
-    layers = place_on_grid(model, formats, importance if settings.fit == "importance" else None, settings.train)
+    learned = Learned(
+        "weights" in settings.train, "scales" in settings.train, "norms" in settings.train, settings.low_rank, settings.simulate_activations
+    )
+    layers = place_on_grid(model, formats, costs, learned)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
@@ -67,10 +76,18 @@ def recover(
     steps = max(1, round(budget / (rows_per_step * settings.seq_len)))
     plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
 
+    loss_settings = {} if settings.loss_share is None else {SETTING_OF_LOSS[settings.loss]: settings.loss_share}
+
+    def loss_of(signal: Mapping[str, Tensor]) -> HeadLoss:
+        own = make_loss(settings.loss, ExactTeacher(signal["hidden"].to(dtype), teacher_weight), **loss_settings)
+        if not settings.teacher_share:
+            return own
+        teacher = make_loss(settings.loss, TopKTeacher(signal["ids"], signal["log_probs"]), **loss_settings)
+        return Weighted([(1 - settings.teacher_share, own), (settings.teacher_share, teacher)])
+
     def loss_of_step(step: int) -> tuple[Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
-        teacher = ForwardKL(batch.signal["hidden"].to(dtype), teacher_weight)
-        return head_loss(kept_hidden(model, batch, dtype), weight, teacher), len(batch.kept)
+        return head_loss(kept_hidden(model, batch, dtype), weight, loss_of(batch.signal)), len(batch.kept)
 
     def validate() -> float:
         return exact_kl(model, validation, teacher_weight, settings.seq_len, dtype)

@@ -34,7 +34,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     environment.filters.update(show=show, flat=_flat, timing=_timing, ratio=_ratio)
     template = environment.from_string((HERE / "page.html.j2").read_text(encoding="utf-8"))
     css = Markup((HERE / "page.css").read_text(encoding="utf-8"))
-    return template.render(css=css, kind_names=KIND_NAMES, prediction_names=PREDICTION_NAMES, **report, **_view(report))
+    return template.render(css=css, prediction_names=PREDICTION_NAMES, **report, **_view(report))
 
 
 def _view(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
     curves = [(curve, [charts.training_loss(curve), charts.validation_kl(curve)]) for curve in report["curves"]]
     recipe = report["provenance"].get("recipe")
     return {
+        "kind_names": {**KIND_NAMES, **({"teacher": "model as given", "float": "float model"} if report["student"].get("as_is") else {})},
         "title": f"{report['teacher'].get('name') or 'A model'} on {report['target'].get('name') or 'a device'}",
         "where": "on the target" if report["on_target"] else "on this machine, which isn't the target",
         "tiles": _tiles(report),

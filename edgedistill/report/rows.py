@@ -4,6 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def float_name(report: Mapping[str, Any]) -> str:
+    """What the float model that all is compared with is called."""
+    return "float model" if report["student"].get("as_is") else "float student"
+
+
 def shipped_row(rows: Sequence[Mapping[str, Any]], mix: str) -> Mapping[str, Any] | None:
     """The row of the mix's GGUF in llama.cpp, as it ships: recovered, else rounded, else None."""
     for kind in ("recovered", "rounded"):

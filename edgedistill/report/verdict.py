@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from edgedistill.plan.here import HERE
 from edgedistill.records import show
-from edgedistill.report.rows import shipped_row, timing
+from edgedistill.report.rows import float_name, shipped_row, timing
 
 
 def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,10 @@ def _speed_sentence(report: Mapping[str, Any], mixes: list[str]) -> str | None:
             threads = row["speed"].get("threads")
     if not parts:
         return None
-    where = "on the target" if report["on_target"] else "on this machine, which isn't the target"
+    if report["target"].get("name") == HERE:
+        where = "on this machine"
+    else:
+        where = "on the target" if report["on_target"] else "on this machine, which isn't the target"
     how = f"llama.cpp, {threads} thread{'s' if threads != 1 else ''}" if threads else "llama.cpp"
     return f"Measured {where}: {_join(parts)} ({how})."
 
@@ -64,9 +68,10 @@ def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
     won = {judge: found for judge, found in shares.items() if found["kl_share"] > 0}
     if not won:
         moved = _join([f"{_kls(found)} on {judge}" for judge, found in shares.items()])
-        return f"Nothing beat plain rounding for {mix}: KL to the float student, in nats per token, went {moved}."
+        return f"Nothing beat plain rounding for {mix}: KL to the {float_name(report)}, in nats per token, went {moved}."
     parts = [f"{show(found['kl_share'], 'share')} of it on {judge} ({_kls(found)})" for judge, found in won.items()]
-    text = f"Rounding to {mix} costs KL to the float student, in nats per token; training on its grid won back {_join(parts)}"
+    costs = f"Rounding to {mix} costs KL to the {float_name(report)}, in nats per token"
+    text = f"{costs}; training on its grid won back {_join(parts)}"
     lost = [f"{judge} ({_kls(found)})" for judge, found in shares.items() if judge not in won]
     return f"{text}, but did not beat plain rounding on {_join(lost)}." if lost else f"{text}."
 

@@ -112,6 +112,29 @@ class Runtime:
         """Logits [T, V] float32 after each token of one sequence."""
         return np.concatenate([rows for _, rows in self.logit_chunks(tokens)])
 
+    def choice_log_probs(self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Iterator[list[float]]:
+        """Of each (prompt, options) in turn, for each option Σ log p(its token | prompt and its tokens before), in nats.
+
+        This is the plain way, which any runtime can go: each option with its prompt is a sequence of its own.
+
+        Raises:
+            InputError: a prompt or an option is empty or holds an unknown token.
+        """
+        for prompt, options in choices:
+            yield [self._continuation_log_prob(list(prompt), list(option)) for option in options]
+
+    def _continuation_log_prob(self, prompt: list[int], option: list[int]) -> float:
+        if not prompt or not option:
+            raise InputError("a choice has an empty prompt or an empty option; each needs at least one token")
+        total = 0.0
+        for start, rows in self.logit_chunks(prompt + option, first=len(prompt) - 1):
+            wide = rows.astype(np.float64)
+            labels = option[start - len(prompt) + 1 :][: len(wide)]
+            top = wide.max(axis=1)
+            log_norm = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
+            total += float((wide[np.arange(len(labels)), labels] - log_norm[: len(labels)]).sum())
+        return total
+
     def apply_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> tuple[str, list[int]]:
         """A conversation as the file's chat template writes it: text and token ids.
 

@@ -79,6 +79,12 @@ class LlamaCpp(Runtime):
         ):
             yield result["index"], Generation(result["tokens"], result["finish"], **arrays)
 
+    def choice_log_probs(self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Iterator[list[float]]:
+        """See `Runtime.choice_log_probs`. A prompt is read once for all its options, several choices a batch, within the child."""
+        plain = [(list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices]
+        for log_probs, _ in self._child.stream("choice_log_probs", choices=plain):
+            yield log_probs
+
 
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama.h, enum llama_ftype
 

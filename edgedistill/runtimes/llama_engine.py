@@ -54,12 +54,16 @@ def requantize(source: str, destination: str, file_type: int, threads: int) -> N
 
 @dataclass(frozen=True)
 class Purpose:
-    """A context: `sequences` in parallel, each of `length` tokens, `batch` tokens a call and `outputs` rows of logits at most."""
+    """A context: `sequences` in parallel, each of `length` tokens, `batch` tokens a call and `outputs` rows of logits at most.
+
+    With `shared`, one cache of `length` tokens is for all sequences together, and a token may belong to several of them.
+    """
 
     sequences: int
     length: int
     batch: int
     outputs: int
+    shared: bool = False
 
 
 class LlamaEngine:
@@ -93,32 +97,44 @@ class LlamaEngine:
         if purpose != self._purpose:
             self._release()
             params = lib.llama_context_default_params()
-            params.n_ctx = purpose.length * purpose.sequences
+            params.n_ctx = purpose.length * (1 if purpose.shared else purpose.sequences)
             params.n_seq_max = purpose.sequences
             params.n_batch = purpose.batch
             params.n_ubatch = min(purpose.batch, MICRO_BATCH)
             params.n_outputs_max = purpose.outputs
             params.n_threads = params.n_threads_batch = self.threads
-            params.kv_unified = False
+            params.kv_unified = purpose.shared
             params.offload_kqv = False
             params.op_offload = False
             self.context = lib.llama_init_from_model(self.model, params)
             if not self.context:
                 raise ValueError(f"llama.cpp can't make a context of {purpose.sequences} x {purpose.length} tokens: {why()}")
             self._purpose = purpose
-            self._batch = lib.llama_batch_init(purpose.batch, 0, 1)
+            self._batch = lib.llama_batch_init(purpose.batch, 0, purpose.sequences if purpose.shared else 1)
             np.ctypeslib.as_array(self._batch.n_seq_id, (purpose.batch,))[:] = 1
         lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
 
     def decode(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]) -> np.ndarray:
         """Run one batch and return the logits [rows wanted, V] float32, in batch order; a view until the next call."""
+        for index, sequence in enumerate(sequences):
+            self._batch.seq_id[index][0] = sequence
+        return self._decode(tokens, positions, wanted)
+
+    def decode_shared(self, tokens: list[int], positions: list[int], sequences: list[range], wanted: list[bool]) -> np.ndarray:
+        """As `decode`, in a `shared` context: token i belongs to all of sequences[i]."""
+        batch = self._batch
+        np.ctypeslib.as_array(batch.n_seq_id, (len(tokens),))[:] = [len(owners) for owners in sequences]
+        for index, owners in enumerate(sequences):
+            for place, sequence in enumerate(owners):
+                batch.seq_id[index][place] = sequence
+        return self._decode(tokens, positions, wanted)
+
+    def _decode(self, tokens: list[int], positions: list[int], wanted: list[bool]) -> np.ndarray:
         batch = self._batch
         count = batch.n_tokens = len(tokens)
         np.ctypeslib.as_array(batch.token, (count,))[:] = tokens
         np.ctypeslib.as_array(batch.pos, (count,))[:] = positions
         np.ctypeslib.as_array(batch.logits, (count,))[:] = wanted
-        for index, sequence in enumerate(sequences):
-            batch.seq_id[index][0] = sequence
         code = lib.llama_decode(self.context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}: {why()}")

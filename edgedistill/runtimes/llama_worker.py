@@ -11,6 +11,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edgedistill.errors import InputError
+from edgedistill.runtimes.choices import SEQUENCES, Choice, choice_log_probs
 from edgedistill.runtimes.llama_engine import MICRO_BATCH, LlamaEngine, Purpose, requantize
 from edgedistill.runtimes.memory import rss_bytes
 from edgedistill.runtimes.one_sequence import LOGIT_ROWS, OneSequence
@@ -28,7 +29,9 @@ class LlamaWorker(OneSequence):
 
     def operations(self) -> dict[str, Operation]:
         """One sequence's, many sequences', and rewriting a file."""
-        return super().operations() | {"generate_batch": self.generate_batch, "requantize": requantize}
+        return super().operations() | {
+            "generate_batch": self.generate_batch, "choice_log_probs": self.choice_log_probs, "requantize": requantize,
+        }
 
     def load(self, path: str, threads: int, context: int) -> Answer:
         """Load the file; its facts."""
@@ -85,6 +88,22 @@ class LlamaWorker(OneSequence):
             if done.prompt_top is not None and prompt_logprobs:
                 arrays |= {"prompt_top_ids": done.prompt_top[0], "prompt_top_logp": done.prompt_top[1]}
             yield {"index": done.index, "tokens": done.tokens, "finish": done.finish}, arrays
+
+    def choice_log_probs(self, choices: list[tuple[list[int], list[list[int]]]]) -> Iterator[Answer]:
+        """Stream the log-likelihoods of each choice's options, in the order of the choices."""
+        for index, (prompt, options) in enumerate(choices):
+            if not 1 <= len(options) <= SEQUENCES:
+                raise InputError(f"choice {index} has {len(options)} options; it must have 1 to {SEQUENCES}")
+            self.check(prompt, f"choice {index}, the prompt")
+            for number, option in enumerate(options):
+                self.check(option, f"choice {index}, option {number}")
+            longest = len(prompt) + max(map(len, options))
+            if longest > self.context:
+                raise InputError(
+                    f"choice {index} has {longest} tokens with its longest option; the context holds {self.context}. "
+                    "Open the file with a larger context"
+                )
+        yield from choice_log_probs(self.engine, [Choice(prompt, options) for prompt, options in choices])
 
     def open(self, length: int) -> None:
         """See OneSequence. Only the last row of logits is ever read, so the buffer holds one."""

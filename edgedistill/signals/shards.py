@@ -24,6 +24,8 @@ from torch import Tensor
 from edgedistill.errors import RunError
 
 PATTERN = "signals-*.safetensors"
+# What the folders of a split's sources begin with: what the teacher wrote, wrote freely, and read.
+WRITTEN, FREE, PROSE = SOURCES = ("", "free-", "prose-")
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,5 @@ def iter_shards(folder: Path) -> Iterator[Document]:
 
 
 def load_split(taught: Path, split: str) -> list[Document]:
-    """All documents of a split of the teach stage's folder: the teacher's writing, then prose where there is some."""
-    prose = taught / f"prose-{split}"
-    return [*iter_shards(taught / split), *(iter_shards(prose) if prose.is_dir() else ())]
+    """All documents of a split of the teach stage's folder, in the order of SOURCES."""
+    return [document for source in SOURCES for document in iter_shards(taught / f"{source}{split}")]

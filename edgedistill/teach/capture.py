@@ -24,7 +24,8 @@ DONE = "captured.json"
 
 @torch.no_grad()
 def capture(
-    model_path: Path, splits: Sequence[tuple[str, Sequence[Document]]], seq_len: int, compute: str, work: Path, progress: Progress
+    model_path: Path, splits: Sequence[tuple[str, Sequence[Document]]], seq_len: int, compute: str, work: Path, progress: Progress,
+    keep: Sequence[str] = (),
 ) -> None:
     """Write `SPLIT/signals-*.safetensors` with `hidden` rows, and `importance.safetensors` ([I] mean squares by tensor).
 
@@ -33,6 +34,7 @@ def capture(
         splits: (name, documents); importance comes from the first.
         seq_len: tokens a packed row; longer documents are cut.
         compute: "float32" or "bfloat16".
+        keep: signals that the documents have and that go with the new one.
         work: the stage's folder. A split that a killed run finished is not done again.
     """
     model = load_model(model_path)
@@ -53,7 +55,9 @@ def capture(
                 tokens = documents[index].tokens[:seq_len]
                 kept = max(0, len(tokens) - 1 - documents[index].first)
                 if kept:
-                    captured[index] = Document(tokens, documents[index].first, {"hidden": hidden[row : row + kept].clone()})
+                    signal = {name: documents[index].signal[name][:kept] for name in keep}
+                    signal["hidden"] = hidden[row : row + kept].clone()
+                    captured[index] = Document(tokens, documents[index].first, signal)
                 row += kept
             progress.advance(sum(min(len(documents[i].tokens), seq_len) for i in order))
         progress.finish()

@@ -1,20 +1,18 @@
-"""Who writes: a teacher that continues many prompts at once and says what it thought of each token.
+"""Who writes: a teacher in llama.cpp that continues many prompts at once and says what it thought of each token.
 
-A GGUF teacher runs in llama.cpp, any other in transformers. Both return the K likeliest tokens at every position of
-prompt and continuation, at temperature 1 over the full vocabulary, whatever the text was sampled at.
+It returns the K likeliest tokens at every position of prompt and continuation, at temperature 1 over the full vocabulary,
+whatever the text was sampled at. A teacher of any other format is written out as a GGUF file first.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from edgedistill.models.load import load_model
-from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.runtimes.llama import LlamaCpp, widen
 
 
@@ -110,75 +108,13 @@ class LlamaWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-class TransformersWriter:
-    """A teacher of any other format, in transformers: `parallel` texts at a time, padded on the left."""
+def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: Path) -> LlamaWriter:
+    """The writer of a GGUF file, with `context` tokens of room for each of `parallel` texts.
 
-    def __init__(self, path: Path, parallel: int) -> None:
-        self._model = load_model(path)
-        self._parallel = parallel
-        tokenizer = load_tokenizer(path)
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new: int,
-        *,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        stop_ids: Sequence[int],
-        top_k: int,
-    ) -> list[Written]:
-        """See `Writer.write`."""
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
-        limits = {"max_new_tokens": max_new, "pad_token_id": self._pad, "eos_token_id": list(stop_ids)}
-        written: list[Written] = []
-        for start in range(0, len(prompts), self._parallel):
-            torch.manual_seed(seed + start)
-            written += self._write_together(prompts[start : start + self._parallel], stop_ids, top_k, {**sampling, **limits})
-        return written
-
-    @torch.no_grad()
-    def _write_together(
-        self, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int], top_k: int, settings: dict[str, Any]
-    ) -> list[Written]:
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), width), self._pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
-            mask[row, width - len(prompt) :] = 1
-        model: Any = self._model  # whose mixin annotates generate for another class
-        rows = model.generate(input_ids=ids, attention_mask=mask, **settings)
-        return [self._finish(list(prompt), rows[row, width:].tolist(), stop_ids, top_k) for row, prompt in enumerate(prompts)]
-
-    def _finish(self, prompt: list[int], tokens: list[int], stop_ids: Sequence[int], top_k: int) -> Written:
-        end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
-        finish = "length" if end is None else "stop"
-        tokens = tokens if end is None else tokens[: end + 1]
-        if not top_k:
-            return Written(tokens, finish, None, None)
-        logits = self._model(input_ids=torch.tensor([prompt + tokens[:-1]]), use_cache=False).logits[0].float()
-        best = torch.log_softmax(logits, -1).topk(top_k, sorted=True)
-        return Written(tokens, finish, best.indices.to(torch.int32), best.values.half())
-
-    def __enter__(self) -> "TransformersWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self._model
-
-
-def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: Path) -> "LlamaWriter | TransformersWriter":
-    """The writer that a teacher needs.
-
-    A quantized GGUF teacher is asked through a bf16 copy where this processor multiplies bf16 itself: twice as fast, and
-    nearer to the teacher's own weights than llama.cpp's products with 8-bit activations. The copy lies in `work` while
-    the writer lives.
+    It is asked through a bf16 copy where this processor multiplies bf16 itself: twice as fast, and of a quantized teacher
+    nearer to its own weights than llama.cpp's products with 8-bit activations. The copy lies in `work` while the writer
+    lives.
     """
-    if teacher.is_dir():
-        return TransformersWriter(teacher, parallel)
     with LlamaCpp(teacher, threads=threads, context=32, parallel=1) as probe:
         fast = "AVX512_BF16" in probe.info().features
     if not fast:

@@ -111,10 +111,16 @@ def test_schemas_are_json_and_name_every_key():
         ("export: [gguf, gguf]", "export is a list; each entry may be there only once."),
         ("recover: {tokens_by_mix: {q3_0: 5}}", "recover.tokens_by_mix has 'q3_0'; it must be one of q4_0, "),
         ("recover: {rate_by_mix: {mine: 0.5}}", "recover.rate_by_mix has 'mine'; it must be one of q4_0, "),
-        ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of importance, ggml. Did you mean 'ggml'?"),
+        ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of fisher, importance, ggml. Did you mean 'ggml'?"),
         ("measure: {accuracy_level: 7}", "measure.accuracy_level is 7; it must be one of 0, 1, 2, 3, 4."),
         ("measure: {prompts: [3]}", "measure.prompts.0 is 3; it must be a text."),
         ("teach: {prompts: ''}", "teach.prompts is empty; it must be a text."),
+        ("teach: {text: []}", "teach.text is a list; a list must have at least one file."),
+        ("teach: {text: [a, a]}", "teach.text is a list; each entry may be there only once."),
+        ("teach: {text: 5}", "teach.text is 5; it must be a list, [a, b]."),
+        ("teach: {tokens: 0, text_tokens: 0}", "one of tokens, free_tokens and text_tokens must be above 0."),
+        ("teach: {style: text, free_tokens: 5}", "with style text the teacher writes freely already; set free_tokens to 0"),
+        ("student: {as_is: true, layers: 4}", "as_is keeps all of the teacher's layers; leave out layers (4), or set as_is to false."),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_one_sentence_with_the_way_out(recipe_of, text: str, expected: str):
@@ -189,7 +195,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
 def test_paths_in_a_recipe_count_from_its_folder(recipe_of, tmp_path: Path):
     recipe = recipe_of("teach: {prompts: data/p.jsonl, text: own.txt}\n")
     assert recipe.teach.prompts == str(tmp_path / "data" / "p.jsonl")
-    assert recipe.teach.text == str(tmp_path / "own.txt")
+    assert recipe.teach.text == (str(tmp_path / "own.txt"),)
+    assert recipe_of("teach: {text: [a.txt, b.txt]}\n").teach.text == (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
     assert recipe_of("").teach.prompts == "teacher"
 
 

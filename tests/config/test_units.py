@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgedistill.units import EXAMPLES, QUANTITIES, parse, show_bytes, show_number, show_seconds
+from edgedistill.units import EXAMPLES, QUANTITIES, parse, parse_count, show_bytes, show_number, show_seconds
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,20 @@ def test_what_has_no_unit_of_the_quantity_is_refused_with_an_example(text: objec
 def test_zero_is_refused():
     with pytest.raises(ValueError, match="it must be above 0"):
         parse("0 B", "size")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("400k", 400_000), ("1.5M", 1_500_000), ("20_000", 20_000), (" 7 ", 7), ("2 K", 2000), ("0.5k", 500), ("4.35M", 4_350_000)],
+)
+def test_counts_are_read(text: str, expected: int):
+    assert parse_count(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "0k", "-5", "1.5", "0.0005k", "k", "", "1e5", "5 tokens", "400kk", "9" * 200])
+def test_what_is_no_count_is_refused_with_an_example(text: str):
+    with pytest.raises(ValueError, match=r"it must be a whole number above 0, such as 400k, 1\.5M or 20000"):
+        parse_count(text)
 
 
 def test_every_example_is_read():

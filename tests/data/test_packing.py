@@ -30,6 +30,7 @@ def test_labels_and_signals_line_up():
     assert batch.signal["mark"].tolist() == [1, 2, 0, 1, 0]
     assert batch.positions[0].tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert batch.real.sum().item() == 9
+    assert batch.documents == (4, 3, 2, 5)
 
 
 def test_a_long_document_is_cut_with_its_signal():

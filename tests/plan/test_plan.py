@@ -14,6 +14,7 @@ from edgedistill.formats import FORMATS
 from edgedistill.mixes import MIXES
 from edgedistill.models.facts import read_facts
 from edgedistill.plan import make_plan, this_machine
+from edgedistill.plan.here import here
 
 MACHINE = {"cores": 2, "free_memory_bytes": 16 * 2**30, "free_disk_bytes": 100 * 2**30}
 # SmolLM2-135M-Instruct, as its config.json has it.
@@ -207,6 +208,7 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
         (recipe_with(), facts_of(replace(SMOL, head_dim=60)), "heads are 60 wide; onnxruntime's attention takes multiples of 8"),
         (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights, which no grid of mix 'q4_0' divides"),
         (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
+        (recipe_with(teach={"text_window": 600}), facts_of(), "text_window is 600, and distill.seq_len 512: the end of every piece"),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
         (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
     ],
@@ -223,9 +225,40 @@ def test_files_that_the_recipe_names_are_read_in_the_plan(tmp_path: Path):
     (tmp_path / "t.txt").write_text(" \n")
     with pytest.raises(InputError, match=r"t\.txt: teach\.text is an empty file"):
         make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+    (tmp_path / "t.txt").write_text("word " * 300)
+    with pytest.raises(InputError, match=r"t\.txt: teach\.text has 1500 characters, too few .* at least 2000"):
+        make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
     (tmp_path / "t.txt").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"t\.txt: teach\.text is not a text in UTF-8"):
         make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+
+
+def test_a_model_as_it_is_keeps_its_layers_and_is_not_distilled():
+    found = make_plan(load_recipe("recover"), here(), facts_of(), MACHINE)
+    assert found.student == SMOL
+    assert "distill" not in found.build.tokens
+    assert found.build.tokens["teach"] == 100_000
+    assert found.recipe.teach.style == "chat"
+    assert found.recipe.teach.text_window == found.recipe.recover.seq_len
+    assert found.to_dict()["student"]["as_is"]
+    assert "q4_0 fits this-machine." in found.to_text()
+    # Its memory: no second copy of the weights to cut from.
+    cut = make_plan(recipe_with(student={"depth": 1.0}), here(), facts_of(), MACHINE)
+    assert cut.build.ram_bytes - found.build.ram_bytes == 4 * SMOL.parameters
+
+
+def test_a_model_without_a_template_writes_free_text_for_all_of_the_budget():
+    found = make_plan(load_recipe("recover"), here(), facts_of(chat=False), MACHINE).recipe.teach
+    assert (found.style, found.tokens, found.free_tokens) == ("text", 80_000, 0)
+
+
+def test_this_machine_is_a_target_without_limits():
+    import psutil
+
+    target = here()
+    assert target.memory.total == target.memory.usable == psutil.virtual_memory().total
+    assert (target.limits.file, target.limits.decode, target.limits.ttft) == (None, None, None)
+    assert make_plan(load_recipe("recover"), target, facts_of(), MACHINE).mixes["q4_0"].predicted_decode_tokens_per_s is None
 
 
 @pytest.mark.parametrize("target", ["laptop-cpu", "consumer-gpu", "phone"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from edgedistill.quant.activations import eight_bits
 from edgedistill.quant.fit import fit_ggml, fit_importance
 from edgedistill.quant.grids import GRIDS
-from edgedistill.quant.latent import HEADER, GridLinear
+from edgedistill.quant.latent import HEADER, GridLinear, Learned
 
 LEARNED = [name for name in GRIDS if GRIDS[name].LEARNED]  # mxfp4's scales are powers of two, which no gradient moves
 
@@ -23,7 +24,7 @@ def gains(layer: GridLinear) -> dict[str, torch.nn.Parameter]:
 @pytest.mark.parametrize("train_weight", [True, False])
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_forward_pass_sees_the_packed_weight(name, weight, train_weight):
-    layer = GridLinear(weight, fit_ggml(weight, name), train_weight, train_scale=True, bias=torch.randn(6))
+    layer = GridLinear(weight, fit_ggml(weight, name), Learned(weights=train_weight), bias=torch.randn(6))
     with torch.no_grad():
         if train_weight:
             layer.latent += 0.01 * torch.randn_like(layer.latent)
@@ -41,7 +42,7 @@ def test_the_forward_pass_sees_the_packed_weight(name, weight, train_weight):
 def test_gradients_are_straight_through_and_lsqs(name, weight):
     """Against a float64 loop over every weight: what is within the steps, what is clipped, and what each scale then gets."""
     grid = GRIDS[name]
-    layer = GridLinear(weight * 0.6, fit_ggml(weight * 0.6, name), train_weight=True, train_scale=True)
+    layer = GridLinear(weight * 0.6, fit_ggml(weight * 0.6, name), Learned())
     with torch.no_grad():
         layer.latent.copy_(weight)  # beyond the fitted scales' reach: some weights are clipped
     x = torch.randn(7, 512, requires_grad=True)
@@ -83,7 +84,7 @@ def test_gradients_are_straight_through_and_lsqs(name, weight):
 @pytest.mark.parametrize("name", LEARNED)
 def test_frozen_codes_stay_while_scales_learn(name, weight):
     fitted = fit_ggml(weight, name)
-    layer = GridLinear(weight, fitted, train_weight=False, train_scale=True)
+    layer = GridLinear(weight, fitted, Learned(weights=False))
     assert all(parameter.startswith("gain_") for parameter, _ in layer.named_parameters())
     layer(torch.randn(4, 512)).square().sum().backward()
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_frozen_codes_stay_while_scales_learn(name, weight):
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_bfloat16_products_use_the_rounded_weight(name, weight):
-    layer = GridLinear(weight, fit_ggml(weight, name), train_weight=True, train_scale=True)
+    layer = GridLinear(weight, fit_ggml(weight, name), Learned())
     x = torch.randn(3, 512)
     with torch.autocast("cpu", torch.bfloat16):
         found = layer(x)
@@ -124,3 +125,35 @@ def test_the_importance_fit_holds_on_edges(name):
     for weight in (torch.zeros(2, 256), torch.full((2, 256), 1e-8), torch.full((2, 256), 6e4)):
         fitted = fit_importance(weight, name, torch.zeros(256))
         assert torch.isfinite(fitted.decode()).all()
+
+
+def test_a_low_rank_trains_the_rounded_sum(weight):
+    """Its gradients are those of the whole weight's, taken through W + BA by the chain rule."""
+    fitted = fit_ggml(weight, "q4_0")
+    whole, low = GridLinear(weight, fitted, Learned()), GridLinear(weight, fitted, Learned(low_rank=3))
+    with torch.no_grad():
+        low.low_b.normal_(std=0.05)
+        whole.latent.add_(low.low_b @ low.low_a)
+    assert torch.equal(low.encode().packed, whole.encode().packed)
+    assert not torch.equal(low.encode().packed, fitted.packed)
+    x = torch.randn(5, 512)
+    for layer in (whole, low):
+        layer(x).square().sum().backward()
+    torch.testing.assert_close(low.low_b.grad, whole.latent.grad @ low.low_a.T)
+    torch.testing.assert_close(low.low_a.grad, low.low_b.T @ whole.latent.grad)
+    torch.testing.assert_close(low.gain_d.grad, whole.gain_d.grad)
+    assert low.latent.grad is None
+
+
+def test_a_low_rank_begins_at_the_weight(weight):
+    layer = GridLinear(weight, fit_ggml(weight, "q4_0"), Learned(low_rank=8))
+    assert torch.equal(layer.weight(), GridLinear(weight, fit_ggml(weight, "q4_0"), Learned()).weight())
+
+
+def test_inputs_are_rounded_where_asked(weight):
+    layer = GridLinear(weight, fit_ggml(weight, "q4_0"), Learned(round_inputs=True))
+    x = torch.randn(4, 512, requires_grad=True)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), eight_bits(x, 32) @ layer.weight().T)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight().sum(0).expand(4, -1))

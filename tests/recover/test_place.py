@@ -11,19 +11,21 @@ from edgedistill.mixes import assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.quant.checkpoint import load_grid, save_grid
+from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import place_on_grid, take_off_grid
 
 IDS = torch.arange(5, 45).view(2, 20)
+LEARNED = [Learned(), Learned(scales=False), Learned(weights=False), Learned(low_rank=2)]
 
 
 @pytest.mark.parametrize("mix", ["q4_0", "q8_0"])
-@pytest.mark.parametrize("train", ["weights+scales", "weights", "scales"])
-def test_training_saw_what_the_checkpoint_holds(tiny_llama: Path, tmp_path: Path, mix: str, train: str):
+@pytest.mark.parametrize("learned", LEARNED)
+def test_training_saw_what_the_checkpoint_holds(tiny_llama: Path, tmp_path: Path, mix: str, learned: Learned):
     formats = assign_formats(read_facts(tiny_llama, "tiny").shape, mix)
     model = load_model(tiny_llama)
     rounded = round_weights(model.state_dict(), formats, mix)
-    layers = place_on_grid(model, formats, None, train)
+    layers = place_on_grid(model, formats, None, learned)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(2):
         model(IDS).logits.square().mean().backward()
@@ -41,11 +43,25 @@ def test_training_saw_what_the_checkpoint_holds(tiny_llama: Path, tmp_path: Path
 
 def test_every_linear_layer_is_on_the_grid_and_the_embedding_frozen(tiny_llama: Path):
     model = load_model(tiny_llama)
-    layers = place_on_grid(model, assign_formats(read_facts(tiny_llama, "tiny").shape, "q4_0"), None, "weights+scales")
+    layers = place_on_grid(model, assign_formats(read_facts(tiny_llama, "tiny").shape, "q4_0"), None, Learned())
     assert len(layers) == 4 * 7
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any("embed_tokens" in name or "lm_head" in name for name in trained)
     assert all(name.endswith((".latent", ".gain_d", "norm.weight")) for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("learned", "names"),
+    [
+        (Learned(weights=False, norms=False), {"gain_d"}),
+        (Learned(scales=False, norms=False), {"latent"}),
+        (Learned(low_rank=4, scales=False), {"low_a", "low_b", "weight"}),
+    ],
+)
+def test_only_what_is_asked_for_trains(tiny_llama: Path, learned: Learned, names: set[str]):
+    model = load_model(tiny_llama)
+    place_on_grid(model, assign_formats(read_facts(tiny_llama, "tiny").shape, "q4_0"), None, learned)
+    assert {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad} == names
 
 
 def test_sixteen_bit_layers_stay_as_rounded_and_float32_ones_train(tiny_llama: Path, tmp_path: Path):
@@ -54,7 +70,7 @@ def test_sixteen_bit_layers_stay_as_rounded_and_float32_ones_train(tiny_llama: P
     formats |= {name: odd[part] for name in formats for part in odd if f"{part}.weight" in name}
     model = load_model(tiny_llama)
     rounded = round_weights(model.state_dict(), formats, "odd")
-    layers = place_on_grid(model, formats, None, "weights+scales")
+    layers = place_on_grid(model, formats, None, Learned())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     model(IDS).logits.square().mean().backward()
     optimizer.step()

@@ -23,8 +23,6 @@ from tests import tiny
 MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
 RECIPE = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "mine", "recover": {"seq_len": 48, "batch_tokens": 96}})
 
-GGML = RECIPE.model_copy(update={"recover": RECIPE.recover.model_copy(update={"fit": "ggml"})})
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -203,12 +201,12 @@ def test_all_candidates_are_weighed_where_rows_divide(documents: list[Document],
     mix = Mix("fitted", "", size=Size(bits_per_weight=4.6))
     groups = fit_groups(shape, mix)
     assert all(len(group.formats) == len(CANDIDATES) for group in groups)
-    measure_sensitivity(folder, documents, {}, groups, GGML, tmp_path, QuietProgress())
+    measure_sensitivity(folder, documents, None, groups, RECIPE, tmp_path, QuietProgress())
     table = read_table(tmp_path)
     for kls in table.values():
         assert list(kls) == ["q2_k", "q3_k", "q4_0", "q4_k", "iq4_nl", "q5_0", "q5_k", "q6_k", "q8_0"]
         assert kls["q2_k"] > kls["q3_k"] > kls["q4_k"] > kls["q5_k"] > kls["q6_k"] > kls["q8_0"]
-    fit_mix(folder, documents, {}, table, shape, mix, GGML, tmp_path, QuietProgress())
+    fit_mix(folder, documents, None, table, shape, mix, RECIPE, tmp_path, QuietProgress())
     found = json.loads((tmp_path / "mix.json").read_text())
     assert found["bytes"] <= int(4.6 * shape.parameters / 8)
     assert len(set(found["grids"].values())) > 2

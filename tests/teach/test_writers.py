@@ -8,7 +8,7 @@ import torch
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
-from edgedistill.teach.writers import LlamaWriter, TransformersWriter, open_writer
+from edgedistill.teach.writers import LlamaWriter, open_writer
 
 PROMPTS = [[1, 40, 50, 60], [1, 70], [1, 80, 90, 100, 110, 120]]
 
@@ -21,10 +21,9 @@ def gguf_teacher(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return write_gguf(float_checkpoint({t.name: state[t.name] for t in shape.tensors()}, "f32"), tiny_llama, shape, out, {"name": "tiny"})
 
 
-@pytest.mark.parametrize("kind", ["llama.cpp", "transformers"])
-def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gguf_teacher: Path, kind: str):
+def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gguf_teacher: Path):
     model = load_model(tiny_llama)
-    with LlamaWriter(gguf_teacher, 1, 64, 2) if kind == "llama.cpp" else TransformersWriter(tiny_llama, 2) as writer:
+    with LlamaWriter(gguf_teacher, 1, 64, 2) as writer:
         settings = {"temperature": 1.0, "top_p": 0.9, "seed": 5, "stop_ids": [2], "top_k": 8}
         written = writer.write(PROMPTS, 10, **settings)
         again = writer.write(PROMPTS, 10, **settings)
@@ -39,10 +38,7 @@ def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gg
         torch.testing.assert_close(found.log_probs.float(), expected.values, rtol=2e-3, atol=2e-3)
 
 
-def test_the_teachers_format_decides_who_writes(tiny_llama: Path, gguf_teacher: Path, tmp_path: Path):
-    with open_writer(tiny_llama, 1, 64, 2, tmp_path) as writer:
-        assert isinstance(writer, TransformersWriter)
+def test_a_working_copy_of_the_teacher_does_not_outlive_the_writer(gguf_teacher: Path, tmp_path: Path):
     with open_writer(gguf_teacher, 1, 64, 2, tmp_path) as writer:
-        assert isinstance(writer, LlamaWriter)
         assert writer.write(PROMPTS[:1], 3, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=0)[0].tokens
-    assert not list(tmp_path.iterdir()), "a working copy of the teacher doesn't outlive the writer"
+    assert not list(tmp_path.iterdir())

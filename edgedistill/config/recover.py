@@ -1,0 +1,56 @@
+"""The recover part of a recipe: how the student is fitted to the grid that ships, and trained on it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from edgedistill.config.fields import MixName, PositiveFloat, PositiveInt, Share
+from edgedistill.config.training import Training
+from edgedistill.config.yaml_file import as_tuple
+
+Trained = Literal["weights", "scales", "norms"]
+# What each divergence can be told, and by which number; see losses/choose.py.
+SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
+
+
+class Recover(Training):
+    """How the student is trained on the grid that ships. Rates are peaks."""
+
+    tokens: PositiveInt = 24_000
+    batch_tokens: PositiveInt = 1024
+    learning_rate: PositiveFloat = 1.0e-4
+    scale_learning_rate: PositiveFloat = 1.0e-3
+    fit: Literal["fisher", "importance", "ggml"] = Field(default="fisher", description="How the first scales are found.")
+    fit_tokens: PositiveInt = Field(default=16_384, description="Text on which fisher measures what each weight's error costs.")
+    train: Annotated[tuple[Trained, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("weights", "scales", "norms")
+    low_rank: PositiveInt | None = Field(default=None, description="Train W + BA with BA of this rank instead of W: less memory.")
+    simulate_activations: bool = Field(default=False, description="Round each layer's inputs to 8 bits, as the runtimes do.")
+    loss: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = "forward_kl"
+    loss_share: Share | None = Field(default=None, description="jsd's beta, or alpha of the skew losses; null for the loss's own default.")
+    teacher_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student."
+    )
+    patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
+    validate_every: PositiveInt = 8
+    tokens_by_mix: dict[MixName, PositiveInt] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
+
+    # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
+    rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")
+
+    @model_validator(mode="after")
+    def _together(self) -> "Recover":
+        if len(set(self.train)) != len(self.train):
+            raise ValueError("train: each entry may be there only once")
+        if self.loss_share is not None and self.loss not in SETTING_OF_LOSS:
+            raise ValueError(f"loss_share is for {', '.join(SETTING_OF_LOSS)}; leave it out with loss {self.loss}")
+        if self.low_rank is not None and "weights" not in self.train:
+            raise ValueError("low_rank trains the weights; add weights to train, or leave low_rank out")
+        return self
+
+    def rate_of(self, mix: str) -> float:
+        """The factor on a mix's learning rates."""
+        return self.rate_by_mix.get(mix, 1.0)
+
+    def tokens_of(self, mix: str) -> int:
+        """The training budget of a mix."""
+        return self.tokens_by_mix.get(mix, self.tokens)

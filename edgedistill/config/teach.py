@@ -1,0 +1,95 @@
+"""A recipe's `teach` part: the training text. What the teacher writes, and what is read beside it, each with its budget in tokens."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from edgedistill.config.fields import PositiveInt, Share, Text, no_duplicates
+from edgedistill.config.yaml_file import Model, as_tuple
+
+OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
+
+SMALLEST_TEXT = 2000  # characters of a text of the user's own: a tenth of it, which judges, is a paragraph
+
+
+def _texts(found: Any) -> Any:
+    """One file or a list of them, as it stands in the file."""
+    return (found,) if isinstance(found, str) else as_tuple(found)
+
+
+def _beside_the_file(found: str, info: ValidationInfo) -> str:
+    """A path in a recipe counts from the recipe's folder."""
+    if not found or not info.context:
+        return found
+    return str((Path(info.context["folder"]) / Path(found).expanduser()).resolve())
+
+
+class Teach(Model):
+    """What the teacher is asked, how it answers, and what is read beside its writing."""
+
+    style: Literal["auto", "chat", "text"] = Field(
+        default="chat", description="chat: question and answer; text: plain continuation; auto: chat if the teacher has a chat template."
+    )
+    prompts: Text = Field(default=OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
+    hints: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("", "Answer in one or two sentences.", "Answer in a short paragraph."),
+        description="Added in turn to the questions that the teacher makes up: small models end short answers and get lost in long ones.",
+    )
+    prompt_field: Text | None = Field(default=None, description="Field of the prompts file; null takes the first one known.")
+    too_few_prompts: Literal["refuse", "accept"] = Field(
+        default="refuse", description="When all prompts of a file give less than `tokens`: refuse, or go on with what they gave."
+    )
+    tokens: Annotated[int, Field(ge=0)] = Field(default=40_000, description="Kept tokens of the teacher's own writing to collect.")
+    free_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Kept tokens of free text beside them, which the teacher writes on from a few words of the text below."
+    )
+    text_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=8_000, description="Tokens of plain prose read beside them, as far as it goes; 0 for none."
+    )
+    text: Annotated[tuple[Text, ...] | None, BeforeValidator(_texts)] = Field(
+        default=None, description="A text file to read, or a list of them, beside the recipe; null: prose that comes along."
+    )
+    text_window: Annotated[int, Field(ge=16)] | None = Field(
+        default=None, description="Tokens of a piece that the text is cut into; null: the seq_len that it is trained at."
+    )
+    max_prompt_tokens: PositiveInt = 96
+    max_answer_tokens: PositiveInt = 320
+    cut_answers: Literal["drop", "keep"] = Field(
+        default="drop", description="Answers that reach that limit. A student of them would learn not to end; recovery can use them."
+    )
+    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that it makes up, and of plain text.")
+    answer_temperature: Annotated[float, Field(ge=0)] = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")
+    holdout: Share = Field(default=0.16, description="Share of documents kept from training: half validate it, half judge the result.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+
+    @field_validator("prompts")
+    @classmethod
+    def _locate(cls, found: str, info: ValidationInfo) -> str:
+        return found if found == OWN_PROMPTS else _beside_the_file(found, info)
+
+    @field_validator("text")
+    @classmethod
+    def _locate_texts(cls, found: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if found == ():
+            raise ValueError("a list must have at least one file")
+        return found if found is None else no_duplicates(tuple(_beside_the_file(path, info) for path in found))
+
+    @model_validator(mode="after")
+    def _some_text(self) -> "Teach":
+        if not self.tokens + self.free_tokens + self.text_tokens:
+            raise ValueError("one of tokens, free_tokens and text_tokens must be above 0")
+        if self.style == "text" and self.prompts == OWN_PROMPTS and self.free_tokens:
+            raise ValueError("with style text the teacher writes freely already; set free_tokens to 0 and raise tokens")
+        return self
+
+    def styled(self, has_chat_template: bool) -> "Teach":
+        """The same with `auto` decided; a teacher that doesn't chat writes free text for the budget of the chats too."""
+        if self.style != "auto":
+            return self
+        if has_chat_template:
+            return self.model_copy(update={"style": "chat"})
+        free = self.free_tokens if self.prompts == OWN_PROMPTS else 0
+        return self.model_copy(update={"style": "text", "tokens": self.tokens + free, "free_tokens": self.free_tokens - free})

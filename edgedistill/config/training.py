@@ -1,0 +1,27 @@
+"""What every training of a recipe has."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from edgedistill.config.fields import Compute, PositiveFloat, PositiveInt
+from edgedistill.config.yaml_file import Model
+
+
+class Training(Model):
+    """What both trainings have."""
+
+    tokens: PositiveInt
+    seq_len: Annotated[int, Field(ge=16)] = Field(default=512, description="Tokens of a packed row.")
+    batch_tokens: PositiveInt
+    learning_rate: PositiveFloat
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    checkpoint_seconds: PositiveFloat = Field(default=60.0, description="Seconds between checkpoints; changes no result.")
+    validate_every: PositiveInt
+    compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> "Training":
+        if self.batch_tokens % self.seq_len:
+            raise ValueError(f"batch_tokens ({self.batch_tokens}) must be a multiple of seq_len ({self.seq_len})")
+        return self

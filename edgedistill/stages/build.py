@@ -1,0 +1,74 @@
+"""What all stages of one compile know: the run folder, the recipe, the teacher, the student's shape, what is done so far."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgedistill import __version__
+from edgedistill.config.target import Target
+from edgedistill.facts import ModelFacts
+from edgedistill.formats import NumberFormat
+from edgedistill.plan import Plan
+from edgedistill.progress import Progress
+from edgedistill.store.files import file_sha256, tree_sha256
+from edgedistill.store.marks import StageResult
+from edgedistill.store.run import RunFolder
+
+# Recipe settings that change how a stage is run and not what it makes.
+NO_RESULT = {"checkpoint_seconds"}
+
+
+class Build:
+    """One compile at work."""
+
+    def __init__(
+        self, run: RunFolder, target: Target, facts: ModelFacts, plan: Plan, command: str, progress: Progress, license_text: str | None
+    ) -> None:
+        self.run, self.recipe, self.target, self.facts, self.plan = run, plan.recipe, target, facts, plan
+        self.command, self.progress, self.license_text = command, progress, license_text
+        self.teacher = Path(facts.location)
+        self.as_is = self.recipe.student.as_is
+        self.layers = self.recipe.student.layers_of(facts.shape.layers)
+        self.shape = facts.shape.with_layers(self.layers)
+        self.name = facts.name if self.as_is else f"{facts.name} {self.layers} layers"
+        self.results: list[StageResult] = []
+        self.progress.note("checking the teacher's files")
+        self.teacher_hash = file_sha256(self.teacher) if self.teacher.is_file() else tree_sha256(self.teacher)
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: list[StageResult],
+        build: Callable[[Path], None],
+        outside: Mapping[str, str] | None = None,
+    ) -> StageResult:
+        """One stage of the store, told to the user."""
+        result = self.run.stage(name, settings, inputs, outside, build=build)
+        self.results.append(result)
+        seconds = result.mark["seconds"]
+        self.progress.note(f"{name}: " + ("complete already" if result.reused else f"done in {seconds:.0f} s"))
+        return result
+
+    def metadata(self, mix: str, made: str) -> dict[str, str]:
+        """What an exported file says of itself."""
+        found = {
+            "name": self.name,
+            "license": self.facts.license,
+            "teacher": self.facts.source,
+            "recipe": self.recipe.name,
+            "mix": mix,
+            "made": made,
+            "version": __version__,
+        }
+        return {key: value for key, value in found.items() if value}
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    """A recipe part as JSON types, without what changes no result."""
+    return {key: value for key, value in part.model_dump(mode="json").items() if key not in NO_RESULT}
+
+
+def names_of(formats: Mapping[str, NumberFormat]) -> dict[str, str]:
+    """Tensor -> the name of its format, as settings hold it."""
+    return {tensor: number_format.name for tensor, number_format in formats.items()}

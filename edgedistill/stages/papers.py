@@ -1,0 +1,71 @@
+"""The last stages: the report, in its stage and at the top of the run folder, and the folder to ship."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgedistill import __version__
+from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
+from edgedistill.stages.build import Build
+from edgedistill.store.files import atomic_write
+from edgedistill.store.marks import StageResult
+
+BUNDLE_MARK = ".bundle.json"
+
+
+def report(
+    build: Build, taught: StageResult, student: StageResult, measured: StageResult, exported: Mapping[tuple[str, str], StageResult]
+) -> tuple[dict[str, Any], StageResult]:
+    """report.json and report.html, in their stage and at the top of the run folder."""
+    provenance = {
+        "teacher": build.facts.source,
+        "recipe": build.recipe.to_dict(),
+        "command": build.command,
+        "license": build.facts.license,
+        "versions": measured.mark["versions"],
+        "stages": [
+            {"name": r.name, "key": r.key, "seconds": r.mark["seconds"], "peak_rss_bytes": r.mark["peak_rss_bytes"], "reused": r.reused}
+            for r in build.results
+        ],
+        "verify": [
+            {"file": f"{kind} {mix}", **json.loads((result.path / PROOF).read_text(encoding="utf-8"))}
+            for (kind, mix), result in exported.items()
+        ],
+    }
+    recovered = [r for r in build.results if r.name.startswith("recover-")]
+    trained = recovered if build.as_is else [student, *recovered]
+
+    def write(work: Path) -> None:
+        from edgedistill.report import build_report, write_report
+
+        curves = [json.loads((r.path / "curve.json").read_text(encoding="utf-8")) for r in trained]
+        teach = json.loads((taught.path / "teach.json").read_text(encoding="utf-8"))
+        measure = json.loads((measured.path / "measure.json").read_text(encoding="utf-8"))
+        write_report(build_report(build.plan.to_dict(), teach, curves, measure, provenance), work)
+
+    # What a rerun finds complete is told on the terminal; the page tells how the run was made, so it doesn't change.
+    result = build.stage("report", {"version": __version__}, [taught, student, *recovered, *exported.values(), measured], write)
+    for name in ("report.json", "report.html"):
+        content = (result.path / name).read_bytes()
+        if not (build.run.path / name).is_file() or (build.run.path / name).read_bytes() != content:
+            atomic_write(build.run.path / name, content)
+    return json.loads((result.path / "report.json").read_text(encoding="utf-8")), result
+
+
+def bundle(build: Build, found: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult]) -> Path:
+    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed."""
+    from edgedistill.bundle import bundle_damage, write_bundle
+
+    out, mark = build.run.path / "bundle", build.run.path / BUNDLE_MARK
+    if mark.is_file() and mark.read_text(encoding="utf-8") == result.key:
+        damage = bundle_damage(out)
+        if damage is None:
+            return out
+        build.progress.note(f"bundle: {damage}; making it again")
+    names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
+    artifacts = {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
+    mark.unlink(missing_ok=True)
+    write_bundle(artifacts, found, out, build.name, build.license_text)
+    atomic_write(mark, result.key)
+    return out

@@ -1,0 +1,156 @@
+"""The teacher's writing in rounds, with a writer whose texts are made up: what is kept, split, and gone on with after a kill."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistill.config.teach import Teach
+from edgedistill.errors import RunError
+from edgedistill.models.tokenizer import load_tokenizer
+from edgedistill.progress import QuietProgress
+from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
+from edgedistill.teach.frame import make_frame
+from edgedistill.teach.rounds import SPLITS, START_TOKENS, Asked, write_rounds
+from edgedistill.teach.stage import teach
+from edgedistill.teach.writers import Written
+
+WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()
+SETTINGS = Teach(style="chat", hints=("",), parallel=2, holdout=0.3, max_answer_tokens=40)
+
+
+class MadeUp:
+    """Writes words drawn by the seed, as many as it is asked for at most, and ends."""
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.asked: list[list[int]] = []
+
+    def __enter__(self) -> "MadeUp":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, prompts: Sequence[Sequence[int]], max_new: int, *, seed: int, stop_ids, top_k: int, **_) -> list[Written]:
+        self.asked += [list(prompt) for prompt in prompts]
+        written = []
+        for number, prompt in enumerate(prompts):
+            rng = random.Random(seed + number)
+            ids = self.tokenizer(" ".join(rng.sample(WORDS, 8)), add_special_tokens=False)["input_ids"][: max_new - 1]
+            tokens = [*ids, *list(stop_ids)[:1]]
+            rows = len(prompt) + len(tokens) - 1
+            signal = (torch.zeros(rows, top_k, dtype=torch.int32), torch.zeros(rows, top_k).half()) if top_k else (None, None)
+            written.append(Written(tokens, "stop", *signal))
+        return written
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama: Path):
+    return load_tokenizer(tiny_llama)
+
+
+def asked_of(tokenizer, prompts: Sequence[str] | None = None, top_k: int = 0, **changes: object) -> Asked:
+    settings = SETTINGS.model_copy(update=changes)
+    return Asked(MadeUp(tokenizer), tokenizer, "tiny", make_frame(tokenizer, "tiny"), prompts, WORDS, settings, top_k)
+
+
+def test_free_texts_go_on_from_words_of_the_prose_and_count_from_there(tokenizer, tmp_path: Path):
+    asked = asked_of(tokenizer)
+    tally = write_rounds(asked, FREE, 300, tmp_path, QuietProgress())
+    prose = " ".join(WORDS)
+    starts = {tokenizer.decode(prompt) for prompt in asked.writer.asked}
+    assert len(starts) > 3
+    assert all(start in prose for start in starts)
+    documents = [document for split in SPLITS for document in iter_shards(tmp_path / f"{FREE}{split}")]
+    assert {document.first for document in documents} == {START_TOKENS - 1}
+    assert sum(document.kept for document in documents) == tally.tokens >= 300
+    assert all(any(iter_shards(tmp_path / f"{FREE}{split}")) for split in SPLITS)
+
+
+def test_no_text_is_in_two_splits(tokenizer, tmp_path: Path):
+    write_rounds(asked_of(tokenizer), WRITTEN, 600, tmp_path, QuietProgress())
+    texts = [tuple(document.tokens.tolist()) for split in SPLITS for document in iter_shards(tmp_path / split)]
+    assert len(set(texts)) == len(texts) > 20
+    held = [sum(1 for _ in iter_shards(tmp_path / split)) / len(texts) for split in ("validation", "judge")]
+    assert held == pytest.approx([0.15, 0.15], abs=0.05)
+
+
+def test_an_answer_that_is_cut_is_dropped_or_kept(tokenizer, tmp_path: Path):
+    class Cut(MadeUp):
+        def write(self, *args: object, **settings: object) -> list[Written]:
+            return [Written(found.tokens[:-1], "length", found.ids, found.log_probs) for found in super().write(*args, **settings)]
+
+    for kept, words in (("drop", r"nothing .* could be kept \(24 cut off\)"), ("keep", None)):
+        prompts = [f"Question {number}?" for number in range(100)]
+        asked = asked_of(tokenizer, prompts, cut_answers=kept)
+        object.__setattr__(asked, "writer", Cut(tokenizer))
+        (tmp_path / kept).mkdir()
+        if words is None:
+            assert write_rounds(asked, WRITTEN, 600, tmp_path / kept, QuietProgress()).dropped == {}
+        else:
+            with pytest.raises(RunError, match=words):
+                write_rounds(asked, WRITTEN, 600, tmp_path / kept, QuietProgress())
+
+
+def test_rounds_after_a_kill_are_those_of_one_that_went_through(tokenizer, tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    write_rounds(asked_of(tokenizer), FREE, 600, whole, QuietProgress())
+
+    class Killed(Exception):
+        pass
+
+    class KillAfter(MadeUp):
+        def write(self, *args: object, **settings: object) -> list[Written]:
+            if len(self.asked) >= 16:  # two rounds of eight
+                raise Killed
+            return super().write(*args, **settings)
+
+    broken = asked_of(tokenizer)
+    object.__setattr__(broken, "writer", KillAfter(tokenizer))
+    with pytest.raises(Killed):
+        write_rounds(broken, FREE, 600, killed, QuietProgress())
+    again = asked_of(tokenizer)
+    write_rounds(again, FREE, 600, killed, QuietProgress())
+    assert again.writer.asked[0] != broken.writer.asked[0], "the first rounds aren't written again"
+    contents = [{p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} for folder in (whole, killed)]
+    assert contents[0] == contents[1]
+
+
+def test_too_few_prompts_are_refused_or_accepted(tokenizer, tmp_path: Path):
+    prompts = [f"Question {number}?" for number in range(20)]
+    words = "tiny: all 20 prompts gave .* kept tokens of the 5000 that teach.tokens asks for .* set teach.too_few_prompts to accept"
+    for name in ("refused", "accepted"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(RunError, match=words):
+        write_rounds(asked_of(tokenizer, prompts), WRITTEN, 5000, tmp_path / "refused", QuietProgress())
+    told: list[str] = []
+    progress = QuietProgress()
+    progress.note = told.append  # type: ignore[method-assign]
+    tally = write_rounds(asked_of(tokenizer, prompts, too_few_prompts="accept"), WRITTEN, 5000, tmp_path / "accepted", progress)
+    assert tally.asked == 20
+    assert "all 20 prompts gave" in told[0]
+    assert "training goes over them more often" in told[0]
+
+
+def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):
+    from edgedistill.config import load_recipe
+    from edgedistill.config.recovery import recovery_recipe
+
+    text = tmp_path / "own.txt"
+    text.write_text(" ".join(f"word{number}" for number in range(2000)), encoding="utf-8")
+    recipe = recovery_recipe(load_recipe("recover"), texts=[str(text)], text_only=True, tokens="2k").decided(True)
+    (tmp_path / "work").mkdir()
+    teach(None, tiny_llama, "tiny", recipe, 0, tmp_path / "work", QuietProgress())
+    counts = json.loads((tmp_path / "work" / "teach.json").read_text())
+    documents = load_split(tmp_path / "work", "train")
+    assert counts["asked"] == 0
+    assert counts["train_tokens"] == sum(len(document.tokens) for document in documents)
+    assert max(len(document.tokens) for document in documents) == recipe.recover.seq_len
+    assert all(document.signal == {} for document in documents)
+    assert any(load_split(tmp_path / "work", "validation"))
