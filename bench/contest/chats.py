@@ -38,10 +38,12 @@ def learn_prompts(data: Path, judged: Sequence[str]) -> list[str]:
 
 
 def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
-    """Answer every prompt that leaves room to answer, keep all in `out` and return it: prompt, answer, ids of the whole chat, `first` (the prompt's last token).
+    """Answer every prompt that leaves room to answer; keep all in `out` and return it.
 
     Args:
         longest: tokens of an answer at most.
+    Returns:
+        Objects with prompt, answer, ids of the whole chat and `first`, the place of the prompt's last token.
     """
     if not out.is_file():
         known = {prompt: model.apply_template([{"role": "user", "content": prompt}])[1] for prompt in prompts}

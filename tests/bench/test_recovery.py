@@ -12,6 +12,7 @@ from tests.tiny import CORPUS
 pytest.importorskip("matplotlib")
 
 LONG = " ".join(CORPUS * 2)
+LONG_WINDED = "7 " * 195  # few enough characters, but too many tokens to be answered within the context
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def data(tmp_path):
         "gutenberg/1342-0.txt": book,
         "gutenberg/2701-0.txt": book,
         "gutenberg/1661.txt": book,
-        "mt_bench/mt_bench_question.jsonl": "\n".join(json.dumps({"turns": [text]}) for text in CORPUS[:2]),
+        "mt_bench/mt_bench_question.jsonl": "\n".join(json.dumps({"turns": [text]}) for text in (*CORPUS[:2], LONG_WINDED)),
         "arena_hard/arena_hard_v0.1.jsonl": "\n".join(json.dumps({"prompt": text}) for text in CORPUS[2:4]),
         "self_instruct/user_oriented_instructions.jsonl": tasks,
         "self_instruct/seed_tasks.jsonl": tasks,
@@ -49,6 +50,8 @@ def test_the_comparison_from_a_folder_to_the_table(talking_llama: Path, data: Pa
         return capsys.readouterr().out
 
     run("--steps", "texts,files")
+    chats = json.loads((work / "texts" / "judge" / "chats.json").read_text(encoding="utf-8"))
+    assert [chat["prompt"] for chat in chats] == [*CORPUS[:2], *CORPUS[4:6]]
     ours = work / "ours" / "10k" / "q4_0.gguf"
     ours.parent.mkdir(parents=True)
     shutil.copy(work / "made" / "llama.cpp imatrix" / "q4_0.gguf", ours)
