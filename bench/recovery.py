@@ -7,7 +7,8 @@ Writes bench/results/recovery.json and recovery.svg.
 What is done stays under DIR and is not done again: the texts (DIR/texts; learn/ and calibration.txt are what the tools may read),
 llama.cpp's files with and without an importance matrix (DIR/made), and a JSON for each measured file (DIR/rows). Ours and other tools'
 files are put under DIR/ours/NAME/MIX.gguf and DIR/rivals/NAME/MIX.gguf, each with its MIX.json; contest/layout.py says what that holds.
-A file is judged again when it, the judged text or the float model has changed. The plot needs matplotlib, which nothing else does.
+A file is judged again when it, the judged text or the float model has changed. What bench/tasks.py wrote to DIR/tasks.json becomes part of
+the record, since recovery must not make anything else worse. The plot needs matplotlib, which nothing else does.
 """
 
 import argparse
@@ -144,17 +145,20 @@ def main() -> None:
             measure(entry, judges, reference, key, work / "rows", asked.threads, progress)
     if "table" in steps:
         measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / "rows").glob("*.json"))]
-        write_table([row for row in measured if row["judges"] == key], judges, weights, asked.output)
+        tasks = work / "tasks.json"
+        others = json.loads(tasks.read_text(encoding="utf-8")) if tasks.is_file() else None
+        write_table([row for row in measured if row["judges"] == key], judges, weights, others, asked.output)
 
 
-def write_table(measured: list[dict[str, Any]], judges: list[Judge], weights: str, out: Path) -> None:
-    """The record, the plot beside it, and the table on stdout."""
+def write_table(measured: list[dict[str, Any]], judges: list[Judge], weights: str, tasks: Any, out: Path) -> None:
+    """The record, the plot beside it, and the table on stdout. `tasks` is the record of bench/tasks.py, or None."""
     rows = table.flat_rows(measured)
     files = [{k: v for k, v in row.items() if k not in ("quality", "judges")} for row in measured]
     found = {
         "command": "python bench/recovery.py MODEL --work DIR", "machine": machine_facts(),
         "versions": {name: version(name) for name in ("llama-cpp-python", "torch", "transformers", "gguf")} | {"edgedistill": __version__},
         "model": {"weights_sha256": weights}, "judges": describe(judges), "rows": rows, "files": files,
+        "tasks": tasks,
     }  # fmt: skip
     corpus.put(out, json.dumps(found, indent=1) + "\n")
     plot.draw(rows, out.with_suffix(".svg"))

@@ -14,9 +14,9 @@ from edgedistill.progress import Progress
 from edgedistill.runtimes.llama import LlamaCpp
 
 TEMPERATURE = 0.8
-JUDGE_PROMPTS, LEARN_PROMPTS = 40, 320
+JUDGE_PROMPTS, LEARN_PROMPTS = 40, 120
 JUDGE_ANSWER, LEARN_ANSWER = 160, 192  # tokens at most
-LONGEST_PROMPT = 600  # characters: a short prompt leaves the room to the answer
+LONGEST_PROMPT = 400  # characters: a short prompt leaves the room to the answer
 PARALLEL = 32
 CONTEXT = 512
 
@@ -38,22 +38,28 @@ def learn_prompts(data: Path, judged: Sequence[str]) -> list[str]:
 
 
 def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
-    """Answer every prompt, keep all in `out` and return it: prompt, answer, ids of the whole chat, `first` (the prompt's last token).
+    """Answer every prompt that leaves room to answer; keep all in `out` and return it.
 
     Args:
         longest: tokens of an answer at most.
+    Returns:
+        Objects with prompt, answer, ids of the whole chat and `first`, the place of the prompt's last token.
     """
     if not out.is_file():
-        asked = [model.apply_template([{"role": "user", "content": prompt}])[1] for prompt in prompts]
+        known = {prompt: model.apply_template([{"role": "user", "content": prompt}])[1] for prompt in prompts}
+        prompts = [prompt for prompt in prompts if len(known[prompt]) + longest <= CONTEXT]  # some are numbers, a token each digit
+        asked = [known[prompt] for prompt in prompts]
         progress.start(f"write {out.stem}", len(asked), "chats")
-        chats: dict[int, dict[str, Any]] = {}
+        answers: dict[int, list[int]] = {}
         for index, done in model.generate_stream(asked, longest, temperature=TEMPERATURE, seeds=range(len(asked))):
-            ids = [*asked[index], *done.tokens]
-            answer = model.detokenize(done.tokens)
-            chats[index] = {"prompt": prompts[index], "answer": answer, "ids": ids, "first": len(asked[index]) - 1}
+            answers[index] = done.tokens
             progress.advance(1)
         progress.finish()
-        put(out, json.dumps([chats[i] for i in range(len(asked))], ensure_ascii=False, indent=1) + "\n")
+        chats = [
+            {"prompt": prompt, "answer": model.detokenize(answers[i]), "ids": [*asked[i], *answers[i]], "first": len(asked[i]) - 1}
+            for i, prompt in enumerate(prompts)
+        ]
+        put(out, json.dumps(chats, ensure_ascii=False, indent=1) + "\n")
     return json.loads(out.read_text(encoding="utf-8"))
 
 
