@@ -8,7 +8,8 @@ process of its own that takes a step when told, so that steps of all variants of
 a machine that is slow for a minute is slow for all. All train the same model at the same batch towards the float model's distribution
 (KL), with AdamW in float32, by matrix products in the type that is named:
 
-    q4_0          edgedistill's recover step: linear layers on q4_0, weights and scales trained, the teacher's hidden states at hand
+    q4_0          edgedistill's recover step: linear layers on q4_0; weights, scales and norms trained, the teacher's hidden states at hand
+    q4_0 scales   the same with the codes frozen: only scales and norms trained
     float         the same without fake quantization
     capture       what edgedistill pays once for those hidden states, however often the text is used: the float model's forward pass
     trl fastest   GKDTrainer, the float model as its live teacher, gradient checkpointing off, the tied table frozen as ours is
@@ -29,7 +30,7 @@ from typing import Any
 
 RIVALS = Path(__file__).resolve().parent / "rivals"
 OUT = Path(__file__).parent / "results" / "trl_step.json"
-OURS, THEIRS = ("q4_0", "float", "capture"), ("fastest", "default")
+OURS, THEIRS = ("q4_0", "q4_0 scales", "float", "capture"), ("fastest", "default")
 # Large buffers straight from and back to the kernel, so that a peak counts what is in use and not what malloc keeps.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
@@ -97,9 +98,9 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     model = load_model(folder)
     width, vocab = model.config.hidden_size, model.config.vocab_size
     model.get_input_embeddings().weight.requires_grad_(False)
-    if variant == "q4_0":
+    if variant.startswith("q4_0"):
         linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
-        place_on_grid(model, dict.fromkeys(linear, FORMATS["q4_0"]), None, Learned())
+        place_on_grid(model, dict.fromkeys(linear, FORMATS["q4_0"]), None, Learned(weights=variant == "q4_0"))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
