@@ -35,6 +35,7 @@ BARREN_ROUNDS = 3
 # idle, and a kill loses at most a round.
 WAVES = 4
 START_TOKENS = 8  # of prose before a free text: enough to say what it is about, too few to be continued word for word
+HALF = "\ufffd"  # what a part of a character decodes to
 FREE_SEEDS = 2**30  # where the seeds of free texts begin, far from the others'
 
 
@@ -162,6 +163,8 @@ def _round(asked: Asked, source: str, tally: Tally, seen: set[str]) -> list[Text
     texts: list[Text] = []
     for opening, found in zip(openings, written, strict=True):
         answer = str(asked.tokenizer.decode([t for t in found.tokens if t not in stops]))
+        if found.finish == "length":
+            answer = answer.rstrip(HALF)  # the limit may fall within a character of several tokens
         # A plain text has no end of its own: the limit only says where we stopped reading.
         why = why_dropped(answer, found.tokens, "stop" if frame is None or settings.cut_answers == "keep" else found.finish)
         same = normalized(opening.text + " " + answer)
@@ -202,6 +205,8 @@ def _free_starts(asked: Asked, count: int, seed: int) -> list[Opening]:
         at = rng.randrange(max(1, len(asked.words) - START_TOKENS))
         words = " ".join(asked.words[at : at + START_TOKENS])
         ids = asked.tokenizer(words, add_special_tokens=False)["input_ids"][:START_TOKENS]
+        while len(ids) > 1 and str(asked.tokenizer.decode(ids)).endswith(HALF):
+            ids.pop()
         openings.append(Opening(str(asked.tokenizer.decode(ids)), [*before, *ids], len(before) + len(ids) - 1))
     return openings
 

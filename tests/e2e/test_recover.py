@@ -149,7 +149,7 @@ def test_own_text_alone(base_gguf: Path, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", OTHERS)
 def test_every_family(family: str, tmp_path: Path):
-    model = teach_to_talk(make_tiny(family, tmp_path / "model", initializer_range=0.02), 60, rate=2e-3)
+    model = teach_to_talk(make_tiny(family, tmp_path / "model", initializer_range=0.02), 120, rate=4e-3)
     done = edgedistill(*words(model, tmp_path / "run", "--tokens", 512))
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "run" / "report.json").read_text())["rows"]

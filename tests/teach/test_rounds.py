@@ -71,6 +71,24 @@ def test_free_texts_go_on_from_words_of_the_prose_and_count_from_there(tokenizer
     assert all(any(iter_shards(tmp_path / f"{FREE}{split}")) for split in SPLITS)
 
 
+def test_a_text_that_is_cut_within_a_character_is_kept_and_none_begins_with_half_of_one(tokenizer, tmp_path: Path):
+    class CutInACharacter(MadeUp):
+        def write(self, prompts, max_new, *, seed, **settings) -> list[Written]:
+            whole = super().write(prompts, max_new, seed=seed, **settings)
+            half = self.tokenizer("猫", add_special_tokens=False)["input_ids"][:1]
+            assert self.tokenizer.decode(half) == "\ufffd"
+            return [Written([*found.tokens[:-1], *half], "length", None, None) for found in whole]
+
+    asked = asked_of(tokenizer)
+    object.__setattr__(asked, "writer", CutInACharacter(tokenizer))
+    object.__setattr__(asked, "words", ["猫が好き。", "犬も。"] * 40)
+    tally = write_rounds(asked, FREE, 300, tmp_path, QuietProgress())
+    assert tally.dropped == {}
+    starts = [tokenizer.decode(prompt) for prompt in asked.writer.asked]
+    assert not any("\ufffd" in start for start in starts)
+    assert any("猫" in start for start in starts)
+
+
 def test_no_text_is_in_two_splits(tokenizer, tmp_path: Path):
     write_rounds(asked_of(tokenizer), WRITTEN, 600, tmp_path, QuietProgress())
     texts = [tuple(document.tokens.tolist()) for split in SPLITS for document in iter_shards(tmp_path / split)]
