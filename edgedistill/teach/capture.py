@@ -5,13 +5,13 @@ changes, so it runs once. On the way it sees every linear layer's inputs, whose 
 importance-weighted fit needs.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
@@ -19,7 +19,8 @@ from edgedistill.signals.shards import Document, save_shard, shard_path
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 
 IMPORTANCE = "importance.safetensors"
-DONE = "captured.json"
+METERS = "meters-{}.safetensors"  # the inputs' sums of squares up to a part
+PART_TOKENS = 32_768  # a kill loses less than a minute or two
 
 
 @torch.no_grad()
@@ -35,38 +36,75 @@ def capture(
         seq_len: tokens a packed row; longer documents are cut.
         compute: "float32" or "bfloat16".
         keep: signals that the documents have and that go with the new one.
-        work: the stage's folder. A split that a killed run finished is not done again.
+        work: the stage's folder. What a killed run wrote there, a shard for each PART_TOKENS of a split, is not done again.
     """
     model = load_model(model_path)
+    real = _Mask()
     for position, (name, documents) in enumerate(splits):
         folder = work / name
-        if (folder / DONE).is_file():
-            continue
         folder.mkdir(exist_ok=True)
-        real = _Mask()
-        meters = _watch_inputs(model, real) if position == 0 else []
-        captured: dict[int, Document] = {}
-        progress.start(f"capture the float student on {name} text", sum(min(len(d.tokens), seq_len) for d in documents), "tokens")
-        for batch, order in batches(documents, seq_len, rows_per_batch=2):
-            real.mask = batch.real
-            hidden = kept_hidden(model, batch, COMPUTE[compute]).to(torch.bfloat16)
-            row = 0
-            for index in order:
-                tokens = documents[index].tokens[:seq_len]
-                kept = max(0, len(tokens) - 1 - documents[index].first)
-                if kept:
-                    signal = {name: documents[index].signal[name][:kept] for name in keep}
-                    signal["hidden"] = hidden[row : row + kept].clone()
-                    captured[index] = Document(tokens, documents[index].first, signal)
-                row += kept
-            progress.advance(sum(min(len(documents[i].tokens), seq_len) for i in order))
+        measured = position == 0 and not (work / IMPORTANCE).is_file()
+        meters = _watch_inputs(model, real) if measured else []
+        parts = _parts(documents, seq_len)
+        progress.start(f"capture the float student on {name} text", sum(_length(d, seq_len) for d in documents), "tokens")
+        for number, part in enumerate(parts):
+            if not shard_path(folder, number).is_file():
+                if meters and number:
+                    _load_meters(meters, folder / METERS.format(number - 1))
+                captured = _capture_part(model, part, seq_len, compute, keep, real, progress)
+                if meters:  # before the shard, whose name says that the part is done
+                    _save_meters(meters, folder / METERS.format(number))
+                save_shard(shard_path(folder, number), captured)
+            else:
+                progress.advance(sum(_length(d, seq_len) for d in part))
         progress.finish()
-        save_shard(shard_path(folder, 0), [captured[i] for i in sorted(captured)])
         if meters:
-            save_file({meter.name: meter.mean() for meter in meters}, work / IMPORTANCE)
+            _load_meters(meters, folder / METERS.format(len(parts) - 1))
+            _save_whole({meter.name: meter.mean() for meter in meters}, work / IMPORTANCE)
             for meter in meters:
                 meter.remove()
-        (folder / DONE).write_text(json.dumps({"documents": len(captured)}), encoding="utf-8")
+        for left in folder.glob(METERS.format("*")):
+            left.unlink()
+
+
+def _parts(documents: Sequence[Document], seq_len: int) -> list[list[Document]]:
+    """The documents in order, in parts of about PART_TOKENS tokens."""
+    parts: list[list[Document]] = []
+    tokens = PART_TOKENS
+    for document in documents:
+        if tokens >= PART_TOKENS:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(document)
+        tokens += _length(document, seq_len)
+    return parts
+
+
+def _length(document: Document, seq_len: int) -> int:
+    return min(len(document.tokens), seq_len)
+
+
+def _capture_part(
+    model: PreTrainedModel, documents: Sequence[Document], seq_len: int, compute: str, keep: Sequence[str], real: "_Mask",
+    progress: Progress,
+) -> list[Document]:
+    """The documents that have kept positions, in order, with the model's hidden states."""
+    captured: dict[int, Document] = {}
+    for batch, order in batches(documents, seq_len, rows_per_batch=2):
+        real.mask = batch.real
+        hidden = kept_hidden(model, batch, COMPUTE[compute]).to(torch.bfloat16)
+        row = 0
+        for index in order:
+            document = documents[index]
+            tokens = document.tokens[:seq_len]
+            kept = max(0, len(tokens) - 1 - document.first)
+            if kept:
+                signal = {name: document.signal[name][:kept] for name in keep}
+                signal["hidden"] = hidden[row : row + kept].clone()
+                captured[index] = Document(tokens, document.first, signal)
+            row += kept
+        progress.advance(sum(_length(documents[i], seq_len) for i in order))
+    return [captured[i] for i in sorted(captured)]
 
 
 def spread_documents(documents: Sequence[Document], tokens: int, seq_len: int) -> list[Document]:
@@ -103,6 +141,24 @@ class _Meter:
 
     def remove(self) -> None:
         self._handle.remove()
+
+
+def _save_meters(meters: Sequence[_Meter], path: Path) -> None:
+    sums = {f"{meter.name}/total": meter.total for meter in meters}
+    _save_whole(sums | {f"{meter.name}/rows": torch.tensor(meter.rows) for meter in meters}, path)
+
+
+def _load_meters(meters: Sequence[_Meter], path: Path) -> None:
+    sums = load_file(path)
+    for meter in meters:
+        meter.total, meter.rows = sums[f"{meter.name}/total"], int(sums[f"{meter.name}/rows"])
+
+
+def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file whose name appears only when it is whole."""
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(path)
 
 
 class _Mask:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from edgedistill.models.load import load_model
@@ -28,6 +29,37 @@ def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
     torch.testing.assert_close(importance["model.layers.2.mlp.down_proj.weight"].double(), mean_square, rtol=1e-4, atol=1e-8)
     assert len(importance) == 4 * 7
     assert len(list(iter_shards(tmp_path / "validation"))) == 1
+
+
+class Killed(QuietProgress):
+    """Ends the run after so many reports of progress."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, amount: float, **figures: float) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4])
+def test_a_killed_capture_goes_on_to_the_same_bytes(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
+    monkeypatch.setattr("edgedistill.teach.capture.PART_TOKENS", 100)
+    torch.manual_seed(1)
+    documents = [Document(torch.randint(3, 300, (n,), dtype=torch.int32), 1, {}) for n in (40, 33, 50, 64, 20, 64, 12, 60, 2)]
+    splits = [("train", documents), ("validation", documents[:3])]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    capture(tiny_llama, splits, 64, "float32", whole, QuietProgress())
+    with pytest.raises(KeyboardInterrupt):
+        capture(tiny_llama, splits, 64, "float32", killed, Killed(after))
+    capture(tiny_llama, splits, 64, "float32", killed, QuietProgress())
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
+    assert len(files) > 4
+    assert files == sorted(path.relative_to(killed) for path in killed.rglob("*") if path.is_file())
+    assert all((whole / name).read_bytes() == (killed / name).read_bytes() for name in files)
 
 
 def test_documents_are_spread_over_the_list():
