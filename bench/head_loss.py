@@ -53,7 +53,7 @@ class Case:
         torch.manual_seed(0)
         width, kind = WIDTH[vocabulary], TYPES[dtype]
         hidden = torch.randn(tokens, width)
-        self.hidden = hidden.to(kind).requires_grad_()
+        self.hidden = hidden.to(kind, copy=True).requires_grad_()
         self.weight = torch.empty(vocabulary, width, dtype=kind).normal_(std=2 / width**0.5).requires_grad_(trained)
         # The teacher has a matrix of its own only in name: a second one would be weights, which aren't counted.
         self.teacher_weight = self.weight.detach()
