@@ -32,9 +32,7 @@ from edgedistill.mixes import Mix, assign_formats, groups_of, measured_once, mix
 from edgedistill.plan import make_plan, this_machine
 from edgedistill.progress import Progress
 from edgedistill.stages import files, judging, papers
-from edgedistill.stages.build import Build
-from edgedistill.stages.build import names_of as _names
-from edgedistill.stages.build import settings_of as _settings
+from edgedistill.stages.build import Build, names_of, settings_of
 from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
@@ -155,7 +153,7 @@ class _Build(Build):
                 teach(writer, self.teacher, self.facts.name, self.recipe, top_k, work, self.progress)
 
         inputs = [asked] if asked and needed else []
-        return self.stage("teach", {"teach": _settings(wanted), "top_k": top_k}, inputs, build, outside)
+        return self.stage("teach", {"teach": settings_of(wanted), "top_k": top_k}, inputs, build, outside)
 
     def distill(self, taught: StageResult) -> StageResult:
         """The float student."""
@@ -167,7 +165,7 @@ class _Build(Build):
             training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
             distill(self.teacher, training, validation, self.layers, self.recipe, work, self.progress)
 
-        settings = {"distill": _settings(self.recipe.distill), "layers": self.layers, "seed": self.recipe.teach.seed}
+        settings = {"distill": settings_of(self.recipe.distill), "layers": self.layers, "seed": self.recipe.teach.seed}
         return self.stage("distill", settings, [taught], build, {"teacher": self.teacher_hash})
 
     def capture(self, taught: StageResult, student: StageResult) -> StageResult:
@@ -269,9 +267,9 @@ class _Build(Build):
             costs = self.costs(captured, fisher)
             recover(student.path, training, validation, costs, name, formats, self.recipe, work, self.progress)
 
-        settings = _settings(self.recipe.recover)
+        settings = settings_of(self.recipe.recover)
         settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_of(name)}
         # Budgets and rates are there already as this mix has them, and the fit's budget is the fisher stage's.
         del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
-        settings |= {"mix": name, "formats": _names(formats), "seed": self.recipe.teach.seed}
+        settings |= {"mix": name, "formats": names_of(formats), "seed": self.recipe.teach.seed}
         return self.stage(f"recover-{name}", settings, [student, captured, *([fisher] if fisher else [])], build)
