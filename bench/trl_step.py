@@ -6,7 +6,7 @@ Writes bench/results/trl_step.json
 FOLDER is a float model (Hugging Face); PYTHON is the interpreter of the environment `trl` (bench/rivals/setup.py trl). Every variant is a
 process of its own that takes a step when told, so that steps of all variants of a type take turns within one run while the others wait:
 a machine that is slow for a minute is slow for all. All train the same model at the same batch towards the float model's distribution
-(KL), with AdamW in float32, by matrix products in the type that is named:
+(KL), with AdamW (ours keeps its moments in bfloat16, TRL's in float32), by matrix products in the type that is named:
 
     q4_0          edgedistill's recover step: linear layers on q4_0; weights, scales and norms trained, the teacher's hidden states at hand
     q4_0 scales   the same with the codes frozen: only scales and norms trained
@@ -90,6 +90,7 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     from edgedistill.quant.latent import Learned
     from edgedistill.recover.place import place_on_grid
     from edgedistill.signals.shards import Document
+    from edgedistill.train.adamw import AdamW, AdamWSettings
     from edgedistill.train.forward import COMPUTE, kept_hidden
 
     torch.set_num_threads(threads)
@@ -102,7 +103,8 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
         linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
         place_on_grid(model, dict.fromkeys(linear, FORMATS["q4_0"]), None, Learned(weights=variant == "q4_0"))
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    optimizer = AdamW({str(at): p for at, p in enumerate(trained)}, AdamWSettings())
+    rates = dict.fromkeys(optimizer.parameters, 1e-5)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
     documents = [Document(torch.randint(0, vocab, (length,)), 0, {"hidden": torch.randn(length - 1, width).to(dtype)}) for _ in range(rows)]
     batch = make_batch([[document] for document in documents], length)
@@ -115,8 +117,7 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
             return
         head_loss(kept_hidden(model, batch, dtype), weight, teacher).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(rates)
 
     stepper.ready()
     while True:

@@ -44,6 +44,11 @@ def place_on_grid(
         layers[tensor] = GridLinear(weight, fitted, learned, module.bias)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[tensor])
+    own = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in own:
+            # One tensor that still lies in its mapped file keeps all of it in memory, the replaced weights too.
+            parameter.data = parameter.data.clone()
     if not learned.norms:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1 and ".gain_" not in name:

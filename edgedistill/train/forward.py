@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from edgedistill.data.packing import Batch, Packable, make_batch, pack_rows
 from edgedistill.train import attention
+from edgedistill.train.lean import lean
 
 COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -23,7 +24,7 @@ def kept_hidden(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Ten
 
     Their products with the output matrix are the logits: a family that scales its logits (granite) has it done here.
     """
-    with compute_in(dtype), by_document(model):
+    with compute_in(dtype), by_document(model), lean(model):
         hidden = model.model(
             input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, documents=batch.documents
         ).last_hidden_state

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
+from edgedistill.train.adamw import AdamW, AdamWSettings
 
 FOLDER = "training"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
-MOMENTS = "moments.safetensors"
+MOMENTS = "adamw.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,8 @@ def train(
         RunError: a loss stopped being a finite number.
     """
     parameters = {name: p for group in groups.values() for name, p in group.items()}
-    optimizer = torch.optim.AdamW(
-        [{"params": list(group.values()), "lr": rate, "peak": rate} for rate, group in groups.items()],
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    peaks = {name: rate for rate, group in groups.items() for name in group}
+    optimizer = AdamW(parameters, AdamWSettings(settings.betas, decay=settings.weight_decay))
     store = _Checkpoints(work, parameters, optimizer)
     step, tokens, curve = store.load()
     progress.start(title, settings.steps, "steps")
@@ -128,10 +125,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip)
         share = learning_rate_share(step, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step({name: peak * share for name, peak in peaks.items()})
         step, tokens = step + 1, tokens + seen
         curve.points.append({"step": step, "tokens": tokens, "loss": value, "learning_rate_share": share})
         progress.advance(1, loss=value)
@@ -158,7 +152,7 @@ def remove_checkpoints(work: Path) -> None:
 class _Checkpoints:
     """State on disk: `checkpoint/` (the newest whole one) and `best-STEP/`. Folders are renamed into place."""
 
-    def __init__(self, work: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, work: Path, parameters: Mapping[str, Tensor], optimizer: AdamW) -> None:
         self.folder = work / FOLDER
         self.parameters, self.optimizer = parameters, optimizer
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -173,11 +167,7 @@ class _Checkpoints:
             whole = replaced  # killed between the two renames of `save`
         state: dict[str, Any] = json.loads((whole / STATE).read_text(encoding="utf-8"))
         self._copy_in(load_file(whole / WEIGHTS))
-        moments = load_file(whole / MOMENTS)
-        for name, parameter in self.parameters.items():
-            mine = {key: moments[f"{name}/{key}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{name}/{key}" in moments}
-            if mine:
-                self.optimizer.state[parameter] = mine
+        self.optimizer.restore(load_file(whole / MOMENTS))
         return int(state["step"]), int(state["tokens"]), Curve(state["points"], state["validation"], state["stopped_early"])
 
     def save(self, step: int, tokens: int, curve: Curve) -> None:
@@ -186,8 +176,7 @@ class _Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         save_file({n: p.detach() for n, p in self.parameters.items()}, partial / WEIGHTS)
-        moments = {f"{n}/{k}": v for n, p in self.parameters.items() for k, v in self.optimizer.state[p].items()}
-        save_file(moments, partial / MOMENTS)
+        save_file(self.optimizer.state(), partial / MOMENTS)
         state = {
             "step": step,
             "tokens": tokens,

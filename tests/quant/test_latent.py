@@ -139,9 +139,13 @@ def test_a_low_rank_trains_the_rounded_sum(weight):
     x = torch.randn(5, 512)
     for layer in (whole, low):
         layer(x).square().sum().backward()
-    torch.testing.assert_close(low.low_b.grad, whole.latent.grad @ low.low_a.T)
-    torch.testing.assert_close(low.low_a.grad, low.low_b.T @ whole.latent.grad)
-    torch.testing.assert_close(low.gain_d.grad, whole.gain_d.grad)
+    for found, right in (
+        (low.low_b.grad, whole.latent.grad @ low.low_a.T),
+        (low.low_a.grad, low.low_b.T @ whole.latent.grad),
+        (low.gain_d.grad, whole.gain_d.grad),
+    ):
+        # Sums of large terms that cancel: how float32 rounds them depends on the processor's order, so the tensor's size is the measure.
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5 * right.abs().max().item())
     assert low.latent.grad is None
 
 

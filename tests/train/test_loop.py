@@ -68,7 +68,7 @@ def test_adamw_and_clipping_are_torchs(tmp_path: Path):
         optimizer.param_groups[0]["lr"] = 0.5 * learning_rate_share(step, TrainSettings(2))
         optimizer.step()
         optimizer.zero_grad()
-    torch.testing.assert_close(weight, by_hand.detach())
+    torch.testing.assert_close(weight, by_hand.detach(), rtol=4e-3, atol=0)  # ours keeps its moments in bfloat16
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path):

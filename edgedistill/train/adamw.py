@@ -1,0 +1,80 @@
+"""AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) whose moments may be kept in bfloat16: half of what training needs beside
+weights and gradients.
+
+bfloat16 keeps eight bits of a number. A moment moves by a share 1 − β of the new gradient in each step, so that much must be above what
+rounding to eight bits loses, 2⁻⁹: with the betas of short training runs, 0.9 and 0.95, it is; with 0.999 a second moment would stand still.
+The arithmetic is torch's own, in float32, on pieces that stay in a core's cache: as fast as with moments in float32.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+PIECE = 1 << 18
+SIDES = ("mean", "square")
+STEPS = "steps"
+LEAST_SHARE = 2.0**-5  # of a gradient, that a moment in bfloat16 can still take up: a tenth of it isn't lost to rounding
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """Its numbers. `decay` is decoupled from the gradient and multiplied by the rate."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    decay: float = 0.0
+
+
+class AdamW:
+    """Moments of parameters by name, and the step."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], settings: AdamWSettings, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Begin with zero moments.
+
+        Args:
+            parameters: float32, contiguous.
+            settings: its numbers.
+            dtype: of the moments.
+        Raises:
+            ValueError: a beta is too near to one for moments in bfloat16.
+        """
+        if dtype == torch.bfloat16 and 1 - max(settings.betas) < LEAST_SHARE:
+            raise ValueError(f"betas {settings.betas}: moments in bfloat16 need betas of at most {1 - LEAST_SHARE}")
+        self.parameters, self.settings, self.steps = parameters, settings, 0
+        self.moments = {
+            name: (torch.zeros(p.shape, dtype=dtype), torch.zeros(p.shape, dtype=dtype)) for name, p in parameters.items()
+        }
+
+    @torch.no_grad()
+    def step(self, rates: Mapping[str, float]) -> None:
+        """Move every parameter that has a gradient against it, by its rate, and drop the gradient."""
+        (beta1, beta2), before = self.settings.betas, torch.tensor(float(self.steps))
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            sides = (parameter.detach(), parameter.grad, *self.moments[name])
+            for weight, grad, first, second in zip(*(side.reshape(-1).split(PIECE) for side in sides), strict=True):
+                mean, square = first.float(), second.float()
+                adamw(
+                    [weight], [grad], [mean], [square], [], [before.clone()], fused=True, amsgrad=False, maximize=False,
+                    beta1=beta1, beta2=beta2, lr=rates[name], weight_decay=self.settings.decay, eps=self.settings.eps,
+                )  # fmt: skip
+                first.copy_(mean)
+                second.copy_(square)
+            parameter.grad = None
+        self.steps += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments, for a checkpoint."""
+        found = {f"{name}/{side}": moment for name, pair in self.moments.items() for side, moment in zip(SIDES, pair, strict=True)}
+        return found | {STEPS: torch.tensor(self.steps)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.steps = int(state[STEPS])
+        for name, pair in self.moments.items():
+            for side, moment in zip(SIDES, pair, strict=True):
+                moment.copy_(state[f"{name}/{side}"])
