@@ -18,8 +18,8 @@ class Recover(Training):
     """How the student is trained on the grid that ships. Rates are peaks."""
 
     tokens: Budget = Field(default=24_000, description="Training tokens of each mix; 0 trains nothing and ships the fit.")
-    batch_tokens: PositiveInt = 1024
-    learning_rate: PositiveFloat = 1.0e-4
+    batch_tokens: PositiveInt = 512
+    learning_rate: PositiveFloat = 1.5e-4
     scale_learning_rate: PositiveFloat = 1.0e-3
     fit: Literal["fisher", "importance", "ggml"] = Field(default="fisher", description="How the first scales are found.")
     fit_tokens: PositiveInt = Field(default=16_384, description="Text on which fisher measures what each weight's error costs.")
@@ -32,7 +32,7 @@ class Recover(Training):
         default=0.0, description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student."
     )
     patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
-    validate_every: PositiveInt = 8
+    validate_every: PositiveInt = 16
     tokens_by_mix: dict[MixName, Budget] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
 
     # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.

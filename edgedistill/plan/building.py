@@ -90,6 +90,6 @@ def _ram(recipe: Recipe, facts: ModelFacts, student: ModelShape) -> int:
 def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
     """Signals; the float student and its GGUF; two checkpoints of a training; of each mix its grid, its rounding, exports, bundle."""
     signals = taught * ((0 if recipe.student.as_is else recipe.teacher.top_k * 6) + student.width * 2)
-    checkpoints = 2 * 12 * student.parameters
+    checkpoints = 2 * 8 * student.parameters  # weights, and moments of two bytes
     mixes = sum(mix_bytes(student, recipe.mix(name)) for name in recipe.mixes) * (2 + 2 * len(recipe.export))
     return signals + 8 * student.parameters + checkpoints + mixes

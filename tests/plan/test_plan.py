@@ -243,7 +243,8 @@ def test_a_model_as_it_is_keeps_its_layers_and_is_not_distilled():
     assert found.to_dict()["student"]["as_is"]
     assert "q4_0 fits this-machine." in found.to_text()
     # Its memory: no second copy of the weights to cut from.
-    cut = make_plan(recipe_with(student={"depth": 1.0}), here(), facts_of(), MACHINE)
+    batch = found.recipe.recover.batch_tokens
+    cut = make_plan(recipe_with(student={"depth": 1.0}, distill={"batch_tokens": batch}), here(), facts_of(), MACHINE)
     assert cut.build.ram_bytes - found.build.ram_bytes == 4 * SMOL.parameters
 
 
