@@ -165,8 +165,9 @@ def main() -> None:
         show = RichProgress()
         files = [run_tasks(path, given.cache, limits, threads=given.threads, progress=show) for path in given.files]
         comparisons = [{"first": files[0]["file"], "second": f["file"], "tasks": compare(files[0], f)} for f in files[1:]]
+        words = [*(path.name for path in given.files), "--out JSON", *(f"--limit {limit}" for limit in given.limit)]
         record = {
-            "command": " ".join(["python bench/tasks.py", *sys.argv[1:]]), "machine": machine_facts(), "load_average": load_average(),
+            "command": " ".join(["python bench/tasks.py", *words]), "machine": machine_facts(), "load_average": load_average(),
             "versions": {name: version(name) for name in ("llama-cpp-python", "numpy")}, "files": files, "comparisons": comparisons,
         }  # fmt: skip
         write_json(given.out, record)

@@ -1,0 +1,113 @@
+"""The tables of docs/recovery.md, written from the records that they show.
+
+Run    python bench/pages.py            writes each table between its marks, <!-- NAME --> and <!-- /NAME -->
+       A test holds the page to the records, so run it after a record has changed.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "recovery.md"
+RESULTS = ROOT / "bench" / "results"
+
+Record = Mapping[str, Any]
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column left, the others right."""
+    marks = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, marks, *rows))
+
+
+def comparison(record: Record) -> str:
+    """A table for each mix: every tool's KL and 99 % KL on each judged text, and what of plain rounding's loss is won back."""
+    judges = list(dict.fromkeys(row["judge"] for row in record["rows"]))
+    parts = []
+    for mix in dict.fromkeys(row["mix"] for row in record["rows"]):
+        found: dict[str, dict[str, Record]] = {}
+        for row in record["rows"]:
+            if row["mix"] == mix:
+                found.setdefault(row["tool"], {})[row["judge"]] = row
+        if len(found) < 2:
+            continue  # the float model, which everything is compared with
+        heads = [mix, "MB", "tokens", *(f"KL {judge}" for judge in judges), *(f"99 % {judge}" for judge in judges), "KL won", "ppl won"]
+        rows = []
+        for tool, by_judge in sorted(found.items(), key=lambda pair: -pair[1][judges[0]]["kl"]):
+            first = by_judge[judges[0]]
+            rows.append(
+                [tool, f"{first['bytes'] / 1e6:.1f}", f"{first['tokens']:,}", *(f"{by_judge[judge]['kl']:.4f}" for judge in judges),
+                 *(f"{by_judge[judge]['kl_p99']:.3f}" for judge in judges), share(first["recovered_kl"]), share(first["recovered_ppl"])]
+            )  # fmt: skip
+        parts.append(table(heads, rows))
+    return "\n\n".join(parts)
+
+
+def tasks(record: Record) -> str:
+    """Multiple choice and refusals: each file's share with its 95 % interval, and the paired difference from the first file."""
+    found = record["tasks"]
+    names = list(found["files"][0]["tasks"])
+    rows = []
+    for file in found["files"]:
+        figures = [file["tasks"][name]["figures"][file["tasks"][name]["main"]] for name in names]
+        rows.append([file["file"].removesuffix(".gguf"), *(f"{f['share']:.3f} ({f['low']:.3f} to {f['high']:.3f})" for f in figures)])
+    for entry in found["comparisons"]:
+        pairs = (entry["tasks"][name] for name in names)
+        cells = [f"{p['difference']:+.3f} ({p['low']:+.3f} to {p['high']:+.3f}), {p['verdict']}" for p in pairs]
+        rows.append([f"{entry['second'].removesuffix('.gguf')} minus {entry['first'].removesuffix('.gguf')}", *cells])
+    return table(["file", *names], rows)
+
+
+def step(record: Record) -> str:
+    """Tokens/s and peak memory of a step."""
+    rows = []
+    for row in record["rows"]:
+        against = record["q4_0_against"][row["dtype"]].get(row["variant"])
+        cells = [f"{against['rate_ratio']:.2f}", f"{against['peak_ratio']:.2f}"] if against else ["", ""]
+        rows.append([f"{row['variant']}, {row['dtype']}", f"{row['tokens_per_s']:.0f}", f"{row['peak_bytes'] / 2**20:,.0f}", *cells])
+    return table(["step", "tokens/s", "peak MiB", "q4_0's rate over it", "q4_0's peak over it"], rows)
+
+
+def study(record: Record) -> str:
+    """Each variant's KL by kind of text, and its distance from the base."""
+    kinds = list(record["judged_tokens"])
+    base = next(row for row in record["rows"] if row["variant"] == "base")["kl"]
+    rows = [[f"{mix}, plain rounding", "0", *(f"{kl[kind]:.4f}" for kind in kinds), ""] for mix, kl in record["rounded"].items()]
+    for row in record["rows"]:
+        comparable = row["mix"] == "q4_0" and row["tokens"]
+        change = sum(row["kl"][kind] / base[kind] for kind in kinds) / len(kinds) - 1
+        cells = [f"{row['kl'][kind]:.4f}" for kind in kinds]
+        rows.append([row["variant"], f"{row['tokens']:,}", *cells, f"{change:+.1%}" if comparable and row["variant"] != "base" else ""])
+    return table(["variant", "tokens", *(f"KL {kind}" for kind in kinds), "against base"], rows)
+
+
+def share(value: float | None) -> str:
+    """A share in percent; nothing where there is none."""
+    return "" if value is None else f"{value:.1%}"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "comparison": ("recovery.json", comparison),
+    "tasks": ("recovery.json", tasks),
+    "step": ("trl_step.json", step),
+    "study": ("study.json", study),
+}
+
+
+def filled(page: str) -> str:
+    """The page with every table that it has marks for, as the records are now."""
+    for name, (file, made) in SECTIONS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin in page:
+            text = made(json.loads((RESULTS / file).read_text(encoding="utf-8")))
+            before, _, rest = page.partition(begin)
+            page = f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")
