@@ -1,8 +1,10 @@
 """Our files of the comparison: the fit alone, and training with growing budgets, from one run's text, for several mixes.
 
 Run    edgedistill recover MODEL --recipe RECIPE --tokens 400k -o RUN     (RECIPE names DIR/texts/learn/*.txt)
-       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,q4_k_m,q3_k_m,q2_k,q8_0] [--budgets 0,10k,100k,400k] [--threads 2]
+       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,q4_k_m,q3_k_m,q2_k,q8_0] [--budgets 0,10k,100k,400k] [--auto] [--threads 2]
 Writes DIR/ours/NAME/MIX.gguf and MIX.json, NAME being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
+With --auto it is "auto fit" and so on: the grids that bench/auto_mix.py chose for the mix's own bytes (results/auto_mix.json), an
+ordinary mix of the recipe's define_mixes, in place of the mix's.
 
 RUN gives the student, the captured text and what each weight's error costs, as the recover command made them; each file goes through the
 same recover and export stages. Files that are there are not made again, and a killed training goes on where it was.
@@ -24,6 +26,7 @@ from edgedistill.config import Recipe
 from edgedistill.config.recipe import SCHEMA
 from edgedistill.export import GGUF_NAME
 from edgedistill.export.stage import export_recovered
+from edgedistill.formats import FORMATS, NumberFormat
 from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
@@ -34,12 +37,19 @@ from edgedistill.signals.shards import iter_shards
 from edgedistill.store.files import write_json
 from edgedistill.units import parse_count
 
+AUTO = Path(__file__).parent / "results" / "auto_mix.json"
 FIT = "0"
 # A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
 SETTINGS: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 64, "patience": 1000, "tokens_by_mix": {}}
 
 
-def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) -> None:
+def chosen_formats(mix: str) -> dict[str, NumberFormat]:
+    """Each tensor's format as it was chosen by measured KL, in at most the bytes of a built-in mix."""
+    sizes = json.loads(AUTO.read_text(encoding="utf-8"))["sizes"]
+    return {name: FORMATS[grid] for name, grid in next(size for size in sizes if size["mix"] == mix)["fit"]["grids"].items()}
+
+
+def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, work: Path) -> None:
     """One file, its training's curve beside it."""
     tokens = 0 if budget == FIT else parse_count(budget)
     recipe = Recipe.model_validate(
@@ -50,6 +60,8 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     formats = assign_formats(shape, Mix(mix, mix))
+    if auto:
+        formats |= chosen_formats(mix)
     recover(student, training, validation, load_fisher(stages["fisher"]), mix, formats, recipe, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
@@ -57,10 +69,11 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
     export_recovered("gguf", work, shape, exported, {"name": f"{mix} {budget}", "made": "recovered"}, 4)
     out.parent.mkdir(parents=True, exist_ok=True)
     curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
+    words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
         "tokens": tokens, "calibration_tokens": recipe.recover.fit_tokens, "seconds": seconds, "settings": SETTINGS, "version": __version__,
         "torch": torch.__version__, "machine": machine_facts(), "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "command": f"python bench/recover_ours.py RUN --work DIR --mixes {mix} --budgets {budget}", "validation": curve["validation"],
+        "command": f"python bench/recover_ours.py RUN --work DIR {words}", "validation": curve["validation"],
     }  # fmt: skip
     write_json(out.with_suffix(".json"), made)
     shutil.move(exported / GGUF_NAME, out)  # last: a file that is there is whole
@@ -74,6 +87,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--mixes", default="q4_0,q4_k_m,q3_k_m,q2_k,q8_0")
     parser.add_argument("--budgets", default="0,10k,100k,400k")
+    parser.add_argument("--auto", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -81,10 +95,10 @@ def main() -> None:
     stages = {name: asked.run / "stages" / folder for name, folder in current.items()}
     for budget in words_of(asked.budgets):
         for mix in words_of(asked.mixes):
-            name = "fit" if budget == FIT else budget
+            name = f"{'auto ' * asked.auto}{'fit' if budget == FIT else budget}"
             out = asked.work / "ours" / name / f"{mix}.gguf"
             if not out.is_file():
-                make(stages, mix, budget, out, asked.work / "training" / f"{name}-{mix}")
+                make(stages, mix, budget, asked.auto, out, asked.work / "training" / f"{name}-{mix}")
 
 
 if __name__ == "__main__":
