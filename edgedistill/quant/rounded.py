@@ -36,12 +36,12 @@ def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFor
 
 
 def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:
-    """A weight rounded to nearest even as float16, bfloat16 or float32.
+    """A weight rounded to nearest even as float16, bfloat16 or float32; a tensor of its own, which training of the weight leaves alone.
 
     Raises:
         ValueError: a value isn't finite, or isn't in the format.
     """
-    rounded = weight.to(FLOATS[number_format.name])
+    rounded = weight.to(FLOATS[number_format.name], copy=True)
     if not torch.isfinite(rounded).all():
         bad = (~torch.isfinite(rounded)).nonzero()[0].tolist()
         raise ValueError(f"{number_format.name} can't hold the value {weight[tuple(bad)].item()} at {bad}; float16 ends at 65504")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgedistill.errors import InputError
-from edgedistill.formats import BF16, F16, F32
+from edgedistill.formats import BF16, F16, F32, FORMATS
 from edgedistill.mixes import assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
@@ -93,3 +93,12 @@ def test_a_value_that_float16_cant_hold_is_named():
     said = r"a.weight: f16 can't hold the value 100000.0 at \[0, 0\]; float16 ends at 65504. Choose another mix, or a sound model."
     with pytest.raises(InputError, match=said):
         round_weights(weights, {"a.weight": F16}, "f16")
+
+
+def test_what_is_rounded_stays_when_the_model_is_trained_on():
+    weights = {"model.norm.weight": torch.ones(4), "a.weight": torch.ones(2, 32)}
+    rounded = round_weights(weights, {"model.norm.weight": F32, "a.weight": FORMATS["q4_0"]}, "q4_0")
+    for weight in weights.values():
+        weight.mul_(2)
+    assert torch.equal(rounded.tensors["model.norm.weight"], torch.ones(4))
+    assert torch.equal(rounded.decode("a.weight"), torch.ones(2, 32))
