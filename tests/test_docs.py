@@ -9,7 +9,7 @@ import click
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "bench/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "bench/README.md", "docs/recovery.md"]
 
 
 def read(page: str) -> str:
@@ -79,3 +79,10 @@ def test_rooms_of_the_contributing_page_are_the_rooms():
     package = ROOT / "edgedistill"
     rooms = {path.stem for path in package.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"} - {"__init__", "__main__"}
     assert named == rooms
+
+
+def test_the_tables_of_recovery_are_the_records():
+    from bench.pages import PAGE, filled
+
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == filled(page), "run python bench/pages.py"
