@@ -25,7 +25,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def comparison(record: Record) -> str:
     """A table for each mix: every tool's KL and 99 % KL on each judged text, and what of plain rounding's loss is won back."""
-    judges = list(dict.fromkeys(row["judge"] for row in record["rows"]))
+    judges = [judge["name"] for judge in record["judges"]]
     parts = []
     for mix in dict.fromkeys(row["mix"] for row in record["rows"]):
         found: dict[str, dict[str, Record]] = {}
@@ -34,7 +34,8 @@ def comparison(record: Record) -> str:
                 found.setdefault(row["tool"], {})[row["judge"]] = row
         if len(found) < 2:
             continue  # the float model, which everything is compared with
-        heads = [mix, "MB", "tokens", *(f"KL {judge}" for judge in judges), *(f"99 % {judge}" for judge in judges), "KL won", "ppl won"]
+        heads = [mix, "MB", "tokens", *(f"KL {judge}" for judge in judges), *(f"99 % {judge}" for judge in judges)]
+        heads += [f"{what} won, {judges[0]}" for what in ("KL", "ppl")]
         rows = []
         for tool, by_judge in sorted(found.items(), key=lambda pair: -pair[1][judges[0]]["kl"]):
             first = by_judge[judges[0]]
