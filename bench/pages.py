@@ -1,4 +1,4 @@
-"""The tables of docs/recovery.md, written from the records that they show.
+"""The tables of docs/recovery.md and the README's one on recovery, written from the records that they show.
 
 Run    python bench/pages.py            writes each table between its marks, <!-- NAME --> and <!-- /NAME -->
        A test holds the page to the records, so run it after a record has changed.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "recovery.md"
+PAGES = (ROOT / "docs" / "recovery.md", ROOT / "README.md")
 RESULTS = ROOT / "bench" / "results"
 
 Record = Mapping[str, Any]
@@ -47,6 +47,17 @@ def comparison(record: Record) -> str:
     return "\n\n".join(parts)
 
 
+def in_short(record: Record) -> str:
+    """Four bits on the first judge."""
+    judge = record["judges"][0]["name"]
+    rows = sorted((row for row in record["rows"] if (row["mix"], row["judge"]) == ("q4_0", judge)), key=lambda row: -row["kl"])
+    figures = (
+        [row["tool"], f"{row['bytes'] / 1e6:.1f} MB", f"{row['tokens']:,}", f"{row['kl']:.3f}", f"{row['kl_p99']:.2f}", f"{row['ppl']:.1f}"]
+        for row in rows
+    )
+    return table(["q4_0", "size", "training tokens", "KL", "99 %", "perplexity"], list(figures))
+
+
 def tasks(record: Record) -> str:
     """Multiple choice and refusals: each file's share with its 95 % interval, and the paired difference from the first file."""
     found = record["tasks"]
@@ -55,11 +66,14 @@ def tasks(record: Record) -> str:
     for file in found["files"]:
         figures = [file["tasks"][name]["figures"][file["tasks"][name]["main"]] for name in names]
         rows.append([file["file"].removesuffix(".gguf"), *(f"{f['share']:.3f} ({f['low']:.3f} to {f['high']:.3f})" for f in figures)])
-    for entry in found["comparisons"]:
-        pairs = (entry["tasks"][name] for name in names)
+    entries = found["comparisons"]
+    differences = []
+    for name in entries[0]["tasks"]:
+        pairs = (entry["tasks"][name] for entry in entries)
         cells = [f"{p['difference']:+.3f} ({p['low']:+.3f} to {p['high']:+.3f}), {p['verdict']}" for p in pairs]
-        rows.append([f"{entry['second'].removesuffix('.gguf')} minus {entry['first'].removesuffix('.gguf')}", *cells])
-    return table(["file", *names], rows)
+        differences.append([f"{name}, {entries[0]['tasks'][name]['n']} items", *cells])
+    heads = [f"{entry['second'].removesuffix('.gguf')} minus {entry['first'].removesuffix('.gguf')}" for entry in entries]
+    return table(["file", *names], rows) + "\n\n" + table(["", *heads], differences)
 
 
 def step(record: Record) -> str:
@@ -91,6 +105,7 @@ def share(value: float | None) -> str:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "recovery": ("recovery.json", in_short),
     "comparison": ("recovery.json", comparison),
     "tasks": ("recovery.json", tasks),
     "step": ("trl_step.json", step),
@@ -110,5 +125,6 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stdout.write(f"{PAGE}\n")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        sys.stdout.write(f"{page}\n")
