@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw
 PIECE = 1 << 18
 SIDES = ("mean", "square")
 STEPS = "steps"
-LEAST_SHARE = 2.0**-5  # of a gradient, that a moment in bfloat16 can still take up: a tenth of it isn't lost to rounding
+LEAST_SHARE = 2.0**-5  # of a gradient, that a moment takes up in a step: sixteen times what rounding to bfloat16 loses
 
 
 @dataclass(frozen=True)

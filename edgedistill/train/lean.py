@@ -1,9 +1,8 @@
 """Norms and gated MLPs that keep less for backward than transformers' own, with the same values to the bit.
 
-Of a norm, autograd keeps every intermediate in float32, and a copy of its output in the compute type for each product that takes it:
-20 bytes and more of a token's channel, where 6 do. Of act(gate) · up it keeps four tensors of the MLP's width, where gate and up give the
-others back. In a llama of 576 channels this is half of what a layer keeps. What is left out is computed again in backward: a few passes
-over a tensor, no matrix product.
+Of a norm, autograd keeps its intermediates in float32, and a copy of its output in the compute type for each product that takes it; input
+and output do. Of act(gate) · up it keeps four tensors of the MLP's width, where gate and up give the others back. What is left out is
+computed again in backward: a few passes over a tensor, no matrix product.
 """
 
 from collections.abc import Callable, Iterator
