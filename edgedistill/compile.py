@@ -144,11 +144,12 @@ class _Build(Build):
         outside = {"teacher": self.teacher_hash, **{label: file_sha256(Path(path)) for label, path in read.items()}}
 
         def build(work: Path) -> None:
+            from edgedistill.teach.rounds import longest_prompt
             from edgedistill.teach.stage import teach
             from edgedistill.teach.writers import open_writer
 
             file = asked.path / GGUF_NAME if asked else self.teacher
-            context = max(wanted.max_prompt_tokens + wanted.max_answer_tokens + 512, (wanted.text_window or 0) + 1)
+            context = max(longest_prompt(wanted) + wanted.max_answer_tokens, (wanted.text_window or 0) + 1)
             with open_writer(file, usable_cores(), context, wanted.parallel, work) if needed else nullcontext() as writer:
                 teach(writer, self.teacher, self.facts.name, self.recipe, top_k, work, self.progress)
 

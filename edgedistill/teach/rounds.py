@@ -35,6 +35,8 @@ BARREN_ROUNDS = 3
 # idle, and a kill loses at most a round.
 WAVES = 4
 START_TOKENS = 8  # of prose before a free text: enough to say what it is about, too few to be continued word for word
+PROMPT_SPARE = 512  # tokens that a prompt may have beyond teach.max_prompt_tokens: the chat template's, and longer ones of the user's
+TOO_LONG = "prompt too long"
 HALF = "\ufffd"  # what a part of a character decodes to
 FREE_SEEDS = 2**30  # where the seeds of free texts begin, far from the others'
 
@@ -129,6 +131,11 @@ def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Pro
     return tally
 
 
+def longest_prompt(settings: Teach) -> int:
+    """Tokens of a prompt at most, with its template. One that is longer isn't asked."""
+    return settings.max_prompt_tokens + PROMPT_SPARE
+
+
 def _used_up(asked: Asked, source: str, tally: Tally) -> bool:
     return source != FREE and asked.prompts is not None and tally.rounds * WAVES * asked.settings.parallel >= len(asked.prompts)
 
@@ -146,6 +153,10 @@ def _round(asked: Asked, source: str, tally: Tally, seen: set[str]) -> list[Text
     openings = _free_starts(asked, count, seed) if source == FREE else _openings(asked, count, seed, tally)
     tally.asked += len(openings)
     tally.rounds += 1
+    fitting = [opening for opening in openings if len(opening.ids) <= longest_prompt(settings)]
+    if len(fitting) < len(openings):
+        tally.dropped[TOO_LONG] += len(openings) - len(fitting)
+        openings = fitting
     if not openings:
         tally.barren += 1
         return []

@@ -14,7 +14,7 @@ from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.frame import make_frame
-from edgedistill.teach.rounds import SPLITS, START_TOKENS, Asked, write_rounds
+from edgedistill.teach.rounds import SPLITS, START_TOKENS, TOO_LONG, Asked, longest_prompt, write_rounds
 from edgedistill.teach.stage import teach
 from edgedistill.teach.writers import Written
 
@@ -69,6 +69,16 @@ def test_free_texts_go_on_from_words_of_the_prose_and_count_from_there(tokenizer
     assert {document.first for document in documents} == {START_TOKENS - 1}
     assert sum(document.kept for document in documents) == tally.tokens >= 300
     assert all(any(iter_shards(tmp_path / f"{FREE}{split}")) for split in SPLITS)
+
+
+def test_a_prompt_without_room_for_its_answer_is_not_asked(tokenizer, tmp_path: Path):
+    prompts = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(40)]
+    prompts[3] = "word " * 900
+    asked = asked_of(tokenizer, prompts, too_few_prompts="accept")
+    tally = write_rounds(asked, WRITTEN, 5000, tmp_path, QuietProgress())
+    assert tally.dropped == {TOO_LONG: 1}
+    assert (tally.asked, tally.kept) == (40, 39)
+    assert max(map(len, asked.writer.asked)) <= longest_prompt(asked.settings)
 
 
 def test_a_text_that_is_cut_within_a_character_is_kept_and_none_begins_with_half_of_one(tokenizer, tmp_path: Path):
