@@ -20,7 +20,7 @@ KEPT_SHARE = 0.6
 BASE_RAM_BYTES = 900 * 2**20
 # Weights and gradients in float32, AdamW's two moments in bfloat16, and a bfloat16 copy for the products.
 TRAIN_BYTES_PER_PARAMETER = 14
-# Values kept for the backward pass, in widths a token and layer, at 2 bytes: 16 in a llama whose MLP is 2.7 widths wide.
+# Values kept for the backward pass, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
 ACTIVATION_WIDTHS = 18
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6

@@ -68,7 +68,9 @@ def test_adamw_and_clipping_are_torchs(tmp_path: Path):
         optimizer.param_groups[0]["lr"] = 0.5 * learning_rate_share(step, TrainSettings(2))
         optimizer.step()
         optimizer.zero_grad()
-    torch.testing.assert_close(weight, by_hand.detach(), rtol=4e-3, atol=0)  # ours keeps its moments in bfloat16
+        for moment in ("exp_avg", "exp_avg_sq"):  # ours are kept in bfloat16
+            optimizer.state[by_hand][moment] = optimizer.state[by_hand][moment].bfloat16().float()
+    torch.testing.assert_close(weight, by_hand.detach())
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path):
