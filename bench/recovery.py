@@ -66,6 +66,8 @@ def make_texts(model: Path, data: Path, work: Path, threads: int, progress: Prog
             learn = chats.learn_prompts(data, judged)
             learned = chats.write_chats(runtime, learn, chats.LEARN_ANSWER, texts / "chats-learn.json", progress)
             corpus.put(texts / "learn" / "chats.txt", chats.as_text(runtime, learned))
+            lines = [json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in chats.training_prompts(data, judged)]
+            corpus.put(texts / "learn" / "prompts.jsonl", "\n".join(lines) + "\n")
         found = [path.read_text(encoding="utf-8") for path in sorted((texts / "learn").glob("*.txt"))]
         corpus.put(texts / "calibration.txt", corpus.calibration(found))
 

@@ -37,6 +37,15 @@ def learn_prompts(data: Path, judged: Sequence[str]) -> list[str]:
     return [prompt for pool in pools for prompt in _evenly(pool, LEARN_PROMPTS // 2)]
 
 
+def training_prompts(data: Path, judged: Sequence[str]) -> list[str]:
+    """All short prompts of Arena-Hard's two versions and all seed tasks, none of `judged` and none twice."""
+    arena = [row["prompt"] for name in ("v0.1", "v2.0") for row in _rows(data / "arena_hard" / f"arena_hard_{name}.jsonl")]
+    tasks = [_task(row) for row in _rows(data / "self_instruct" / "seed_tasks.jsonl")]
+    seen = {_plain(prompt) for prompt in judged}
+    found = {_plain(prompt): prompt for prompt in [*arena, *tasks] if len(prompt) <= LONGEST_PROMPT}
+    return [prompt for plain, prompt in found.items() if plain not in seen]
+
+
 def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
     """Answer every prompt that leaves room to answer; keep all in `out` and return it.
 
@@ -69,7 +78,7 @@ def as_text(model: LlamaCpp, chats: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def _task(row: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The texts of the comparison: what every tool may learn or calibrate on, and what none of them may see.
 
-    learn/        wiki.txt, pride-and-prejudice.txt, moby-dick.txt, chats.txt (written by chats.py)
+    learn/        wiki.txt, pride-and-prejudice.txt, moby-dick.txt, chats.txt and prompts.jsonl (written by chats.py)
     calibration.txt   about 50,000 tokens of the four, evenly taken from the whole of each: the same text for every tool
     judge/        wiki.test.raw, book.txt
 
@@ -16,14 +16,16 @@ LEARN_BOOKS = {"pride-and-prejudice": "1342-0.txt", "moby-dick": "2701-0.txt"}
 JUDGE_BOOK = "1661.txt"  # The Adventures of Sherlock Holmes: the book that judges in the package's own texts too
 SHORTEST = 200  # characters: below are headings, verses and the table of contents
 CALIBRATION_CHARACTERS = 54_000  # of each text; about 12,500 tokens
+BOOK_CHARACTERS = 260_000  # of each book to learn from: as much as there is of the encyclopedia
 STRETCH = 2_000  # characters that calibration takes in a row
 
 
 def wiki_text(raw: str) -> str:
-    """WikiText's tokenized split as prose: one line a paragraph, without headings and without sentences that hold <unk>."""
+    """WikiText's tokenized split as its raw one reads: one line a heading or paragraph, without sentences that hold <unk>."""
     lines = []
     for line in raw.splitlines():
         if line.strip().startswith("="):
+            lines += [] if "<unk>" in line else [f" {line.strip()} "]
             continue
         sentences = [s for s in re.split(r"(?<= [.?!]) ", line.strip()) if "<unk>" not in s]
         kept = " ".join(sentences)
@@ -68,7 +70,9 @@ def write_texts(data: Path, out: Path) -> None:
         "judge/book.txt": lambda: book_text((data / "gutenberg" / JUDGE_BOOK).read_text(encoding="utf-8-sig")),
     }
     for name, file in LEARN_BOOKS.items():
-        makers[f"learn/{name}.txt"] = lambda file=file: book_text((data / "gutenberg" / file).read_text(encoding="utf-8-sig"))
+        makers[f"learn/{name}.txt"] = lambda file=file: spread(
+            book_text((data / "gutenberg" / file).read_text(encoding="utf-8-sig")), BOOK_CHARACTERS
+        )
     for name, make in makers.items():
         if not (out / name).is_file():
             put(out / name, make())

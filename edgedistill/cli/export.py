@@ -91,21 +91,24 @@ def _rounded(
     """Round a float model to each of the mixes."""
     from edgedistill.bundle.names import safe_name
     from edgedistill.config import load_recipe
+    from edgedistill.config.own_mixes import AUTO_MIXES, mix_named
     from edgedistill.errors import InputError, did_you_mean
     from edgedistill.export.files import Wish, export_model
-    from edgedistill.mixes import MIXES, Mix
+    from edgedistill.mixes import MIXES
     from edgedistill.models.facts import read_facts
     from edgedistill.models.source import resolve
 
     defined = load_recipe(recipe) if recipe else None
     own = defined.define_mixes if defined else {}
     for mix in wanted:
-        if mix not in MIXES and mix not in own:
-            known = (*MIXES, *own)
+        known = (*MIXES, *own)
+        if mix not in (*known, *AUTO_MIXES):
             raise InputError(f"mix '{mix}' is unknown; it must be one of {', '.join(known)}.{did_you_mean(mix, known)}")
-    mixes = [own[mix].mix(mix) if mix in own else Mix(mix, mix) for mix in wanted]
+    mixes = [mix_named(mix, own) for mix in wanted]
     if unfitted := [mix.name for mix in mixes if mix.unfitted]:
-        raise InputError(f"mix '{unfitted[0]}' is fitted by measurement, which `compile` does; export takes mixes whose grids are known")
+        raise InputError(
+            f"mix '{unfitted[0]}' is fitted by measurement, which `compile` and `recover` do; export takes mixes whose grids are known"
+        )
     location = resolve(model)
     facts = read_facts(location, model)
     title = name or facts.name

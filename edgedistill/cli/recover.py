@@ -10,11 +10,13 @@ import click
 
 from edgedistill.cli.words import words_of
 
+MIX_HELP = "Such as q4_0,q4_k_m; auto_q4_0: grids chosen by what each costs, in the bytes of q4_0. The recipe's if not given."
+
 
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run folder.")
-@click.option("-m", "--mix", "mixes", multiple=True, metavar="MIX,...", help="Such as q4_0,q4_k_m; the recipe's if not given.")
+@click.option("-m", "--mix", "mixes", multiple=True, metavar="MIX,...", help=MIX_HELP)
 @click.option("--tokens", metavar="COUNT", help="Training tokens of each mix, such as 400k; 0: no training, the fit alone.")
 @click.option("--text", "texts", multiple=True, metavar="FILE", help="Your own text: half of what is trained on. Repeatable.")
 @click.option("--text-only", is_flag=True, help="Train on --text alone; the model writes nothing.")

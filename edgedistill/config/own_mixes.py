@@ -1,5 +1,6 @@
 """A recipe's own mixes: rules on top of a built-in mix, or a size to be fitted by measurement. What each means is mixes/'s to know."""
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
@@ -13,6 +14,8 @@ from edgedistill.units import parse
 QUANTIZED = tuple(name for name, number_format in FORMATS.items() if number_format.quantized)
 GRIDS = (*QUANTIZED, "f16", "bf16")  # what a rule may ask for
 MOST_BITS = 16.0  # a float model's
+AUTO = "auto_"  # before a built-in mix's name: a mix fitted to that one's bytes, which needs no definition
+AUTO_MIXES = tuple(AUTO + name for name in QUANTIZED_MIXES)
 
 
 def _one_of(found: str, allowed: tuple[str, ...]) -> str:
@@ -22,9 +25,9 @@ def _one_of(found: str, allowed: tuple[str, ...]) -> str:
 
 
 def _size(found: Any) -> Any:
-    """Bits a weight or a text with a unit, as it stands in the file."""
-    if found is None:
-        return None
+    """Bits a weight, a built-in mix or a text with a unit, as it stands in the file."""
+    if found is None or found in QUANTIZED_MIXES:
+        return found
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         if not 0 < found <= MOST_BITS:
             raise ValueError(f"it must be above 0 and at most {MOST_BITS:g} bits a weight")
@@ -32,7 +35,8 @@ def _size(found: Any) -> Any:
     try:
         parse(found, "size")
     except ValueError:
-        raise ValueError("it must be bits a weight, such as 4.5, or a size with its unit, such as '80 MB'") from None
+        allowed = "bits a weight, such as 4.5, a size with its unit, such as '80 MB', or a built-in mix of that size"
+        raise ValueError(f"it must be {allowed}") from None
     return found
 
 
@@ -67,7 +71,9 @@ class OwnMix(Model):
     )
     auto: Annotated[
         float | str | None, PlainValidator(_size), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
-    ] = Field(default=None, description="Bits a weight, or a size: grids are chosen by measured KL so that all weights take at most that.")
+    ] = Field(default=None, description=(
+        "Bits a weight, a size, or a built-in mix for its bytes: grids are chosen by measured KL so that all weights take at most that."
+    ))
     grids: Annotated[tuple[str, ...] | None, BeforeValidator(as_tuple)] = Field(
         default=None, description=f"What auto chooses from; null: {', '.join(CANDIDATES)}, as far as rows divide."
     )
@@ -105,5 +111,29 @@ class OwnMix(Model):
         if self.base is not None:
             rules = tuple(Rule(r.tensors, r.grid, None if r.layers is None else Layers(r.layers)) for r in self.rules)
             return Mix(name, self.base, rules)
-        size = Size(total_bytes=int(parse(self.auto, "size"))) if isinstance(self.auto, str) else Size(bits_per_weight=self.auto)
+        if not isinstance(self.auto, str):
+            size = Size(bits_per_weight=self.auto)
+        elif self.auto in QUANTIZED_MIXES:
+            size = Size(like=self.auto)
+        else:
+            size = Size(total_bytes=int(parse(self.auto, "size")))
         return Mix(name, "", size=size, candidates=self.grids or CANDIDATES, tokens=self.tokens or SENSITIVITY_TOKENS)
+
+
+def known_mixes(own: Iterable[str]) -> tuple[str, ...]:
+    """Every name that a recipe with these mixes of its own may ask for."""
+    return (*QUANTIZED_MIXES, *own, *AUTO_MIXES)
+
+
+def allowed_mixes(own: Iterable[str]) -> str:
+    """The same in words: what an error says after 'it must be one of'."""
+    return f"{', '.join((*QUANTIZED_MIXES, *own))}, or {AUTO}{QUANTIZED_MIXES[0]} and so on for a mix fitted to that one's bytes"
+
+
+def mix_named(name: str, own: Mapping[str, OwnMix]) -> Mix:
+    """A built-in mix, one that a recipe defines, or one fitted to a built-in mix's bytes."""
+    if name in own:
+        return own[name].mix(name)
+    if name in AUTO_MIXES:
+        return OwnMix(auto=name.removeprefix(AUTO)).mix(name)
+    return Mix(name, name)

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, Name, PositiveFloat, PositiveInt, Text, no_duplicates
-from edgedistill.config.own_mixes import OwnMix
+from edgedistill.config.own_mixes import OwnMix, allowed_mixes, known_mixes, mix_named
 from edgedistill.config.recover import Recover
 from edgedistill.config.teach import Teach
 from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import Model, as_tuple
 from edgedistill.errors import did_you_mean
-from edgedistill.mixes import MIXES, QUANTIZED_MIXES, Mix
+from edgedistill.mixes import MIXES, Mix
 
 SCHEMA = "edgedistill.recipe/1"
 
@@ -98,7 +98,8 @@ class Recipe(Model):
     distill: Distill = Distill()
     recover: Recover = Recover()
     mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        default=("q4_0", "q8_0"), description="Built-in ones, which are llama.cpp's, or names under define_mixes."
+        default=("q4_0", "q8_0"),
+        description="Built-in ones, which are llama.cpp's; auto_ and one of them, fitted to its bytes; or names under define_mixes.",
     )
     define_mixes: dict[MixName, OwnMix] = Field(default={}, description="Mixes of your own, by name.")
     export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("gguf", "onnx")
@@ -111,18 +112,18 @@ class Recipe(Model):
         for name in self.define_mixes:
             if name in MIXES:
                 raise ValueError(f"define_mixes.{name} has the name of a built-in mix; give it another")
-        known = (*QUANTIZED_MIXES, *self.define_mixes)
+        known = known_mixes(self.define_mixes)
         places = {"mixes": self.mixes, "recover.tokens_by_mix": self.recover.tokens_by_mix, "recover.rate_by_mix": self.recover.rate_by_mix}
         for place, names in places.items():
             for name in names:
                 if name not in known:
-                    allowed = f"it must be one of {', '.join(known)}, or defined under define_mixes"
+                    allowed = f"it must be one of {allowed_mixes(self.define_mixes)}, or defined under define_mixes"
                     raise ValueError(f"{place} has '{name}'; {allowed}.{did_you_mean(name, known)}")
         return self
 
     def mix(self, name: str) -> Mix:
         """A mix by its name in `mixes`, with its definition."""
-        return self.define_mixes[name].mix(name) if name in self.define_mixes else Mix(name, name)
+        return mix_named(name, self.define_mixes)
 
     def with_teacher(self, model: str | None, revision: str | None = None) -> "Recipe":
         """The same recipe with what the command line says of the teacher; None changes nothing."""

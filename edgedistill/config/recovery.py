@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from edgedistill.config.own_mixes import allowed_mixes, known_mixes
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.teach import Teach
 from edgedistill.config.yaml_file import explain
 from edgedistill.errors import InputError, did_you_mean
-from edgedistill.mixes import QUANTIZED_MIXES
 from edgedistill.units import parse_count
 
 # Passes over the text that a budget may make. Up to four are nearly as good as new text; beyond, it pays to write more.
@@ -91,10 +91,10 @@ def _count(text: str) -> int:
 
 
 def _check_mixes(recipe: Recipe, mixes: Sequence[str]) -> None:
-    known = (*QUANTIZED_MIXES, *recipe.define_mixes)
+    known = known_mixes(recipe.define_mixes)
     for mix in mixes:
         if mix not in known:
             raise InputError(
-                f"--mix names '{mix}'; it must be one of {', '.join(known)}, or defined under define_mixes in a --recipe."
+                f"--mix names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under define_mixes in a --recipe."
                 f"{did_you_mean(mix, known)}"
             )

@@ -3,7 +3,17 @@
 It stands outside quant/ because the planner, which must not load torch, decides by it too.
 """
 
-from edgedistill.mixes.assign import MIXES, QUANTIZED_MIXES, Fallback, assign_formats, fallbacks, format_bytes, mix_bytes, storable
+from edgedistill.mixes.assign import (
+    MIXES,
+    QUANTIZED_MIXES,
+    Fallback,
+    assign_formats,
+    fallbacks,
+    format_bytes,
+    mix_bytes,
+    size_bytes,
+    storable,
+)
 from edgedistill.mixes.choices import Group, fit_groups, flat_bytes, groups_of, measured_once
 from edgedistill.mixes.definition import CANDIDATES, NAME, SENSITIVITY_TOKENS, Layers, Mix, Rule, Size, layer_of
 
@@ -28,5 +38,6 @@ __all__ = [
     "layer_of",
     "measured_once",
     "mix_bytes",
+    "size_bytes",
     "storable",
 ]

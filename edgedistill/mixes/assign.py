@@ -8,7 +8,7 @@ from edgedistill.errors import InputError, did_you_mean
 from edgedistill.facts import ModelShape, TensorShape
 from edgedistill.formats import F32, FORMATS, NumberFormat
 from edgedistill.mixes.builtin import DEFAULTS, fallback_of, wanted_format
-from edgedistill.mixes.definition import Mix, Rule, layer_of
+from edgedistill.mixes.definition import Mix, Rule, Size, layer_of
 
 MIXES = tuple(DEFAULTS)
 QUANTIZED_MIXES = tuple(name for name, default in DEFAULTS.items() if default.quantized)
@@ -52,9 +52,19 @@ def fallbacks(shape: ModelShape, mix: str | Mix) -> tuple[Fallback, ...]:
 def mix_bytes(shape: ModelShape, mix: str | Mix) -> int:
     """Bytes of all tensors in the mix, without the file's header; of a mix not yet fitted, what it may take at most."""
     found = _mix(mix)
-    if found.unfitted and found.size is not None:
-        return found.size.bytes_of(shape)
+    if found.size is not None and found.chosen is None:
+        return size_bytes(shape, found.size)
     return format_bytes(shape, assign_formats(shape, found))
+
+
+def size_bytes(shape: ModelShape, size: Size) -> int:
+    """Bytes that a size allows to all tensors of a model; raises as `assign_formats` where it is that of a built-in mix."""
+    if size.like is not None:
+        return mix_bytes(shape, size.like)
+    if size.total_bytes is not None:
+        return size.total_bytes
+    assert size.bits_per_weight is not None
+    return int(size.bits_per_weight * shape.parameters / 8)
 
 
 def format_bytes(shape: ModelShape, formats: dict[str, NumberFormat]) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape, TensorShape
 from edgedistill.formats import F32, FORMATS, NumberFormat
+from edgedistill.mixes.assign import size_bytes
 from edgedistill.mixes.definition import Mix, layer_of
 from edgedistill.units import show_bytes
 
@@ -71,7 +72,7 @@ def fit_groups(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
     """
     groups = groups_of(shape, mix)
     assert mix.size is not None
-    allowed, least = mix.size.bytes_of(shape), flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
+    allowed, least = size_bytes(shape, mix.size), flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
     if least > allowed:
         raise InputError(
             f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its grids they take "

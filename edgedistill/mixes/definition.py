@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgedistill.facts import ModelShape
-
 NAME = r"^[a-z0-9][a-z0-9_]{0,31}$"
 _RANGE = re.compile(r"(\d{1,4})(?:(-)(\d{1,4})?)?")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -63,17 +61,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Size:
-    """What all weights of a model may take, the file's header not counted: bits a weight, or bytes."""
+    """What all weights of a model may take, the file's header not counted: bits a weight, bytes, or as much as in a built-in mix.
+
+    One of the three is given; `mix_bytes` says what it comes to for a model.
+    """
 
     bits_per_weight: float | None = None
     total_bytes: int | None = None
-
-    def bytes_of(self, shape: ModelShape) -> int:
-        """Bytes allowed to a model."""
-        if self.total_bytes is not None:
-            return self.total_bytes
-        assert self.bits_per_weight is not None
-        return int(self.bits_per_weight * shape.parameters / 8)
+    like: str | None = None
 
 
 @dataclass(frozen=True)

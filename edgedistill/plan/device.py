@@ -12,7 +12,7 @@ from typing import Any
 
 from edgedistill.config.target import Target
 from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
-from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes
+from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes, size_bytes
 from edgedistill.units import show_bytes, show_number, show_seconds
 
 # llama.cpp sets aside the logits of a whole micro-batch and about two activations of the model's width beside them, in float32:
@@ -120,7 +120,7 @@ def _fitted(shape: ModelShape, mix: Mix) -> dict[str, Any] | None:
         return None
     groups = fit_groups(shape, mix)
     return {
-        "most_bytes": mix.size.bytes_of(shape),
+        "most_bytes": size_bytes(shape, mix.size),
         "grids": list(mix.candidates),
         "groups": len(groups),
         "choices": sum(len(group.formats) for group in groups),

@@ -6,10 +6,10 @@ import pytest
 from contest import chats, corpus
 
 
-def test_wiki_loses_headings_and_marked_sentences_alone():
+def test_wiki_loses_marked_sentences_alone():
     good = "A sentence of some length that stays , since every word of it is known to the list of words . "
-    raw = f" \n = A heading = \n \n {good}The <unk> is gone . {good.strip()} \n Short . \n"
-    assert corpus.wiki_text(raw) == f" {good}{good.strip()} \n"
+    raw = f" \n = A heading = \n = <unk> = \n \n {good}The <unk> is gone . {good.strip()} \n Short . \n"
+    assert corpus.wiki_text(raw) == f" = A heading = \n {good}{good.strip()} \n"
 
 
 def test_book_is_unwrapped_between_its_marks():
@@ -42,6 +42,7 @@ def test_no_judged_prompt_is_learned_from(tmp_path):
         "mt_bench/mt_bench_question.jsonl": [{"turns": [f"bench {i}", "then"]} for i in range(30)] + [{"turns": [shared]}],
         "self_instruct/user_oriented_instructions.jsonl": [{"instruction": f"do {i}", "instances": [{"input": "it"}]} for i in range(30)],
         "arena_hard/arena_hard_v0.1.jsonl": [{"prompt": "what is a shared prompt?"}, {"prompt": "x" * 700}, {"prompt": "arena"}],
+        "arena_hard/arena_hard_v2.0.jsonl": [{"prompt": "new\u2028line"}, {"prompt": "Arena"}, {"prompt": "do 3\n\nit"}],
         "self_instruct/seed_tasks.jsonl": [
             {"instruction": "do 3", "instances": [{"input": "it"}]},
             {"instruction": "seed", "instances": [{"input": ""}]},
@@ -49,7 +50,8 @@ def test_no_judged_prompt_is_learned_from(tmp_path):
     }
     for name, entries in rows.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("\n".join(map(json.dumps, entries)), encoding="utf-8")
+        (tmp_path / name).write_text("\n".join(json.dumps(e, ensure_ascii=False) for e in entries), encoding="utf-8")
     judged = chats.judge_prompts(tmp_path)
     assert len(judged) == chats.JUDGE_PROMPTS
     assert chats.learn_prompts(tmp_path, [*judged, shared, "do 3\n\nit"]) == ["arena", "seed"]
+    assert chats.training_prompts(tmp_path, [*judged, shared]) == ["Arena", "new\u2028line", "seed"]

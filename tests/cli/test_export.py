@@ -58,6 +58,7 @@ def test_what_is_there_is_not_replaced_unasked(tiny_llama: Path, tmp_path: Path)
     [
         (["-m", "q4_0", "-f", "tflite"], "--formats is 'tflite'; it must be gguf or onnx, or both"),
         ([], "--mixes is missing; name what to round to"),
+        (["-m", "auto_q4_0"], "mix 'auto_q4_0' is fitted by measurement, which `compile` and `recover` do; export takes mixes whose"),
         (["-m", "q4_9"], "mix 'q4_9' is unknown; it must be one of"),
     ],
 )

@@ -103,7 +103,7 @@ def test_schemas_are_json_and_name_every_key():
         ("distill: {batch_tokens: 700}", "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512)."),
         ("distill: {loss: {forward_kl: 0, cross_entropy: 0}}", "one of forward_kl and cross_entropy must be above 0"),
         ("mixes: [q4_0, q4_km]", "mixes has 'q4_km'; it must be one of q4_0, q8_0, q4_k_m, "),
-        ("mixes: [q4_0, q4_km]", "q5_1, or defined under define_mixes. Did you mean 'q4_k_m'?"),
+        ("mixes: [q4_0, q4_km]", "that one's bytes, or defined under define_mixes. Did you mean 'q4_k_m'?"),
         ("mixes: [f16]", "mixes has 'f16'; it must be one of q4_0, "),
         ("mixes: [../up]", "mixes.0 is '../up'; it must match ^[a-z0-9][a-z0-9_]{0,31}$."),
         ("mixes: []", "mixes is empty; it must have at least one entry."),
@@ -234,6 +234,19 @@ def test_mixes_of_its_own_come_with_their_rules(recipe_of):
     assert Recipe.model_validate(recipe.to_dict()) == recipe
 
 
+def test_a_mix_of_a_built_in_ones_size_needs_no_definition(recipe_of):
+    recipe = recipe_of("mixes: [auto_q4_k_m, like]\ndefine_mixes: {like: {auto: q4_0}}\nrecover: {tokens_by_mix: {auto_q4_k_m: 7}}\n")
+    assert recipe.mix("auto_q4_k_m") == Mix("auto_q4_k_m", "", size=Size(like="q4_k_m"))
+    assert recipe.mix("like") == Mix("like", "", size=Size(like="q4_0"))
+    assert recipe.recover.tokens_of("auto_q4_k_m") == 7
+    assert Recipe.model_validate(recipe.to_dict()) == recipe
+
+
+def test_a_definition_goes_before_what_a_name_would_mean(recipe_of):
+    recipe = recipe_of("mixes: [auto_q4_0]\ndefine_mixes: {auto_q4_0: {base: q8_0}}\n")
+    assert recipe.mix("auto_q4_0") == Mix("auto_q4_0", "q8_0")
+
+
 @pytest.mark.parametrize(
     ("mix", "expected"),
     [
@@ -253,7 +266,7 @@ def test_mixes_of_its_own_come_with_their_rules(recipe_of):
         ("{base: q4_0, rule: []}", "define_mixes.a.rule is not a key; allowed are base, rules, auto, grids, tokens. Did you mean 'rules'?"),
         ("{base: q4_0, rules: 5}", "define_mixes.a.rules is 5; it must be a list, [a, b]."),
         ("{auto: 80}", "define_mixes.a.auto is 80; it must be above 0 and at most 16 bits a weight."),
-        ("{auto: 80 M}", "define_mixes.a.auto is '80 M'; it must be bits a weight, such as 4.5, or a size with its unit, such as '80 MB'."),
+        ("{auto: 80 M}", "auto is '80 M'; it must be bits a weight, such as 4.5, a size with its unit, such as '80 MB', or a "),
         ("{auto: true}", "define_mixes.a.auto is true; it must be bits a weight"),
         ("{auto: 4, grids: [q4_0]}", "define_mixes.a.grids is a list; it must have two entries or more, each only once."),
         ("{auto: 4, grids: [q4_0, q5]}", "define_mixes.a.grids is a list; 'q5' in it must be one of q4_0, "),

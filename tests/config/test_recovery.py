@@ -66,8 +66,10 @@ def test_mixes_formats_and_prompts_are_those_given():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"mixes": ["q4_km"]}, f"--mix names 'q4_km'; it must be one of {', '.join(QUANTIZED_MIXES)}, or defined under define_mixes in a "
-                               "--recipe. Did you mean 'q4_k_m'?"),
+        ({"mixes": ["q4_km"]}, f"--mix names 'q4_km'; it must be one of {', '.join(QUANTIZED_MIXES)}, or auto_q4_0 and so on for a mix "
+                               "fitted to that one's bytes, or defined under define_mixes in a --recipe. Did you mean 'q4_k_m'?"),
+        ({"mixes": ["auto_q4km"]}, "Did you mean 'auto_q4_k_m'?"),
+        ({"mixes": ["auto_f16"]}, "--mix names 'auto_f16'; it must be one of"),
         ({"mixes": ["f16"]}, "--mix names 'f16'; it must be one of"),
         ({"tokens": "0k"}, "--tokens is '0k'; it must be a whole number above 0, such as 400k, 1.5M or 20000"),
         ({"tokens": "many"}, "--tokens is 'many'; it must be a whole number"),

@@ -85,6 +85,19 @@ def test_a_second_run_computes_nothing_and_more_tokens_keep_what_serves(recovere
     assert "recover-q4_0: done in" in more.stderr
 
 
+def test_a_mix_fitted_to_a_built_in_ones_bytes_needs_no_recipe(recovered: Path, talking_llama: Path, tmp_path: Path):
+    run = Path(shutil.copytree(recovered, tmp_path / "run"))
+    done = edgedistill(*words(talking_llama, run, "--mix", "q4_0,auto_q4_0", "--tokens", "0"))
+    assert done.returncode == 0, done.stderr
+    assert "auto_q4_0 recovered, llama.cpp" in done.stdout
+    (chosen,) = run.glob("stages/fit-auto_q4_0-*/mix.json")
+    found = json.loads(chosen.read_text())
+    files = {mix: read_header(run / "bundle" / f"talking-llama-{mix}.gguf").tensors for mix in ("q4_0", "auto_q4_0")}
+    weights = {mix: sum(tensor.size for tensor in tensors.values()) for mix, tensors in files.items()}
+    assert found["bytes"] == weights["auto_q4_0"] <= found["allowed_bytes"] == weights["q4_0"]
+    assert found["kl"] <= found["compared"]["q4_0"]["kl"]
+
+
 def test_killed_in_every_long_stage_it_ends_with_the_same_bytes(talking_llama: Path, recovered: Path, tmp_path: Path):
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "edgedistill", *words(talking_llama, out)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgedistill.config import Recipe
 from edgedistill.facts import EMBEDDING, HEAD, ModelShape
-from edgedistill.mixes import CANDIDATES, Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes
+from edgedistill.mixes import CANDIDATES, Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes, size_bytes
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
@@ -161,7 +161,7 @@ def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
     fit_mix(folder, documents, importance, table, shape, mix, RECIPE, tmp_path, QuietProgress())
     found = json.loads((tmp_path / "mix.json").read_text())
     chosen = Mix("fitted", "", size=size, chosen=found["grids"])
-    assert mix_bytes(shape, chosen) == found["bytes"] <= size.bytes_of(shape) == found["allowed_bytes"]
+    assert mix_bytes(shape, chosen) == found["bytes"] <= size_bytes(shape, size) == found["allowed_bytes"]
     assert set(found["grids"].values()) == {"q4_0", "q8_0"}
     assert assign_formats(shape, chosen)["model.norm.weight"].name == "f32"
     probe = Probe(folder, documents, 48, importance)
