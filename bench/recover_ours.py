@@ -40,7 +40,9 @@ from edgedistill.units import parse_count
 AUTO = Path(__file__).parent / "results" / "auto_mix.json"
 FIT = "0"
 # A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
-SETTINGS: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 64, "patience": 1000, "tokens_by_mix": {}}
+SETTINGS: dict[str, Any] = {
+    "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 64, "patience": 1000, "tokens_by_mix": {},
+}  # fmt: skip
 
 
 def chosen_formats(mix: str) -> dict[str, NumberFormat]:
@@ -72,7 +74,8 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
         "tokens": tokens, "calibration_tokens": recipe.recover.fit_tokens, "seconds": seconds, "settings": SETTINGS, "version": __version__,
-        "torch": torch.__version__, "machine": machine_facts(), "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "torch": torch.__version__, "machine": machine_facts(), "trained": curve["trained"],
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "command": f"python bench/recover_ours.py RUN --work DIR {words}", "validation": curve["validation"],
     }  # fmt: skip
     write_json(out.with_suffix(".json"), made)

@@ -1,8 +1,9 @@
 """The recover part of a recipe: how the student is fitted to the grid that ships, and trained on it."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, PositiveFloat, PositiveInt, Share
 from edgedistill.config.training import Training
@@ -10,6 +11,9 @@ from edgedistill.config.yaml_file import as_tuple
 
 Budget = Annotated[int, Field(ge=0)]
 Trained = Literal["weights", "scales", "norms"]
+WEIGHTS_FROM = 0.1  # nats a token: what plain rounding must cost, before training the weights themselves pays
+SCALE_RATE = 1e-3
+ALONE_RATE = 3e-4  # where little is lost, larger steps disturb as much as they win
 # What each divergence can be told, and by which number; see losses/choose.py.
 SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
 
@@ -20,10 +24,14 @@ class Recover(Training):
     tokens: Budget = Field(default=24_000, description="Training tokens of each mix; 0 trains nothing and ships the fit.")
     batch_tokens: PositiveInt = 512
     learning_rate: PositiveFloat = 1.5e-4
-    scale_learning_rate: PositiveFloat = 1.0e-3
+    scale_learning_rate: PositiveFloat | None = Field(
+        default=None, description=f"Of the factors on the blocks' scales; null: {SCALE_RATE:g} beside weights, {ALONE_RATE:g} without them."
+    )
     fit: Literal["fisher", "importance", "ggml"] = Field(default="fisher", description="How the first scales are found.")
     fit_tokens: PositiveInt = Field(default=16_384, description="Text on which fisher measures what each weight's error costs.")
-    train: Annotated[tuple[Trained, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("weights", "scales", "norms")
+    train: Annotated[tuple[Trained, ...] | None, BeforeValidator(as_tuple)] = Field(
+        default=None, description="weights, scales, norms; null: scales and norms, and the weights too where rounding loses much."
+    )
     low_rank: PositiveInt | None = Field(default=None, description="Train W + BA with BA of this rank instead of W: less memory.")
     simulate_activations: bool = Field(default=False, description="Round each layer's inputs to 8 bits, as the runtimes do.")
     loss: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = "forward_kl"
@@ -38,15 +46,36 @@ class Recover(Training):
     # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
     rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")
 
+    @field_validator("train")
+    @classmethod
+    def _some_each_once(cls, found: tuple[Trained, ...] | None) -> tuple[Trained, ...] | None:
+        if found is not None and not 0 < len(found) == len(set(found)):
+            raise ValueError("it must have an entry or more, each only once")
+        return found
+
     @model_validator(mode="after")
     def _together(self) -> "Recover":
-        if len(set(self.train)) != len(self.train):
-            raise ValueError("train: each entry may be there only once")
         if self.loss_share is not None and self.loss not in SETTING_OF_LOSS:
             raise ValueError(f"loss_share is for {', '.join(SETTING_OF_LOSS)}; leave it out with loss {self.loss}")
-        if self.low_rank is not None and "weights" not in self.train:
+        if self.low_rank is not None and self.train is not None and "weights" not in self.train:
             raise ValueError("low_rank trains the weights; add weights to train, or leave low_rank out")
         return self
+
+    def trained(self, rounded_kl: float) -> tuple[Trained, ...]:
+        """What is trained of a mix that plain rounding to costs this KL, in nats a token.
+
+        A step of a size moves the weights of every grid as far. On a coarse grid that wins more than it disturbs; where there is little
+        to win, it disturbs more, and the scales alone win.
+        """
+        if self.train is not None:
+            return self.train
+        return ("weights", "scales", "norms") if rounded_kl > WEIGHTS_FROM or self.low_rank is not None else ("scales", "norms")
+
+    def scale_rate(self, trained: Collection[Trained]) -> float:
+        """The peak rate of the factors on scales."""
+        if self.scale_learning_rate is not None:
+            return self.scale_learning_rate
+        return SCALE_RATE if "weights" in trained else ALONE_RATE
 
     def rate_of(self, mix: str) -> float:
         """The factor on a mix's learning rates."""

@@ -66,9 +66,8 @@ def recover(
     progress.start(f"{mix}: validate plain rounding", 1, "model")
     kl_rounded = exact_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
     progress.advance(1, kl=kl_rounded)
-    learned = Learned(
-        "weights" in settings.train, "scales" in settings.train, "norms" in settings.train, settings.low_rank, settings.simulate_activations
-    )
+    trained = settings.trained(kl_rounded)
+    learned = Learned("weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations)
     if start is not None:
         model = load_model(student, weights=dict(start))
     layers = place_on_grid(model, formats, costs, learned)
@@ -100,7 +99,7 @@ def recover(
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
     rate = settings.rate_of(mix)
     groups: dict[float, Mapping[str, Tensor]] = {}
-    for peak, parameters in ((settings.scale_learning_rate, gains), (settings.learning_rate, others)):
+    for peak, parameters in ((settings.scale_rate(trained), gains), (settings.learning_rate, others)):
         if parameters:
             groups[rate * peak] = {**groups.get(rate * peak, {}), **parameters}
     train_settings = TrainSettings(
@@ -118,6 +117,7 @@ def recover(
     save_side_files(student, work)
     report = curve.to_dict(f"recover {mix}")
     report["rounded"] = {"kl": kl_rounded}
+    report["trained"] = list(trained)
     report["verdict"] = (
         f"KL to the float student on validation text {kl_rounded:.4f} rounded, {curve.best['loss']:.4f} recovered"
         if beaten

@@ -108,6 +108,8 @@ def test_schemas_are_json_and_name_every_key():
         ("mixes: [../up]", "mixes.0 is '../up'; it must match ^[a-z0-9][a-z0-9_]{0,31}$."),
         ("mixes: []", "mixes is empty; it must have at least one entry."),
         ("mixes: q4_0", "mixes is 'q4_0'; it must be a list, [a, b]."),
+        ("recover: {train: []}", "recover.train is a list; it must have an entry or more, each only once."),
+        ("recover: {train: [norms, norms]}", "recover.train is a list; it must have an entry or more, each only once."),
         ("export: [gguf, gguf]", "export is a list; each entry may be there only once."),
         ("recover: {tokens_by_mix: {q3_0: 5}}", "recover.tokens_by_mix has 'q3_0'; it must be one of q4_0, "),
         ("recover: {rate_by_mix: {mine: 0.5}}", "recover.rate_by_mix has 'mine'; it must be one of q4_0, "),

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from edgedistill.config import Recipe
+from edgedistill.config.recover import Recover
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import load_grid
-from edgedistill.quant.fit import fit_importance
+from edgedistill.quant.fit import fit_ggml, fit_importance
 from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import Document, iter_shards
 from edgedistill.teach.capture import capture, load_importance
@@ -63,10 +64,40 @@ def test_without_a_budget_the_fit_ships(tiny_llama: Path, captured: Path, tmp_pa
     assert (shipped == expected).float().mean() > 0.999 or curve["verdict"].startswith("nothing beat")
 
 
+def test_where_rounding_loses_little_codes_stay_as_fitted(tiny_llama: Path, captured: Path, tmp_path: Path):
+    curve = run(tiny_llama, captured, tmp_path / "trained", mix="q8_0", fit="ggml", scale_learning_rate=1e-4, tokens_by_mix={})
+    assert curve["trained"] == ["scales", "norms"]
+    assert curve["best"]["step"] > 0
+    weight = load_model(tiny_llama).get_parameter(NAME).detach()
+    fitted, shipped = fit_ggml(weight, "q8_0").parts(), load_grid(tmp_path / "trained").tensors[NAME].parts()
+    assert torch.equal(shipped.codes, fitted.codes)
+    assert not torch.equal(shipped.d, fitted.d)
+
+
+def test_scales_alone_take_smaller_steps_unless_told():
+    assert Recover().scale_rate(("weights", "scales")) == 1e-3
+    assert Recover().scale_rate(("scales", "norms")) == 3e-4
+    assert Recover(scale_learning_rate=2e-3).scale_rate(("scales",)) == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounded_kl", "trained"),
+    [
+        ({}, 0.05, ("scales", "norms")),
+        ({}, 0.3, ("weights", "scales", "norms")),
+        ({"low_rank": 4}, 0.05, ("weights", "scales", "norms")),
+        ({"train": ["weights"]}, 0.05, ("weights",)),
+        ({"train": ["scales"]}, 0.3, ("scales",)),
+    ],
+)
+def test_what_is_trained_goes_by_what_rounding_loses(settings: dict, rounded_kl: float, trained: tuple):
+    assert Recover.model_validate(settings).trained(rounded_kl) == trained
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        {"train": ["weights", "scales", "norms"]},
         {"loss": "jsd", "loss_share": 0.3},
         {"loss": "reverse_kl"},
         {"train": ["scales", "norms"]},
