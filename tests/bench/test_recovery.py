@@ -28,6 +28,7 @@ def data(tmp_path):
         "gutenberg/1661.txt": book,
         "mt_bench/mt_bench_question.jsonl": "\n".join(json.dumps({"turns": [text]}) for text in (*CORPUS[:2], LONG_WINDED)),
         "arena_hard/arena_hard_v0.1.jsonl": "\n".join(json.dumps({"prompt": text}) for text in CORPUS[2:4]),
+        "arena_hard/arena_hard_v2.0.jsonl": json.dumps({"prompt": CORPUS[2]}),
         "self_instruct/user_oriented_instructions.jsonl": tasks,
         "self_instruct/seed_tasks.jsonl": tasks,
     }
