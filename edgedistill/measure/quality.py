@@ -5,7 +5,7 @@ KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp
 reference's own and is taken once for all files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +27,7 @@ class _Tally:
 
 @torch.no_grad()
 def measure_quality(
-    model: Runtime, judges: list[Judge], references: dict[str, Reference], progress: Progress
+    model: Runtime, judges: Sequence[Judge], references: Mapping[str, Reference], progress: Progress
 ) -> dict[str, dict[str, float]]:
     """By judge: tokens, ppl, and for each reference NAME: kl_NAME_mean, kl_NAME_p99, top1_NAME (a share)."""
     found: dict[str, dict[str, float]] = {}

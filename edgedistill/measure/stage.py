@@ -1,6 +1,7 @@
-"""The measure stage: every packed file in its real runtime on this machine, each number with its record.
+"""What the measure stages do: one judges one packed file in its real runtime, one times all files in turn, one joins what they found.
 
-Files are measured one after the other, each finished row is kept at once, and a killed stage goes on with the next.
+A row is a stage of its own (stages/judging.py says what its key hashes): a file that was judged is never judged again, whatever
+else the run compares it with. Speeds are another matter: see speed.py.
 """
 
 import json
@@ -11,73 +12,126 @@ from typing import Any
 from edgedistill.config.recipe import Recipe
 from edgedistill.machine import machine_facts, usable_cores
 from edgedistill.measure.artifacts import Artifact
-from edgedistill.measure.judge import Judge, Reference, make_reference
+from edgedistill.measure.judge import Judge, Reference
 from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.speed import measure_speed
+from edgedistill.measure.speed import Trial, summary, time_once
 from edgedistill.progress import Progress
 from edgedistill.records import Record
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.onnx import OnnxRuntime
+from edgedistill.store.files import write_json
 
 SCHEMA = "edgedistill.measure/1"
+ROW, SPEEDS, MEASURE = "row.json", "speeds.json", "measure.json"
 SAMPLE_TOKENS = 96
 UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
 
 
-def measure(
-    artifacts: Sequence[Artifact],
-    judges: list[Judge],
-    models: Mapping[str, Path],
-    recipe: Recipe,
-    command: str,
-    on_target: bool,
-    work: Path,
-    progress: Progress,
+def measure_row(
+    artifact: Artifact, judges: Sequence[Judge], references: Mapping[str, Reference], recipe: Recipe, work: Path, progress: Progress
+) -> None:
+    """Judge one packed file and write `row.json` to `work`: {"quality": by judge, "samples": answer by prompt}.
+
+    Nothing in it depends on other files, nor on what the file is called.
+
+    Args:
+        artifact: what to measure.
+        judges: held-out texts.
+        references: the float models' views of them, by "student" and "teacher".
+        recipe: its `measure` part, and the style of its samples.
+        work: the stage's folder.
+        progress: where it is shown.
+    """
+    settings = recipe.measure
+    longest = max(len(d.tokens) for j in judges for d in j.documents)
+    progress.start(f"judge {artifact.label}", sum(j.tokens for j in judges), "tokens")
+    with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe, longest)) as model:
+        quality = measure_quality(model, judges, references, progress)
+        samples = {prompt: _answer(model, prompt, recipe) for prompt in settings.prompts}
+    progress.finish()
+    write_json(work / ROW, {"quality": quality, "samples": samples})
+
+
+def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
+    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to `work`.
+
+    What a killed start has timed isn't timed again.
+    """
+    settings = recipe.measure
+    rounds = settings.repetitions
+    progress.start("time the files in turn", rounds * len(artifacts), "trials")
+    found: dict[str, list[Trial]] = {artifact.label: [] for artifact in artifacts}
+    for number in range(rounds):
+        for artifact in artifacts:
+            kept = work / f"round-{number:02d}-{artifact.sha256[:16]}.json"
+            if not kept.is_file():
+                with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
+                    write_json(kept, time_once(model, settings.prefill, settings.decode))
+            found[artifact.label].append(json.loads(kept.read_text(encoding="utf-8")))
+            progress.advance(1)
+    progress.finish()
+    write_json(work / SPEEDS, {label: summary(trials) for label, trials in found.items()})
+
+
+def join_rows(
+    artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path, judges: Sequence[Judge], recipe: Recipe, command: str,
+    on_target: bool, work: Path,
 ) -> None:
     """Write `measure.json` (schema edgedistill.measure/1) to `work`.
 
     Args:
-        artifacts: what to measure, in the order of the table.
+        artifacts: what was measured, in the order of the table.
+        rows: the folder of each one's row.
+        speeds: the folder with all speeds.
         judges: held-out texts.
-        models: the float models that the files are compared with, by "student" and "teacher".
-        recipe: its `measure` part, and the style of its samples.
+        recipe: its `measure` part.
         command: the command line that repeats the numbers.
         on_target: whether this machine is the target.
-        work: the stage's folder; rows that a killed run finished are kept.
-        progress: where it is shown.
+        work: the stage's folder.
     """
     machine = machine_facts()
-    references = {
-        name: make_reference(model, judges, work / f"{name}.safetensors", f"float {name}", progress) for name, model in models.items()
-    }
+    timed = json.loads((speeds / SPEEDS).read_text(encoding="utf-8"))
     samples: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.measure.prompts}
-    rows, records = [], []
-    for number, artifact in enumerate(artifacts):
-        kept = work / f"row-{number:02d}.json"
-        if not kept.is_file():
-            found = _measure_one(artifact, judges, references, recipe, progress)
-            partial = kept.with_suffix(".partial")
-            partial.write_text(json.dumps(found), encoding="utf-8")
-            partial.replace(kept)
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        rows.append(found["row"])
+    table, records = [], []
+    for artifact, folder in zip(artifacts, rows, strict=True):
+        found = json.loads((folder / ROW).read_text(encoding="utf-8"))
+        row = {
+            "label": artifact.label,
+            "kind": artifact.kind,
+            "mix": artifact.mix,
+            "runtime": artifact.runtime,
+            "file": artifact.file,
+            "file_bytes": artifact.file_bytes,
+            "sha256": artifact.sha256,
+            "quality": found["quality"],
+            "speed": timed[artifact.label],
+        }
+        table.append(row)
         for prompt, answer in found["samples"].items():
             samples[prompt][artifact.label] = answer
-        records += [record.to_dict() for record in _records(artifact, found["row"], machine, command)]
+        records += [record.to_dict() for record in _records(artifact, row, machine, command)]
     result = {
         "schema": SCHEMA,
         "machine": machine,
         "on_target": on_target,
         "judges": [{"name": j.name, "source": j.source, "tokens": j.tokens} for j in judges],
-        "rows": rows,
-        "recovered": recovered_shares(rows, [j.name for j in judges]),
+        "rows": table,
+        "recovered": recovered_shares(table, [j.name for j in judges]),
         "samples": [{"prompt": prompt, "answers": answers} for prompt, answers in samples.items()],
         "records": records,
     }
-    (work / "measure.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    for name in models:
-        (work / f"{name}.safetensors").unlink()  # a model's output matrix each: no reader needs them again
+    (work / MEASURE).write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def threads_of(recipe: Recipe) -> int:
+    """Threads that files are measured with."""
+    return recipe.measure.threads or usable_cores()
+
+
+def context_of(recipe: Recipe, longest: int = 0) -> int:
+    """Tokens of context that files are measured with, texts of `longest` tokens among what they read."""
+    return max(longest, recipe.measure.prefill, recipe.measure.decode, 512) + SAMPLE_TOKENS
 
 
 def open_runtime(runtime: str, path: Path, threads: int, context: int) -> Runtime:
@@ -106,33 +160,6 @@ def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> d
                 share["ppl_share"] = (before["ppl"] - after["ppl"]) / (before["ppl"] - float_quality[judge]["ppl"])
             shares.setdefault(mix, {})[judge] = share
     return shares
-
-
-def _measure_one(
-    artifact: Artifact, judges: list[Judge], references: dict[str, Reference], recipe: Recipe, progress: Progress
-) -> dict[str, Any]:
-    settings = recipe.measure
-    longest = max(len(d.tokens) for j in judges for d in j.documents)
-    context = max(longest, settings.prefill, settings.decode, 512) + SAMPLE_TOKENS
-    threads = settings.threads or usable_cores()
-    progress.start(f"measure {artifact.label}", sum(j.tokens for j in judges), "tokens")
-    with open_runtime(artifact.runtime, artifact.path, threads, context) as model:
-        speed = measure_speed(model, settings.prefill, settings.decode, settings.repetitions)
-        quality = measure_quality(model, judges, references, progress)
-        samples = {prompt: _answer(model, prompt, recipe) for prompt in settings.prompts}
-    progress.finish()
-    row = {
-        "label": artifact.label,
-        "kind": artifact.kind,
-        "mix": artifact.mix,
-        "runtime": artifact.runtime,
-        "file": artifact.file,
-        "file_bytes": artifact.file_bytes,
-        "sha256": artifact.sha256,
-        "quality": quality,
-        "speed": speed,
-    }
-    return {"row": row, "samples": samples}
 
 
 def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:

@@ -1,6 +1,16 @@
-"""The measure stage: which files are measured, and on which held-out texts, one of each source that the training text has."""
+"""The stages that measure: which files, on which held-out texts, one of each source that the training text has.
 
-from collections.abc import Mapping
+    judges ─► reference-student, reference-teacher ─► measure-LABEL, one a file ─┐
+    all files ─────────────────────────────────────► speeds ─────────────────────┴─► measure
+
+A row's key hashes the file's own bytes, the judges, the references, the recipe's `measure` part and the machine; not what the file is
+called, nor the files beside it. So another mix, or recovery, finds every row that was measured. `speeds` times all files in turn, since
+only trials of one sitting can be compared: another file among them is another sitting.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,18 +18,19 @@ from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint, usable_cores
 from edgedistill.plan.here import HERE
 from edgedistill.stages.build import Build, settings_of
+from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
 if TYPE_CHECKING:
     from edgedistill.measure.artifacts import Artifact
-    from edgedistill.measure.judge import Judge
+    from edgedistill.measure.judge import Judge, Reference
 
 CHATS, WRITTEN, FREE, PROSE, OWN = "held-out chats", "held-out text", "held-out free text", "held-out prose", "held-out own text"
 
 
 def measure(
     build: Build,
-    taught: StageResult,
+    judges: StageResult,
     student: StageResult,
     floats: StageResult,
     asked: StageResult | None,
@@ -29,36 +40,109 @@ def measure(
     """Every packed file in its runtime on this machine.
 
     Args:
-        taught: the training text, whose held-out part judges.
+        judges: the held-out texts' stage.
         student, floats: the float student as a folder, and its F16 file's stage.
         asked: the teacher's F16 file's stage; None where it is a GGUF file itself, or the float student is the teacher.
         rounded: by mix; `exported` by (kind, mix).
     """
     teacher = build.teacher if build.facts.kind == "gguf" else asked.path / GGUF_NAME if asked else None
+    artifacts = _artifacts(build, floats, teacher, rounded, exported)
+    references = _references(build, judges, student)
+    rows = [_row(build, artifact, judges, references) for artifact in artifacts]
+    times = _speeds(build, artifacts)
 
     def write(work: Path) -> None:
-        from edgedistill.measure.stage import measure
+        from edgedistill.measure.judge import load_judges
+        from edgedistill.measure.stage import join_rows
 
-        measure(
-            _artifacts(build, floats, teacher, rounded, exported),
-            _judges(build, taught),
-            {"student": student.path, **({} if build.as_is else {"teacher": build.teacher})},
-            build.recipe,
-            build.command,
-            build.target.name == HERE,
-            work,
-            build.progress,
-        )
+        on_target = build.target.name == HERE
+        folders = [row.path for row in rows]
+        join_rows(artifacts, folders, times.path, load_judges(judges.path), build.recipe, build.command, on_target, work)
 
+    settings = {"target": build.target.name, "rows": [[a.label, a.kind, a.mix, a.file] for a in artifacts]}
+    return build.stage("measure", settings, [judges, *rows, times], write)
+
+
+def held_out(build: Build, taught: StageResult) -> StageResult:
+    """The judges of a run that trains: the held-out part of its training text, and prose that no training saw."""
+    return judges(build, taught, partial(_judges, build, taught))
+
+
+def judges(build: Build, written: StageResult | None, make: "Callable[[], list[Judge]]") -> StageResult:
+    """The texts that all files are judged on, as a stage.
+
+    Args:
+        written: the stage with what a model wrote for it; None where nothing was.
+        make: gives them.
+    """
+
+    def write(work: Path) -> None:
+        from edgedistill.measure.judge import save_judges
+
+        save_judges(make(), work)
+
+    teach = build.recipe.teach
     settings = {
-        "measure": settings_of(build.recipe.measure),
-        "style": build.recipe.teach.style,
-        "machine": fingerprint(),
-        "cores": usable_cores(),
-        "target": build.target.name,
-    }
-    inputs = [taught, student, floats, *([asked] if asked else []), *rounded.values(), *exported.values()]
-    return build.stage("measure", settings, inputs, write, {"teacher": build.teacher_hash})
+        "tokens": build.recipe.measure.tokens, "style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens),
+        "own": bool(teach.text),
+    }  # fmt: skip
+    texts = {f"text {number}": file_sha256(Path(path)) for number, path in enumerate(teach.text or ())}
+    return build.stage("judges", settings, [written] if written else [], write, {"teacher": build.teacher_hash, **texts})
+
+
+def _references(build: Build, judges: StageResult, student: StageResult) -> dict[str, StageResult]:
+    """What the float models, by "student" and "teacher", make of the judges."""
+
+    def write(what: str, model: Path, work: Path) -> None:
+        from edgedistill.measure.judge import REFERENCE, load_judges, make_reference
+
+        make_reference(model, load_judges(judges.path), work / REFERENCE, f"float {what}", build.progress)
+
+    found = {"student": build.stage("reference-student", {}, [judges, student], partial(write, "student", student.path))}
+    if not build.as_is:
+        outside = {"teacher": build.teacher_hash}
+        found["teacher"] = build.stage("reference-teacher", {}, [judges], partial(write, "teacher", build.teacher), outside)
+    return found
+
+
+def _row(build: Build, artifact: "Artifact", judges: StageResult, references: Mapping[str, StageResult]) -> StageResult:
+    """One file judged."""
+
+    def write(work: Path) -> None:
+        from edgedistill.measure.judge import load_judges
+        from edgedistill.measure.stage import measure_row
+
+        views = {name: _view(result.path) for name, result in references.items()}
+        measure_row(artifact, load_judges(judges.path), views, build.recipe, work, build.progress)
+
+    name = "measure-" + re.sub(r"[^a-z0-9._]+", "-", artifact.label.lower()).strip("-")
+    settings = {
+        "measure": settings_of(build.recipe.measure), "style": build.recipe.teach.style, "runtime": artifact.runtime,
+        "machine": fingerprint(), "cores": usable_cores(),
+    }  # fmt: skip
+    return build.stage(name, settings, [judges, *references.values()], write, {"file": artifact.sha256})
+
+
+@cache
+def _view(folder: Path) -> "Reference":
+    """A reference, read once for all rows: what it knows of a position is then worked out once too."""
+    from edgedistill.measure.judge import REFERENCE, load_reference
+
+    return load_reference(folder / REFERENCE)
+
+
+def _speeds(build: Build, artifacts: "list[Artifact]") -> StageResult:
+    """All files timed in turn."""
+
+    def write(work: Path) -> None:
+        from edgedistill.measure.stage import time_files
+
+        time_files(artifacts, build.recipe, work, build.progress)
+
+    wanted = build.recipe.measure
+    settings = {"prefill": wanted.prefill, "decode": wanted.decode, "rounds": wanted.repetitions, "threads": wanted.threads}
+    files = {artifact.label: artifact.sha256 for artifact in artifacts}
+    return build.stage("speeds", {"machine": fingerprint(), "cores": usable_cores(), **settings}, [], write, files)
 
 
 def _judges(build: Build, taught: StageResult) -> "list[Judge]":
@@ -87,8 +171,6 @@ def _artifacts(
     rounded: Mapping[str, StageResult],
     exported: Mapping[tuple[str, str], StageResult],
 ) -> "list[Artifact]":
-    from functools import partial
-
     from edgedistill.measure.artifacts import Artifact
 
     one = partial(Artifact.of, run=build.run.path)
