@@ -16,7 +16,9 @@ from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.types import Plan
 
 
-def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mapping[str, Any]) -> Plan:
+def make_plan(
+    recipe: Recipe, target: Target, facts: ModelFacts, machine: Mapping[str, Any], recovering: bool = True
+) -> Plan:
     """Choose the student's shape and each tensor's format, weigh it on the device and the build on this machine.
 
     Args:
@@ -24,6 +26,7 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
         target: what for.
         facts: the teacher.
         machine: `this_machine(folder)`, or some of its keys; `cores` must be there.
+        recovering: False where each mix is only rounded, as `compare` does unless told otherwise.
     Raises:
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too big
             is in the plan; `Plan.require_fit` raises it.
@@ -49,7 +52,7 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
         context=kv_tokens(student, target),
         mixes=mixes,
         formats={m.name: {} if m.unfitted else {name: f.name for name, f in assign_formats(student, m).items()} for m in asked},
-        build=plan_build(recipe, facts, student, int(machine["cores"])),
+        build=plan_build(recipe, facts, student, int(machine["cores"]), recovering),
         machine=dict(machine),
         alternatives=rejected(facts, student, chosen, others, whole),
     )

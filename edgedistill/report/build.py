@@ -10,6 +10,7 @@ from typing import Any
 
 from edgedistill.errors import RunError
 from edgedistill.records import Record
+from edgedistill.report.front import front_of, recommend
 from edgedistill.report.rows import rounding_pair, shipped_row
 from edgedistill.report.verdict import give_verdict
 
@@ -65,6 +66,8 @@ def build_report(
         "records": [record.to_dict() for record in records],
         "left_out": left_out,
     }
+    report["front"] = front_of(report)
+    report["recommendation"] = recommend(report)
     report["verdict"] = give_verdict(report)
     return {name: _finite(part) for name, part in report.items()}
 

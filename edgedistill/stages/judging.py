@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint, usable_cores
@@ -63,16 +63,35 @@ def measure(
     return build.stage("measure", settings, [judges, *rows, times], write)
 
 
-def held_out(build: Build, taught: StageResult) -> StageResult:
+def of_training(build: Build, taught: StageResult) -> StageResult:
     """The judges of a run that trains: the held-out part of its training text, and prose that no training saw."""
-    return judges(build, taught, partial(_judges, build, taught))
+
+    def make() -> "list[Judge]":
+        return [*_written(build, taught), _prose(build)]
+
+    teach = build.recipe.teach
+    return _judges(build, taught, {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}, make)
 
 
-def judges(build: Build, written: StageResult | None, make: "Callable[[], list[Judge]]") -> StageResult:
+def of_comparison(build: Build, chats: StageResult | None) -> StageResult:
+    """The judges of a comparison, whether it trains or not: the chats that the model wrote for that, if it chats, and prose."""
+
+    def make() -> "list[Judge]":
+        from edgedistill.measure.judge import Judge, limit_documents
+        from edgedistill.teach.stage import held_out_documents
+
+        found = limit_documents(held_out_documents(chats.path), build.recipe.measure.tokens) if chats else ()
+        return [*([Judge(CHATS, "written by the model for this, never trained on", found)] if found else []), _prose(build)]
+
+    return _judges(build, chats, {}, make)
+
+
+def _judges(build: Build, written: StageResult | None, settings: Mapping[str, Any], make: "Callable[[], list[Judge]]") -> StageResult:
     """The texts that all files are judged on, as a stage.
 
     Args:
-        written: the stage with what a model wrote for it; None where nothing was.
+        written: the stage with what a model wrote of them; None where it wrote nothing.
+        settings: what they depend on beside their number of tokens and the user's texts.
         make: gives them.
     """
 
@@ -82,10 +101,7 @@ def judges(build: Build, written: StageResult | None, make: "Callable[[], list[J
         save_judges(make(), work)
 
     teach = build.recipe.teach
-    settings = {
-        "tokens": build.recipe.measure.tokens, "style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens),
-        "own": bool(teach.text),
-    }  # fmt: skip
+    settings = {"tokens": build.recipe.measure.tokens, "own": bool(teach.text), **settings}
     texts = {f"text {number}": file_sha256(Path(path)) for number, path in enumerate(teach.text or ())}
     return build.stage("judges", settings, [written] if written else [], write, {"teacher": build.teacher_hash, **texts})
 
@@ -145,9 +161,8 @@ def _speeds(build: Build, artifacts: "list[Artifact]") -> StageResult:
     return build.stage("speeds", {"machine": fingerprint(), "cores": usable_cores(), **settings}, [], write, files)
 
 
-def _judges(build: Build, taught: StageResult) -> "list[Judge]":
-    from edgedistill.data.prose import read_prose
-    from edgedistill.measure.judge import Judge, limit_documents, prose_documents
+def _written(build: Build, taught: StageResult) -> "list[Judge]":
+    from edgedistill.measure.judge import Judge, limit_documents
     from edgedistill.signals import shards
 
     teach, tokens = build.recipe.teach, build.recipe.measure.tokens
@@ -159,9 +174,16 @@ def _judges(build: Build, taught: StageResult) -> "list[Judge]":
     ):
         if wanted:
             found.append(Judge(name, source, limit_documents(list(shards.iter_shards(taught.path / f"{prefix}judge")), tokens)))
-    prose = prose_documents(build.teacher, read_prose("judge", teach.text), tokens)
-    name, source = (OWN, "the last tenth of the text given") if teach.text else (PROSE, "prose that no training saw")
-    return [*found, Judge(name, source, prose)]
+    return found
+
+
+def _prose(build: Build) -> "Judge":
+    from edgedistill.data.prose import read_prose
+    from edgedistill.measure.judge import Judge, prose_documents
+
+    text = build.recipe.teach.text
+    name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
+    return Judge(name, source, prose_documents(build.teacher, read_prose("judge", text), build.recipe.measure.tokens))
 
 
 def _artifacts(
