@@ -32,7 +32,7 @@ def make_plan(
             is in the plan; `Plan.require_fit` raises it.
     """
     recipe = recipe.decided(facts.tokenizer.has_chat_template)
-    _check(recipe, facts)
+    _check(recipe, facts, recovering)
     layers = recipe.student.layers_of(facts.shape.layers)
     check_depth(f"recipe {recipe.name}", facts.name, facts.shape, layers)
     student = facts.shape.with_layers(layers)
@@ -58,7 +58,7 @@ def make_plan(
     )
 
 
-def _check(recipe: Recipe, facts: ModelFacts) -> None:
+def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
     """Raise InputError for what would stop a later stage."""
     teach, context = recipe.teach, facts.shape.context
     where = f"recipe {recipe.name}"
@@ -72,6 +72,8 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
     trainings = {"distill.seq_len": recipe.distill.seq_len, "recover.seq_len": recipe.recover.seq_len}
     if recipe.student.as_is:
         del trainings["distill.seq_len"]
+    if not recovering:
+        del trainings["recover.seq_len"]
     for part, length in (
         *trainings.items(),
         ("teach.max_prompt_tokens + teach.max_answer_tokens", teach.max_prompt_tokens + teach.max_answer_tokens),

@@ -167,12 +167,15 @@ def offered(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     A file that was given in a quantized format is the last of them: it may be the one to keep.
     """
     found: dict[str, Mapping[str, Any]] = {}
-    order = {(kind, runtime): place for place, (kind, runtime) in enumerate((k, r) for k in OFFERED for r in ("llama.cpp", "onnxruntime"))}
+
+    def place(row: Mapping[str, Any]) -> tuple[int, bool]:
+        return OFFERED.index(row["kind"]), row["runtime"] != "llama.cpp"
+
     for row in report["rows"]:
         if row["mix"] is None or row["kind"] not in OFFERED:
             continue
         best = found.get(row["mix"])
-        if best is None or order[row["kind"], row["runtime"]] < order[best["kind"], best["runtime"]]:
+        if best is None or place(row) < place(best):
             found[row["mix"]] = row
     given = report["student"].get("as_is") and report["teacher"].get("quantized")
     return [*found.values(), *(row for row in report["rows"] if given and row["kind"] == GIVEN)]
