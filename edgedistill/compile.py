@@ -112,7 +112,7 @@ class _Build(Build):
             recovered = self.recover(mix, student, captured, fisher)
             for kind in self.recipe.export:
                 exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
-        measured = judging.measure(self, taught, student, floats, asked, rounded, exported)
+        measured = judging.measure(self, taught, student, floats, asked, rounded, exported, captured)
         report, result = papers.report(self, taught, student, measured, exported)
         bundle = papers.bundle(self, report, result, exported)
         self.run.set_current(self.results)

@@ -1,28 +1,30 @@
 """The measure stage: every packed file in its real runtime on this machine, each number with its record.
 
-Files are measured one after the other, each finished row is kept at once, and a killed stage goes on with the next.
+Files are measured one after the other; what is found is kept at once, and a killed stage goes on with what is missing.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from edgedistill.config.recipe import Recipe
-from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.machine import machine_facts
+from edgedistill.measure.answers import differences
 from edgedistill.measure.artifacts import Artifact
-from edgedistill.measure.judge import Judge, Reference, make_reference
-from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.speed import measure_speed
+from edgedistill.measure.items import choose_items
+from edgedistill.measure.judge import Judge, make_reference
+from edgedistill.measure.kept import keep, write_whole
+from edgedistill.measure.layers import KINDS, Stored, layer_errors
+from edgedistill.measure.row import Row, Work, artifact_record, measure_row, row_records
 from edgedistill.progress import Progress
 from edgedistill.records import Record
-from edgedistill.runtimes.base import Runtime
-from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.runtimes.onnx import OnnxRuntime
 
 SCHEMA = "edgedistill.measure/1"
-SAMPLE_TOKENS = 96
-UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
+FILE = "measure.json"
+DECODER = "gguf"  # what reads a file's weights for their errors
 
 
 def measure(
@@ -34,55 +36,55 @@ def measure(
     on_target: bool,
     work: Path,
     progress: Progress,
+    read_weights: Callable[[Path], Mapping[str, Stored]] | None = None,
+    mean_squares: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `measure.json` (schema edgedistill.measure/1) to `work`.
 
     Args:
         artifacts: what to measure, in the order of the table.
         judges: held-out texts.
-        models: the float models that the files are compared with, by "student" and "teacher".
+        models: folders of the float models that the files are compared with, by "student" and "teacher".
         recipe: its `measure` part, and the style of its samples.
         command: the command line that repeats the numbers.
         on_target: whether this machine is the target.
-        work: the stage's folder; rows that a killed run finished are kept.
+        work: the stage's folder; what a killed run found is kept.
         progress: where it is shown.
+        read_weights: reads a file's or a folder's tensors, for the errors by layer; None: these aren't wanted.
+        mean_squares: of each matrix's inputs, as `layer_errors` takes them.
     """
+    if (work / FILE).is_file():
+        return
     machine = machine_facts()
+    asked = choose_items(recipe.measure, models["student"], progress)
     references = {
         name: make_reference(model, judges, work / f"{name}.safetensors", f"float {name}", progress) for name, model in models.items()
     }
-    samples: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.measure.prompts}
-    rows, records = [], []
-    for number, artifact in enumerate(artifacts):
-        kept = work / f"row-{number:02d}.json"
-        if not kept.is_file():
-            found = _measure_one(artifact, judges, references, recipe, progress)
-            partial = kept.with_suffix(".partial")
-            partial.write_text(json.dumps(found), encoding="utf-8")
-            partial.replace(kept)
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        rows.append(found["row"])
-        for prompt, answer in found["samples"].items():
-            samples[prompt][artifact.label] = answer
-        records += [record.to_dict() for record in _records(artifact, found["row"], machine, command)]
+    around = Work(judges, references, asked, recipe, work, progress)
+    found = [measure_row(artifact, number, around) for number, artifact in enumerate(artifacts)]
+    _add_differences(found)
+    rows = [one.row for one in found]
+    records = [record for artifact, row in zip(artifacts, rows, strict=True) for record in row_records(artifact, row, machine, command)]
+    layers = {} if read_weights is None else _layers(artifacts, models["student"], read_weights, mean_squares, work, progress)
+    records += _layer_records(artifacts, layers, machine, command)
     result = {
         "schema": SCHEMA,
         "machine": machine,
         "on_target": on_target,
         "judges": [{"name": j.name, "source": j.source, "tokens": j.tokens} for j in judges],
+        "task_sets": asked.to_list(),
         "rows": rows,
         "recovered": recovered_shares(rows, [j.name for j in judges]),
-        "samples": [{"prompt": prompt, "answers": answers} for prompt, answers in samples.items()],
-        "records": records,
+        "layers": layers,
+        "layers_by": ("inputs" if mean_squares else "weights") if layers else None,
+        "samples": [
+            {"prompt": prompt, "answers": {one.row["label"]: one.samples[prompt] for one in found}} for prompt in recipe.measure.prompts
+        ],
+        "records": [record.to_dict() for record in records],
     }
-    (work / "measure.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_whole(work / FILE, result, indent=1)
     for name in models:
         (work / f"{name}.safetensors").unlink()  # a model's output matrix each: no reader needs them again
-
-
-def open_runtime(runtime: str, path: Path, threads: int, context: int) -> Runtime:
-    """Load a packed file where it belongs."""
-    return LlamaCpp(path, threads=threads, context=context, parallel=1) if runtime == "llama.cpp" else OnnxRuntime(path, threads=threads)
 
 
 def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> dict[str, Any]:
@@ -108,62 +110,48 @@ def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> d
     return shares
 
 
-def _measure_one(
-    artifact: Artifact, judges: list[Judge], references: dict[str, Reference], recipe: Recipe, progress: Progress
-) -> dict[str, Any]:
-    settings = recipe.measure
-    longest = max(len(d.tokens) for j in judges for d in j.documents)
-    context = max(longest, settings.prefill, settings.decode, 512) + SAMPLE_TOKENS
-    threads = settings.threads or usable_cores()
-    progress.start(f"measure {artifact.label}", sum(j.tokens for j in judges), "tokens")
-    with open_runtime(artifact.runtime, artifact.path, threads, context) as model:
-        speed = measure_speed(model, settings.prefill, settings.decode, settings.repetitions)
-        quality = measure_quality(model, judges, references, progress)
-        samples = {prompt: _answer(model, prompt, recipe) for prompt in settings.prompts}
-    progress.finish()
-    row = {
-        "label": artifact.label,
-        "kind": artifact.kind,
-        "mix": artifact.mix,
-        "runtime": artifact.runtime,
-        "file": artifact.file,
-        "file_bytes": artifact.file_bytes,
-        "sha256": artifact.sha256,
-        "quality": quality,
-        "speed": speed,
-    }
-    return {"row": row, "samples": samples}
+def _add_differences(found: Sequence[Row]) -> None:
+    """Give every row but the float one its paired differences from that."""
+    base = next((one for one in found if one.row["kind"] == "float"), None)
+    for one in found:
+        if base is not None and one is not base and (pairs := differences(base.bits, one.bits)):
+            one.row["differences"] = pairs
 
 
-def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:
-    """The likeliest answer, or continuation, of a sample prompt."""
-    if recipe.teach.style == "chat":
-        return "".join(model.chat([{"role": "user", "content": prompt}], max_tokens=SAMPLE_TOKENS))
-    ids = model.tokenize(prompt, add_bos=True)
-    return model.detokenize(model.generate(ids, SAMPLE_TOKENS, stop_ids=None))
+def _layers(
+    artifacts: Sequence[Artifact],
+    student: Path,
+    read_weights: Callable[[Path], Mapping[str, Stored]],
+    mean_squares: Mapping[str, Tensor] | None,
+    work: Path,
+    progress: Progress,
+) -> dict[str, list[dict[str, Any]]]:
+    """By mix: its matrices' errors, of the files in llama.cpp."""
+    found = {}
+    for mix in dict.fromkeys(a.mix for a in artifacts if a.mix is not None):
+        paths = {a.kind: a.path for a in artifacts if (a.mix, a.runtime) == (mix, "llama.cpp") and a.kind in KINDS}
+
+        def errors(mix: str = mix, paths: Mapping[str, Path] = paths) -> list[dict[str, Any]]:
+            floats = read_weights(student)
+            progress.start(f"{mix}: errors by layer", len(floats), "tensors")
+            made = layer_errors(floats, {kind: read_weights(path) for kind, path in paths.items()}, mean_squares, progress)
+            progress.finish()
+            return made
+
+        if paths:
+            found[mix] = keep(work / f"layers-{mix}.json", errors)
+    return found
 
 
-def _records(artifact: Artifact, row: dict[str, Any], machine: dict[str, Any], command: str) -> list[Record]:
-    def record(what: str, value: float, unit: str, **more: Any) -> Record:
-        return Record(
-            what=what,
-            value=value,
-            unit=unit,
-            artifact=artifact.label,
-            file_sha256=artifact.sha256,
-            runtime=artifact.runtime,
-            machine=machine,
-            command=command,
-            **more,
-        )
-
+def _layer_records(
+    artifacts: Sequence[Artifact], layers: Mapping[str, Sequence[Mapping[str, Any]]], machine: dict[str, Any], command: str
+) -> list[Record]:
+    """One a file, of its errors' mean: a record for each matrix would be most of the report."""
     records = []
-    for judge, found in row["quality"].items():
-        records += [record(n, v, UNITS[n.split("_")[0]], text=judge) for n, v in found.items() if n != "tokens"]
-    speed = row["speed"]
-    for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
-        timing = speed[name]
-        records.append(record(name, timing["mean"], "tokens/s", trials=len(timing["trials"]), spread=timing["std"]))
-    records.append(record("load_s", speed["load_s"], "s"))
-    records.append(record("peak_rss_bytes", speed["peak_rss_bytes"], "bytes"))
+    for artifact in artifacts:
+        if artifact.runtime == "llama.cpp" and artifact.kind in KINDS and artifact.mix is not None:
+            errors = [entry[artifact.kind] for entry in layers.get(artifact.mix, ()) if entry[artifact.kind] is not None]
+            if errors:
+                mean = math.fsum(errors) / len(errors)
+                records.append(artifact_record(artifact, "layer errors, mean", mean, "share", DECODER, machine, command))
     return records

@@ -54,7 +54,7 @@ def shares_of(row: Mapping[str, Any]) -> dict[str, float]:
 def sourced_layers(
     layers: Mapping[str, Sequence[Mapping[str, Any]]], rows: Sequence[Mapping[str, Any]], records: Sequence[Record], left_out: list[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each mix's errors by tensor, None everywhere of a kind (rounded, recovered) whose mean has no record; a mix without any is dropped."""
+    """Each mix's errors by tensor, None everywhere of a kind (rounded, recovered) whose mean has no record; a mix without any goes."""
     found: dict[str, list[dict[str, Any]]] = {}
     for mix, entries in layers.items():
         kept = [dict(entry) for entry in entries]

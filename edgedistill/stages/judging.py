@@ -1,13 +1,15 @@
-"""The measure stage: which files are measured, and on which held-out texts, one of each source that the training text has."""
+"""The measure stage: which files are measured, on which held-out texts (one of each source of the training text), what they are asked."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint, usable_cores
 from edgedistill.plan.here import HERE
 from edgedistill.stages.build import Build, settings_of
+from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def measure(
     asked: StageResult | None,
     rounded: Mapping[str, StageResult],
     exported: Mapping[tuple[str, str], StageResult],
+    captured: StageResult | None = None,
 ) -> StageResult:
     """Every packed file in its runtime on this machine.
 
@@ -33,11 +36,14 @@ def measure(
         student, floats: the float student as a folder, and its F16 file's stage.
         asked: the teacher's F16 file's stage; None where it is a GGUF file itself, or the float student is the teacher.
         rounded: by mix; `exported` by (kind, mix).
+        captured: its inputs' mean squares weigh the errors by layer; None: all inputs count alike.
     """
     teacher = build.teacher if build.facts.kind == "gguf" else asked.path / GGUF_NAME if asked else None
 
     def write(work: Path) -> None:
+        from edgedistill.export.weights import open_weights
         from edgedistill.measure.stage import measure
+        from edgedistill.teach.capture import load_importance
 
         measure(
             _artifacts(build, floats, teacher, rounded, exported),
@@ -48,6 +54,8 @@ def measure(
             build.target.name == HERE,
             work,
             build.progress,
+            lambda path: open_weights(path).tensors,
+            load_importance(captured.path) if captured else None,
         )
 
     settings = {
@@ -58,7 +66,17 @@ def measure(
         "target": build.target.name,
     }
     inputs = [taught, student, floats, *([asked] if asked else []), *rounded.values(), *exported.values()]
-    return build.stage("measure", settings, inputs, write, {"teacher": build.teacher_hash})
+    outside = {"teacher": build.teacher_hash, **_item_hashes(build)}
+    return build.stage("measure", settings, inputs + ([captured] if captured else []), write, outside)
+
+
+def _item_hashes(build: Build) -> dict[str, str]:
+    """What the questions and requests are, whatever their files are called."""
+    wanted = build.recipe.measure
+    files = {f"task {task_name(entry)}": task_path(entry) for entry in wanted.tasks}
+    if wanted.refusal_items:
+        files["requests"] = REQUESTS_FILE
+    return {label: file_sha256(path) for label, path in files.items()}
 
 
 def _judges(build: Build, taught: StageResult) -> "list[Judge]":
