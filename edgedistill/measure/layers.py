@@ -40,20 +40,19 @@ class Stored(Protocol):
 def layer_errors(
     floats: Mapping[str, Stored], files: Mapping[str, Mapping[str, Stored]], mean_squares: Mapping[str, Tensor] | None, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The error of each matrix of a mix, in the float model's order; two matrices are in memory at a time.
+    """The error of each matrix of a mix, in the files' order; two matrices are in memory at a time.
 
     Args:
         floats: the float model's tensors by name.
-        files: the mix's, by "rounded" and "recovered"; one of them may be missing.
+        files: the mix's, by "rounded" and "recovered"; one of them may be missing. They hold the same tensors on the same grids.
         mean_squares: E[x²] [I] of a matrix's inputs by its name; None where nobody measured them.
     Returns:
         For each: tensor, layer (None outside of layers), grid, weights (their number), and rounded and recovered (None where the file
         is missing or the float output is 0).
     """
     found = []
-    for name, stored in floats.items():
-        holders = [tensors[name] for kind in KINDS if (tensors := files.get(kind)) and name in tensors]
-        weight = stored.values() if holders else np.empty(0, np.float32)
+    for name, stored in next(iter(files.values())).items():
+        weight = floats[name].values()
         progress.advance(1)
         if weight.ndim != 2:
             continue
@@ -62,7 +61,7 @@ def layer_errors(
         layer = LAYER.search(name)
         errors = {kind: relative_error(weight, files[kind][name].values(), inputs) if kind in files else None for kind in KINDS}
         found.append({
-            "tensor": name, "layer": int(layer[1]) if layer else None, "grid": holders[0].format, "weights": weight.size, **errors,
+            "tensor": name, "layer": int(layer[1]) if layer else None, "grid": stored.format, "weights": weight.size, **errors,
         })  # fmt: skip
     return found
 

@@ -132,9 +132,9 @@ def _layers(
         paths = {a.kind: a.path for a in artifacts if (a.mix, a.runtime) == (mix, "llama.cpp") and a.kind in KINDS}
 
         def errors(mix: str = mix, paths: Mapping[str, Path] = paths) -> list[dict[str, Any]]:
-            floats = read_weights(student)
-            progress.start(f"{mix}: errors by layer", len(floats), "tensors")
-            made = layer_errors(floats, {kind: read_weights(path) for kind, path in paths.items()}, mean_squares, progress)
+            files = {kind: read_weights(path) for kind, path in paths.items()}
+            progress.start(f"{mix}: errors by layer", len(next(iter(files.values()))), "tensors")
+            made = layer_errors(read_weights(student), files, mean_squares, progress)
             progress.finish()
             return made
 
