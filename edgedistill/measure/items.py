@@ -49,11 +49,11 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Asked:
     tokenizer, context = load_tokenizer(model), read_shape(model).context
 
     def question_tokens(item: Choice) -> int:
-        return max(len(tokenizer(f"{item.question} {option}")["input_ids"]) for option in item.options) + SLACK
+        return max(len(tokenizer(f"{item.question} {option}", verbose=False)["input_ids"]) for option in item.options) + SLACK
 
     def request_tokens(item: str) -> int:
         text = tokenizer.apply_chat_template([{"role": "user", "content": item}], tokenize=False, add_generation_prompt=True)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + MAX_NEW + SLACK
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + MAX_NEW + SLACK
 
     questions: list[ItemSet[Choice]] = []
     requests: list[ItemSet[str]] = []

@@ -22,6 +22,8 @@ BASE_RAM_BYTES = 900 * 2**20
 TRAIN_BYTES_PER_PARAMETER = 14
 # Values kept for the backward pass, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
 ACTIVATION_WIDTHS = 18
+# Of a question of openbookqa with its options, and of a request with its template and the beginning of an answer, in SmolLM2's tokens.
+QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6
 
@@ -50,6 +52,9 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     taught = written + recipe.teach.text_tokens
     recovered = {mix: recipe.recover.tokens_of(mix) for mix in recipe.mixes}
     judged = (1 + bool(recipe.teach.tokens) + bool(recipe.teach.free_tokens)) * recipe.measure.tokens
+    wanted = recipe.measure
+    asked = len(wanted.tasks) * wanted.task_items * QUESTION_TOKENS
+    asked += 2 * wanted.refusal_items * REQUEST_TOKENS if facts.tokenizer.has_chat_template else 0
     distilled = 0 if recipe.student.as_is else recipe.distill.tokens
     fitted = [mix for mix in map(recipe.mix, recipe.mixes) if mix.unfitted]
     once = measured_once(fitted) if fitted else None
@@ -67,7 +72,7 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
         **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
         **{f"recover {mix}": (6 * n + 2 * taught / len(recovered)) * size / recover_flops for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
-        "measure": 2 * size * judged * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
+        "measure": 2 * size * (judged + asked) * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
     }
     return BuildPlan(
         tokens, seconds, sum(seconds.values()), _ram(recipe, facts, student), _disk(recipe, student, taught), cores,
