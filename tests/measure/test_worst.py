@@ -1,10 +1,11 @@
 """Worst tokens against the KL of every position, computed in float64 on whole logits."""
 
 import numpy as np
+import pytest
 import torch
 
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
-from edgedistill.measure.judge import Judge, make_reference
+from edgedistill.measure.judge import Judge, View, make_reference
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.worst import APART, COUNT, WorstTokens
 from edgedistill.models.facts import read_facts
@@ -61,8 +62,7 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
             assert abs(entry["p_expected"] - p_expected) < 1e-4
             assert abs(entry["p_file"] - p_file) < 1e-3
             read = documents[number].tokens[: position + 1].tolist()
-            assert entry["before"].lstrip("…") in runtime.detokenize(read)
-            assert entry["before"].startswith("…") is (len(read) > 24)
+            assert entry["before"] == "…" * (len(read) > 24) + runtime.detokenize(read[-24:]).lstrip("\ufffd")
 
 
 def test_fewer_positions_than_five_are_all_there_is(tiny_gguf, tiny_llama, tmp_path):
@@ -73,3 +73,18 @@ def test_fewer_positions_than_five_are_all_there_is(tiny_gguf, tiny_llama, tmp_p
         measure_quality(runtime, judges, {"student": reference}, QuietProgress(), worst)
         found = worst.describe(runtime, judges)
     assert len(found) <= 1  # the two positions are neighbours, and a float file may not differ at all
+
+
+def test_the_same_mistake_counts_once_wherever_it_is():
+    worst = WorstTokens()
+    log_q = torch.log_softmax(torch.eye(4)[[1, 1, 2, 1]] * 9, -1)  # what the file would say: 1, 1, 2, 1
+    likeliest = torch.tensor([0, 0, 0, 3])
+    for document, kl in enumerate(([1.0, 0.1, 0.2, 0.3], [2.0, 0.0, 0.1, 0.4])):
+        view = View(torch.zeros(4, 4), torch.zeros(4), likeliest)
+        for row in range(4):  # far apart in the document
+            part = slice(row, row + 1)
+            piece = View(view.p[part], view.negative_entropy[part], likeliest[part])
+            worst.see(torch.tensor(kl)[part], piece, torch.ones(1), log_q[part], 0, document, 100 * row)
+    assert [(one.kl, one.document, one.expected, one.got) for one in worst._found] == [
+        (2.0, 1, 0, 1), (pytest.approx(0.4), 1, 3, 1), (pytest.approx(0.2), 0, 0, 2),
+    ]  # fmt: skip
