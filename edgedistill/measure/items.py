@@ -14,6 +14,7 @@ from edgedistill.measure.refusals import MAX_NEW
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
+from edgedistill.records import visible
 
 SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: a blank of its own, a bos token
 
@@ -78,6 +79,6 @@ def _fitting(
     kept = tuple(item for item, length in zip(found.items, lengths, strict=True) if length <= context)
     if left := len(found.items) - len(kept):
         why = f"longer than the model's context of {context} tokens and aren't asked"
-        progress.note(f"{found.name}: {left} of {len(found.items)} are {why}")
+        progress.note(f"{visible(found.name, lines=False)}: {left} of {len(found.items)} are {why}")
     sets = [replace(found, items=kept)] if kept else []
     return sets, max((length for length in lengths if length <= context), default=0)

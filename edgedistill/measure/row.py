@@ -20,7 +20,7 @@ from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.speed import measure_speed
 from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress
-from edgedistill.records import Record
+from edgedistill.records import Record, visible
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.onnx import OnnxRuntime
@@ -162,7 +162,7 @@ def _bits(artifact: Artifact, work: Work, part: Callable[[str, Callable[[], Any]
     asked, progress, found = work.asked, work.progress, {}
 
     def questions(model: _Lazily, choices: ItemSet[Choice]) -> Bits:
-        progress.start(f"{artifact.label}: {choices.name}", len(choices.items), "questions")
+        progress.start(f"{artifact.label}: {visible(choices.name, lines=False)}", len(choices.items), "questions")
         bits = ask_questions(model(), choices.items, progress)
         progress.finish()
         return bits
