@@ -101,7 +101,7 @@ class _Comparison(Training):
                 for kind in self.recipe.export:
                     exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
         judges = judging.of_comparison(self, held_out)
-        measured = judging.measure(self, judges, student, floats, None, rounded, exported)
+        measured = judging.measure(self, judges, student, floats, None, rounded, exported, captured)
         report, result = papers.report(self, taught, student, measured, exported)
         write_csv(report, self.run.path / CSV)
         # A recovery that didn't beat plain rounding on validation text has the weights of plain rounding.

@@ -93,6 +93,6 @@ class _Build(Training):
             recovered = self.recover(mix, student, captured, fisher)
             for kind in self.recipe.export:
                 exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
-        measured = judging.measure(self, judging.of_training(self, taught), student, floats, asked, rounded, exported)
+        measured = judging.measure(self, judging.of_training(self, taught), student, floats, asked, rounded, exported, captured)
         report, result = papers.report(self, taught, student, measured, exported)
         return papers.shipped(self, report, result, papers.exports(exported))

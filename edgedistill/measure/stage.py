@@ -1,56 +1,34 @@
-"""What the measure stages do: one judges one packed file in its real runtime, one times all files in turn, one joins what they found.
+"""What joins rows: speeds, taken of all files in turn; errors by layer, of a mix's files; and measure.json, which has it all.
 
 A row is a stage of its own (stages/judging.py says what its key hashes): a file that was judged is never judged again, whatever
 else the run compares it with. Speeds are another matter: see speed.py.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from edgedistill.config.recipe import Recipe
-from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.machine import machine_facts
+from edgedistill.measure.answers import differences
 from edgedistill.measure.artifacts import Artifact
-from edgedistill.measure.judge import Judge, Reference
-from edgedistill.measure.quality import measure_quality
+from edgedistill.measure.items import Asked
+from edgedistill.measure.judge import Judge
+from edgedistill.measure.kept import keep, write_whole
+from edgedistill.measure.layers import KINDS, Stored, layer_errors
+from edgedistill.measure.row import ROW, artifact_record, context_of, open_runtime, row_records, threads_of
 from edgedistill.measure.speed import Trial, summary, time_once
 from edgedistill.progress import Progress
 from edgedistill.records import Record
-from edgedistill.runtimes.base import Runtime
-from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.runtimes.onnx import OnnxRuntime
-from edgedistill.store.files import write_json
 
 SCHEMA = "edgedistill.measure/1"
-ROW, SPEEDS, MEASURE = "row.json", "speeds.json", "measure.json"
-SAMPLE_TOKENS = 96
-UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
-
-
-def measure_row(
-    artifact: Artifact, judges: Sequence[Judge], references: Mapping[str, Reference], recipe: Recipe, work: Path, progress: Progress
-) -> None:
-    """Judge one packed file and write `row.json` to `work`: {"quality": by judge, "samples": answer by prompt}.
-
-    Nothing in it depends on other files, nor on what the file is called.
-
-    Args:
-        artifact: what to measure.
-        judges: held-out texts.
-        references: the float models' views of them, by "student" and "teacher".
-        recipe: its `measure` part, and the style of its samples.
-        work: the stage's folder.
-        progress: where it is shown.
-    """
-    settings = recipe.measure
-    longest = max(len(d.tokens) for j in judges for d in j.documents)
-    progress.start(f"judge {artifact.label}", sum(j.tokens for j in judges), "tokens")
-    with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe, longest)) as model:
-        quality = measure_quality(model, judges, references, progress)
-        samples = {prompt: _answer(model, prompt, recipe) for prompt in settings.prompts}
-    progress.finish()
-    write_json(work / ROW, {"quality": quality, "samples": samples})
+FILE, SPEEDS, LAYERS = "measure.json", "speeds.json", "layers.json"
+DECODER = "gguf"  # what reads a file's weights for their errors
 
 
 def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
@@ -60,23 +38,52 @@ def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progre
     """
     settings = recipe.measure
     rounds = settings.repetitions
+
+    def trial(artifact: Artifact) -> Trial:
+        with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
+            return time_once(model, settings.prefill, settings.decode)
+
     progress.start("time the files in turn", rounds * len(artifacts), "trials")
     found: dict[str, list[Trial]] = {artifact.label: [] for artifact in artifacts}
     for number in range(rounds):
         for artifact in artifacts:
             kept = work / f"round-{number:02d}-{artifact.sha256[:16]}.json"
-            if not kept.is_file():
-                with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
-                    write_json(kept, time_once(model, settings.prefill, settings.decode))
-            found[artifact.label].append(json.loads(kept.read_text(encoding="utf-8")))
+            found[artifact.label].append(keep(kept, partial(trial, artifact)))
             progress.advance(1)
     progress.finish()
-    write_json(work / SPEEDS, {label: summary(trials) for label, trials in found.items()})
+    write_whole(work / SPEEDS, {label: summary(trials) for label, trials in found.items()})
+
+
+def find_layers(
+    files: Mapping[str, Path],
+    student: Path,
+    read_weights: Callable[[Path], Mapping[str, Stored]],
+    mean_squares: Mapping[str, Tensor] | None,
+    mix: str,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """Write a mix's errors by layer to `layers.json` in `work`: {"by": "inputs" or "weights", "tensors": as `layer_errors` gives them}.
+
+    Args:
+        files: the mix's GGUF files, by kind.
+        student: the float student's folder.
+        read_weights: reads a file's or a folder's tensors.
+        mean_squares: of each matrix's inputs, as `layer_errors` takes them.
+        mix: its name, for the progress.
+        work: the stage's folder.
+        progress: where it is shown.
+    """
+    read = {kind: read_weights(path) for kind, path in files.items() if kind in KINDS}
+    progress.start(f"{mix}: errors by layer", len(next(iter(read.values()))), "tensors")
+    made = layer_errors(read_weights(student), read, mean_squares, progress)
+    progress.finish()
+    write_whole(work / LAYERS, {"by": "inputs" if mean_squares else "weights", "tensors": made})
 
 
 def join_rows(
-    artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path, judges: Sequence[Judge], recipe: Recipe, command: str,
-    on_target: bool, work: Path,
+    artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path, layers: Mapping[str, Path], judges: Sequence[Judge], asked: Asked,
+    recipe: Recipe, command: str, on_target: bool, work: Path,
 ) -> None:
     """Write `measure.json` (schema edgedistill.measure/1) to `work`.
 
@@ -84,59 +91,63 @@ def join_rows(
         artifacts: what was measured, in the order of the table.
         rows: the folder of each one's row.
         speeds: the folder with all speeds.
+        layers: the folder of each mix's errors by layer; empty where nobody looked.
         judges: held-out texts.
+        asked: questions and requests.
         recipe: its `measure` part.
         command: the command line that repeats the numbers.
         on_target: whether this machine is the target.
         work: the stage's folder.
     """
     machine = machine_facts()
-    timed = json.loads((speeds / SPEEDS).read_text(encoding="utf-8"))
-    samples: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.measure.prompts}
-    table, records = [], []
-    for artifact, folder in zip(artifacts, rows, strict=True):
-        found = json.loads((folder / ROW).read_text(encoding="utf-8"))
-        row = {
-            "label": artifact.label,
-            "kind": artifact.kind,
-            "mix": artifact.mix,
-            "runtime": artifact.runtime,
-            "file": artifact.file,
-            "file_bytes": artifact.file_bytes,
-            "sha256": artifact.sha256,
-            "quality": found["quality"],
-            "speed": timed[artifact.label],
-        }
-        table.append(row)
-        for prompt, answer in found["samples"].items():
-            samples[prompt][artifact.label] = answer
-        records += [record.to_dict() for record in _records(artifact, row, machine, command)]
+    timed = _read(speeds / SPEEDS)
+    found = [_read(folder / ROW) for folder in rows]
+    errors = {mix: _read(folder / LAYERS) for mix, folder in layers.items()}
+    tensors = {mix: each["tensors"] for mix, each in errors.items()}
+    table = [_table_row(artifact, one, timed[artifact.label]) for artifact, one in zip(artifacts, found, strict=True)]
+    base = next((one for artifact, one in zip(artifacts, found, strict=True) if artifact.kind == "float"), None)
+    for row, one in zip(table, found, strict=True):
+        if base is not None and one is not base and (pairs := differences(base["bits"], one["bits"])):
+            row["differences"] = pairs
+    records = [record for artifact, row in zip(artifacts, table, strict=True) for record in row_records(artifact, row, machine, command)]
+    records += _layer_records(artifacts, tensors, machine, command)
     result = {
         "schema": SCHEMA,
         "machine": machine,
         "on_target": on_target,
         "judges": [{"name": j.name, "source": j.source, "tokens": j.tokens} for j in judges],
+        "task_sets": asked.to_list(),
         "rows": table,
         "recovered": recovered_shares(table, [j.name for j in judges]),
-        "samples": [{"prompt": prompt, "answers": answers} for prompt, answers in samples.items()],
-        "records": records,
+        "layers": tensors,
+        "layers_by": next((each["by"] for each in errors.values()), None),
+        "samples": [
+            {"prompt": prompt, "answers": {a.label: one["samples"][prompt] for a, one in zip(artifacts, found, strict=True)}}
+            for prompt in recipe.measure.prompts
+        ],
+        "records": [record.to_dict() for record in records],
     }
-    (work / MEASURE).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_whole(work / FILE, result, indent=1)
 
 
-def threads_of(recipe: Recipe) -> int:
-    """Threads that files are measured with."""
-    return recipe.measure.threads or usable_cores()
+def _table_row(artifact: Artifact, found: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as measure.json has it: what a file is called and where it lies, and what was found of it."""
+    return {
+        "label": artifact.label,
+        "kind": artifact.kind,
+        "mix": artifact.mix,
+        "runtime": artifact.runtime,
+        "file": artifact.file,
+        "file_bytes": artifact.file_bytes,
+        "sha256": artifact.sha256,
+        "quality": found["quality"],
+        "speed": dict(speed),
+        **{key: found[key] for key in ("worst", "tasks", "refusals") if found[key]},
+    }
 
 
-def context_of(recipe: Recipe, longest: int = 0) -> int:
-    """Tokens of context that files are measured with, texts of `longest` tokens among what they read."""
-    return max(longest, recipe.measure.prefill, recipe.measure.decode, 512) + SAMPLE_TOKENS
-
-
-def open_runtime(runtime: str, path: Path, threads: int, context: int) -> Runtime:
-    """Load a packed file where it belongs."""
-    return LlamaCpp(path, threads=threads, context=context, parallel=1) if runtime == "llama.cpp" else OnnxRuntime(path, threads=threads)
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> dict[str, Any]:
@@ -162,35 +173,15 @@ def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> d
     return shares
 
 
-def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:
-    """The likeliest answer, or continuation, of a sample prompt."""
-    if recipe.teach.style == "chat":
-        return "".join(model.chat([{"role": "user", "content": prompt}], max_tokens=SAMPLE_TOKENS))
-    ids = model.tokenize(prompt, add_bos=True)
-    return model.detokenize(model.generate(ids, SAMPLE_TOKENS, stop_ids=None))
-
-
-def _records(artifact: Artifact, row: dict[str, Any], machine: dict[str, Any], command: str) -> list[Record]:
-    def record(what: str, value: float, unit: str, **more: Any) -> Record:
-        return Record(
-            what=what,
-            value=value,
-            unit=unit,
-            artifact=artifact.label,
-            file_sha256=artifact.sha256,
-            runtime=artifact.runtime,
-            machine=machine,
-            command=command,
-            **more,
-        )
-
+def _layer_records(
+    artifacts: Sequence[Artifact], layers: Mapping[str, Sequence[Mapping[str, Any]]], machine: dict[str, Any], command: str
+) -> list[Record]:
+    """One a file, of its errors' mean: a record for each matrix would be most of the report."""
     records = []
-    for judge, found in row["quality"].items():
-        records += [record(n, v, UNITS[n.split("_")[0]], text=judge) for n, v in found.items() if n != "tokens"]
-    speed = row["speed"]
-    for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
-        timing = speed[name]
-        records.append(record(name, timing["mean"], "tokens/s", trials=len(timing["trials"]), spread=timing["std"]))
-    records.append(record("load_s", speed["load_s"], "s"))
-    records.append(record("peak_rss_bytes", speed["peak_rss_bytes"], "bytes"))
+    for artifact in artifacts:
+        if artifact.runtime == "llama.cpp" and artifact.kind in KINDS and artifact.mix is not None:
+            errors = [entry[artifact.kind] for entry in layers.get(artifact.mix, ()) if entry[artifact.kind] is not None]
+            if errors:
+                mean = math.fsum(errors) / len(errors)
+                records.append(artifact_record(artifact, "layer errors, mean", mean, "share", DECODER, machine, command))
     return records

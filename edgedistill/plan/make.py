@@ -7,6 +7,7 @@ from typing import Any
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
+from edgedistill.config.tasks import read_questions
 from edgedistill.config.teach import OWN_PROMPTS, SMALLEST_TEXT
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, check_depth, check_onnx
@@ -96,6 +97,8 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
         raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
     if teach.prompts != OWN_PROMPTS:
         read_prompts(Path(teach.prompts), teach.prompt_field)
+    for entry in recipe.measure.tasks:
+        read_questions(entry)
     for path in teach.text or ():
         _check_text("teach.text", Path(path))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedistill import __version__
 from edgedistill.config.target import Target
@@ -15,6 +15,8 @@ from edgedistill.stages.schedule import Schedule, expected_of
 from edgedistill.store.files import file_sha256, tree_sha256
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
+
+T = TypeVar("T")
 
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
@@ -47,6 +49,7 @@ class Build:
         self.name = facts.name if self.as_is else f"{facts.name} {self.layers} layers"
         self.results: list[StageResult] = []
         self.schedule: Schedule | None = None
+        self._kept: dict[str, Any] = {}
         self.progress.note("checking the teacher's files")
         self.teacher_hash = file_sha256(self.teacher) if self.teacher.is_file() else tree_sha256(self.teacher)
 
@@ -68,6 +71,13 @@ class Build:
         seconds = result.mark["seconds"]
         self.progress.note(f"{name}: " + ("complete already" if result.reused else f"done in {seconds:.0f} s"))
         return result
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for all stages that ask for it by this name."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: T = self._kept[name]
+        return found
 
     def expect(self, once: tuple[str, ...], recovering: bool, files: int) -> None:
         """Say which stages are to come, so that progress shows how far the run is; see `schedule.expected_of`."""

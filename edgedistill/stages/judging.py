@@ -1,19 +1,21 @@
-"""The stages that measure: which files, on which held-out texts, one of each source that the training text has.
+"""The stages that measure: which files, on which held-out texts (one of each source of the training text), what they are asked.
 
     judges ─► reference-student, reference-teacher ─► measure-LABEL, one a file ─┐
-    all files ─────────────────────────────────────► speeds ─────────────────────┴─► measure
+    a mix's files ─► layers-MIX ─────────────────────────────────────────────────┼─► measure
+    all files ─► speeds ─────────────────────────────────────────────────────────┘
 
-A row's key hashes the file's own bytes, the judges, the references, the recipe's `measure` part and the machine; not what the file is
-called, nor the files beside it. So another mix, or recovery, finds every row that was measured. `speeds` times all files in turn, since
-only trials of one sitting can be compared: another file among them is another sitting.
+A row's key hashes the file's own bytes, the judges, the references, the questions, the recipe's `measure` part and the machine; not what
+the file is called, nor the files beside it. So another mix, or recovery, finds every row that was measured. `speeds` times all files in
+turn, since only trials of one sitting can be compared: another file among them is another sitting.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint, usable_cores
 from edgedistill.plan.here import HERE
@@ -23,7 +25,8 @@ from edgedistill.store.marks import StageResult
 
 if TYPE_CHECKING:
     from edgedistill.measure.artifacts import Artifact
-    from edgedistill.measure.judge import Judge, Reference
+    from edgedistill.measure.items import Asked
+    from edgedistill.measure.judge import Judge
 
 CHATS, WRITTEN, FREE, PROSE, OWN = "held-out chats", "held-out text", "held-out free text", "held-out prose", "held-out own text"
 
@@ -36,6 +39,7 @@ def measure(
     asked: StageResult | None,
     rounded: Mapping[str, StageResult],
     exported: Mapping[tuple[str, str], StageResult],
+    captured: StageResult | None,
 ) -> StageResult:
     """Every packed file in its runtime on this machine.
 
@@ -44,11 +48,13 @@ def measure(
         student, floats: the float student as a folder, and its F16 file's stage.
         asked: the teacher's F16 file's stage; None where it is a GGUF file itself, or the float student is the teacher.
         rounded: by mix; `exported` by (kind, mix).
+        captured: its inputs' mean squares weigh the errors by layer; None: all inputs count alike.
     """
     teacher = build.teacher if build.facts.kind == "gguf" else asked.path / GGUF_NAME if asked else None
     artifacts = _artifacts(build, floats, teacher, rounded, exported)
     references = _references(build, judges, student)
-    rows = [_row(build, artifact, judges, references) for artifact in artifacts]
+    rows = [_row(build, artifact, judges, student, references) for artifact in artifacts]
+    layers = {mix: _layers(build, mix, artifacts, student, captured) for mix in rounded}
     times = _speeds(build, artifacts)
 
     def write(work: Path) -> None:
@@ -56,11 +62,12 @@ def measure(
         from edgedistill.measure.stage import join_rows
 
         on_target = build.target.name == HERE
-        folders = [row.path for row in rows]
-        join_rows(artifacts, folders, times.path, load_judges(judges.path), build.recipe, build.command, on_target, work)
+        folders, by_mix = [row.path for row in rows], {mix: stage.path for mix, stage in layers.items()}
+        texts, asked_for = load_judges(judges.path), _asked(build, student)
+        join_rows(artifacts, folders, times.path, by_mix, texts, asked_for, build.recipe, build.command, on_target, work)
 
     settings = {"target": build.target.name, "rows": [[a.label, a.kind, a.mix, a.file] for a in artifacts]}
-    return build.stage("measure", settings, [judges, *rows, times], write)
+    return build.stage("measure", settings, [judges, *rows, *layers.values(), times], write, item_hashes(build))
 
 
 def of_training(build: Build, taught: StageResult) -> StageResult:
@@ -121,30 +128,60 @@ def _references(build: Build, judges: StageResult, student: StageResult) -> dict
     return found
 
 
-def _row(build: Build, artifact: "Artifact", judges: StageResult, references: Mapping[str, StageResult]) -> StageResult:
+def _row(
+    build: Build, artifact: "Artifact", judges: StageResult, student: StageResult, references: Mapping[str, StageResult]
+) -> StageResult:
     """One file judged."""
 
     def write(work: Path) -> None:
-        from edgedistill.measure.judge import load_judges
-        from edgedistill.measure.stage import measure_row
+        from edgedistill.measure.judge import REFERENCE, load_judges, load_reference
+        from edgedistill.measure.row import Work, measure_row
 
-        views = {name: _view(result.path) for name, result in references.items()}
-        measure_row(artifact, load_judges(judges.path), views, build.recipe, work, build.progress)
+        # Read once for all rows: what a reference makes of a position is then worked out once too.
+        views = {
+            name: build.once(f"reference {name}", partial(load_reference, result.path / REFERENCE)) for name, result in references.items()
+        }
+        measure_row(artifact, Work(load_judges(judges.path), views, _asked(build, student), build.recipe, work, build.progress))
 
     name = "measure-" + re.sub(r"[^a-z0-9._]+", "-", artifact.label.lower()).strip("-")
     settings = {
         "measure": settings_of(build.recipe.measure), "style": build.recipe.teach.style, "runtime": artifact.runtime,
-        "machine": fingerprint(), "cores": usable_cores(),
+        "worst": artifact.kind in ("rounded", "recovered"), "machine": fingerprint(), "cores": usable_cores(),
     }  # fmt: skip
-    return build.stage(name, settings, [judges, *references.values()], write, {"file": artifact.sha256})
+    return build.stage(name, settings, [judges, *references.values()], write, {"file": artifact.sha256, **item_hashes(build)})
 
 
-@cache
-def _view(folder: Path) -> "Reference":
-    """A reference, read once for all rows: what it knows of a position is then worked out once too."""
-    from edgedistill.measure.judge import REFERENCE, load_reference
+def _asked(build: Build, student: StageResult) -> "Asked":
+    """The recipe's questions and requests that fit the model."""
+    from edgedistill.measure.items import choose_items
 
-    return load_reference(folder / REFERENCE)
+    return build.once("asked", lambda: choose_items(build.recipe.measure, student.path, build.progress))
+
+
+def item_hashes(build: Build) -> dict[str, str]:
+    """What the questions and requests are, whatever their files are called."""
+    wanted = build.recipe.measure
+    files = {f"task {task_name(entry)}": task_path(entry) for entry in wanted.tasks}
+    if wanted.refusal_items:
+        files["requests"] = REQUESTS_FILE
+    return {label: file_sha256(path) for label, path in files.items()}
+
+
+def _layers(build: Build, mix: str, artifacts: "list[Artifact]", student: StageResult, captured: StageResult | None) -> StageResult:
+    """A mix's errors by layer, of its files in llama.cpp."""
+    files = {a.kind: a for a in artifacts if (a.mix, a.runtime) == (mix, "llama.cpp")}
+
+    def write(work: Path) -> None:
+        from edgedistill.export.weights import open_weights
+        from edgedistill.measure.stage import find_layers
+        from edgedistill.teach.capture import load_importance
+
+        squares = load_importance(captured.path) if captured else None
+        paths = {kind: artifact.path for kind, artifact in files.items()}
+        find_layers(paths, student.path, lambda path: open_weights(path).tensors, squares, mix, work, build.progress)
+
+    hashes = {kind: artifact.sha256 for kind, artifact in files.items()}
+    return build.stage(f"layers-{mix}", {}, [student, *([captured] if captured else [])], write, hashes)
 
 
 def _speeds(build: Build, artifacts: "list[Artifact]") -> StageResult:

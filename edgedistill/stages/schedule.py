@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgedistill.stages.build import Build
 
 # Of the stages whose names end in a mix or a label, what they begin with.
-KINDS = ("rounded", "recover", "gguf", "onnx", "measure", "reference", "fit")
+KINDS = ("rounded", "recover", "gguf", "onnx", "measure", "reference", "layers", "fit")
 JOINED = "joined"  # `measure` itself, which only joins what `measure-LABEL` found
 START_S = 4.0  # a model loaded, a runtime started
 PARAMETERS_PER_S = {"write": 30e6, "round": 12e6}  # of a model written as it is, or rounded and written
@@ -132,6 +132,7 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
         **of_mixes,
         **({"fit": (fitted, START_S + forward * recipe.recover.fit_tokens)} if fitted else {}),
         "reference": (1 if build.as_is else 2, START_S + forward * judged),
-        "measure": (files, START_S + reading * judged),
+        "measure": (files, START_S + planned["measure"] / files),
+        "layers": (mixes, weights / PARAMETERS_PER_S["write"]),
         "speeds": (1, recipe.measure.repetitions * files * trial),
     }
