@@ -19,25 +19,29 @@ class Clock:
 
 def test_what_stages_took_corrects_what_is_left():
     clock = Clock()
-    schedule = Schedule({"teach": (1, 100.0), "recover": (2, 50.0), "report": (1, 10.0)}, clock)
-    assert schedule.left_s() == 210
+    schedule = Schedule({"teach": (1, 100.0), "recover": (3, 50.0), "report": (1, 10.0)}, clock)
+    assert schedule.left_s() == 260
     schedule.start("teach")
-    assert schedule.text() == "stage 1 of 4, about 4 min left in all"
+    assert schedule.text() == "stage 1 of 5, about 4 min left in all"
     clock.now += 60
-    assert schedule.left_s() == 40 + 110
-    assert schedule.left_s(task_left_s=140.0) == 140 + 110  # the bar at hand knows better
+    assert schedule.left_s() == 40 + 160
+    assert schedule.left_s(task_left_s=140.0) == 140 + 160  # the bar at hand knows better
     clock.now += 140
     schedule.finish(built=True)
     # It took twice as long as expected, and so will the others until one of their kind is done.
-    assert schedule.left_s() == 2 * 110
+    assert schedule.left_s() == 2 * 160
     schedule.start("recover-q4_0")
     clock.now += 30
     schedule.finish(built=True)
-    assert schedule.left_s() == 30 + 10 * (230 / 150)
+    assert schedule.left_s() == 2 * 30 + 10 * (230 / 150)
     schedule.start("recover-q8_0")
+    clock.now += 1
     schedule.finish(built=False)  # it was there: that says nothing of how long one takes
+    assert schedule.left_s() == 30 + 10 * (230 / 150)
+    schedule.start("recover-q2_k")
+    schedule.finish(built=False)
     schedule.start("report")
-    assert schedule.text() == "stage 4 of 4, nearly done"
+    assert schedule.text() == "stage 5 of 5, nearly done"
 
 
 def test_a_stage_that_nobody_expected_is_counted():
