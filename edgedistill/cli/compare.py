@@ -86,7 +86,7 @@ def compare(
         progress.finish()
     files = {key: str(path) for key, path in outcome.files.items()}
     places = {"run": str(outcome.run), "report": str(outcome.report_html), "csv": str(outcome.run / CSV), "bundle": str(outcome.bundle)}
-    found = comparison(outcome.report, files, places)
+    found = comparison(outcome.report, files, places, facts.location)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -94,7 +94,7 @@ def compare(
         click.echo(render_comparison(outcome.report, max(width, 100), color=sys.stdout.isatty()))
         chosen = found["recommendation"]
         if chosen and chosen["file"]:
-            click.echo(f"take    {chosen['file']}")
+            click.echo(f"{'take' if chosen['mix'] else 'keep'}    {chosen['file']}")
         click.echo(f"report  {outcome.report_html}\ntable   {places['csv']}\nbundle  {outcome.bundle}")
     if found["recommendation"] is None:
         raise DoesNotFitError(why_none(outcome.report))

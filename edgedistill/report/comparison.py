@@ -61,20 +61,24 @@ def _trials(row: Mapping[str, Any]) -> list[float]:
     return list(found) if isinstance(found, (list, tuple)) else []
 
 
-def comparison(report: Mapping[str, Any], files: Mapping[str, str], places: Mapping[str, str]) -> dict[str, Any]:
+def comparison(
+    report: Mapping[str, Any], files: Mapping[str, str], places: Mapping[str, str], given: str | None = None
+) -> dict[str, Any]:
     """The essentials as JSON types (schema edgedistill.compare/1).
 
     Args:
         report: what `build_report` gave.
         files: where the files of the bundle lie, by gguf-MIX or onnx-MIX.
         places: other paths, by name: run, report, csv, bundle.
+        given: where the model lies that was given, which may be the one to keep.
     Returns:
         schema, the places, files, target, judges, front, recommendation (with the path of its file), why (where there is none), and rows
         in the order of the table, flat: the keys are those of the CSV.
     """
     chosen = report.get("recommendation")
     if chosen is not None:
-        chosen = {**chosen, "file": next((path for key, path in files.items() if key.partition("-")[2] == chosen["mix"]), None)}
+        made = next((path for key, path in files.items() if key.partition("-")[2] == chosen["mix"]), None)
+        chosen = {**chosen, "file": given if chosen["mix"] is None else made}
     rows = [flat(row, report) for row in sorted_rows(report["rows"])]
     return {
         "schema": SCHEMA, **places, "files": dict(files), "target": report["target"], "on_target": report["on_target"],

@@ -221,6 +221,8 @@ def test_a_foreign_quantized_file_is_a_row_and_its_weights_the_reference(foreign
         assert given["quality"][judge["name"]]["kl_student_mean"] < rows["q4_0 rounded"]["quality"][judge["name"]]["kl_student_mean"] / 3
     assert "model as given" in done.stdout
     assert report["recommendation"] == recommend(report)
+    if report["recommendation"]["mix"] is None:
+        assert f"keep    {foreign}" in done.stdout
 
 
 def test_where_nothing_fits_it_says_so_with_exit_code_3_and_shows_the_table(compared: Path, talking_llama: Path, tmp_path: Path):

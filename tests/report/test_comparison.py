@@ -115,6 +115,9 @@ def test_json_has_the_essentials_and_where_the_recommended_file_lies():
     assert found["recommendation"]["file"] == "b/x-q8_0.gguf"
     assert found["front"]["labels"] == ["float model", "q4_0 recovered, llama.cpp", "q8_0 rounded", "q8_0 recovered, llama.cpp"]
     assert [judge["name"] for judge in found["judges"]] == list(JUDGES)
+    given = row("model as given", "teacher", mix=None, size=99, kl=0.0004)
+    kept = comparison(whole([given, *rows()], quantized="q4_1"), {}, {}, "model.Q4_1.gguf")
+    assert (kept["recommendation"]["label"], kept["recommendation"]["file"]) == ("model as given", "model.Q4_1.gguf")
     none = comparison(whole(rows(), usable_mb=1), {}, {})
     assert none["recommendation"] is None
     assert none["why"].startswith("Nothing here fits a box")
