@@ -6,6 +6,7 @@ that is a bar; in a log file, a line about every ten seconds.
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 LINE_EVERY_S = 10.0
@@ -26,6 +27,9 @@ class Progress:
     def finish(self) -> None:
         """End the task at hand. Harmless when there is none."""
 
+    def overall(self, text_of: Callable[[float | None], str] | None) -> None:
+        """Show beside each task how far all of it is: what `text_of` says, given the seconds that the task at hand has left or None."""
+
 
 class QuietProgress(Progress):
     """Shows nothing: for tests and for callers that want silence."""
@@ -45,6 +49,12 @@ class RichProgress(Progress):
         self._figures: dict[str, float] = {}
         self._live: Any = None
         self._task: Any = None
+        self._all: Any = None
+        self._text_of: Callable[[float | None], str] | None = None
+
+    def overall(self, text_of: Callable[[float | None], str] | None) -> None:
+        """See `Progress.overall`."""
+        self._text_of = text_of
 
     def start(self, what: str, total: float, unit: str) -> None:
         """See `Progress.start`."""
@@ -54,16 +64,19 @@ class RichProgress(Progress):
         if self._bars:
             self._live = _rich_bars(self._stream)
             self._live.start()
-            self._task = self._live.add_task(what, total=total or None, state="")
+            self._task = self._live.add_task(what, total=total or None, state="", left="")
+            self._all = self._live.add_task(self._overall_text(), total=0, state="", left="", visible=self._text_of is not None)
         else:
-            self._line(f"{what}: {_number(total)} {unit}" if total else what)
+            self._line((f"{what}: {_number(total)} {unit}" if total else what) + (f" ({self._overall_text()})" if self._text_of else ""))
 
     def advance(self, amount: float, **figures: float) -> None:
         """See `Progress.advance`."""
         self._done += amount
         self._figures.update(figures)
         if self._live is not None:
-            self._live.update(self._task, completed=self._done, state=self._state())
+            left = self._left_s()
+            self._live.update(self._task, completed=self._done, state=self._state(), left="" if left is None else f"{_duration(left)} left")
+            self._live.update(self._all, description=self._overall_text())
         elif self._what and time.monotonic() - self._last_line >= self._line_every_s:
             self._last_line = time.monotonic()
             self._line(self._state_line())
@@ -101,21 +114,38 @@ class RichProgress(Progress):
         return f"{_number(self._done)}{of} {self._unit}, {_number(self._rate())}/s{self._shown()}"
 
     def _state_line(self) -> str:
-        left = ""
-        if self._total and self._done:
-            left = f", {_duration((self._total - self._done) / self._rate())} left"
+        seconds = self._left_s()
+        left = "" if seconds is None else f", {_duration(seconds)} left"
         percent = f"{100 * self._done / self._total:.0f} % " if self._total else ""
-        return f"{self._what}: {percent}{self._state()}{left}"
+        overall = f" ({self._overall_text()})" if self._text_of else ""
+        return f"{self._what}: {percent}{self._state()}{left}{overall}"
+
+    def _left_s(self) -> float | None:
+        """Seconds that the task at hand has left by its rate so far; None before that can be said."""
+        return max(0.0, self._total - self._done) / self._rate() if self._total and self._done else None
+
+    def _overall_text(self) -> str:
+        return self._text_of(self._left_s()) if self._text_of else ""
 
 
 def _rich_bars(stream: TextIO) -> Any:
+    """Bars of rich; a task of total 0 is the line about all of it, and has no bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Bar(BarColumn):
+        def render(self, task: Any) -> Any:
+            return Text() if task.total == 0 else super().render(task)
+
+    class Percent(TextColumn):
+        def render(self, task: Any) -> Text:
+            return Text() if task.total == 0 else super().render(task)
 
     return Bars(
-        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[state]}", markup=False), TimeRemainingColumn(compact=True), console=Console(file=stream),
+        TextColumn("{task.description}", markup=False), Bar(bar_width=24), Percent("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[state]}", markup=False), TextColumn("{task.fields[left]}", markup=False), console=Console(file=stream),
     )
 
 

@@ -20,14 +20,14 @@ LAYERS = [
     {"train", "devices", "runtimes"},
     {"teach", "distill", "recover", "export", "measure", "report", "bundle"},
     {"stages"},
-    {"compile"},
+    {"compile", "compare"},
     {"cli"},
     {"__main__"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms} | {"errors": -1}  # all may raise
 HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp", "accelerate", "peft", "matplotlib"}
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
-LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "stages", "compile", "cli", "__main__"}
+LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "stages", "compile", "compare", "cli", "__main__"}
 LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py"}
 
 
@@ -152,7 +152,9 @@ def test_plan_loads_nothing_heavy_and_is_quick(tiny_llama: Path):
     assert seconds < 3
 
 
-@pytest.mark.parametrize("command", ["compile", "recover", "plan", "verify", "bench", "chat", "targets", "recipes", "runs", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["compile", "recover", "compare", "plan", "verify", "bench", "chat", "targets", "recipes", "runs", "doctor"]
+)
 def test_no_commands_own_help_loads_torch(command: str):
     modules, _ = loaded_by(command, "--help")
     assert not modules & HEAVY

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgedistill.compile import Outcome
     from edgedistill.config import Recipe, Target
+    from edgedistill.stages.build import Outcome
 
 
 def build(recipe: "Recipe", target: "Target", out: Path, command: str) -> "Outcome":

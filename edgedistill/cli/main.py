@@ -15,6 +15,7 @@ from edgedistill.errors import EdgeDistillError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "compile": ("edgedistill.cli.compile", "compile_command", "Teacher and target to a bundle; goes on where it was stopped."),
     "recover": ("edgedistill.cli.recover", "recover", "A better low-bit file of an existing model, by training on its grid."),
+    "compare": ("edgedistill.cli.compare", "compare", "One model at several sizes, measured, and which of them to take."),
     "plan": ("edgedistill.cli.plan", "plan", "What compile would do, and whether it fits the device."),
     "verify": ("edgedistill.cli.verify", "verify", "Prove that the exported files hold the trained weights."),
     "export": ("edgedistill.cli.export", "export", "A model in several number formats at once, each file proven."),

@@ -5,14 +5,15 @@ Fields of one part are the settings of one stage, so a change recomputes that st
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, Name, PositiveFloat, PositiveInt, Text, no_duplicates
 from edgedistill.config.own_mixes import OwnMix, allowed_mixes, known_mixes, mix_named
 from edgedistill.config.recover import Recover
+from edgedistill.config.tasks import BUILT_IN, check_entry, task_name
 from edgedistill.config.teach import Teach
 from edgedistill.config.training import Training
-from edgedistill.config.yaml_file import Model, as_tuple
+from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 from edgedistill.errors import did_you_mean
 from edgedistill.mixes import MIXES, Mix
 
@@ -84,6 +85,21 @@ class Measure(Model):
     repetitions: PositiveInt = 3
     threads: PositiveInt | None = Field(default=None, description="null takes the cores that this process may use.")
     accuracy_level: Literal[0, 1, 2, 3, 4] = Field(default=4, description="What MatMulNBits rounds activations to; 4 is int8.")
+    tasks: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
+        default=("openbookqa",), description="Multiple-choice questions: openbookqa, or .jsonl files beside the recipe; [] for none."
+    )
+    task_items: PositiveInt = Field(default=100, description="Questions asked of each, spread evenly over them.")
+    refusal_items: Annotated[int, Field(ge=0)] = Field(
+        default=40, description="Requests to refuse, and as many that only look like these, asked of a model that chats; 0 for none."
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _locate(cls, found: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in found:
+            check_entry(entry)
+        no_duplicates(tuple(map(task_name, found)))
+        return tuple(entry if entry in BUILT_IN else beside_the_file(entry, info) for entry in found)
 
 
 class Recipe(Model):

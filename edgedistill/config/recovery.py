@@ -25,6 +25,7 @@ def recovery_recipe(
     text_only: bool = False,
     prompts: str | None = None,
     formats: Sequence[str] = (),
+    options: tuple[str, str] = ("--mix", "--tokens"),
 ) -> Recipe:
     """The recipe with `student.as_is`, and with what the command line says; what it leaves out stays as the recipe has it.
 
@@ -36,11 +37,12 @@ def recovery_recipe(
         text_only: the model writes nothing: the text is all there is.
         prompts: absolute path of a prompts file, in place of the questions that the model makes up.
         formats: "gguf", "onnx".
+        options: what the command calls the options for mixes and for tokens.
     Raises:
         InputError: an option is wrong; one sentence that names it.
     """
-    budget = None if tokens is None else _count(tokens)
-    _check_mixes(recipe, mixes)
+    budget = None if tokens is None else _count(tokens, options[1])
+    _check_mixes(recipe, mixes, options[0])
     if text_only and not (texts or recipe.teach.text):
         raise InputError("--text-only trains on the text that you give; name it with --text FILE")
     if text_only and prompts is not None:
@@ -83,18 +85,18 @@ def _enough_text(teach: Teach, tokens: int) -> Teach:
     return teach.model_copy(update=grown)
 
 
-def _count(text: str) -> int:
+def _count(text: str, option: str) -> int:
     try:
         return 0 if text.strip() == "0" else parse_count(text)
     except ValueError as error:
-        raise InputError(f"--tokens is '{text}'; {error}") from None
+        raise InputError(f"{option} is '{text}'; {error}") from None
 
 
-def _check_mixes(recipe: Recipe, mixes: Sequence[str]) -> None:
+def _check_mixes(recipe: Recipe, mixes: Sequence[str], option: str) -> None:
     known = known_mixes(recipe.define_mixes)
     for mix in mixes:
         if mix not in known:
             raise InputError(
-                f"--mix names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under define_mixes in a --recipe."
-                f"{did_you_mean(mix, known)}"
+                f"{option} names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under define_mixes in a "
+                f"--recipe.{did_you_mean(mix, known)}"
             )

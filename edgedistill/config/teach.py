@@ -1,12 +1,11 @@
 """A recipe's `teach` part: the training text. What the teacher writes, and what is read beside it, each with its budget in tokens."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from edgedistill.config.fields import PositiveInt, Share, Text, no_duplicates
-from edgedistill.config.yaml_file import Model, as_tuple
+from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 
 OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
 
@@ -16,13 +15,6 @@ SMALLEST_TEXT = 2000  # characters of a text of the user's own: a tenth of it, w
 def _texts(found: Any) -> Any:
     """One file or a list of them, as it stands in the file."""
     return (found,) if isinstance(found, str) else as_tuple(found)
-
-
-def _beside_the_file(found: str, info: ValidationInfo) -> str:
-    """A path in a recipe counts from the recipe's folder."""
-    if not found or not info.context:
-        return found
-    return str((Path(info.context["folder"]) / Path(found).expanduser()).resolve())
 
 
 class Teach(Model):
@@ -68,14 +60,14 @@ class Teach(Model):
     @field_validator("prompts")
     @classmethod
     def _locate(cls, found: str, info: ValidationInfo) -> str:
-        return found if found == OWN_PROMPTS else _beside_the_file(found, info)
+        return found if found == OWN_PROMPTS else beside_the_file(found, info)
 
     @field_validator("text")
     @classmethod
     def _locate_texts(cls, found: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
         if found == ():
             raise ValueError("a list must have at least one file")
-        return found if found is None else no_duplicates(tuple(_beside_the_file(path, info) for path in found))
+        return found if found is None else no_duplicates(tuple(beside_the_file(path, info) for path in found))
 
     @model_validator(mode="after")
     def _some_text(self) -> "Teach":

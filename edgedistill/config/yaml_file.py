@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from edgedistill.errors import InputError, did_you_mean
 
@@ -49,6 +49,13 @@ class _Loader(yaml.SafeLoader):
 def as_tuple(found: Any) -> Any:
     """A YAML list as the tuple that a frozen model holds; anything else is left for the checks that follow."""
     return tuple(found) if isinstance(found, list) else found
+
+
+def beside_the_file(found: str, info: ValidationInfo) -> str:
+    """A path in a file as an absolute one: it counts from the file's folder. Without a file, as it is."""
+    if not found or not info.context:
+        return found
+    return str((Path(info.context["folder"]) / Path(found).expanduser()).resolve())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

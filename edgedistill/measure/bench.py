@@ -10,8 +10,8 @@ from edgedistill.errors import InputError
 from edgedistill.machine import machine_facts, usable_cores
 from edgedistill.measure.judge import Judge, limit_documents, make_reference
 from edgedistill.measure.quality import measure_quality
+from edgedistill.measure.row import open_runtime
 from edgedistill.measure.speed import measure_speed
-from edgedistill.measure.stage import open_runtime
 from edgedistill.progress import Progress
 from edgedistill.runtimes.base import Runtime
 from edgedistill.signals.shards import Document

@@ -4,6 +4,7 @@ A reference is a model's last hidden states on the kept positions and its output
 distribution at every position for 4·D bytes a token. Computed once, compared with every packed file.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from edgedistill.data.prose import cut_text
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import Document
+from edgedistill.signals.shards import Document, iter_shards, save_shard, shard_path
+from edgedistill.store.files import write_json
 
+JUDGES, REFERENCE = "judges.json", "reference.safetensors"
 WINDOW = 256  # tokens of one document of prose
 
 
@@ -103,6 +106,26 @@ def prose_documents(tokenizer_of: Path, texts: Sequence[str], tokens: int) -> tu
     return tuple(found)
 
 
+def save_judges(judges: Sequence[Judge], folder: Path) -> None:
+    """Write judges to a folder: the documents of each, and `judges.json`."""
+    for number, judge in enumerate(judges):
+        (folder / str(number)).mkdir(exist_ok=True)
+        save_shard(shard_path(folder / str(number), 0), judge.documents)
+    write_json(folder / JUDGES, [{"name": judge.name, "source": judge.source} for judge in judges])
+
+
+def load_judges(folder: Path) -> list[Judge]:
+    """What `save_judges` wrote."""
+    found = json.loads((folder / JUDGES).read_text(encoding="utf-8"))
+    return [Judge(each["name"], each["source"], tuple(iter_shards(folder / str(number)))) for number, each in enumerate(found)]
+
+
+def load_reference(path: Path) -> Reference:
+    """What `make_reference` kept."""
+    tensors = load_file(path)
+    return Reference(tensors["hidden"], tensors["head"])
+
+
 @torch.no_grad()
 def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: str, progress: Progress) -> Reference:
     """Run a float model over the judges in float32 and keep what it thought in `out`; read from there if it's there."""
@@ -121,5 +144,4 @@ def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: s
         partial = out.with_suffix(".partial")
         save_file({"hidden": torch.cat(rows), "head": head.contiguous()}, partial)
         partial.replace(out)
-    tensors = load_file(out)
-    return Reference(tensors["hidden"], tensors["head"])
+    return load_reference(out)

@@ -5,13 +5,14 @@ KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp
 reference's own and is taken once for all files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from edgedistill.measure.judge import Judge, Reference
+from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress
 from edgedistill.runtimes.base import Runtime
 
@@ -27,14 +28,22 @@ class _Tally:
 
 @torch.no_grad()
 def measure_quality(
-    model: Runtime, judges: list[Judge], references: dict[str, Reference], progress: Progress
+    model: Runtime,
+    judges: Sequence[Judge],
+    references: Mapping[str, Reference],
+    progress: Progress,
+    worst: WorstTokens | None = None,
+    worst_by: str = "student",
 ) -> dict[str, dict[str, float]]:
-    """By judge: tokens, ppl, and for each reference NAME: kl_NAME_mean, kl_NAME_p99, top1_NAME (a share)."""
+    """By judge: tokens, ppl, and for each reference NAME: kl_NAME_mean, kl_NAME_p99, top1_NAME (a share).
+
+    `worst` sees every position's KL to the reference `worst_by`.
+    """
     found: dict[str, dict[str, float]] = {}
     position = 0
-    for judge in judges:
+    for number, judge in enumerate(judges):
         tally = _Tally()
-        for document in judge.documents:
+        for place, document in enumerate(judge.documents):
             labels = document.tokens[document.first + 1 :].long()
             row = 0
             for logits in _kept_logits(model, document.tokens, document.first):
@@ -44,8 +53,12 @@ def measure_quality(
                 tally.nll.append(-log_q.gather(-1, labels[row:stop].unsqueeze(-1)).squeeze(-1))
                 for name, reference in references.items():
                     view = reference.view(position + row, position + stop)
+                    expected = view.p.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1)
                     # In place: hundreds of MB a second of fresh memory cost as much as the sums.
-                    tally.kl.setdefault(name, []).append(view.negative_entropy - view.p.mul_(log_q).sum(-1))
+                    kl = view.negative_entropy - view.p.mul_(log_q).sum(-1)
+                    if worst is not None and name == worst_by:
+                        worst.see(kl, view, expected, log_q, number, place, document.first + row)
+                    tally.kl.setdefault(name, []).append(kl)
                     tally.same.setdefault(name, []).append(log_q.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best)
                 row = stop
             position += row

@@ -1,88 +1,153 @@
-"""The measure stage: every packed file in its real runtime on this machine, each number with its record.
+"""What joins rows: speeds, taken of all files in turn; errors by layer, of a mix's files; and measure.json, which has it all.
 
-Files are measured one after the other, each finished row is kept at once, and a killed stage goes on with the next.
+A row is a stage of its own (stages/judging.py says what its key hashes): a file that was judged is never judged again, whatever
+else the run compares it with. Speeds are another matter: see speed.py.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from edgedistill.config.recipe import Recipe
-from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.machine import machine_facts
+from edgedistill.measure.answers import differences
 from edgedistill.measure.artifacts import Artifact
-from edgedistill.measure.judge import Judge, Reference, make_reference
-from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.speed import measure_speed
+from edgedistill.measure.items import Asked
+from edgedistill.measure.judge import Judge
+from edgedistill.measure.kept import keep, write_whole
+from edgedistill.measure.layers import KINDS, Stored, layer_errors
+from edgedistill.measure.row import ROW, artifact_record, context_of, open_runtime, row_records, threads_of
+from edgedistill.measure.speed import Trial, summary, time_once
 from edgedistill.progress import Progress
 from edgedistill.records import Record
-from edgedistill.runtimes.base import Runtime
-from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.runtimes.onnx import OnnxRuntime
 
 SCHEMA = "edgedistill.measure/1"
-SAMPLE_TOKENS = 96
-UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
+FILE, SPEEDS, LAYERS = "measure.json", "speeds.json", "layers.json"
+DECODER = "gguf"  # what reads a file's weights for their errors
 
 
-def measure(
-    artifacts: Sequence[Artifact],
-    judges: list[Judge],
-    models: Mapping[str, Path],
-    recipe: Recipe,
-    command: str,
-    on_target: bool,
+def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
+    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to `work`.
+
+    What a killed start has timed isn't timed again.
+    """
+    settings = recipe.measure
+    rounds = settings.repetitions
+
+    def trial(artifact: Artifact) -> Trial:
+        with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
+            return time_once(model, settings.prefill, settings.decode)
+
+    progress.start("time the files in turn", rounds * len(artifacts), "trials")
+    found: dict[str, list[Trial]] = {artifact.label: [] for artifact in artifacts}
+    for number in range(rounds):
+        for artifact in artifacts:
+            kept = work / f"round-{number:02d}-{artifact.sha256[:16]}.json"
+            found[artifact.label].append(keep(kept, partial(trial, artifact)))
+            progress.advance(1)
+    progress.finish()
+    write_whole(work / SPEEDS, {label: summary(trials) for label, trials in found.items()})
+
+
+def find_layers(
+    files: Mapping[str, Path],
+    student: Path,
+    read_weights: Callable[[Path], Mapping[str, Stored]],
+    mean_squares: Mapping[str, Tensor] | None,
+    mix: str,
     work: Path,
     progress: Progress,
+) -> None:
+    """Write a mix's errors by layer to `layers.json` in `work`: {"by": "inputs" or "weights", "tensors": as `layer_errors` gives them}.
+
+    Args:
+        files: the mix's GGUF files, by kind.
+        student: the float student's folder.
+        read_weights: reads a file's or a folder's tensors.
+        mean_squares: of each matrix's inputs, as `layer_errors` takes them.
+        mix: its name, for the progress.
+        work: the stage's folder.
+        progress: where it is shown.
+    """
+    read = {kind: read_weights(path) for kind, path in files.items() if kind in KINDS}
+    progress.start(f"{mix}: errors by layer", len(next(iter(read.values()))), "tensors")
+    made = layer_errors(read_weights(student), read, mean_squares, progress)
+    progress.finish()
+    write_whole(work / LAYERS, {"by": "inputs" if mean_squares else "weights", "tensors": made})
+
+
+def join_rows(
+    artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path, layers: Mapping[str, Path], judges: Sequence[Judge], asked: Asked,
+    recipe: Recipe, command: str, on_target: bool, work: Path,
 ) -> None:
     """Write `measure.json` (schema edgedistill.measure/1) to `work`.
 
     Args:
-        artifacts: what to measure, in the order of the table.
+        artifacts: what was measured, in the order of the table.
+        rows: the folder of each one's row.
+        speeds: the folder with all speeds.
+        layers: the folder of each mix's errors by layer; empty where nobody looked.
         judges: held-out texts.
-        models: the float models that the files are compared with, by "student" and "teacher".
-        recipe: its `measure` part, and the style of its samples.
+        asked: questions and requests.
+        recipe: its `measure` part.
         command: the command line that repeats the numbers.
         on_target: whether this machine is the target.
-        work: the stage's folder; rows that a killed run finished are kept.
-        progress: where it is shown.
+        work: the stage's folder.
     """
     machine = machine_facts()
-    references = {
-        name: make_reference(model, judges, work / f"{name}.safetensors", f"float {name}", progress) for name, model in models.items()
-    }
-    samples: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.measure.prompts}
-    rows, records = [], []
-    for number, artifact in enumerate(artifacts):
-        kept = work / f"row-{number:02d}.json"
-        if not kept.is_file():
-            found = _measure_one(artifact, judges, references, recipe, progress)
-            partial = kept.with_suffix(".partial")
-            partial.write_text(json.dumps(found), encoding="utf-8")
-            partial.replace(kept)
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        rows.append(found["row"])
-        for prompt, answer in found["samples"].items():
-            samples[prompt][artifact.label] = answer
-        records += [record.to_dict() for record in _records(artifact, found["row"], machine, command)]
+    timed = _read(speeds / SPEEDS)
+    found = [_read(folder / ROW) for folder in rows]
+    errors = {mix: _read(folder / LAYERS) for mix, folder in layers.items()}
+    tensors = {mix: each["tensors"] for mix, each in errors.items()}
+    table = [_table_row(artifact, one, timed[artifact.label]) for artifact, one in zip(artifacts, found, strict=True)]
+    base = next((one for artifact, one in zip(artifacts, found, strict=True) if artifact.kind == "float"), None)
+    for row, one in zip(table, found, strict=True):
+        if base is not None and one is not base and (pairs := differences(base["bits"], one["bits"])):
+            row["differences"] = pairs
+    records = [record for artifact, row in zip(artifacts, table, strict=True) for record in row_records(artifact, row, machine, command)]
+    records += _layer_records(artifacts, tensors, machine, command)
     result = {
         "schema": SCHEMA,
         "machine": machine,
         "on_target": on_target,
         "judges": [{"name": j.name, "source": j.source, "tokens": j.tokens} for j in judges],
-        "rows": rows,
-        "recovered": recovered_shares(rows, [j.name for j in judges]),
-        "samples": [{"prompt": prompt, "answers": answers} for prompt, answers in samples.items()],
-        "records": records,
+        "task_sets": asked.to_list(),
+        "rows": table,
+        "recovered": recovered_shares(table, [j.name for j in judges]),
+        "layers": tensors,
+        "layers_by": next((each["by"] for each in errors.values()), None),
+        "samples": [
+            {"prompt": prompt, "answers": {a.label: one["samples"][prompt] for a, one in zip(artifacts, found, strict=True)}}
+            for prompt in recipe.measure.prompts
+        ],
+        "records": [record.to_dict() for record in records],
     }
-    (work / "measure.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    for name in models:
-        (work / f"{name}.safetensors").unlink()  # a model's output matrix each: no reader needs them again
+    write_whole(work / FILE, result, indent=1)
 
 
-def open_runtime(runtime: str, path: Path, threads: int, context: int) -> Runtime:
-    """Load a packed file where it belongs."""
-    return LlamaCpp(path, threads=threads, context=context, parallel=1) if runtime == "llama.cpp" else OnnxRuntime(path, threads=threads)
+def _table_row(artifact: Artifact, found: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as measure.json has it: what a file is called and where it lies, and what was found of it."""
+    return {
+        "label": artifact.label,
+        "kind": artifact.kind,
+        "mix": artifact.mix,
+        "runtime": artifact.runtime,
+        "file": artifact.file,
+        "file_bytes": artifact.file_bytes,
+        "sha256": artifact.sha256,
+        "quality": found["quality"],
+        "speed": dict(speed),
+        **{key: found[key] for key in ("worst", "tasks", "refusals") if found[key]},
+    }
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> dict[str, Any]:
@@ -108,62 +173,15 @@ def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> d
     return shares
 
 
-def _measure_one(
-    artifact: Artifact, judges: list[Judge], references: dict[str, Reference], recipe: Recipe, progress: Progress
-) -> dict[str, Any]:
-    settings = recipe.measure
-    longest = max(len(d.tokens) for j in judges for d in j.documents)
-    context = max(longest, settings.prefill, settings.decode, 512) + SAMPLE_TOKENS
-    threads = settings.threads or usable_cores()
-    progress.start(f"measure {artifact.label}", sum(j.tokens for j in judges), "tokens")
-    with open_runtime(artifact.runtime, artifact.path, threads, context) as model:
-        speed = measure_speed(model, settings.prefill, settings.decode, settings.repetitions)
-        quality = measure_quality(model, judges, references, progress)
-        samples = {prompt: _answer(model, prompt, recipe) for prompt in settings.prompts}
-    progress.finish()
-    row = {
-        "label": artifact.label,
-        "kind": artifact.kind,
-        "mix": artifact.mix,
-        "runtime": artifact.runtime,
-        "file": artifact.file,
-        "file_bytes": artifact.file_bytes,
-        "sha256": artifact.sha256,
-        "quality": quality,
-        "speed": speed,
-    }
-    return {"row": row, "samples": samples}
-
-
-def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:
-    """The likeliest answer, or continuation, of a sample prompt."""
-    if recipe.teach.style == "chat":
-        return "".join(model.chat([{"role": "user", "content": prompt}], max_tokens=SAMPLE_TOKENS))
-    ids = model.tokenize(prompt, add_bos=True)
-    return model.detokenize(model.generate(ids, SAMPLE_TOKENS, stop_ids=None))
-
-
-def _records(artifact: Artifact, row: dict[str, Any], machine: dict[str, Any], command: str) -> list[Record]:
-    def record(what: str, value: float, unit: str, **more: Any) -> Record:
-        return Record(
-            what=what,
-            value=value,
-            unit=unit,
-            artifact=artifact.label,
-            file_sha256=artifact.sha256,
-            runtime=artifact.runtime,
-            machine=machine,
-            command=command,
-            **more,
-        )
-
+def _layer_records(
+    artifacts: Sequence[Artifact], layers: Mapping[str, Sequence[Mapping[str, Any]]], machine: dict[str, Any], command: str
+) -> list[Record]:
+    """One a file, of its errors' mean: a record for each matrix would be most of the report."""
     records = []
-    for judge, found in row["quality"].items():
-        records += [record(n, v, UNITS[n.split("_")[0]], text=judge) for n, v in found.items() if n != "tokens"]
-    speed = row["speed"]
-    for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
-        timing = speed[name]
-        records.append(record(name, timing["mean"], "tokens/s", trials=len(timing["trials"]), spread=timing["std"]))
-    records.append(record("load_s", speed["load_s"], "s"))
-    records.append(record("peak_rss_bytes", speed["peak_rss_bytes"], "bytes"))
+    for artifact in artifacts:
+        if artifact.runtime == "llama.cpp" and artifact.kind in KINDS and artifact.mix is not None:
+            errors = [entry[artifact.kind] for entry in layers.get(artifact.mix, ()) if entry[artifact.kind] is not None]
+            if errors:
+                mean = math.fsum(errors) / len(errors)
+                records.append(artifact_record(artifact, "layer errors, mean", mean, "share", DECODER, machine, command))
     return records

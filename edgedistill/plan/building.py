@@ -20,8 +20,12 @@ KEPT_SHARE = 0.6
 BASE_RAM_BYTES = 900 * 2**20
 # Weights and gradients in float32, AdamW's two moments in bfloat16, and a bfloat16 copy for the products.
 TRAIN_BYTES_PER_PARAMETER = 14
+# The model in float32, the codes of a mix, and room for the largest tensor while it is rounded.
+UNTRAINED_BYTES_PER_PARAMETER = 7
 # Values kept for the backward pass, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
 ACTIVATION_WIDTHS = 18
+# Of a question of openbookqa with its options, and of a request with its template and the beginning of an answer, in SmolLM2's tokens.
+QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6
 
@@ -43,13 +47,16 @@ class BuildPlan:
         return asdict(self)
 
 
-def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: int) -> BuildPlan:
-    """Estimate the build of a student on a number of cores."""
+def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: int, recovering: bool = True) -> BuildPlan:
+    """Estimate the build of a student on a number of cores; unless `recovering`, it is the model as it is, rounded and measured."""
+    if not recovering:
+        return _plan_rounding(recipe, facts, student, cores)
     teacher_size, size = facts.shape.parameters, student.parameters
     written = recipe.teach.tokens + recipe.teach.free_tokens
     taught = written + recipe.teach.text_tokens
     recovered = {mix: recipe.recover.tokens_of(mix) for mix in recipe.mixes}
     judged = (1 + bool(recipe.teach.tokens) + bool(recipe.teach.free_tokens)) * recipe.measure.tokens
+    asked = _asked_tokens(recipe, facts)
     distilled = 0 if recipe.student.as_is else recipe.distill.tokens
     fitted = [mix for mix in map(recipe.mix, recipe.mixes) if mix.unfitted]
     once = measured_once(fitted) if fitted else None
@@ -67,13 +74,38 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
         **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
         **{f"recover {mix}": (6 * n + 2 * taught / len(recovered)) * size / recover_flops for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
-        "measure": 2 * size * judged * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
+        "measure": 2 * size * (judged + asked) * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
     }
     return BuildPlan(
         tokens, seconds, sum(seconds.values()), _ram(recipe, facts, student), _disk(recipe, student, taught), cores,
         f"{cores} cores at {TRAIN_FLOPS_PER_CORE[recipe.distill.compute] / 1e9:.0f} GFLOP/s in training and "
         f"{WRITE_FLOPS_PER_CORE / 1e9:.0f} in writing, {KEPT_SHARE:.0%} of the teacher's text kept",
     )  # fmt: skip
+
+
+def _plan_rounding(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: int) -> BuildPlan:
+    """Files that are rounded and measured: a few chats are written to judge on, nothing is trained."""
+    write_flops, judged = WRITE_FLOPS_PER_CORE * cores, recipe.measure.tokens * (2 if recipe.teach.style == "chat" else 1)
+    files = 2 + len(recipe.mixes)
+    seconds = {"measure": 2 * student.parameters * (judged + _asked_tokens(recipe, facts)) * files / write_flops}
+    disk = 8 * student.parameters + _reference_bytes(recipe, student) + sum(2 * mix_bytes(student, recipe.mix(m)) for m in recipe.mixes)
+    ram = BASE_RAM_BYTES + UNTRAINED_BYTES_PER_PARAMETER * student.parameters
+    return BuildPlan(
+        {"measure": judged}, seconds, sum(seconds.values()), ram, disk, cores,
+        f"{cores} cores at {WRITE_FLOPS_PER_CORE / 1e9:.0f} GFLOP/s in writing",
+    )  # fmt: skip
+
+
+def _asked_tokens(recipe: Recipe, facts: ModelFacts) -> int:
+    """Tokens of questions and requests that each file reads and writes."""
+    wanted = recipe.measure
+    requests = 2 * wanted.refusal_items * REQUEST_TOKENS if facts.tokenizer.has_chat_template else 0
+    return len(wanted.tasks) * wanted.task_items * QUESTION_TOKENS + requests
+
+
+def _reference_bytes(recipe: Recipe, student: ModelShape) -> int:
+    """What the float student makes of the judges, kept for the next file: hidden states and the output matrix in float32."""
+    return 4 * student.width * (3 * recipe.measure.tokens + student.vocab)
 
 
 def _ram(recipe: Recipe, facts: ModelFacts, student: ModelShape) -> int:
@@ -92,4 +124,4 @@ def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
     signals = taught * ((0 if recipe.student.as_is else recipe.teacher.top_k * 6) + student.width * 2)
     checkpoints = 2 * 8 * student.parameters  # weights, and moments of two bytes
     mixes = sum(mix_bytes(student, recipe.mix(name)) for name in recipe.mixes) * (2 + 2 * len(recipe.export))
-    return signals + 8 * student.parameters + checkpoints + mixes
+    return signals + 8 * student.parameters + checkpoints + mixes + _reference_bytes(recipe, student)

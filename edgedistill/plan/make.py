@@ -7,6 +7,7 @@ from typing import Any
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
+from edgedistill.config.tasks import read_questions
 from edgedistill.config.teach import OWN_PROMPTS, SMALLEST_TEXT
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, check_depth, check_onnx
@@ -16,7 +17,9 @@ from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.types import Plan
 
 
-def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mapping[str, Any]) -> Plan:
+def make_plan(
+    recipe: Recipe, target: Target, facts: ModelFacts, machine: Mapping[str, Any], recovering: bool = True
+) -> Plan:
     """Choose the student's shape and each tensor's format, weigh it on the device and the build on this machine.
 
     Args:
@@ -24,12 +27,13 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
         target: what for.
         facts: the teacher.
         machine: `this_machine(folder)`, or some of its keys; `cores` must be there.
+        recovering: False where each mix is only rounded, as `compare` does unless told otherwise.
     Raises:
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too big
             is in the plan; `Plan.require_fit` raises it.
     """
     recipe = recipe.decided(facts.tokenizer.has_chat_template)
-    _check(recipe, facts)
+    _check(recipe, facts, recovering)
     layers = recipe.student.layers_of(facts.shape.layers)
     check_depth(f"recipe {recipe.name}", facts.name, facts.shape, layers)
     student = facts.shape.with_layers(layers)
@@ -49,13 +53,13 @@ def make_plan(recipe: Recipe, target: Target, facts: ModelFacts, machine: Mappin
         context=kv_tokens(student, target),
         mixes=mixes,
         formats={m.name: {} if m.unfitted else {name: f.name for name, f in assign_formats(student, m).items()} for m in asked},
-        build=plan_build(recipe, facts, student, int(machine["cores"])),
+        build=plan_build(recipe, facts, student, int(machine["cores"]), recovering),
         machine=dict(machine),
         alternatives=rejected(facts, student, chosen, others, whole),
     )
 
 
-def _check(recipe: Recipe, facts: ModelFacts) -> None:
+def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
     """Raise InputError for what would stop a later stage."""
     teach, context = recipe.teach, facts.shape.context
     where = f"recipe {recipe.name}"
@@ -69,6 +73,8 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
     trainings = {"distill.seq_len": recipe.distill.seq_len, "recover.seq_len": recipe.recover.seq_len}
     if recipe.student.as_is:
         del trainings["distill.seq_len"]
+    if not recovering:
+        del trainings["recover.seq_len"]
     for part, length in (
         *trainings.items(),
         ("teach.max_prompt_tokens + teach.max_answer_tokens", teach.max_prompt_tokens + teach.max_answer_tokens),
@@ -91,6 +97,8 @@ def _check(recipe: Recipe, facts: ModelFacts) -> None:
         raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
     if teach.prompts != OWN_PROMPTS:
         read_prompts(Path(teach.prompts), teach.prompt_field)
+    for entry in recipe.measure.tasks:
+        read_questions(entry)
     for path in teach.text or ():
         _check_text("teach.text", Path(path))
 

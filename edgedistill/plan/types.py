@@ -53,7 +53,8 @@ class Plan:
             "schema": "edgedistill.plan/1",
             "recipe": {"name": self.recipe.name, "summary": self.recipe.summary},
             "target": {"name": self.target.name, "title": self.target.title, "connection": self.target.connection,
-                       "usable_memory_bytes": self.target.memory.usable, "context_tokens": self.context},
+                       "usable_memory_bytes": self.target.memory.usable, "context_tokens": self.context,
+                       "limits": self.target.limits.model_dump(mode="json")},
             "teacher": {"name": teacher.name, "source": teacher.source, "kind": teacher.kind, "license": teacher.license,
                         "parameters": teacher.shape.parameters, "layers": teacher.shape.layers, "weight_bytes": teacher.weight_bytes,
                         "context": teacher.shape.context, "stated_context": teacher.stated_context, "quantized": teacher.quantized},
@@ -76,9 +77,13 @@ class Plan:
 
     def troubles(self) -> list[str]:
         """Why it can't be built or shipped, a sentence each: no mix fits the device, or this machine is too small."""
+        if any(mix.fits for mix in self.mixes.values()):
+            return self.machine_troubles()
+        return [*(self._device_trouble(mix) for mix in self.mixes.values()), *self.machine_troubles()]
+
+    def machine_troubles(self) -> list[str]:
+        """Why this machine is too small to build it, a sentence each."""
         found = []
-        if not any(mix.fits for mix in self.mixes.values()):
-            found += [self._device_trouble(mix) for mix in self.mixes.values()]
         free_memory, free_disk = self.machine.get("free_memory_bytes"), self.machine.get("free_disk_bytes")
         if free_memory is not None and self.build.ram_bytes > free_memory:
             found.append(
@@ -94,10 +99,17 @@ class Plan:
 
     def require_fit(self) -> None:
         """Raise DoesNotFitError when the student fits the device in no mix, or the build doesn't fit this machine."""
-        found = self.troubles()
-        if found:
-            raise DoesNotFitError(found[0] if len(found) == 1 else " Also, ".join(found))
+        _refuse(self.troubles())
+
+    def require_room(self) -> None:
+        """Raise DoesNotFitError when the build doesn't fit this machine, whatever fits the device."""
+        _refuse(self.machine_troubles())
 
     def _device_trouble(self, mix: MixPlan) -> str:
         detail = f" = {mix.ram_text}" if mix.ram_bytes > self.target.memory.usable else ""
         return f"{mix.mix} on {self.target.name}: {mix.why}{detail}. Keep fewer layers (student.layers), or choose a smaller teacher."
+
+
+def _refuse(troubles: list[str]) -> None:
+    if troubles:
+        raise DoesNotFitError(" Also, ".join(troubles))

@@ -10,7 +10,9 @@ from typing import Any
 
 from edgedistill.errors import RunError
 from edgedistill.records import Record
+from edgedistill.report.front import front_of, recommend
 from edgedistill.report.rows import rounding_pair, shipped_row
+from edgedistill.report.sourced import add_differences, same, sourced_extras, sourced_layers
 from edgedistill.report.verdict import give_verdict
 
 SCHEMA = "edgedistill.report/1"
@@ -45,6 +47,8 @@ def build_report(
     records = [Record.from_dict(found) for found in measure.get("records") or []]
     left_out: list[str] = []
     rows = [_sourced_row(row, index, records, plan, left_out) for index, row in enumerate(measure.get("rows") or [])]
+    add_differences(rows, measure.get("rows") or [], left_out)
+    found_layers = sourced_layers(measure.get("layers") or {}, rows, records, left_out)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "teacher": plan.get("teacher") or {},
@@ -59,12 +63,17 @@ def build_report(
         "predictions": _predictions(plan, rows),
         "teach": dict(teach) if teach else None,
         "curves": [dict(curve) for curve in curves],
+        "task_sets": [dict(found) for found in measure.get("task_sets") or []],
+        "layers": found_layers,
+        "layers_by": measure.get("layers_by") if found_layers else None,
         "samples": [dict(sample) for sample in measure.get("samples") or []],
         "build": plan.get("build") or {},
         "provenance": dict(provenance),
         "records": [record.to_dict() for record in records],
         "left_out": left_out,
     }
+    report["front"] = front_of(report)
+    report["recommendation"] = recommend(report)
     report["verdict"] = give_verdict(report)
     return {name: _finite(part) for name, part in report.items()}
 
@@ -84,7 +93,7 @@ def _sourced_row(
     def sourced(value: Any, name: str, judge: str | None = None) -> Any:
         if value is None:
             return None
-        if any(math.isclose(record.value, value, rel_tol=1e-6, abs_tol=1e-12) and record.text in (judge, None) for record in mine):
+        if any(same(record.value, value) and record.text in (judge, None) for record in mine):
             return value
         left_out.append(f"{label}: {f'{judge}, ' if judge else ''}{name}")
         return None
@@ -112,6 +121,7 @@ def _sourced_row(
         "bits_per_weight": file_bytes * 8 / parameters if file_bytes and parameters else None,
         "quality": quality,
         "speed": speed,
+        **sourced_extras(row, sourced),
     }
 
 

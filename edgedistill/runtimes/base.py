@@ -65,6 +65,14 @@ class ChatStats:
     tokens: int
 
 
+def sum_log_probs(logits: np.ndarray, labels: Sequence[int]) -> float:
+    """Σ log softmax(row)[label] in nats over the rows of logits [N, V], in float64; a label a row."""
+    wide = logits.astype(np.float64)
+    top = wide.max(axis=1)
+    log_norm = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
+    return float((wide[np.arange(len(labels)), labels] - log_norm).sum())
+
+
 class Runtime:
     """A packed file, loaded in a child process. Use it in a `with`; leaving that ends the child.
 
@@ -128,11 +136,8 @@ class Runtime:
             raise InputError("a choice has an empty prompt or an empty option; each needs at least one token")
         total = 0.0
         for start, rows in self.logit_chunks(prompt + option, first=len(prompt) - 1):
-            wide = rows.astype(np.float64)
-            labels = option[start - len(prompt) + 1 :][: len(wide)]
-            top = wide.max(axis=1)
-            log_norm = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-            total += float((wide[np.arange(len(labels)), labels] - log_norm[: len(labels)]).sum())
+            labels = option[start - len(prompt) + 1 :][: len(rows)]
+            total += sum_log_probs(rows[: len(labels)], labels)
         return total
 
     def apply_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> tuple[str, list[int]]:

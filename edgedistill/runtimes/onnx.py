@@ -1,7 +1,7 @@
 """An ONNX folder in onnxruntime, on the CPU, in a child process of its own."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgedistill.errors import InputError
@@ -38,6 +38,12 @@ class OnnxRuntime(Runtime):
                 stop_ids=None if stop_ids is None else list(stop_ids),
             )[0]
         )
+
+    def choice_log_probs(self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Iterator[list[float]]:
+        """See `Runtime.choice_log_probs`. A prompt is read once for all its options."""
+        plain = [(list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices]
+        for log_probs, _ in self._child.stream("choice_log_probs", choices=plain):
+            yield log_probs
 
 
 def find_graph(path: Path) -> tuple[Path, Path]:

@@ -16,6 +16,7 @@ import onnxruntime as ort  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 
 from edgedistill.errors import InputError
+from edgedistill.runtimes.base import sum_log_probs
 from edgedistill.runtimes.memory import rss_bytes
 from edgedistill.runtimes.one_sequence import LOGIT_ROWS, OneSequence
 from edgedistill.runtimes.protocol import Arrays
@@ -29,9 +30,12 @@ KNOWN_INPUTS = ("input_ids", "attention_mask", "position_ids")
 class OnnxWorker(OneSequence):
     """The operations on one ONNX folder."""
 
+    _length: int  # tokens in the cache
+    _cache: dict[str, Any]  # never changed in place: a run gives new values, so an older state is as good as it was
+
     def operations(self) -> dict[str, Operation]:
-        """One sequence's, and generate."""
-        return super().operations() | {"generate": self.generate}
+        """One sequence's, generate, and the likelihoods of options."""
+        return super().operations() | {"generate": self.generate, "choice_log_probs": self.choice_log_probs}
 
     def load(self, path: str, graph: str, threads: int, context: int | None) -> Answer:
         """Load graph and tokenizer; their facts. `context` None takes the config's own."""
@@ -84,6 +88,27 @@ class OnnxWorker(OneSequence):
             if token in stops:
                 break
         return made
+
+    def choice_log_probs(self, choices: list[tuple[list[int], list[list[int]]]]) -> Iterator[Answer]:
+        """Stream the log-likelihoods of each choice's options, in the order of the choices."""
+        for index, (prompt, options) in enumerate(choices):
+            self.check(prompt, f"choice {index}, the prompt")
+            for number, option in enumerate(options):
+                self.check(option, f"choice {index}, option {number}")
+            longest = len(prompt) + max(map(len, options), default=0)
+            if longest > self.context:
+                raise InputError(f"choice {index} has {longest} tokens with its longest option; the context holds {self.context}")
+        for prompt, options in choices:
+            self.open(len(prompt))
+            first = self.evaluate(prompt)[None]
+            read, length = self._cache, self._length
+            found = []
+            for option in options:
+                self._cache, self._length = read, length
+                # The last token of an option predicts nothing that counts.
+                rows = np.concatenate([first, self._run(option[:-1])]) if len(option) > 1 else first
+                found.append(sum_log_probs(rows, option))
+            yield found
 
     def open(self, length: int) -> None:
         """See OneSequence. The cache grows as it is used, so `length` reserves nothing."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import __version__
+from edgedistill.bundle.names import place_of
 from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
-from edgedistill.stages.build import Build
+from edgedistill.stages.build import Build, Outcome
 from edgedistill.store.files import atomic_write
 from edgedistill.store.marks import StageResult
 
@@ -15,9 +16,9 @@ BUNDLE_MARK = ".bundle.json"
 
 
 def report(
-    build: Build, taught: StageResult, student: StageResult, measured: StageResult, exported: Mapping[tuple[str, str], StageResult]
+    build: Build, taught: StageResult | None, student: StageResult, measured: StageResult, exported: Mapping[tuple[str, str], StageResult]
 ) -> tuple[dict[str, Any], StageResult]:
-    """report.json and report.html, in their stage and at the top of the run folder."""
+    """report.json and report.html, in their stage and at the top of the run folder. `taught`: None where nothing was trained."""
     provenance = {
         "teacher": build.facts.source,
         "recipe": build.recipe.to_dict(),
@@ -40,12 +41,14 @@ def report(
         from edgedistill.report import build_report, write_report
 
         curves = [json.loads((r.path / "curve.json").read_text(encoding="utf-8")) for r in trained]
-        teach = json.loads((taught.path / "teach.json").read_text(encoding="utf-8"))
+        teach = json.loads((taught.path / "teach.json").read_text(encoding="utf-8")) if taught else None
         measure = json.loads((measured.path / "measure.json").read_text(encoding="utf-8"))
         write_report(build_report(build.plan.to_dict(), teach, curves, measure, provenance), work)
 
     # What a rerun finds complete is told on the terminal; the page tells how the run was made, so it doesn't change.
-    result = build.stage("report", {"version": __version__}, [taught, student, *recovered, *exported.values(), measured], write)
+    settings = {"version": __version__, "target": build.target.to_dict()}
+    inputs = [*([taught] if taught else []), student, *recovered, *exported.values(), measured]
+    result = build.stage("report", settings, inputs, write)
     for name in ("report.json", "report.html"):
         content = (result.path / name).read_bytes()
         if not (build.run.path / name).is_file() or (build.run.path / name).read_bytes() != content:
@@ -53,8 +56,18 @@ def report(
     return json.loads((result.path / "report.json").read_text(encoding="utf-8")), result
 
 
-def bundle(build: Build, found: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult]) -> Path:
-    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed."""
+def exports(exported: Mapping[tuple[str, str], StageResult]) -> dict[str, Path]:
+    """The files of export stages, by gguf-MIX or onnx-MIX."""
+    names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
+    return {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
+
+
+def bundle(build: Build, found: dict[str, Any], result: StageResult, artifacts: Mapping[str, Path]) -> Path:
+    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed.
+
+    Args:
+        artifacts: what ships, by gguf-MIX or onnx-MIX; the first is what its README shows how to run.
+    """
     from edgedistill.bundle import bundle_damage, write_bundle
 
     out, mark = build.run.path / "bundle", build.run.path / BUNDLE_MARK
@@ -63,9 +76,15 @@ def bundle(build: Build, found: dict[str, Any], result: StageResult, exported: M
         if damage is None:
             return out
         build.progress.note(f"bundle: {damage}; making it again")
-    names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
-    artifacts = {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
     mark.unlink(missing_ok=True)
     write_bundle(artifacts, found, out, build.name, build.license_text)
     atomic_write(mark, result.key)
     return out
+
+
+def shipped(build: Build, found: dict[str, Any], result: StageResult, artifacts: Mapping[str, Path]) -> Outcome:
+    """The bundle, and all that the run left behind."""
+    folder = bundle(build, found, result, artifacts)
+    build.run.set_current(build.results)
+    placed = {key: folder / place_of(key, build.name) for key in artifacts}
+    return Outcome(build.run.path, found, build.run.path / "report.html", folder, placed, tuple(build.results))

@@ -66,6 +66,7 @@ class Asked:
         words: of the training part of the prose, which free texts begin with.
         settings: the recipe's `teach` part.
         top_k: log-probabilities to keep of each token; 0 for none.
+        never: texts that must not be kept, as `texts_in` gives them.
     """
 
     writer: Writer
@@ -76,6 +77,11 @@ class Asked:
     words: Sequence[str]
     settings: Teach
     top_k: int
+    never: frozenset[str] = frozenset()
+
+
+class NothingKeptError(RunError):
+    """A teacher wrote, and what it wrote could not be kept, or too little of it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Text:
     document: Document
 
 
-def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Progress) -> Tally:
+def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Progress, title: str = "teach") -> Tally:
     """Rounds of one source until `goal` tokens are kept; those that a killed run left in `work` count.
 
     Raises:
@@ -105,7 +111,7 @@ def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Pro
             not enough for each split.
     """
     tally, seen = _resume(work, source)
-    progress.start("teach: free text" if source == FREE else "teach", goal, "tokens")
+    progress.start(f"{title}: free text" if source == FREE else title, goal, "tokens")
     progress.advance(min(tally.tokens, goal), kept=tally.kept)
     while tally.tokens < goal and not _used_up(asked, source, tally):
         before = tally.tokens
@@ -113,7 +119,7 @@ def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Pro
         _save_round(work, source, tally, texts)
         progress.advance(min(tally.tokens, goal) - min(before, goal), kept=tally.kept, dropped=sum(tally.dropped.values()))
         if tally.barren >= BARREN_ROUNDS:
-            raise RunError(
+            raise NothingKeptError(
                 f"{asked.name}: nothing that the teacher wrote in {tally.barren} rounds could be kept ({_reasons(tally)}); "
                 "it can't teach this recipe"
             )
@@ -127,8 +133,16 @@ def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Pro
             )
         progress.note(f"{gave}; training goes over them more often")
     if not all(any((work / f"{source}{split}").glob("signals-*.safetensors")) for split in SPLITS):
-        raise RunError(f"{asked.name}: {tally.kept} texts are too few to validate and judge on; raise teach.tokens or teach.holdout")
+        few = f"{asked.name}: {tally.kept} texts are too few to validate and judge on"
+        raise NothingKeptError(f"{few}; raise teach.tokens or teach.holdout")
     return tally
+
+
+def texts_in(folder: Path) -> set[str]:
+    """What a stage kept of the teacher's own writing, each text as duplicates are told by."""
+    files = sorted(folder.glob("text-*.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return {normalized(line["prompt"] + " " + line["answer"]) for line in lines}
 
 
 def longest_prompt(settings: Teach) -> int:
@@ -179,7 +193,7 @@ def _round(asked: Asked, source: str, tally: Tally, seen: set[str]) -> list[Text
         # A plain text has no end of its own: the limit only says where we stopped reading.
         why = why_dropped(answer, found.tokens, "stop" if frame is None or settings.cut_answers == "keep" else found.finish)
         same = normalized(opening.text + " " + answer)
-        if why is None and same in seen:
+        if why is None and (same in seen or same in asked.never):
             why = DUPLICATE
         if why is not None:
             tally.dropped[why] += 1

@@ -10,6 +10,7 @@ What judges of the prose is read by the measure stage alone.
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -21,16 +22,21 @@ from edgedistill.data.prompts import read_prompts
 from edgedistill.data.prose import cut_text, read_prose, spread
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, load_split, save_shard, shard_path
+from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards, load_split, save_shard, shard_path
+from edgedistill.store.files import write_json
 from edgedistill.teach.frame import make_frame
-from edgedistill.teach.rounds import Asked, Tally, write_rounds, written_document
+from edgedistill.teach.rounds import SPLITS, Asked, NothingKeptError, Tally, write_rounds, written_document
 from edgedistill.teach.writers import Writer
 
 # Of prose, at most: it is run through at every validation, and more no longer moves the choice of a checkpoint.
 VALIDATION_TOKENS = 8192
+HELD_OUT = "held-out.json"
 
 
-def teach(writer: Writer | None, teacher: Path, name: str, recipe: Recipe, top_k: int, work: Path, progress: Progress) -> None:
+def teach(
+    writer: Writer | None, teacher: Path, name: str, recipe: Recipe, top_k: int, work: Path, progress: Progress,
+    never: Collection[str] = (),
+) -> None:
     """Write text and signals to `work`; see the top of this file.
 
     Args:
@@ -41,6 +47,7 @@ def teach(writer: Writer | None, teacher: Path, name: str, recipe: Recipe, top_k
         top_k: log-probabilities to keep of each token; 0 for none.
         work: the stage's folder. Whole rounds that a killed run left in it are kept.
         progress: where it is shown.
+        never: texts that must not be kept, as `rounds.texts_in` gives them.
     Raises:
         InputError: the recipe chats and the teacher has no template.
         RunError: as `write_rounds`.
@@ -61,6 +68,7 @@ def teach(writer: Writer | None, teacher: Path, name: str, recipe: Recipe, top_k
             " ".join(read_prose("train", settings.text)).split() if settings.free_tokens else [],
             settings,
             top_k,
+            frozenset(never),
         )
         tallies = {source: write_rounds(asked, source, goal, work, progress) for source, goal in goals.items() if goal}
     prose = _prose(writer, tokenizer, settings, top_k, work, progress)
@@ -77,6 +85,30 @@ def teach(writer: Writer | None, teacher: Path, name: str, recipe: Recipe, top_k
         "bytes_per_token": top_k * 6,  # int32 id and float16 log-probability
     }
     (work / "teach.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
+
+
+def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, work: Path, progress: Progress) -> None:
+    """Write chats to judge on, `teach.tokens` of them, to `work`: SPLIT/ and text-*.jsonl as `teach` does, and `held-out.json`.
+
+    A model that has a template may still write nothing that can be kept. It can be judged on prose all the same, so that is no
+    error: `held-out.json` then says why ("why", else null).
+    """
+    tokenizer = load_tokenizer(teacher)
+    why = None
+    try:
+        asked = Asked(writer, tokenizer, name, make_frame(tokenizer, name), None, [], recipe.teach, 0)
+        write_rounds(asked, WRITTEN, recipe.teach.tokens, work, progress, "write chats to judge on")
+    except NothingKeptError as error:
+        why = str(error)
+        progress.note(f"{error}; the files are judged on prose alone")
+    write_json(work / HELD_OUT, {"why": why})
+
+
+def held_out_documents(folder: Path) -> list[Document]:
+    """The documents that `write_held_out` kept, of all splits; none where the model wrote nothing that could be kept."""
+    if json.loads((folder / HELD_OUT).read_text(encoding="utf-8"))["why"] is not None:
+        return []
+    return [document for split in SPLITS for document in iter_shards(folder / split)]
 
 
 def _prose(writer: Writer | None, tokenizer: PreTrainedTokenizerBase, settings: Teach, top_k: int, work: Path, progress: Progress) -> int:

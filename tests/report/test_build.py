@@ -46,14 +46,71 @@ def test_a_figure_without_its_record_is_left_out_and_named(change):
     assert list(report["recovered"]["q4_0"]) == [PROSE]
 
 
+def test_tasks_refusals_worst_tokens_and_layer_errors_are_passed_on():
+    found = parts()
+    measured = next(r for r in found["measure"]["rows"] if r["label"] == "q4_0 rounded")
+    report = build_report(**found)
+    row = row_of(report, "q4_0 rounded")
+    for key in ("tasks", "refusals", "differences", "worst"):
+        assert row[key] == measured[key]
+    assert report["layers"] == found["measure"]["layers"]
+    assert report["layers_by"] == "inputs"
+    assert [sets["name"] for sets in report["task_sets"]] == ["openbookqa", "unsafe", "safe"]
+    assert "refusals" not in row_of(report, "q4_0 recovered, onnxruntime")
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_measure_without_them_makes_a_report_without_them():
+    report = build_report(**parts(extras=False))
+    assert (report["layers"], report["layers_by"], report["task_sets"]) == ({}, None, [])
+    assert not any({"tasks", "refusals", "differences", "worst"} & set(row) for row in report["rows"])
+    assert report["left_out"] == []
+
+
+def test_a_task_without_its_record_goes_and_takes_its_difference_along():
+    found = parts()
+    records = found["measure"]["records"]
+    records[:] = [r for r in records if not (r["artifact"] == "q4_0 rounded" and r["what"] in ("task openbookqa", "refusals safe"))]
+    report = build_report(**found)
+    row = row_of(report, "q4_0 rounded")
+    assert row["tasks"] == {}
+    assert set(row["refusals"]) == {"unsafe"}
+    assert set(row["differences"]) == {"refusals unsafe"}
+    assert report["left_out"] == [
+        "q4_0 rounded: openbookqa, tasks share", "q4_0 rounded: safe, refusals share",
+        "q4_0 rounded: openbookqa, difference", "q4_0 rounded: refusals safe, difference",
+    ]  # fmt: skip
+
+
+def test_a_difference_that_is_not_the_shares_is_left_out():
+    found = parts()
+    row = next(r for r in found["measure"]["rows"] if r["label"] == "q4_0 rounded")
+    row["differences"]["openbookqa"]["difference"] += 0.01
+    report = build_report(**found)
+    assert set(row_of(report, "q4_0 rounded")["differences"]) == {"refusals unsafe", "refusals safe"}
+    assert report["left_out"] == ["q4_0 rounded: openbookqa, difference"]
+
+
+def test_lists_stand_on_the_record_of_their_mean():
+    found = parts()
+    found["measure"]["layers"]["q4_0"][5]["recovered"] *= 1.1
+    next(r for r in found["measure"]["rows"] if r["label"] == "q4_0 rounded")["worst"].pop()
+    report = build_report(**found)
+    assert {entry["recovered"] for entry in report["layers"]["q4_0"]} == {None}
+    assert None not in {entry["rounded"] for entry in report["layers"]["q4_0"]}
+    assert "worst" not in row_of(report, "q4_0 rounded")
+    assert report["left_out"] == ["q4_0 rounded: worst tokens", "q4_0 recovered: layer errors"]
+
+
 def test_without_any_record_no_measured_number_is_left():
     found = parts()
     found["measure"]["records"] = []
     report = build_report(**found)
     for row in report["rows"]:
         assert {value for judge in row["quality"].values() for name, value in (judge or {}).items() if name != "tokens"} <= {None}
+        assert not any(row.get(key) for key in ("tasks", "refusals", "differences", "worst"))
         assert {row["speed"][name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "peak_rss_bytes")} == {None}
-    assert report["recovered"] == {}
+    assert (report["recovered"], report["layers"]) == ({}, {})
     assert "tokens/s" not in json.dumps(report["verdict"])
 
 

@@ -60,6 +60,19 @@ def test_onnxruntime_gives_the_same(onnx_folder):
         np.testing.assert_allclose(found, [expected_of(model.logits, *[choices[0][0], option]) for option in choices[0][1]], atol=1e-4)
 
 
+def test_onnxruntime_reads_a_prompt_once_and_forgets_each_option(onnx_folder, llama):
+    """Options of 1 to 9 tokens one after the other: none may see the one before it, nor a question the one before that."""
+    with OnnxRuntime(onnx_folder[0], threads=1) as model:
+        choices = make_choices(llama, seed=2, count=12)
+        for (prompt, options), found in zip(choices, list(model.choice_log_probs(choices)), strict=True):
+            np.testing.assert_allclose(found, [expected_of(model.logits, prompt, option) for option in options], atol=1e-4)
+        room = model.info().n_ctx_train
+        with pytest.raises(InputError, match=f"choice 0 has {room + 1} tokens with its longest option; the context holds {room}"):
+            list(model.choice_log_probs([([5] * room, [[6]])]))
+        with pytest.raises(InputError, match="choice 0, option 1: there is no token"):
+            list(model.choice_log_probs([([5], [[6], []])]))
+
+
 def test_other_questions_change_no_more_than_the_cache_does(llama):
     """In larger batches llama.cpp's attention sums in float32 instead of float16."""
     choices = make_choices(llama, seed=2)

@@ -72,3 +72,33 @@ def test_quiet_says_nothing(capsys):
     quiet.note("c")
     quiet.finish()
     assert capsys.readouterr() == ("", "")
+
+
+def test_beside_each_task_it_says_how_far_all_of_it_is(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    stream = io.StringIO()
+    shown = RichProgress(stream)
+    shown.overall(lambda left: f"stage 1 of 2, {left} s here")
+    shown.start("teach", 100, "tokens")
+    clock.now += 10
+    shown.advance(25)
+    shown.finish()
+    assert stream.getvalue().splitlines() == [
+        "teach: 100 tokens (stage 1 of 2, None s here)",
+        "teach: 25 % 25/100 tokens, 2.5/s, 30 s left (stage 1 of 2, 30.0 s here)",
+        "teach: 25 tokens in 10 s",
+    ]
+
+
+def test_on_a_terminal_all_of_it_is_a_line_below_the_bar():
+    stream = Terminal()
+    shown = RichProgress(stream)
+    shown.overall(lambda left: "[stage] 1 of 2, about 5 min left in all")
+    shown.start("teach", 100, "tokens")
+    shown.advance(25)
+    shown.finish()
+    last = [line for line in stream.getvalue().splitlines() if "left in all" in line][-1]
+    assert "[stage] 1 of 2, about 5 min left in all" in last
+    assert "%" not in last
+    assert "25%" in stream.getvalue()

@@ -1,0 +1,53 @@
+"""Measures two files of the tiny llama in a process that a test may kill: `python -m tests.measure.stage_child FOLDER WORK`."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.export.weights import open_weights
+from edgedistill.measure.artifacts import Artifact
+from edgedistill.measure.items import choose_items
+from edgedistill.measure.judge import Judge, make_reference
+from edgedistill.measure.row import Work, measure_row
+from edgedistill.measure.stage import find_layers, join_rows, time_files
+from edgedistill.progress import QuietProgress
+from edgedistill.signals.shards import Document
+
+
+def artifacts(folder: Path) -> list[Artifact]:
+    """The float model and its rounded and recovered files, as tests/measure/test_stage.py writes them."""
+    files = (("float", None, "float.gguf"), ("rounded", "q4_0", "rounded.gguf"), ("recovered", "q4_0", "recovered.gguf"))
+    return [Artifact.of(name, name, mix, "llama.cpp", folder / file, folder) for name, mix, file in files]
+
+
+def recipe(folder: Path, **measure: object) -> Recipe:
+    """A recipe with few of everything."""
+    settings = {"prompts": ("The old cat",), "prefill": 32, "decode": 16, "repetitions": 2, "threads": 1, "refusal_items": 3,
+                "tasks": ("openbookqa", str(folder / "own.jsonl")), "task_items": 6}  # fmt: skip
+    return Recipe(schema="edgedistill.recipe/1", name="small", measure={**settings, **measure}, teach={"style": "chat"})
+
+
+def run(folder: Path, work: Path, **settings: object) -> None:
+    """Measure them, each stage in a folder of its own below `work`, as stages/judging.py does."""
+    torch.manual_seed(0)
+    documents = tuple(Document(torch.randint(3, 300, (60,), dtype=torch.int32), 4, {}) for _ in range(3))
+    small, judges, quiet = recipe(folder, **settings), [Judge("random", "made up", documents)], QuietProgress()
+    asked = choose_items(small.measure, folder / "model", quiet)
+    files = artifacts(folder)
+    places = {name: work / name for name in ("reference", "speeds", "layers", *(f"row-{file.label}" for file in files))}
+    for place in places.values():
+        place.mkdir(exist_ok=True)
+    reference = make_reference(folder / "model", judges, places["reference"] / "student.safetensors", "student", quiet)
+    rows = [places[f"row-{file.label}"] for file in files]
+    for file, place in zip(files, rows, strict=True):
+        measure_row(file, Work(judges, {"student": reference}, asked, small, place, quiet))
+    time_files(files, small, places["speeds"], quiet)
+    paths = {file.kind: file.path for file in files if file.mix}
+    find_layers(paths, folder / "model", lambda path: open_weights(path).tensors, None, "q4_0", places["layers"], quiet)
+    join_rows(files, rows, places["speeds"], {"q4_0": places["layers"]}, judges, asked, small, "a command", False, work)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]))
