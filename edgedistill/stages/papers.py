@@ -12,6 +12,7 @@ from edgedistill.store.files import atomic_write
 from edgedistill.store.marks import StageResult
 
 BUNDLE_MARK = ".bundle.json"
+BUNDLE_FORMAT = 2  # what a bundle holds: one more where that changes, so that a finished run's is made again
 
 
 def report(
@@ -53,12 +54,19 @@ def report(
     return json.loads((result.path / "report.json").read_text(encoding="utf-8")), result
 
 
-def bundle(build: Build, found: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult]) -> Path:
-    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed."""
+def bundle(
+    build: Build, found: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult], student: StageResult
+) -> Path:
+    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed.
+
+    Args:
+        student: the stage of the float student, whose folder has the tokenizer and the generation settings.
+    """
     from edgedistill.bundle import bundle_damage, write_bundle
 
     out, mark = build.run.path / "bundle", build.run.path / BUNDLE_MARK
-    if mark.is_file() and mark.read_text(encoding="utf-8") == result.key:
+    made = f"{result.key} {BUNDLE_FORMAT}"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == made:
         damage = bundle_damage(out)
         if damage is None:
             return out
@@ -66,6 +74,6 @@ def bundle(build: Build, found: dict[str, Any], result: StageResult, exported: M
     names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
     artifacts = {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
     mark.unlink(missing_ok=True)
-    write_bundle(artifacts, found, out, build.name, build.license_text)
-    atomic_write(mark, result.key)
+    write_bundle(artifacts, found, out, build.name, build.license_text, student.path)
+    atomic_write(mark, made)
     return out
