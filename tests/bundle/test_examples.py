@@ -93,8 +93,8 @@ def test_programs_are_ascii_python_and_nothing_is_left_to_fill_in(bundle):
                 json.loads(text)
 
 
-def test_the_recommended_mix_is_the_one_that_programs_name(talking_llama, packed, tmp_path):
-    both = packed | pack(talking_llama, tmp_path, "q4_0")
+def test_the_recommended_mix_is_the_one_that_programs_name(knowing_llama, packed, tmp_path):
+    both = packed | pack(knowing_llama, tmp_path, "q4_0")
     plain = write_bundle(both, unmeasured(), tmp_path / "plain", "m")
     assert '"m-q8_0.gguf"' in (plain / "examples" / "chat_llama_cpp.py").read_text()
     chosen = write_bundle(both, {**unmeasured(), "recommendation": {"mix": "q4_0"}}, tmp_path / "chosen", "m")
