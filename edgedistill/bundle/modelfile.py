@@ -70,7 +70,7 @@ def go_template(turns: Turns) -> str:
     lines += [
         "{{- end }}{{- $begun = true }}",
         "{{- .Content }}" + _action(turns.answer),
-        '{{- else if eq .Role "assistant" }}',
+        '{{- else if eq .Role "assistant" }}' + _action(turns.lead),
         "{{- .Content }}",
         "{{- end }}",
         "{{- end }}",

@@ -7,7 +7,7 @@ types spaces around a question.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.template import render
@@ -34,14 +34,15 @@ class Turns:
     """What stands between the messages of a conversation.
 
     `first` opens one without a system message, up to the first question; `system` stands before a system message and
-    between it and the first question, and is None where the template takes no system message; `answer` stands between a
-    question and its answer, `again` between an answer and the next question.
+    between it and the first question, and is None where the template takes no system message; `answer` stands behind a
+    question and `lead` before an earlier answer, `again` between an answer and the next question.
     """
 
     first: str
     system: tuple[str, str] | None
     answer: str
     again: str
+    lead: str = ""
 
     def render(self, chat: Chat) -> str:
         """The prompt of a conversation, ready for the next answer.
@@ -55,7 +56,10 @@ class Turns:
                 raise ValueError("the template takes no system message")
             text = self.system[0] + rest.pop(0)[1] + self.system[1]
         for number, (role, content) in enumerate(rest):
-            text += (self.again if role == "user" and number else "") + content + (self.answer if role == "user" else "")
+            if role == "user":
+                text += (self.again if number else "") + content + self.answer
+            else:
+                text += self.lead + content
         return text
 
 
@@ -74,17 +78,17 @@ def find_turns(template: str, bos: str, eos: str, drop_bos: bool) -> Turns | Non
         return rendered.removeprefix(bos) if drop_bos else rendered
 
     try:
-        first, answer, again, last = _between(
+        first, earlier, again, answer = _between(
             text_of((("user", ASKED), ("assistant", ANSWERED), ("user", AGAIN))), (ASKED, ANSWERED, AGAIN)
         )
-        turns = Turns(first, None, answer, again)
-        if last != answer or any(turns.render(probe) != text_of(probe) for probe in PROBES):
+        turns = Turns(first, None, answer, again, earlier.removeprefix(answer))
+        if any(turns.render(probe) != text_of(probe) for probe in PROBES):
             return None
     except (InputError, ValueError):
         return None
     try:
         before, between, _ = _between(text_of((("system", SYSTEM), ("user", ASKED))), (SYSTEM, ASKED))
-        with_system = Turns(first, (before, between), answer, again)
+        with_system = replace(turns, system=(before, between))
         led: list[Chat] = [(("system", LONG), *probe) for probe in PROBES]
         return with_system if all(with_system.render(probe) == text_of(probe) for probe in led) else None
     except InputError:
