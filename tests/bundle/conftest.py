@@ -33,8 +33,8 @@ def pack(model: Path, out: Path, mix: str = "q8_0") -> dict[str, Path]:
     }
 
 
-def tiny_gguf(name: str = "tiny") -> bytes:
-    """A GGUF file with a tokenizer, a chat template and one tensor: what a bundle reads of one, and nothing that a model needs."""
+def tiny_gguf(name: str = "tiny", context: int = 2048, templates: dict[str, str] | None = None) -> bytes:
+    """A GGUF file with a tokenizer, chat templates and one tensor: what a bundle reads of one, and nothing that a model needs."""
     import gguf
     import numpy as np
 
@@ -44,7 +44,7 @@ def tiny_gguf(name: str = "tiny") -> bytes:
         path = Path(folder) / "tiny.gguf"
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_name(name)
-        writer.add_context_length(2048)
+        writer.add_context_length(context)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("smollm")
         writer.add_token_list(sorted(spelled["vocab"], key=spelled["vocab"].get))
@@ -52,6 +52,10 @@ def tiny_gguf(name: str = "tiny") -> bytes:
         writer.add_bos_token_id(tokenizer.bos_token_id)
         writer.add_eos_token_id(tokenizer.eos_token_id)
         writer.add_chat_template(CHAT_TEMPLATE)
+        if templates:
+            writer.add_array("tokenizer.chat_templates", list(templates))
+        for key, template in (templates or {}).items():
+            writer.add_string(f"tokenizer.chat_template.{key}", template)
         writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
