@@ -53,6 +53,9 @@ TEMPLATES = {
 REFUSED = {
     "the date": "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE,
     "thoughts of earlier answers are dropped": CHAT_TEMPLATE.replace("message['content'] +", "message['content'].split('</think>')[-1] +"),
+    "thoughts are dropped, and system messages refused": (
+        TEMPLATES["gemma 2"].replace("message['content'] | trim", "message['content'].split('</think>')[-1] | trim")
+    ),
     "the system message goes to the last question": (
         "{% for m in messages if m['role'] != 'system' %}{% if m['role'] == 'user' %}{{ '[INST] ' }}{% if loop.last and "
         "messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\\n\\n' }}{% endif %}{{ m['content'] + '[/INST]' }}"
