@@ -201,9 +201,14 @@ def test_node_answers(packed, expected, packages, tmp_path):
     assert answer_of(["node", "chat.mjs", QUESTION], out / "examples" / "node") == expected["onnx"]
 
 
+# As in Safari, for which wllama has another build.
+WITHOUT_JSPI = "delete WebAssembly.Suspending; delete WebAssembly.promising;"
+PAGES = [("gguf", ""), ("gguf", WITHOUT_JSPI), ("onnx", "")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gguf", "onnx"])
-def test_the_page_answers_in_chromium(kind, packed, expected, packages, tmp_path):
+@pytest.mark.parametrize(("kind", "before"), PAGES, ids=["wllama", "wllama-compat", "transformers.js"])
+def test_the_page_answers_in_chromium(kind, before, packed, expected, packages, tmp_path):
     if find_chromium() is None:
         pytest.skip("needs Chromium")
     out = write_bundle({f"{kind}-q8_0": packed[f"{kind}-q8_0"]}, unmeasured(), tmp_path / "bundle", "m")
@@ -214,6 +219,7 @@ def test_the_page_answers_in_chromium(kind, packed, expected, packages, tmp_path
     ) as server, Page(tmp_path / "profile") as page:
         try:
             address = server.stdout.readline().split()[0]
+            page.call("Page.addScriptToEvaluateOnNewDocument", source=before)
             page.open(address)
             page.wait_for("document.getElementById('state')?.textContent == 'Ready'", 120)
             assert page.run("crossOriginIsolated")
@@ -222,6 +228,7 @@ def test_the_page_answers_in_chromium(kind, packed, expected, packages, tmp_path
             assert page.run("[...document.querySelectorAll('#talk p')].map((line) => line.textContent)") == [QUESTION, expected[kind]]
             assert page.run("document.activeElement.id") == "question"  # the next one can be typed at once
             assert page.errors == []
+            assert any("wllama-compat" in url for url in page.requests) == (before == WITHOUT_JSPI)
             origin = address.removesuffix("/examples/browser/")
             assert page.requests
             assert [url for url in page.requests if not url.removeprefix("blob:").startswith((origin, "data:"))] == []
