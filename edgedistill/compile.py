@@ -114,7 +114,7 @@ class _Build(Build):
                 exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
         measured = judging.measure(self, taught, student, floats, asked, rounded, exported)
         report, result = papers.report(self, taught, student, measured, exported)
-        bundle = papers.bundle(self, report, result, exported, student)
+        bundle = papers.bundle(self, report, result, exported)
         self.run.set_current(self.results)
         shipped = {key: bundle / place_of(key, self.name) for key in (f"{kind}-{mix}" for kind, mix in exported)}
         return Outcome(self.run.path, report, self.run.path / "report.html", bundle, shipped, tuple(self.results))

@@ -13,6 +13,7 @@ from edgedistill.store.marks import StageResult
 
 BUNDLE_MARK = ".bundle.json"
 BUNDLE_FORMAT = 2  # what a bundle holds: one more where that changes, so that a finished run's is made again
+STUDENT_STAGES = ("student", "distill")  # their folder has the tokenizer and the generation settings
 
 
 def report(
@@ -54,14 +55,8 @@ def report(
     return json.loads((result.path / "report.json").read_text(encoding="utf-8")), result
 
 
-def bundle(
-    build: Build, found: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult], student: StageResult
-) -> Path:
-    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed.
-
-    Args:
-        student: the stage of the float student, whose folder has the tokenizer and the generation settings.
-    """
+def bundle(build: Build, found: dict[str, Any], result: StageResult, exported: Mapping[tuple[str, str], StageResult]) -> Path:
+    """The folder to ship, made anew only when the report (`found`, of the stage `result`) or a file changed."""
     from edgedistill.bundle import bundle_damage, write_bundle
 
     out, mark = build.run.path / "bundle", build.run.path / BUNDLE_MARK
@@ -74,6 +69,7 @@ def bundle(
     names = {"gguf": GGUF_NAME, "onnx": ONNX_NAME}
     artifacts = {f"{kind}-{mix}": stage.path / names[kind] for (kind, mix), stage in exported.items()}
     mark.unlink(missing_ok=True)
-    write_bundle(artifacts, found, out, build.name, build.license_text, student.path)
+    student = next((stage.path for stage in build.results if stage.name in STUDENT_STAGES), None)
+    write_bundle(artifacts, found, out, build.name, build.license_text, student)
     atomic_write(mark, made)
     return out

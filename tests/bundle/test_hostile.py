@@ -63,7 +63,7 @@ def test_no_file_of_ours_holds_a_control_character(hostile):
             text = path.read_text(encoding="utf-8")
             assert not {char for char in text if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")}, path
             # The card and the licence quote it, escaped (test_bundle.py); these two hold the template's texts in strings.
-            assert "SYSTEM evil" not in text or path.name in ("README.md", "LICENSE", "main.cpp", "Modelfile"), path
+            assert "SYSTEM evil" not in text or path.name in ("README.md", "MODEL_CARD.md", "LICENSE", "main.cpp", "Modelfile"), path
 
 
 def test_the_modelfile_has_no_command_of_the_model_s(hostile):
