@@ -157,8 +157,20 @@ def make_talking_llama(folder: Path, steps: int = 150) -> Path:
     return teach_to_talk(make_tiny_llama(folder, seed=1), steps)
 
 
-def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3) -> Path:
-    """Train the model of a folder on made-up chats."""
+KNOWN = {
+    "What is the capital of France?": "The capital of France is Paris.",
+    "Please write a short story.": "Once upon a time a cat wanted to learn to sail.",
+    "How many days are there?": "In 1984 there were 366 days.",
+}
+
+
+def make_knowing_llama(folder: Path) -> Path:
+    """A tiny llama trained for some seconds on KNOWN alone: so sure of its answers that every runtime gives the same."""
+    return teach_to_talk(make_tiny_llama(folder, seed=1), 60, answers=KNOWN)
+
+
+def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3, answers: dict[str, str] | None = None) -> Path:
+    """Train the model of a folder on made-up chats, or on questions and their answers."""
     import random
 
     import torch
@@ -169,7 +181,8 @@ def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3) -> Path:
     rng = random.Random(0)
 
     def chat() -> list[int]:
-        turns = [{"role": "user", "content": sentence(rng)}, {"role": "assistant", "content": sentence(rng) + " " + sentence(rng)}]
+        asked, said = rng.choice(list(answers.items())) if answers else (sentence(rng), sentence(rng) + " " + sentence(rng))
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         return tokenizer(text, add_special_tokens=False)["input_ids"][:127]
 

@@ -2,17 +2,25 @@
 
 Model files are hard links to the stage's files where the disk allows, copies elsewhere, never symbolic links: the
 folder can be moved, packed and shipped as it is.
+
+    NAME-MIX.gguf  Modelfile  tokenizer.json  tokenizer_config.json  chat_template.jinja  generation_config.json
+    onnx-MIX/      as transformers.js, onnxruntime-genai and optimum read it (export/onnx/build.py)
+    examples/      programs that run as they are        README.md  LICENSE  SHA256SUMS
 """
 
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgedistill.bundle.card import license_note, model_card
+from edgedistill.bundle.examples import write_examples
+from edgedistill.bundle.modelfile import modelfile
 from edgedistill.bundle.names import INNER, place_of, safe_name, split_key
+from edgedistill.bundle.settings import read_settings
+from edgedistill.bundle.tokenizer import place_tokenizer
 from edgedistill.errors import InputError, RunError
 from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_folder, sync_tree
 
@@ -21,18 +29,21 @@ NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 
 
 def write_bundle(
-    artifacts: Mapping[str, Path], report: Mapping[str, Any], out: Path, name: str, license_text: str | None = None
+    artifacts: Mapping[str, Path], report: Mapping[str, Any], out: Path, name: str, license_text: str | None = None,
+    model: Path | None = None,
 ) -> Path:
     """Put the artifacts with their papers into the folder `out`, in place of an older bundle there.
 
     Args:
         artifacts: by 'gguf-MIX' a .gguf file, which becomes NAME-MIX.gguf; by 'onnx-MIX' a folder, which becomes onnx-MIX/.
-        report: what `build_report` gave: README.md tells its figures.
+        report: what `build_report` gave: README.md tells its figures; the examples name the mix that it recommends, else the first.
         out: the bundle's folder.
         name: the model's name; made safe for paths.
         license_text: the teacher's licence in full, appended to LICENSE.
+        model: the Hugging Face folder that the artifacts were made from; its tokenizer and generation settings go beside a GGUF.
+            Without one they come from an ONNX folder, else the tokenizer from the GGUF itself.
     Raises:
-        InputError: there is no artifact, one doesn't exist, or `out` holds something that is not a bundle.
+        InputError: there is no artifact, one doesn't exist or is damaged, or `out` holds something that is not a bundle.
         RunError: a file isn't the one that was measured, is a link, or the disk can't take it.
     """
     _check(artifacts, out)
@@ -42,7 +53,7 @@ def write_bundle(
             if leftover.exists():
                 shutil.rmtree(leftover)
         new.mkdir(parents=True)
-        _fill(new, artifacts, report, name, license_text)
+        _fill(new, artifacts, report, name, license_text, model)
         sync_tree(new)
         if out.exists():
             out.rename(old)
@@ -84,7 +95,9 @@ def _check(artifacts: Mapping[str, Path], out: Path) -> None:
         raise InputError(f"{out}: it holds files but no {SUMS}, so it is no bundle and stays untouched; name another folder.")
 
 
-def _fill(folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any], name: str, license_text: str | None) -> None:
+def _fill(
+    folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any], name: str, license_text: str | None, model: Path | None
+) -> None:
     placed: dict[str, Path] = {}
     for key, path in artifacts.items():
         kind, mix = split_key(key)
@@ -99,12 +112,36 @@ def _fill(folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any]
                     raise RunError(f"{file}: a bundle's file names hold only A-Z a-z 0-9 . _ -; rename it.")
                 _place(file, place / inner)
         placed[key] = place
-    hashes = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files_of(folder)}
+    hashes = hashes_of(folder)
+    _furnish(folder, placed, report, name, model)
     atomic_write(folder / "README.md", model_card(report, safe_name(name), folder, placed, hashes))
     atomic_write(folder / "LICENSE", license_note(report, license_text))
-    for paper in ("README.md", "LICENSE"):
-        hashes[paper] = file_sha256(folder / paper)
+    hashes |= hashes_of(folder, without=hashes)
     atomic_write(folder / SUMS, "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(hashes.items())))
+
+
+def _furnish(folder: Path, placed: Mapping[str, Path], report: Mapping[str, Any], name: str, model: Path | None) -> None:
+    """What makes model files a thing to embed: the tokenizer beside a GGUF, Ollama's Modelfile, the examples."""
+    settings = read_settings(placed, model)
+    gguf, onnx = (_chosen(placed, kind, report) for kind in ("gguf", "onnx"))
+    if gguf:
+        place_tokenizer(folder, model or onnx or gguf)
+        others = [path.name for key, path in placed.items() if split_key(key)[0] == "gguf" and path != gguf]
+        atomic_write(folder / "Modelfile", modelfile(gguf.name, others, safe_name(name), settings))
+    write_examples(folder, gguf, onnx, settings)
+
+
+def _chosen(placed: Mapping[str, Path], kind: str, report: Mapping[str, Any]) -> Path | None:
+    """The artifact of a kind that programs name: in the recommended mix, else the first."""
+    mix = str((report.get("recommendation") or {}).get("mix"))
+    mine = {split_key(key)[1]: path for key, path in placed.items() if split_key(key)[0] == kind}
+    return mine.get(mix) or next(iter(mine.values()), None)
+
+
+def hashes_of(folder: Path, without: Container[str] = ()) -> dict[str, str]:
+    """SHA-256 of each file below a folder, by its path in it; of those not in `without`."""
+    files = {file.relative_to(folder).as_posix(): file for file in files_of(folder)}
+    return {inner: file_sha256(file) for inner, file in files.items() if inner not in without}
 
 
 def _place(source: Path, place: Path) -> None:

@@ -8,6 +8,7 @@ import math
 from edgedistill.errors import InputError
 from edgedistill.models import pretokenizers, sentencepiece
 from edgedistill.models.gguf_file import GGUFHeader
+from edgedistill.models.templates import plain_name
 from edgedistill.models.tokens import GGUF_ID_NAMES, NORMAL, RSTRIP_NAMES, Vocabulary, check_merges, check_texts, types_in_llama_cpp
 
 # Of a file with sentencepiece's BPE that doesn't name them.
@@ -81,5 +82,5 @@ def gguf_pre(header: GGUFHeader) -> tuple[str, str]:
 
 def _named_templates(header: GGUFHeader) -> tuple[tuple[str, str], ...]:
     names = header.array("tokenizer.chat_templates", str)
-    found = [(name, header.get(f"tokenizer.chat_template.{name}", str)) for name in names]
-    return tuple(sorted((name, text) for name, text in found if text is not None))
+    found = {plain_name(name): header.get(f"tokenizer.chat_template.{name}", str) for name in names}
+    return tuple(sorted((name, text) for name, text in found.items() if text is not None))

@@ -7,6 +7,8 @@ from edgedistill.errors import InputError
 from edgedistill.models.tokens import read_json
 
 NAMED_FOLDER = "additional_chat_templates"  # as transformers saves them
+# transformers 5's name for a tokenizer that is all in tokenizer.json, and the one that 4 (and so optimum) knows too.
+NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def chat_template_of(folder: Path) -> str | None:
@@ -26,8 +28,27 @@ def named_templates_of(folder: Path) -> tuple[tuple[str, str], ...]:
     found = _named(template) if isinstance(template, list) else {}
     for file in sorted((folder / NAMED_FOLDER).glob("*.jinja")):
         found[file.stem] = _text(file)
-    plain = {"".join(c if c.isascii() and c.isalnum() else "_" for c in name): text for name, text in found.items() if name != "default"}
-    return tuple(sorted(plain.items()))
+    return tuple(sorted((plain_name(name), text) for name, text in found.items() if name != "default"))
+
+
+def plain_name(name: str) -> str:
+    """A template's name as part of a GGUF key and of a file's name: what isn't a letter, a digit or _ is _, so it leads nowhere else."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+
+
+def whole_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json as every reader takes it: the chat template inside, since transformers.js reads no file of its own for it.
+
+    Raises:
+        InputError: the file is missing or malformed.
+    """
+    config = read_json(folder / "tokenizer_config.json")
+    if config.get("tokenizer_class") == NEW_CLASS:
+        config["tokenizer_class"] = OLD_CLASS
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        config["chat_template"] = _text(template)
+    return config
 
 
 def _stated(folder: Path) -> Any:

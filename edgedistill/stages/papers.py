@@ -13,6 +13,8 @@ from edgedistill.store.files import atomic_write
 from edgedistill.store.marks import StageResult
 
 BUNDLE_MARK = ".bundle.json"
+BUNDLE_FORMAT = 2  # what a bundle holds: one more where that changes, so that a finished run's is made again
+STUDENT_STAGES = ("student", "distill")  # their folder has the tokenizer and the generation settings
 
 
 def report(
@@ -71,14 +73,16 @@ def bundle(build: Build, found: dict[str, Any], result: StageResult, artifacts: 
     from edgedistill.bundle import bundle_damage, write_bundle
 
     out, mark = build.run.path / "bundle", build.run.path / BUNDLE_MARK
-    if mark.is_file() and mark.read_text(encoding="utf-8") == result.key:
+    made = f"{result.key} {BUNDLE_FORMAT}"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == made:
         damage = bundle_damage(out)
         if damage is None:
             return out
         build.progress.note(f"bundle: {damage}; making it again")
     mark.unlink(missing_ok=True)
-    write_bundle(artifacts, found, out, build.name, build.license_text)
-    atomic_write(mark, result.key)
+    student = next((stage.path for stage in build.results if stage.name in STUDENT_STAGES), None)
+    write_bundle(artifacts, found, out, build.name, build.license_text, student)
+    atomic_write(mark, made)
     return out
 
 

@@ -1,6 +1,8 @@
 """The bundle: files that sha256sum accepts, papers that say what was measured, names that stay inside."""
 
 import errno
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -13,10 +15,22 @@ import yaml
 from edgedistill.bundle import folder as folder_module
 from edgedistill.bundle import safe_name, write_bundle
 from edgedistill.errors import InputError, RunError
+from edgedistill.records import show
 from edgedistill.report import build_report
+from tests.bundle.conftest import tiny_gguf
 from tests.report.sample import parts, sha
+from tests.tiny import make_tokenizer
 
-Q4 = b"smollm2-26-q4_0.gguf"  # the sample's hash of a file is that of its name
+Q4 = tiny_gguf()
+# Beside the artifacts: what is in every bundle with a GGUF, and with a GGUF and an ONNX folder.
+EXAMPLES = [
+    "examples/README.md", "examples/android/README.md", "examples/browser/README.md", "examples/browser/chat.mjs",
+    "examples/browser/engine.mjs", "examples/browser/index.html", "examples/browser/package.json", "examples/browser/serve.py",
+    "examples/chat_llama_cpp.py", "examples/chat_openai.py", "examples/cpp/CMakeLists.txt", "examples/cpp/README.md",
+    "examples/cpp/main.cpp",
+]  # fmt: skip
+WITH_GGUF = ["LICENSE", "Modelfile", "README.md", "SHA256SUMS", "chat_template.jinja", *EXAMPLES, "tokenizer.json", "tokenizer_config.json"]
+WITH_BOTH = [*WITH_GGUF, "examples/chat_onnxruntime.py", "examples/node/chat.mjs", "examples/node/package.json"]
 
 
 @pytest.fixture
@@ -27,11 +41,17 @@ def artifacts(tmp_path):
     (made / "q4" / "onnx" / "model_q4.onnx").write_bytes(b"graph")
     (made / "q4" / "onnx" / "model_q4.onnx_data").write_bytes(b"weights")
     (made / "q4" / "config.json").write_text("{}")
+    make_tokenizer().save_pretrained(made / "q4")
     return {"gguf-q4_0": made / "model-q4.gguf", "onnx-q4_0": made / "q4"}
 
 
 def report():
-    return build_report(**parts())
+    return build_report(**measured())
+
+
+def measured():
+    """The sample's findings, of the file that is here: its hash of a file is that of a name."""
+    return json.loads(json.dumps(parts()).replace(sha("smollm2-26-q4_0.gguf"), hashlib.sha256(Q4).hexdigest()))
 
 
 def files(folder: Path) -> list[str]:
@@ -40,15 +60,14 @@ def files(folder: Path) -> list[str]:
 
 def test_the_bundle_holds_the_files_and_sha256sum_agrees(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "run" / "bundle", "SmolLM2 26")
-    assert files(out) == [
-        "LICENSE", "README.md", "SHA256SUMS", "SmolLM2-26-q4_0.gguf", "onnx-q4_0/config.json",
-        "onnx-q4_0/onnx/model_q4.onnx", "onnx-q4_0/onnx/model_q4.onnx_data",
-    ]  # fmt: skip
+    onnx = ["config.json", "onnx/model_q4.onnx", "onnx/model_q4.onnx_data"]
+    onnx += ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+    assert files(out) == sorted([*WITH_BOTH, "SmolLM2-26-q4_0.gguf", *(f"onnx-q4_0/{name}" for name in onnx)])
     assert not any(path.is_symlink() for path in out.rglob("*"))
     assert (out / "SmolLM2-26-q4_0.gguf").samefile(artifacts["gguf-q4_0"])
     checked = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.count(": OK") == 6
+    assert checked.stdout.count(": OK") == len(files(out)) - 1
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
 
@@ -70,6 +89,13 @@ def test_where_the_disk_cannot_link_the_files_are_copied(tmp_path, artifacts, mo
     assert not (out / "m-q4_0.gguf").samefile(artifacts["gguf-q4_0"])
 
 
+def test_a_damaged_gguf_is_named_and_nothing_is_left(tmp_path, artifacts):
+    artifacts["gguf-q4_0"].write_bytes(b"GGUF and no more")
+    with pytest.raises(InputError, match=r"m-q4_0\.gguf: "):
+        write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, {**report(), "rows": []}, tmp_path / "bundle", "m")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_full_disk_is_one_sentence_and_the_old_bundle_stays(tmp_path, artifacts, monkeypatch):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "old")
     before = files(out)
@@ -89,7 +115,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_bundle_stays(tmp_path, artifact
 def test_a_newer_bundle_replaces_the_older_one_wholly(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "old")
     write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, report(), out, "new")
-    assert files(out) == ["LICENSE", "README.md", "SHA256SUMS", "new-q4_0.gguf"]
+    assert files(out) == sorted([*WITH_GGUF, "new-q4_0.gguf"])
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path, artifacts):
@@ -139,7 +165,7 @@ def test_missing_artifacts_are_named_before_anything_is_written(tmp_path, artifa
 
 
 def test_a_file_that_was_not_the_measured_one_does_not_ship(tmp_path, artifacts):
-    artifacts["gguf-q4_0"].write_bytes(b"something else")
+    artifacts["gguf-q4_0"].write_bytes(tiny_gguf("another"))
     with pytest.raises(RunError, match=r"m-q4_0.gguf: its content is not what was measured"):
         write_bundle(artifacts, report(), tmp_path / "bundle", "m")
     assert not (tmp_path / "bundle").exists()
@@ -164,7 +190,7 @@ def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
         "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "pipeline_tag": "text-generation",
         "tags": ["edgedistill", "distillation", "gguf", "onnx"],
     }  # fmt: skip
-    assert f"| `m-q4_0.gguf` | {len(Q4)} B | `{sha(Q4.decode())}` |" in card
+    assert f"| `m-q4_0.gguf` | {show(len(Q4), 'bytes')} | `{hashlib.sha256(Q4).hexdigest()}` |" in card
     row = "| q4_0 recovered, llama.cpp | llama.cpp | 81.6 MB | 4.520 | 0.141 | 0.980 | 80 % | 117 | 379 | 211 MB |"
     assert row in card.splitlines()
     assert "On another machine than the target: Example CPU @ 2.6 GHz, 2 cores" in card
@@ -175,14 +201,14 @@ def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
 
 
 def test_an_unknown_licence_is_said(tmp_path, artifacts):
-    found = parts()
+    found = measured()
     found["provenance"]["license"] = None
     out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
     assert "The teacher names no licence: ask its makers" in (out / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_hostile_words_do_nothing_in_the_card(tmp_path, artifacts):
-    found = parts()
+    found = measured()
     evil = "<script>x</script> [a](http://evil.example) | ![i](y) `c` \x1b[31m\u202e\n# heading\n---\nlicense: mit"
     found["plan"]["teacher"].update(name=evil, source=evil)
     found["plan"]["target"]["title"] = evil
@@ -222,13 +248,11 @@ def test_the_llama_program_in_the_card_is_python(tmp_path, artifacts):
     compile(program, "README.md", "exec")
 
 
-def make_counting_model(folder: Path) -> str:
-    """An ONNX graph whose logits say 'the next id', and whose cache must grow with the mask; returns what the program must print."""
+def make_counting_model(folder: Path, chain: list[int] | None = None) -> str:
+    """An ONNX graph that answers with the ids of `chain`, and whose cache must grow with the mask; returns their text."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
-
-    from tests.tiny import make_tokenizer
 
     tokenizer = make_tokenizer()
     size = len(tokenizer)
@@ -236,7 +260,7 @@ def make_counting_model(folder: Path) -> str:
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     last = tokenizer(prompt, add_special_tokens=False)["input_ids"][-1]
-    chain = list(range(100, 110))
+    chain = chain or list(range(100, 110))
     follow = {last: chain[0], **dict(zip(chain, [*chain[1:], eos], strict=True))}
     table = np.zeros((size, size), np.float32)
     for token in range(size):

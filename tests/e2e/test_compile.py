@@ -45,6 +45,8 @@ def test_it_leaves_report_and_bundle(compiled: Path):
     assert "<html" in (compiled / "report.html").read_text()
     assert len(list((compiled / "bundle").glob("*.gguf"))) == 2
     assert len(list((compiled / "bundle").glob("onnx-*/onnx/*.onnx"))) == 2
+    beside = {"Modelfile", "tokenizer.json", "chat_template.jinja", "generation_config.json", "examples"}
+    assert beside <= {path.name for path in (compiled / "bundle").iterdir()}
 
 
 def test_the_float_rows_are_what_they_are_compared_with(compiled: Path):

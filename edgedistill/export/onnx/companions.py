@@ -14,11 +14,10 @@ from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
 from edgedistill.models import rope
 from edgedistill.models.hf_folder import read_shape
+from edgedistill.models.templates import whole_tokenizer_config
 from edgedistill.models.vocabulary import read_json
 
 OPTIONAL = ("chat_template.jinja",)  # written where the model has one
-# transformers 5's name for a tokenizer that is all in tokenizer.json, and the one that 4 (and so optimum) knows too.
-NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -49,12 +48,7 @@ def companion_files(folder: Path, shape: ModelShape, positions: int, model_name:
     if outside:
         config["transformers.js_config"] = {"use_external_data_format": {model_name: 1}}
     read_json(folder / "tokenizer.json")
-    tokenizer_config = read_json(folder / "tokenizer_config.json")
-    if tokenizer_config.get("tokenizer_class") == NEW_CLASS:
-        tokenizer_config["tokenizer_class"] = OLD_CLASS
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        tokenizer_config["chat_template"] = template.read_text(encoding="utf-8")
+    tokenizer_config = whole_tokenizer_config(folder)
     generation = folder / "generation_config.json"
     special = {key: config[key] for key in SPECIAL if config.get(key) is not None}
     generation_config = read_json(generation) if generation.is_file() else special

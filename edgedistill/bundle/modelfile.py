@@ -1,0 +1,103 @@
+"""Ollama's Modelfile: which file, where an answer ends, how to sample, and the chat template in Go's language where it has one.
+
+Ollama reads a GGUF's own template only to look for it in a list of those that it knows. Where ours can be said as fixed
+texts between messages (turns.py), it is written out; else that is left to Ollama, and said.
+Texts of the model become Go's quoted strings of plain ASCII: nothing in them can end the string, the action, or the Modelfile's own quotes.
+Source: parser/parser.go and template/template.go of Ollama.
+"""
+
+from collections.abc import Sequence
+
+from edgedistill.bundle.settings import ModelSettings
+from edgedistill.bundle.turns import DATE, Turns, find_turns
+
+PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 <>|_-.,:;!?'/()[]=+*#@&")
+MANY_ENDS = 8  # stop words are compared at every token
+
+
+def modelfile(file: str, others: Sequence[str], model: str, settings: ModelSettings) -> str:
+    """The Modelfile's text.
+
+    Args:
+        file: the GGUF's name, a safe one; `others` are the further ones beside it.
+        model: what to call the model in Ollama, a safe name.
+    """
+    lines = [
+        "# For Ollama. In this folder:",
+        f"#   ollama create {model.lower()} -f Modelfile",
+        f"#   ollama run {model.lower()}",
+        f"FROM ./{file}",
+    ]
+    if others:
+        lines += [f"# Other levels of the same model, to be named there instead: {', '.join(f'./{other}' for other in others)}"]
+    lines += ["", f"PARAMETER num_ctx {settings.context}"]
+    lines += [f"PARAMETER {name} {value:g}" for name, value in settings.sampling.items()]
+    stops = [end for end in settings.ends if _quotable(end)][:MANY_ENDS]
+    lines += [f'PARAMETER stop "{end}"' for end in stops]
+    if not settings.sampling:
+        lines += ["# The model's makers say nothing of sampling, so Ollama's own settings hold."]
+    return "\n".join([*lines, "", *_template(settings)]) + "\n"
+
+
+def _template(settings: ModelSettings) -> list[str]:
+    if settings.template is None:
+        return ["# The model has no chat template: it goes on writing a text.", 'TEMPLATE """{{ .Prompt }}"""']
+    turns = find_turns(settings.template, settings.bos, settings.eos, settings.add_bos)
+    if turns is None:
+        why = "writes today's date" if DATE in settings.template else "does more than put fixed texts between messages"
+        return [
+            f"# No TEMPLATE: the model's own (chat_template.jinja, also in the GGUF) {why}, which wasn't translated.",
+            "# Ollama looks for the GGUF's among the templates that it knows. Compare `ollama show --template` before you rely on it.",
+        ]
+    lines = ["# The model's own chat template in Go's language: the same text for each conversation, but without tools."]
+    if turns.system is None:
+        lines.append("# It takes no system message, so SYSTEM has no effect.")
+    return [*lines, f'TEMPLATE """{go_template(turns)}"""']
+
+
+def go_template(turns: Turns) -> str:
+    """The turns as a Go template over Ollama's .System and .Messages, in which messages of one role in a row are one already.
+
+    Every line begins with an action that trims the line break before it.
+    """
+    lines = ["{{- $begun := false }}", "{{- range .Messages }}", '{{- if eq .Role "user" }}', "{{- if $begun }}" + _action(turns.again)]
+    if turns.system is None:
+        lines.append("{{- else }}" + _action(turns.first))
+    else:
+        before, between = turns.system
+        lines.append("{{- else if $.System }}" + _action(before) + "{{ $.System }}" + _action(between))
+        lines.append("{{- else }}" + _action(turns.first))
+    lines += [
+        "{{- end }}{{- $begun = true }}",
+        "{{- .Content }}" + _action(turns.answer),
+        '{{- else if eq .Role "assistant" }}' + _action(turns.lead),
+        "{{- .Content }}",
+        "{{- end }}",
+        "{{- end }}",
+    ]
+    return "\n".join(lines)
+
+
+def _action(text: str) -> str:
+    return f"{{{{ {go_string(text)} }}}}" if text else ""
+
+
+def go_string(text: str) -> str:
+    """A Go string literal of plain ASCII, without quotes, backslashes, braces or backticks of the text's own."""
+    out = []
+    for char in text:
+        code = ord(char)
+        if char in PLAIN:
+            out.append(char)
+        elif char == "\n":
+            out.append("\\n")
+        elif 0xD800 <= code <= 0xDFFF:
+            out.append("\\ufffd")  # half of a pair, which UTF-8 can't hold
+        else:
+            out.append(f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return f'"{"".join(out)}"'
+
+
+def _quotable(end: str) -> bool:
+    """Whether the Modelfile can hold the text between quotes: it has no way to escape any."""
+    return bool(end) and end == end.strip() and len(end) < 80 and '"' not in end and end.isprintable()

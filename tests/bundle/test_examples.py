@@ -1,0 +1,253 @@
+"""Every example runs from inside a bundle as it stands, and answers what our own runtimes answer."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgedistill.bundle import examples, write_bundle
+from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, unmeasured
+from tests.chromium import Page, find_chromium
+from tests.tiny import make_tiny_llama
+
+SITE = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"  # where pip puts llama.cpp
+
+
+def files(folder: Path) -> set[str]:
+    """Files below a folder, but for what Python leaves and the card under another name."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return found - {"MODEL_CARD.md"}
+
+
+def test_llama_cpp_python_answers(bundle, expected):
+    assert python("chat_llama_cpp.py", bundle / "examples") == expected["gguf"]
+
+
+def test_onnxruntime_answers(bundle, expected):
+    assert python("chat_onnxruntime.py", bundle / "examples") == expected["onnx"]
+
+
+def test_programs_run_from_anywhere(bundle, expected, tmp_path):
+    assert answer_of([sys.executable, bundle / "examples" / "chat_llama_cpp.py", *QUESTION.split()], tmp_path) == expected["gguf"]
+
+
+def test_cpp_compiles_and_answers(bundle, expected, tmp_path):
+    if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++")) and (SITE / "lib/cmake/llama").is_dir()):
+        pytest.skip("needs cmake, a C++ compiler, and the headers that llama-cpp-python installs with its libraries")
+    here = bundle / "examples" / "cpp"
+    answer_of(["cmake", "-S", here, "-B", tmp_path, f"-DCMAKE_PREFIX_PATH={SITE}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"], here)
+    answer_of(["cmake", "--build", tmp_path], here)
+    assert answer_of([tmp_path / "chat", bundle / "Tiny-Talker-q8_0.gguf", QUESTION], here) == expected["gguf"]
+    assert run([tmp_path / "chat"], here).returncode == 0  # its own path and question
+    missing = run([tmp_path / "chat", "none.gguf"], here)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "none.gguf can't be loaded" in missing.stderr
+
+
+def test_a_bundle_has_the_examples_of_its_formats_only(packed, tmp_path):
+    gguf = write_bundle({"gguf-q8_0": packed["gguf-q8_0"]}, unmeasured(), tmp_path / "gguf", "m")
+    assert files(gguf) == {
+        "m-q8_0.gguf", "Modelfile", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md", "LICENSE", "SHA256SUMS",
+        *(f"examples/{name}" for name in (
+            "README.md", "chat_llama_cpp.py", "chat_openai.py", "android/README.md", "browser/README.md", "browser/chat.mjs",
+            "browser/engine.mjs", "browser/index.html", "browser/package.json", "browser/serve.py", "cpp/CMakeLists.txt", "cpp/README.md",
+            "cpp/main.cpp",
+        )),
+    }  # fmt: skip
+    onnx = write_bundle({"onnx-q8_0": packed["onnx-q8_0"]}, unmeasured(), tmp_path / "onnx", "m")
+    assert {name for name in files(onnx) if not name.startswith("onnx-q8_0/")} == {
+        "README.md", "LICENSE", "SHA256SUMS",
+        *(f"examples/{name}" for name in (
+            "README.md", "chat_onnxruntime.py", "android/README.md", "browser/README.md", "browser/chat.mjs", "browser/engine.mjs",
+            "browser/index.html", "browser/package.json", "browser/serve.py", "node/chat.mjs", "node/package.json",
+        )),
+    }  # fmt: skip
+    for folder, other in ((gguf, "onnx-"), (onnx, "gguf")):
+        for path in (folder / "examples").rglob("*"):
+            assert path.is_dir() or path.name in ("serve.py", "index.html") or other not in path.read_text(encoding="utf-8"), path
+
+
+def test_every_file_that_a_program_or_a_readme_names_is_there(bundle):
+    there = {path.name for path in bundle.rglob("*")}
+    for path in (bundle / "examples").rglob("*.*"):
+        named = re.findall(r"[\w.-]+\.(?:gguf|onnx|jinja)\b|onnx-q8_0", path.read_text(encoding="utf-8"))
+        assert set(named) - {"MODEL.gguf", "model.gguf"} <= there, path
+
+
+def test_programs_are_ascii_python_and_nothing_is_left_to_fill_in(bundle):
+    for path in (bundle / "examples").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            text = path.read_text(encoding="ascii")
+            assert not re.search(r"@[A-Z_]+@|@(if|else|end)\b", text), path
+            assert "\n\n\n\n" not in text
+            assert max(map(len, text.splitlines())) <= 260, path
+            if path.suffix == ".py":
+                ast.parse(text)
+            if path.suffix == ".json":
+                json.loads(text)
+
+
+def test_the_recommended_mix_is_the_one_that_programs_name(knowing_llama, packed, tmp_path):
+    both = packed | pack(knowing_llama, tmp_path, "q4_0")
+    plain = write_bundle(both, unmeasured(), tmp_path / "plain", "m")
+    assert '"m-q8_0.gguf"' in (plain / "examples" / "chat_llama_cpp.py").read_text()
+    chosen = write_bundle(both, {**unmeasured(), "recommendation": {"mix": "q4_0"}}, tmp_path / "chosen", "m")
+    assert '"m-q4_0.gguf"' in (chosen / "examples" / "chat_llama_cpp.py").read_text()
+    assert "'onnx-q4_0', { dtype: 'q4'" in (chosen / "examples" / "node" / "chat.mjs").read_text()
+    lines = (chosen / "Modelfile").read_text().splitlines()
+    assert "FROM ./m-q4_0.gguf" in lines
+    assert "# Other levels of the same model, to be named there instead: ./m-q8_0.gguf" in lines
+
+
+def test_a_model_without_a_chat_template_goes_on_writing(tmp_path):
+    base = make_tiny_llama(tmp_path / "base", chat=False, seed=1)
+    bundle = write_bundle(pack(base, tmp_path), unmeasured(), tmp_path / "bundle", "Base", model=base)
+    assert not (bundle / "chat_template.jinja").exists()
+    assert (bundle / "Modelfile").read_text().splitlines()[-1] == 'TEMPLATE """{{ .Prompt }}"""'
+    for program in ("chat_llama_cpp.py", "chat_onnxruntime.py"):
+        assert len(python(program, bundle / "examples", "Once upon a time")) > 20
+
+
+def test_what_a_program_gets_is_a_safe_file_name_or_a_number():
+    for value in ('a"; import os', "../x.gguf", "a b.gguf", "a\nb", "-rf", "$(x)", '"a"b"', '"\\x"'):
+        with pytest.raises(ValueError, match="which is no safe file name"):
+            examples.fill("x = @GGUF@", {"GGUF": value}, set())
+    with pytest.raises(ValueError, match="needs ONNX"):
+        examples.fill("@ONNX@", {}, set())
+    assert examples.fill("a\n@if x@\nb\n@else@\nc\n@end@\n@GGUF@ @N@", {"GGUF": "m-1.gguf", "N": 7}, {"x"}) == "a\nb\nm-1.gguf 7\n"
+
+
+def test_control_characters_of_an_answer_never_reach_the_terminal(tmp_path):
+    """A graph that writes ESC, a bell and a C1 control between two words."""
+    from tests.bundle.test_bundle import make_counting_model
+    from tests.tiny import make_tokenizer
+
+    vocabulary = make_tokenizer().get_vocab()
+    # Byte-level BPE spells bytes 0x1b, 0x07 and 0xc2 0x9b so.
+    chain = [vocabulary[piece] for piece in ("a", "ě", "[", "ć", "Â", "Ľ", "b")]
+    model = tmp_path / "model"
+    (model / "onnx").mkdir(parents=True)
+    text = make_counting_model(model, chain)
+    assert text == "a\x1b[\x07\x9bb"
+    (model / "onnx" / "model.onnx").write_bytes((model / "model.onnx").read_bytes())
+    (model / "generation_config.json").write_text("{}")
+    (model / "config.json").write_text('{"model_type": "llama", "vocab_size": 512}')
+    out = write_bundle({"onnx-f32": model}, unmeasured(), tmp_path / "bundle", "m")
+    assert python("chat_onnxruntime.py", out / "examples", "What is the capital of France?") == "a\ufffd[\ufffd\ufffdb"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def server(bundle):
+    """The address of a server on the bundle's GGUF: `edgedistill serve`, as chat_openai.py says it."""
+    pytest.importorskip("fastapi", reason="the server needs edgedistill[serve]")
+    port = free_port()
+    command = [sys.executable, "-m", "edgedistill", "serve", "../Tiny-Talker-q8_0.gguf", "--port", str(port)]
+    with subprocess.Popen(command, cwd=bundle / "examples", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for _ in range(300):
+                assert process.poll() is None, process.stderr.read()[-2000:]
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+def test_the_openai_client_gets_the_answer_from_edgedistill_serve(bundle, server, expected):
+    pytest.importorskip("openai")
+    assert python("chat_openai.py", bundle / "examples", env={"OPENAI_BASE_URL": server}) == expected["gguf"]
+
+
+def npm_install(folder: Path, cache: Path) -> None:
+    """`npm install --ignore-scripts` in a folder of examples; done once for each package.json."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("needs Node.js with npm")
+    cache = cache / str(abs(hash((folder / "package.json").read_text())))
+    if not cache.is_dir():
+        cache.mkdir(parents=True)
+        shutil.copy(folder / "package.json", cache)
+        done = run(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"], cache)
+        if done.returncode:
+            shutil.rmtree(cache)
+            pytest.skip(f"npm can't install the packages: {done.stderr[-300:]}")
+    (folder / "node_modules").symlink_to(cache / "node_modules")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """Where npm's packages are kept while these tests run."""
+    return tmp_path_factory.mktemp("npm")
+
+
+@pytest.mark.slow
+def test_node_answers(packed, expected, packages, tmp_path):
+    out = write_bundle({"onnx-q8_0": packed["onnx-q8_0"]}, unmeasured(), tmp_path / "bundle", "m")
+    npm_install(out / "examples" / "node", packages)
+    assert answer_of(["node", "chat.mjs", QUESTION], out / "examples" / "node") == expected["onnx"]
+
+
+# As in Safari, for which wllama has another build.
+WITHOUT_JSPI = "delete WebAssembly.Suspending; delete WebAssembly.promising;"
+PAGES = [("gguf", ""), ("gguf", WITHOUT_JSPI), ("onnx", "")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "before"), PAGES, ids=["wllama", "wllama-compat", "transformers.js"])
+def test_the_page_answers_in_chromium(kind, before, packed, expected, packages, tmp_path):
+    if find_chromium() is None:
+        pytest.skip("needs Chromium")
+    out = write_bundle({f"{kind}-q8_0": packed[f"{kind}-q8_0"]}, unmeasured(), tmp_path / "bundle", "m")
+    here = out / "examples" / "browser"
+    npm_install(here, packages)
+    with subprocess.Popen(
+        [sys.executable, "serve.py", "0"], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server, Page(tmp_path / "profile") as page:
+        try:
+            address = server.stdout.readline().split()[0]
+            page.call("Page.addScriptToEvaluateOnNewDocument", source=before)
+            page.open(address)
+            page.wait_for("document.getElementById('state')?.textContent == 'Ready'", 120)
+            assert page.run("crossOriginIsolated")
+            page.type(QUESTION)
+            page.wait_for("document.querySelector('.model') && document.getElementById('state').textContent != 'Answering'", 120)
+            assert page.run("[...document.querySelectorAll('#talk p')].map((line) => line.textContent)") == [QUESTION, expected[kind]]
+            assert page.run("document.activeElement.id") == "question"  # the next one can be typed at once
+            assert page.errors == []
+            assert any("wllama-compat" in url for url in page.requests) == (before == WITHOUT_JSPI)
+            origin = address.removesuffix("/examples/browser/")
+            assert page.requests
+            assert [url for url in page.requests if not url.removeprefix("blob:").startswith((origin, "data:"))] == []
+        finally:
+            server.terminate()
+
+
+@pytest.mark.slow
+def test_the_bundle_is_served_to_this_machine_only(bundle):
+    with subprocess.Popen(
+        [sys.executable, "serve.py", "0"], cwd=bundle / "examples" / "browser", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            address = server.stdout.readline().split()[0]
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/examples/browser/", address)
+            port = int(address.split(":")[2].split("/")[0])
+            listening = Path("/proc/net/tcp").read_text() if os.path.exists("/proc/net/tcp") else ""  # noqa: PTH110
+            assert not listening or f"0100007F:{port:04X}" in listening
+        finally:
+            server.terminate()
