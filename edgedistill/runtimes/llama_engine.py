@@ -89,6 +89,7 @@ class LlamaEngine:
         self.lib_vocab = lib.llama_model_get_vocab(self.model)
         self.vocab = lib.llama_vocab_n_tokens(self.lib_vocab)
         self.context: Any = None
+        self.held: list[int] = []  # tokens of the one sequence that is open, where its user keeps count
         self._purpose: Purpose | None = None
         self._batch: Any = None
 
@@ -113,6 +114,21 @@ class LlamaEngine:
             self._batch = lib.llama_batch_init(purpose.batch, 0, purpose.sequences if purpose.shared else 1)
             np.ctypeslib.as_array(self._batch.n_seq_id, (purpose.batch,))[:] = 1
         lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
+        self.held = []
+
+    def cut(self, length: int) -> bool:
+        """Drop what sequence 0 holds after its first `length` tokens; whether that could be done.
+
+        A recurrent model can't go back. A sliding window may have lost tokens that the last of the kept ones attend to.
+        """
+        memory = lib.llama_get_memory(self.context)
+        first = lib.llama_memory_seq_pos_min(memory, 0)
+        if first > 0 and first > length - lib.llama_model_n_swa(self.model):
+            return False
+        if not lib.llama_memory_seq_rm(memory, 0, length, -1):
+            return False
+        del self.held[length:]
+        return True
 
     def decode(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]) -> np.ndarray:
         """Run one batch and return the logits [rows wanted, V] float32, in batch order; a view until the next call."""

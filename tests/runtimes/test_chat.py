@@ -7,7 +7,8 @@ import signal
 import pytest
 from click.testing import CliRunner
 
-from edgedistill.cli.chat import chat, find_artifact
+from edgedistill.cli.artifacts import find_artifact
+from edgedistill.cli.chat import chat
 from edgedistill.errors import InputError
 from edgedistill.runtimes.base import Runtime
 from tests.runtimes.conftest import write_gguf
