@@ -30,9 +30,14 @@ def _keep_errors(level: int, text: bytes, _: Any) -> None:
             sys.stderr.write(line + "\n")
 
 
-def why() -> str:
-    """What llama.cpp logged as its first error since the last call, or "no reason given"."""
-    reason = _errors[0] if _errors else "llama.cpp gave no reason"
+def keep_errors() -> None:
+    """Have llama.cpp's errors kept from now on."""
+    lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+
+
+def why(otherwise: str = "llama.cpp gave no reason") -> str:
+    """What llama.cpp logged as its first error since the last call."""
+    reason = _errors[0] if _errors else otherwise
     _errors.clear()
     return reason
 
@@ -43,13 +48,37 @@ def requantize(source: str, destination: str, file_type: int, threads: int) -> N
     Raises:
         ValueError: llama.cpp can't.
     """
-    lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+    keep_errors()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = file_type, True, threads
     _errors.clear()
     code = lib.llama_model_quantize(source.encode(), destination.encode(), ctypes.byref(params))
     if code != 0:
         raise ValueError(f"llama.cpp can't rewrite it: {why()}")
+
+
+def token_piece(vocab: Any, token: int, special: bool = True) -> bytes:
+    """The bytes of one token; a control token has none unless `special`."""
+    room = 256
+    while True:
+        buffer = ctypes.create_string_buffer(room)
+        count = lib.llama_token_to_piece(vocab, token, buffer, room, 0, special)
+        if count >= 0:
+            return buffer.raw[:count]
+        room = -count
+
+
+def model_text(model: Any, key: str) -> str | None:
+    """One metadata value of a loaded file as text."""
+    room = 1 << 12
+    while True:
+        buffer = ctypes.create_string_buffer(room)
+        count = lib.llama_model_meta_val_str(model, key.encode(), buffer, room)
+        if count < 0:
+            return None
+        if count < room:
+            return buffer.raw[:count].decode("utf-8", errors="replace")
+        room = count + 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +104,7 @@ class LlamaEngine:
         Raises:
             ValueError: llama.cpp refuses the file; with its reason.
         """
-        lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+        keep_errors()
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -179,13 +208,7 @@ class LlamaEngine:
 
     def piece(self, token: int, special: bool) -> bytes:
         """The bytes of one token; a control token has none unless `special`."""
-        room = 256
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_token_to_piece(self.lib_vocab, token, buffer, room, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            room = -count
+        return token_piece(self.lib_vocab, token, special)
 
     def stop_ids(self) -> list[int]:
         """The tokens that end a text: what the file names as EOS and EOT, and their like by name."""
@@ -193,15 +216,7 @@ class LlamaEngine:
 
     def metadata(self, key: str) -> str | None:
         """One metadata value of the file as text."""
-        room = 1 << 12
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_model_meta_val_str(self.model, key.encode(), buffer, room)
-            if count < 0:
-                return None
-            if count < room:
-                return buffer.raw[:count].decode("utf-8", errors="replace")
-            room = count + 1
+        return model_text(self.model, key)
 
     def chat_template(self) -> str | None:
         """The Jinja text of the file's chat template."""
