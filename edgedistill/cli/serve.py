@@ -30,11 +30,11 @@ STOPPED = 130
 @click.option("--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--context", type=click.IntRange(min=16), help="Longest conversation, in tokens. Default: what the model knows, 4096 at most.")
+@click.option("--context", type=click.IntRange(min=16), help="Longest conversation, in tokens. Default: the model's own, up to 4096.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all cores.")
 @click.option("--api-key", metavar="KEY", envvar=KEY_VARIABLE, help=f"What clients must send; {KEY_VARIABLE} keeps it out of the history.")
 @click.option("--name", metavar="MODEL", help="What clients call the model. Default: the file's name.")
-@click.option("--allow-origin", "origins", metavar="URL", multiple=True, help="A web page's origin that may ask; pages of this machine may.")
+@click.option("--allow-origin", "origins", metavar="URL", multiple=True, help="A site whose web pages may ask; this machine's may.")
 @click.option("--verbose", is_flag=True, help="Show all that the server logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it is ready.")
 @click.pass_context
@@ -55,22 +55,23 @@ def serve(
 
     kind, path = find_artifact(artifact, None, mix)
     if kind != RUNTIMES[0]:
-        raise InputError(f"{path}: serve answers from GGUF files, in llama.cpp, and this is ONNX; name a .gguf file, or use edgedistill chat")
+        raise InputError(f"{path}: serve is for GGUF files, and this is ONNX; name a .gguf file, or talk to this one with edgedistill chat")
     check_words(api_key, name)
     for package in PACKAGES:
         require(package, extra="serve", purpose="serve")
     from edgedistill.runtimes.server import ModelServer
 
     def log(line: str) -> None:
-        kind, mark, rest = line.partition("request: ")
-        if mark and not kind:
+        before, mark, rest = line.partition("request: ")
+        if mark and not before and running:  # the first one is our own, whether it answers
             click.echo(f"{time.strftime('%H:%M:%S')} {visible(rest, lines=False)}", err=True)
         elif verbose:
             click.echo(visible(line, lines=False), err=True)
 
+    running: list[ModelServer] = []
     try:
         with (
-            until_stopped() as running,
+            stopping(running),
             ModelServer(
                 path, host=host, port=port, threads=threads or usable_cores(), context=context, name=name, api_key=api_key,
                 origins=origins, on_line=log,
@@ -136,18 +137,20 @@ def curl_line(server: "ModelServer", key_from_environment: bool) -> str:
 
 
 @contextmanager
-def until_stopped() -> Iterator[list["ModelServer"]]:
-    """Ctrl-C and SIGTERM stop the server that is put into the list, in good order; before there is one, or again, at once."""
-    running: list[ModelServer] = []
+def stopping(running: list["ModelServer"]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the server in the list in good order. Before there is one, or the second time, they end all at once."""
+    told = False
 
     def handle(*_: object) -> None:
-        if not running:
+        nonlocal told
+        if told or not running:
             raise KeyboardInterrupt
-        running.pop().stop()
+        told = True
+        running[0].stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield running
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

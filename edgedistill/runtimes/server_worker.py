@@ -6,6 +6,7 @@ its Jinja formatter differ from transformers in the bos, and stop at the text of
 """
 
 import asyncio
+import codecs
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import llama_cpp
 import llama_cpp.llama_cpp as lib
 import uvicorn
 from llama_cpp import llama_chat_format
+from llama_cpp.llama_tokenizer import BaseLlamaTokenizer
 from llama_cpp.server import app as library
 from llama_cpp.server.settings import ModelSettings, ServerSettings
 from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
@@ -37,6 +39,27 @@ CHAT_FORMAT = "edgedistill"
 GRACE_S = 3  # for the answers that are being written when the server is told to end
 START_S = 30.0
 DEFAULT_CONTEXT = 4096  # tokens; a model that was trained for 131,072 would take gigabytes for its cache
+
+
+class WholeText(BaseLlamaTokenizer):
+    """The library's tokenizer, whose text is always the beginning of UTF-8.
+
+    A model may write bytes that make no character. The library then waits in a stream for them to become one, and holds back
+    all that follows; so they are the replacement character here, as in `edgedistill chat`.
+    """
+
+    def __init__(self, inner: BaseLlamaTokenizer) -> None:
+        self._inner = inner
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
+        """As the library does."""
+        return list(self._inner.tokenize(text, add_bos, special))
+
+    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+        """Text in UTF-8; the bytes of a character that isn't whole yet stay at its end."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        text = decoder.decode(self._inner.detokenize(tokens, prev_tokens, special))
+        return text.encode() + decoder.getstate()[0]
 
 
 class ServerWorker:
@@ -66,6 +89,7 @@ class ServerWorker:
             raise ValueError(f"llama.cpp can't load it: {why(str(error))}") from None
         # The library hands its model to its own routes alone; what a request will be asked with must be known before them.
         self.llama = library._llama_proxy()  # type: ignore[misc]
+        self.llama.tokenizer_ = WholeText(self.llama.tokenizer_)
         self.form = prompt_format(self.llama)
         if self.form.template is not None:
             write_prompt(self.form, [{"role": "user", "content": "Hello"}])  # a broken template is told now
