@@ -88,8 +88,8 @@ class OneSequence:
         prompt = self.apply_template(messages, True)["ids"]
         limit = min(self.context, self.trained)
         if len(prompt) >= limit:
-            longer = ", or use a longer context" if self.context < self.trained else ""
-            raise InputError(f"the conversation has {len(prompt)} tokens and the context holds {limit}. Start a new one{longer}")
+            longer = ", or open the file with a longer context" if self.context < self.trained else ""
+            raise InputError(f"the conversation has {len(prompt)} tokens and the context holds {limit}; say it in fewer words{longer}")
         known = self.reopen(prompt) if keep else 0
         if not known:
             self.open(self.context)
