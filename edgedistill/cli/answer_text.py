@@ -74,7 +74,10 @@ class AnswerWriter:
         self._out.write(part)
         if part != "\n":
             self._line = (self._line + part)[:80]
-            self._column = (self._column + cells(part)) % self._width() if self._width else 0
+            if self._width:
+                # What is too long for a line, the terminal breaks. At the edge itself it waits for what comes next.
+                column = self._column + cells(part)
+                self._column = (column - 1) % self._width() + 1 if column else 0
 
 
 def cells(text: str) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +74,9 @@ def chat(
             info = model.info()
             if not info.chat_template:
                 raise InputError(f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat")
-            note(f"{visible(path, lines=False)} in {info.version}, {model.threads} threads. {HINT}")
+            note(f"{visible(path.name, lines=False)} in {info.version}, {model.threads} thread{'s' * (model.threads != 1)}")
+            if sys.stdin.isatty():
+                note(HINT)
             talk(Conversation(model, min(context, info.n_ctx_train), system), Wish(max_tokens, temperature, top_p, seed), as_json)
     except KeyboardInterrupt:
         click.echo("\nStopped.", err=True)
@@ -191,6 +194,8 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
     )
     with contextlib.closing(pieces):
         for piece in pieces:
+            if pressed.is_set():
+                break
             if piece:
                 reading.done()
                 first = first or time.perf_counter()
@@ -199,8 +204,6 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
                     writer.write(piece)
             else:
                 reading.show(*model.reading)
-            if pressed.is_set():
-                break
     reading.done()
     if stream and said:
         writer.end()
@@ -265,6 +268,8 @@ def first_interrupt() -> Iterator[threading.Event]:
 def note(text: str) -> None:
     """A line beside the conversation, on stderr: paler where that is a terminal that wants colours."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    if sys.stderr.isatty():
+        text = textwrap.fill(text, terminal_width())
     click.echo(text if plain else click.style(text, dim=True), err=True)
 
 

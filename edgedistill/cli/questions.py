@@ -16,7 +16,9 @@ COMMANDS = {
 }
 HIDDEN = ("/exit",)
 BLOCK = '"""'  # begins and ends a question of several lines
-HINT = f"/help lists what there is besides questions, {BLOCK} begins and ends one of several lines, Ctrl-C stops an answer."
+HINT = "/help lists the commands, Ctrl-C stops an answer"
+PROMPT, MORE = "> ", ". "
+CANCELLED = "\x03"  # a block that Ctrl-C gave up, by identity
 
 
 def help_text() -> str:
@@ -27,7 +29,7 @@ def help_text() -> str:
 
 def read_lines(terminal: bool) -> Iterator[str]:
     """Questions and commands, without the spaces around them. Ends with the input, or where Ctrl-C is pressed twice at the prompt."""
-    source = typed_lines() if terminal else iter(sys.stdin)
+    source = TypedLines() if terminal else iter(sys.stdin)
     for line in source:
         text = line.strip()
         if text.startswith(BLOCK):
@@ -43,47 +45,63 @@ def read_lines(terminal: bool) -> Iterator[str]:
 
 
 def rest_of_block(first: str, source: Iterator[str]) -> str:
-    """The lines of a question up to the closing mark, or to the end of the input."""
+    """The lines of a question up to the closing mark, or to the end of the input; empty where Ctrl-C gives it up."""
     lines = [first.removeprefix(BLOCK)]
+    if isinstance(source, TypedLines):
+        source.prompt = MORE
     while not lines[-1].rstrip().endswith(BLOCK):
         line = next(source, None)
         if line is None:
-            return "\n".join(lines)
-        lines.append(line.rstrip("\n"))
+            break
+        if line is CANCELLED:
+            return ""
+        lines.append(line.rstrip("\r\n"))
+    if isinstance(source, TypedLines):
+        source.prompt = PROMPT
     return "\n".join(lines).rstrip().removesuffix(BLOCK)
 
 
-def typed_lines() -> Iterator[str]:
-    """Lines typed at a prompt, with editing and a history where readline is there. Ctrl-C drops a line; on an empty one, twice leaves."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 (input() then edits lines)
-    warned = False
-    while True:
-        try:
-            line = ask()
-        except EOFError:
-            click.echo(err=True)
-            return
-        except KeyboardInterrupt:
-            click.echo(err=True)
-            if warned:
-                return
-            warned = True
-            click.echo("Ctrl-C again, Ctrl-D or /quit leaves.", err=True)
-            continue
+class TypedLines:
+    """Lines typed at a prompt, with editing and a history where readline is there. Ctrl-C drops a line; pressed twice, it leaves."""
+
+    def __init__(self) -> None:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 (input() then edits lines)
+        self.prompt = PROMPT
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
         warned = False
-        yield line
+        while True:
+            try:
+                line = ask(self.prompt)
+            except EOFError:
+                click.echo(err=True)
+                raise StopIteration from None
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                if self.prompt == MORE:
+                    self.prompt = PROMPT
+                    return CANCELLED
+                if warned:
+                    raise StopIteration from None
+                warned = True
+                click.echo("Ctrl-C again, Ctrl-D or /quit leaves.", err=True)
+                continue
+            return line
 
 
-def ask() -> str:
+def ask(prompt: str) -> str:
     """One line from the keyboard. The prompt goes to the screen, not into a file that answers are written to.
 
     Raises:
         EOFError, KeyboardInterrupt: Ctrl-D, Ctrl-C.
     """
     if sys.stdout.isatty():
-        return input("> ")
-    click.echo("> ", nl=False, err=True)
+        return input(prompt)
+    click.echo(prompt, nl=False, err=True)
     line = sys.stdin.readline()
     if not line:
         raise EOFError

@@ -62,11 +62,7 @@ def serve(
     from edgedistill.runtimes.server import ModelServer
 
     def log(line: str) -> None:
-        before, mark, rest = line.partition("request: ")
-        if mark and not before and running:  # the first one is our own, whether it answers
-            click.echo(f"{time.strftime('%H:%M:%S')} {visible(rest, lines=False)}", err=True)
-        elif verbose:
-            click.echo(visible(line, lines=False), err=True)
+        click.echo(visible(line, lines=False), err=True)
 
     running: list[ModelServer] = []
     try:
@@ -74,7 +70,7 @@ def serve(
             stopping(running),
             ModelServer(
                 path, host=host, port=port, threads=threads or usable_cores(), context=context, name=name, api_key=api_key,
-                origins=origins, on_line=log,
+                origins=origins, on_request=lambda line: log(f"{time.strftime('%H:%M:%S')} {line}"), on_line=log if verbose else None,
             ) as server,
         ):
             if not is_loopback(server.host) and api_key is None:

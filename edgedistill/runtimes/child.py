@@ -34,14 +34,15 @@ class Child:
     """One child process that runs a worker module of this room, serving one model file."""
 
     def __init__(
-        self, module: str, subject: Path, threads: int, fds: Sequence[int] = (), on_line: Callable[[str], None] | None = None
+        self, module: str, subject: Path, threads: int, fds: Sequence[int] = (), on_line: Callable[[str], bool] | None = None
     ) -> None:
         """Start `python -m module`.
 
         Args:
             subject: the file or folder that error messages name.
             fds: open files that the child gets under the same numbers.
-            on_line: called in a thread with each line that the child says on stderr.
+            on_line: called in a thread with each line that the child says on stderr; whether it could be its last words, and so
+                is to be quoted if the child dies.
         """
         environment = os.environ | {
             **THREADING, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1",
@@ -164,15 +165,14 @@ class Child:
         return RuntimeDiedError(f"{self.subject}: the runtime's process ended {how} during '{op}'{hint}{said}")
 
 
-def _listen(lines: IO[bytes], log: BinaryIO, on_line: Callable[[str], None]) -> None:
-    """Pass a child's lines on; the log keeps the last one that isn't empty, since a child that serves says more than a disk holds."""
+def _listen(lines: IO[bytes], log: BinaryIO, on_line: Callable[[str], bool]) -> None:
+    """Pass a child's lines on; the log keeps the last one that is to be quoted, since a child that serves says more than a disk holds."""
     with lines, contextlib.suppress(ValueError):  # the log is closed: so is the child
         for line in lines:
-            if line.strip():
+            if on_line(line.decode("utf-8", errors="replace").rstrip("\r\n")) and line.strip():
                 log.seek(0)
                 log.truncate()
                 log.write(line)
-            on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
 
 
 def _last_line(log: BinaryIO) -> str:

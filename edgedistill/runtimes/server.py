@@ -19,6 +19,7 @@ from edgedistill.errors import InputError, RunError
 from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.llama import check_gguf
 
+REQUEST = "request: "  # before a line of the child's that says what was asked
 SERVER_WORKER = "edgedistill.runtimes.server_worker"
 READY_S = 30.0
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # bound to all of a machine's addresses -> one at which it reaches itself
@@ -40,7 +41,8 @@ class ModelServer:
 
     def __init__(
         self, path: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: int = 2, context: int | None = None,
-        name: str | None = None, api_key: str | None = None, origins: Sequence[str] = (), on_line: Callable[[str], None] | None = None,
+        name: str | None = None, api_key: str | None = None, origins: Sequence[str] = (), on_request: Callable[[str], None] | None = None,
+        on_line: Callable[[str], None] | None = None,
     ) -> None:
         """Bind the address and load the file.
 
@@ -50,17 +52,20 @@ class ModelServer:
             name: what the model is called; the file's name without its ending by default.
             api_key: what clients must send; None asks for nothing.
             origins: web pages of other machines that may ask, see server_front.
-            on_line: gets each line that the server logs.
+            on_request: called in a thread with a line for each request once `start` is done: "GET /v1/models 200, 0.1 s".
+            on_line: called so with each other line that the server logs.
         Raises:
             InputError: the address can't be had, or the file is no GGUF or has a broken chat template.
             RunError, RuntimeDiedError: llama.cpp refuses the file or dies of it.
         """
         check_gguf(path)
         self.api_key = api_key
+        self._on_request, self._on_line = on_request, on_line
+        self._checked = False  # whether the request that `start` makes was logged
         self._socket = bind(host, port)
         self.host, self.port = self._socket.getsockname()[:2]
         try:
-            self._child = Child(SERVER_WORKER, path, threads, fds=[self._socket.fileno()], on_line=on_line or (lambda line: None))
+            self._child = Child(SERVER_WORKER, path, threads, fds=[self._socket.fileno()], on_line=self._hear)
         except BaseException:
             self._socket.close()
             raise
@@ -108,6 +113,16 @@ class ModelServer:
             connection.close()
         if status != http.client.OK:
             raise RunError(f"{self.url}: the server is up but answers with status {status}")
+
+    def _hear(self, line: str) -> bool:
+        _, mark, request = line.partition(REQUEST) if line.startswith(REQUEST) else ("", "", "")
+        if mark and not self._checked and request.startswith("GET /v1/models "):
+            self._checked = True
+        elif mark and self._on_request:
+            self._on_request(request)
+        elif not mark and self._on_line:
+            self._on_line(line)
+        return not mark
 
     def wait(self) -> None:
         """Until `stop` was called and the last answers are out.

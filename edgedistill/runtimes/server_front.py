@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 
 from edgedistill.errors import InputError
+from edgedistill.runtimes.server import REQUEST
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -25,7 +26,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 MAX_BODY_BYTES = 32 << 20
-REQUEST = "request: "  # before a line on stderr that says what was asked
 # What a request gets that doesn't ask for it: `edgedistill chat`'s sampling, so that both answer alike. The library's own penalty
 # for repeated tokens counts the prompt's too, and changes what the measured file would say.
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}

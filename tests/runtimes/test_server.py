@@ -165,7 +165,7 @@ def file(talking_llama, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(file, lines):
     """One server on it, in front of several tests."""
-    with ModelServer(file, port=0, threads=1, on_line=lines.append) as server:
+    with ModelServer(file, port=0, threads=1, on_request=lines.append) as server:
         assert (server.served.name, server.served.context, server.served.trained) == ("talking", 256, 256)
         server.start()
         yield server
@@ -276,7 +276,7 @@ def test_requests_are_logged_in_one_harmless_line(server, lines):
     while not any("31m" in line for line in lines) and time.monotonic() < deadline:
         time.sleep(0.01)
     (line,) = [line for line in lines if "31m" in line]
-    assert line.startswith("request: POST /\\u001b[31m\\nrequest: GET 404, ")
+    assert line.startswith("POST /\\u001b[31m\\nrequest: GET 404, ")
 
 
 def test_it_listens_on_loopback_alone(server):
