@@ -115,7 +115,8 @@ def announce(server: "ModelServer", path: Path, key_from_environment: bool, as_j
         }  # fmt: skip
         click.echo(json.dumps(facts))
         return
-    click.echo(f"{visible(path)} answers at {server.url} as {visible(json.dumps(served.name))}, {served.version}, context {served.context}")
+    click.echo(f"{visible(path.name, lines=False)} answers at {server.url} as {json.dumps(served.name)}")
+    click.echo(f"{served.version}, context {served.context}. Ctrl-C ends it. To ask:", err=True)
     click.echo(f"\n{curl}\n")
 
 

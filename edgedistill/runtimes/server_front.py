@@ -25,6 +25,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
 MAX_BODY_BYTES = 32 << 20
 # What a request gets that doesn't ask for it: `edgedistill chat`'s sampling, so that both answer alike. The library's own penalty
 # for repeated tokens counts the prompt's too, and changes what the measured file would say.
@@ -67,6 +68,8 @@ class Front:
         try:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             self.admit(headers)
+            if scope["path"] == EMBEDDINGS:
+                raise Refused("embeddings are not offered: the model writes text", 404)
             if scope["method"] == "POST" and scope["path"] in (CHAT, COMPLETION):
                 body = await read_json(receive)
                 body = await run_in_threadpool(self.check, scope["path"], body)

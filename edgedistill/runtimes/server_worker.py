@@ -71,6 +71,7 @@ class ServerWorker:
 
     def load(self, path: str, threads: int, context: int | None, name: str, api_key: str | None, origins: list[str]) -> Answer:
         """Load the file into the library's application; its facts."""
+        self.name = name
         keep_errors()
         forget_settings()
         llama_chat_format.LlamaChatCompletionHandlerRegistry().register_chat_completion_handler(CHAT_FORMAT, self.chat, overwrite=True)
@@ -123,7 +124,8 @@ class ServerWorker:
         Raises:
             Refused: it is malformed, the template refuses it, or it doesn't fit the context.
         """
-        body = plain_question(path, body)
+        # There is one model: asked by any name it answers with its own, and without one the library would tell the file's path.
+        body = plain_question(path, body) | {"model": self.name}
         kind = CreateChatCompletionRequest if path == CHAT else CreateCompletionRequest
         try:
             request = kind.model_validate(body).model_dump()
@@ -131,6 +133,10 @@ class ServerWorker:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise Refused(f"{where}: {first['msg']}", param=where) from None
+        wanted = request.get("tool_choice")
+        offered = [tool["function"]["name"] for tool in request.get("tools") or []]
+        if isinstance(wanted, dict) and wanted["function"]["name"] not in offered:
+            raise Refused(f"tool_choice names {wanted['function']['name']!r}, which is none of the tools", param="tool_choice")
         if request.get("grammar") is not None or request.get("response_format") is not None:
             self.check_grammar(request)
         if bad := [token for token in request.get("logit_bias") or {} if not is_token(token, self.llama.n_vocab(), request)]:

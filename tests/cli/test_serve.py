@@ -88,7 +88,7 @@ def test_the_curl_line_runs(bundle, key):
     arguments = ["--api-key", "it's-s3cret"] if key == "option" else []
     variables = {"EDGEDISTILL_API_KEY": "s3cret"} if key == "variable" else {}
     with Process(bundle, "--name", "my 'model'", *arguments, **variables) as serve:
-        assert re.match(r".*it's tiny-q8_0\.gguf answers at http://127\.0\.0\.1:\d+/v1 as \"my 'model'\", llama-cpp-python", serve.line())
+        assert re.match(r".*it's tiny-q8_0\.gguf answers at http://127\.0\.0\.1:\d+/v1 as \"my 'model'\"\n", serve.line())
         serve.line()
         line = serve.line()
         assert ("s3cret" in line) == (key == "option")

@@ -172,7 +172,7 @@ def server(file, lines):
 
 
 HELLO = [{"role": "user", "content": "Hello there"}]
-ENDLESS = {"grammar": "root ::= [a-z ]*"}
+ENDLESS = {"grammar": "root ::= [a-z ]{900}"}  # no token ends it before
 
 
 def test_openais_client_lists_asks_and_streams(server, file):
@@ -219,6 +219,15 @@ def test_newer_words_of_the_api_are_understood(server):
         ({"messages": HELLO, "grammar": "root ::= ("}, 400, "the grammar has an error"),
         ({"messages": HELLO, "grammar": "noroot ::= \"x\""}, 400, "the grammar has an error, or no rule 'root'"),
         ({"messages": HELLO, "logit_bias": {"999999": 1}}, 400, "logit_bias names token '999999'"),
+        ({"messages": HELLO, "grammar": 'root ::= root "a"'}, 400, "the grammar has an error"),
+        (
+            {"messages": HELLO, "response_format": {"type": "json_object", "schema": {"$ref": "http://127.0.0.1/x"}}}, 400,
+            "the JSON schema can't be followed: Unsupported ref",
+        ),
+        (
+            {"messages": HELLO, "stream": True, "tool_choice": {"type": "function", "function": {"name": "g"}}}, 400,
+            "tool_choice names 'g', which is none of the tools",
+        ),
         ({"messages": [{"role": "user", "content": "word " * 300}], "stream": True}, 400, "and the context holds 256"),
         ({"messages": [{"role": "user", "content": "a\ud800"}]}, 400, "half of a surrogate pair"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "reads text alone"),
@@ -238,19 +247,32 @@ def test_a_conversation_too_long_has_openais_code(server):
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_embeddings_are_refused(server):
+    with client_of(server) as client, pytest.raises(openai.NotFoundError, match="embeddings are not offered"):
+        client.embeddings.create(model="talking", input="x")
+
+
+def test_the_path_of_the_file_is_told_to_nobody(server):
+    for name in (None, "gpt-4"):
+        assert post(server, {"messages": HELLO, "max_tokens": 1, "model": name})[2]["model"] == "talking"
+
+
 def test_two_at_once_both_get_their_whole_answer(server):
-    alone = [ask(server, [{"role": "user", "content": text}], max_tokens=60).choices[0].message.content for text in ("Hi", "Bye")]
-    found = {}
+    """The library would end the first where the second comes."""
+    wanted = {"max_tokens": 150, "extra_body": ENDLESS}
+    pieces = stream(server, HELLO, **wanted)
+    found = [next(pieces), ""]
 
-    def read(text):
-        found[text] = "".join(stream(server, [{"role": "user", "content": text}], max_tokens=60))
+    def read():
+        found[1] = "".join(stream(server, HELLO, **wanted))
 
-    threads = [threading.Thread(target=read, args=(text,)) for text in ("Hi", "Bye")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [found["Hi"], found["Bye"]] == alone
+    thread = threading.Thread(target=read)
+    thread.start()
+    found[0] += "".join(pieces)
+    thread.join()
+    alone = ask(server, HELLO, **wanted)
+    assert alone.usage.completion_tokens == 150
+    assert found == [alone.choices[0].message.content] * 2
 
 
 def test_a_client_that_leaves_frees_the_server(server):
@@ -404,4 +426,4 @@ def test_paths_need_not_be_plain(gguf_file, tmp_path):
     path.write_bytes(gguf_file.read_bytes())
     with ModelServer(path, port=0, threads=1) as server:
         server.start()
-        assert ask(server, HELLO).model == "any"
+        assert ask(server, HELLO).model == "a b\n'é"
