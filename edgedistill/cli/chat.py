@@ -2,25 +2,41 @@
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgedistill.cli.answer_text import AnswerWriter, tolerant_streams
+from edgedistill.cli.artifacts import RUNTIMES, find_artifact
+from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
 from edgedistill.errors import InputError
-from edgedistill.mixes import MIXES
 from edgedistill.records import visible
 
 if TYPE_CHECKING:
     from edgedistill.runtimes.base import Runtime
 
-RUNTIMES = ("llama.cpp", "onnxruntime")
-HELP = "/reset forgets the conversation, /quit leaves"
+STOPPED = 130
+READING_S = 1.0  # how long a conversation is read before the terminal says so
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How answers are to be made."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
 
 
 @click.command()
@@ -35,89 +51,36 @@ HELP = "/reset forgets the conversation, /quit leaves"
 @click.option("--context", type=click.IntRange(min=16), default=2048, show_default=True, help="Longest conversation, in tokens.")
 @click.option("--system", metavar="TEXT", help="A system message; the template's own otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each answer.")
+@click.pass_context
 def chat(
-    artifact: Path, runtime: str | None, mix: str | None, threads: int | None, temperature: float, top_p: float, seed: int,
-    max_tokens: int, context: int, system: str | None, as_json: bool,
+    ctx: click.Context, artifact: Path, runtime: str | None, mix: str | None, threads: int | None, temperature: float, top_p: float,
+    seed: int, max_tokens: int, context: int, system: str | None, as_json: bool,
 ) -> None:
     """Talk to a .gguf file, an ONNX folder or a run's bundle, in its real runtime.
 
-    Questions come from the keyboard or, piped, one a line. Answers go to stdout, tokens/s to stderr.
-    /reset forgets the conversation, /quit leaves, Ctrl-C stops an answer.
+    Questions come from the keyboard or, piped, one a line; one of several lines stands between two \"\"\". Answers go to
+    stdout, figures to stderr. /reset forgets the conversation, /help lists the commands, /quit leaves, Ctrl-C stops an answer.
+    Where the context is full, the oldest questions are forgotten.
 
     \b
     Example: echo "What is the capital of France?" | edgedistill chat runs/demo
     """
     from edgedistill.machine import usable_cores
 
+    tolerant_streams()
     kind, path = find_artifact(artifact, runtime, mix)
-    with open_artifact(kind, path, threads or usable_cores(), context) as model:
-        info = model.info()
-        if not info.chat_template:
-            raise InputError(f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat")
-        click.echo(f"{path} in {info.version}, {model.threads} threads. {HELP}.", err=True)
-        history: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        start = len(history)
-        for line in questions(sys.stdin.isatty()):
-            if line == "/quit":
-                break
-            if line == "/reset":
-                del history[start:]
-                click.echo("The conversation is forgotten.", err=True)
-                continue
-            history.append({"role": "user", "content": line})
-            try:
-                result = answer(model, history, max_tokens, temperature, top_p, seed, stream=not as_json)
-            except InputError as error:
-                if not sys.stdin.isatty():
-                    raise
-                history.pop()
-                click.echo(f"Error: {error}", err=True)
-                continue
-            history.append({"role": "assistant", "content": result["answer"]})
-            if as_json:
-                click.echo(json.dumps(result))
-            else:
-                click.echo(describe(result), err=True)
-
-
-def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str, Path]:
-    """The runtime and the file or folder that is meant by a path: a .gguf file, an ONNX folder or graph, a run or bundle folder.
-
-    Raises:
-        InputError: it is none of these, or has no artifact of that runtime or mix.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder; name a .gguf file, an ONNX folder or a run folder")
-    found: dict[str, Path] | None = None
-    if path.is_file():
-        kind = RUNTIMES[path.suffix == ".onnx"]
-    elif (path / "config.json").is_file() and (path / "onnx").is_dir():
-        kind = RUNTIMES[1]
-    else:
-        bundle = path / "bundle" if (path / "bundle").is_dir() else path
-        kind = runtime or RUNTIMES[0]
-        found = bundle_artifacts(bundle, kind)
-        if not found:
-            raise InputError(f"{path}: it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of a finished run")
-    if runtime and runtime != kind:
-        raise InputError(f"{path}: it runs in {kind}, not in {runtime}; leave --runtime out")
-    if found is None:
-        if mix:
-            raise InputError(f"{path}: --mix chooses among the artifacts of a run folder, and this is one artifact; leave it out")
-        return kind, path
-    if mix and mix not in found:
-        raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(found)}")
-    return kind, found[mix] if mix else next(iter(found.values()))
-
-
-def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:
-    """A bundle's artifacts for a runtime by their mix: NAME-MIX.gguf or onnx-MIX/; the mixes that we know first, in their order."""
-    if kind == RUNTIMES[0]:
-        found = {file.stem.rpartition("-")[2]: file for file in sorted(bundle.glob("*.gguf"))}
-    else:
-        found = {folder.name.partition("-")[2]: folder for folder in sorted(bundle.glob("onnx*/"))}
-    order = [*(mix for mix in MIXES if mix in found), *(mix for mix in found if mix not in MIXES)]
-    return {mix: found[mix] for mix in order}
+    try:
+        with open_artifact(kind, path, threads or usable_cores(), context) as model:
+            info = model.info()
+            if not info.chat_template:
+                raise InputError(f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat")
+            note(f"{visible(path.name, lines=False)} in {info.version}, {model.threads} thread{'s' * (model.threads != 1)}")
+            if sys.stdin.isatty():
+                note(HINT)
+            talk(Conversation(model, min(context, info.n_ctx_train), system), Wish(max_tokens, temperature, top_p, seed), as_json)
+    except KeyboardInterrupt:
+        click.echo("\nStopped.", err=True)
+        ctx.exit(STOPPED)
 
 
 def open_artifact(kind: str, path: Path, threads: int, context: int) -> "Runtime":
@@ -131,59 +94,158 @@ def open_artifact(kind: str, path: Path, threads: int, context: int) -> "Runtime
     return OnnxRuntime(path, threads=threads, context=context)
 
 
-def questions(terminal: bool) -> Iterator[str]:
-    """Lines that say something: typed after a prompt, with line editing, or piped. Ends with the input, or with Ctrl-C at the prompt."""
-    if not terminal:
-        for line in sys.stdin:
-            if line.strip():
-                yield line.strip()
-        return
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 (input() then edits lines)
-    while True:
-        try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            click.echo(err=True)
+class Conversation:
+    """What was said, as far as the context holds it.
+
+    Args:
+        room: tokens of the conversation with an answer.
+        system: a system message that stays; None leaves it to the template.
+    """
+
+    def __init__(self, model: "Runtime", room: int, system: str | None) -> None:
+        self.model = model
+        self.room = room
+        self.messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        self._start = len(self.messages)
+
+    def reset(self) -> None:
+        """Forget all but the system message."""
+        del self.messages[self._start :]
+
+    def say(self, role: str, content: str) -> None:
+        """Add a message."""
+        self.messages.append({"role": role, "content": content})
+
+    def take_back(self) -> None:
+        """Forget the last message."""
+        self.messages.pop()
+
+    def make_room(self, wanted: int) -> int:
+        """Forget the oldest questions and answers where an answer of `wanted` tokens wouldn't fit; how many were forgotten.
+
+        A long answer gets a quarter of the room. If something must go, so much goes that the next questions fit too: each time
+        that the beginning changes, the whole conversation is read again.
+        """
+        answer = min(wanted, self.room // 4)
+        if self.tokens() + answer <= self.room:
+            return 0
+        forgotten = 0
+        while len(self.messages) - self._start > 2 and self.tokens() + answer > self.room * 3 // 4:
+            del self.messages[self._start : self._start + 2]
+            forgotten += 1
+        return forgotten
+
+    def tokens(self) -> int:
+        """Of the conversation as it is asked."""
+        return len(self.model.apply_template(self.messages)[1])
+
+
+def talk(conversation: Conversation, wish: Wish, as_json: bool) -> None:
+    """Answer every line until there is no more.
+
+    Raises:
+        InputError: a piped question can't be asked. From a keyboard the next one may.
+    """
+    terminal = sys.stdin.isatty()
+    for line in read_lines(terminal):
+        if line == "/quit" or line in HIDDEN:
             return
-        if line.startswith("/") and line not in ("/reset", "/quit"):
-            click.echo(f"{visible(line.split()[0])} is no command: {HELP}.", err=True)
-        elif line:
-            yield line
+        if line == "/help":
+            click.echo(help_text(), err=True)
+            continue
+        if line == "/reset":
+            conversation.reset()
+            click.echo("The conversation is forgotten.", err=True)
+            continue
+        conversation.say("user", line)
+        try:
+            with first_interrupt() as pressed:
+                result = answer(conversation, wish, pressed, stream=not as_json)
+        except InputError as error:
+            if not terminal:
+                raise
+            conversation.take_back()
+            click.echo(f"Error: {visible(error)}", err=True)
+            continue
+        if result["answer"] or result["finish"] != "interrupted":
+            conversation.say("assistant", result["answer"])
+        else:
+            conversation.take_back()  # nothing was said to it
+        if as_json:
+            click.echo(json.dumps(result))
+        else:
+            note(describe(result, conversation.room))
+            if terminal and sys.stdout.isatty():
+                click.echo(err=True)
 
 
-def answer(
-    model: "Runtime", history: list[dict[str, Any]], max_tokens: int, temperature: float, top_p: float, seed: int, stream: bool
-) -> dict[str, Any]:
-    """Ask for one answer and, if `stream`, write it to stdout as it comes. Ctrl-C ends it early; what was said stays."""
-    said: list[str] = []
+def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, stream: bool) -> dict[str, Any]:
+    """Ask for one answer and, if `stream`, write it to stdout as it comes. It ends early when `pressed` is set; what was said stays."""
+    model, said = conversation.model, list[str]()
+    forgotten = conversation.make_room(wish.max_tokens)
+    if forgotten:
+        what = "question and its answer are" if forgotten == 1 else f"{forgotten} questions and their answers are"
+        note(f"[the context of {conversation.room} tokens is full: the oldest {what} forgotten; /reset starts anew]")
+    writer = AnswerWriter(sys.stdout, terminal_width if sys.stdout.isatty() else None)
+    reading = Reading()
     started, first = time.perf_counter(), None
-    with (
-        first_interrupt() as pressed,
-        contextlib.closing(model.chat(history, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)) as pieces,
-    ):
+    pieces = model.chat(
+        conversation.messages, max_tokens=wish.max_tokens, temperature=wish.temperature, top_p=wish.top_p, seed=wish.seed, keep=True
+    )
+    with contextlib.closing(pieces):
         for piece in pieces:
-            first = first or time.perf_counter()
-            said.append(piece)
-            if stream:
-                click.echo(visible(piece), nl=False)
-                sys.stdout.flush()
             if pressed.is_set():
                 break
-    if stream:
-        click.echo()
+            if piece:
+                reading.done()
+                first = first or time.perf_counter()
+                said.append(piece)
+                if stream:
+                    writer.write(piece)
+            else:
+                reading.show(*model.reading)
+    reading.done()
+    if stream and said:
+        writer.end()
     ended, stats = time.perf_counter(), model.last_chat
     tokens = stats.tokens if stats else len(said)
     spent = ended - (first or ended)
     return {
-        "question": history[-1]["content"],
+        "question": conversation.messages[-1]["content"],
         "answer": "".join(said),
         "finish": stats.finish if stats else "interrupted",
+        "forgotten": forgotten,
         "prompt_tokens": stats.prompt_tokens if stats else None,
         "tokens": tokens,
         "ttft_s": round((first or ended) - started, 4),
         "tokens_per_s": round((tokens - 1) / spent, 2) if tokens > 1 and spent > 0 else None,
     }
+
+
+class Reading:
+    """On a terminal, how far a long conversation is read, once that takes longer than a moment; gone before the answer."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._shown = False
+        self._may = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(self, read: int, tokens: int) -> None:
+        """Say so, in the place of the last time."""
+        if self._may and time.perf_counter() - self._since > READING_S:
+            click.echo(f"\r[read {read} of {tokens} tokens]", nl=False, err=True)
+            self._shown = True
+
+    def done(self) -> None:
+        """Wipe it away."""
+        if self._shown:
+            click.echo("\r\x1b[K", nl=False, err=True, color=True)
+            self._shown = False
+
+
+def terminal_width() -> int:
+    """Cells of a line; a terminal that says nonsense has 80."""
+    return max(20, shutil.get_terminal_size().columns)
 
 
 @contextlib.contextmanager
@@ -203,8 +265,22 @@ def first_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def describe(result: dict[str, Any]) -> str:
-    """One line of figures: "8 tokens, 61.2 tokens/s, first after 0.21 s"."""
+def note(text: str) -> None:
+    """A line beside the conversation, on stderr: paler where that is a terminal that wants colours."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    if sys.stderr.isatty():
+        text = textwrap.fill(text, terminal_width())
+    click.echo(text if plain else click.style(text, dim=True), err=True)
+
+
+def describe(result: dict[str, Any], room: int) -> str:
+    """One line of figures: "[8 tokens, 61.2 tokens/s, first after 0.21 s]"."""
+    tokens, finish = result["tokens"], result["finish"]
     rate = f", {result['tokens_per_s']:.1f} tokens/s" if result["tokens_per_s"] else ""
-    ending = {"stop": "", "length": "; cut off at the longest answer or the end of the context", "interrupted": "; interrupted"}
-    return f"[{result['tokens']} tokens{rate}, first after {result['ttft_s']:.2f} s{ending[result['finish']]}]"
+    ending = "; stopped" if finish == "interrupted" else ""
+    if finish == "length":
+        full = result["prompt_tokens"] + tokens >= room
+        ending = f"; cut off: the context of {room} tokens is full" if full else "; cut off: --max-tokens allows no more"
+    elif not result["answer"]:
+        ending += "; the answer is empty"
+    return f"[{tokens} token{'s' * (tokens != 1)}{rate}, first after {result['ttft_s']:.2f} s{ending}]"

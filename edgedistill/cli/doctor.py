@@ -23,6 +23,8 @@ PACKAGES: dict[str, tuple[str, str, str, str]] = {
     "pyarrow": ("15", "", "", "prompts in Parquet files"),
     "onnx": ("1.23", "", "onnx", "ONNX export"),
     "onnxruntime": ("1.23", "", "onnx", "running ONNX files"),
+    "starlette": ("0.30", "", "serve", "serving GGUF files"),
+    "uvicorn": ("0.22", "", "serve", "serving GGUF files"),
 }
 COMPILERS = ("c++", "g++", "clang++")
 # What the inner loops of llama.cpp, onnxruntime and torch use where they find it.

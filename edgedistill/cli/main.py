@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": ("edgedistill.cli.export", "export", "A model in several number formats at once, each file proven."),
     "bench": ("edgedistill.cli.bench", "bench", "Measure a GGUF or ONNX file on this machine."),
     "chat": ("edgedistill.cli.chat", "chat", "Talk to a finished model in the terminal."),
+    "serve": ("edgedistill.cli.serve", "serve", "Answer OpenAI's clients from a finished model."),
     "targets": ("edgedistill.cli.targets", "targets", "List and show the devices that are known."),
     "recipes": ("edgedistill.cli.recipes", "recipes", "List and show the recipes that are known."),
     "runs": ("edgedistill.cli.runs", "runs", "List, show and clean runs."),

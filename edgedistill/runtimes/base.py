@@ -87,6 +87,7 @@ class Runtime:
         self.threads = threads
         self._child = Child(module, path, threads)
         self.last_chat: ChatStats | None = None
+        self.reading = (0, 0)  # tokens of a conversation that are read, and all that are to be read
         try:
             facts = self._child.call("load", path=str(path.resolve()), threads=threads, **load)[0]
         except BaseException:
@@ -157,14 +158,26 @@ class Runtime:
         raise NotImplementedError
 
     def chat(
-        self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+        self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        keep: bool = False,
     ) -> Generator[str, None, None]:
-        """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then holds its counts."""
+        """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then holds its counts.
+
+        An empty piece comes while a long conversation is still being read; `reading` says how far that is.
+
+        Args:
+            keep: what the conversation before shares with this one needn't be read again, where the runtime can do that. The
+                batches are then others, and so may be the last bits of a logit.
+        """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_chat = None
         for result, _ in self._child.stream(
-            "chat", messages=list(messages), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+            "chat", messages=list(messages), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, keep=keep
         ):
+            if "read" in result:
+                self.reading = (result["read"], result["of"])
+                yield ""
+                continue
             if "piece" in result:
                 text = decoder.decode(result["piece"].encode("latin-1"))
             else:

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from edgedistill.errors import InputError, RunError, RuntimeDiedError
 from edgedistill.runtimes.protocol import Arrays, read_frame, write_frame
@@ -32,17 +33,32 @@ THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 class Child:
     """One child process that runs a worker module of this room, serving one model file."""
 
-    def __init__(self, module: str, subject: Path, threads: int) -> None:
-        """Start `python -m module`. `subject` is the file or folder that error messages name."""
+    def __init__(
+        self, module: str, subject: Path, threads: int, fds: Sequence[int] = (), on_line: Callable[[str], bool] | None = None
+    ) -> None:
+        """Start `python -m module`.
+
+        Args:
+            subject: the file or folder that error messages name.
+            fds: open files that the child gets under the same numbers.
+            on_line: called in a thread with each line that the child says on stderr; whether it could be its last words, and so
+                is to be quoted if the child dies.
+        """
         environment = os.environ | {
             **THREADING, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1",
         }
         self.subject = subject
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if on_line else self._log, env=environment, pass_fds=fds,
             cwd=PACKAGE_PARENT,  # `-m` imports from there, and not from whatever lies in the user's folder
         )
+        self._listener: threading.Thread | None = None
+        if on_line:
+            assert self._process.stderr is not None
+            self._listener = threading.Thread(target=_listen, args=(self._process.stderr, self._log, on_line), daemon=True)
+            self._listener.start()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to: BinaryIO = self._process.stdin  # type: ignore[assignment]
@@ -135,6 +151,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
+        if self._listener:
+            self._listener.join(QUIT_S)
         how = f"with exit code {code}"
         if code < 0:
             try:
@@ -145,6 +163,16 @@ class Child:
         said = f"; it last said: {last}" if last else ""
         hint = " (the system may have run out of memory)" if code == -signal.SIGKILL else ""
         return RuntimeDiedError(f"{self.subject}: the runtime's process ended {how} during '{op}'{hint}{said}")
+
+
+def _listen(lines: IO[bytes], log: BinaryIO, on_line: Callable[[str], bool]) -> None:
+    """Pass a child's lines on; the log keeps the last one that is to be quoted, since a child that serves says more than a disk holds."""
+    with lines, contextlib.suppress(ValueError):  # the log is closed: so is the child
+        for line in lines:
+            if on_line(line.decode("utf-8", errors="replace").rstrip("\r\n")) and line.strip():
+                log.seek(0)
+                log.truncate()
+                log.write(line)
 
 
 def _last_line(log: BinaryIO) -> str:

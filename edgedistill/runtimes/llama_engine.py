@@ -30,9 +30,14 @@ def _keep_errors(level: int, text: bytes, _: Any) -> None:
             sys.stderr.write(line + "\n")
 
 
-def why() -> str:
-    """What llama.cpp logged as its first error since the last call, or "no reason given"."""
-    reason = _errors[0] if _errors else "llama.cpp gave no reason"
+def keep_errors() -> None:
+    """Have llama.cpp's errors kept from now on."""
+    lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+
+
+def why(otherwise: str = "llama.cpp gave no reason") -> str:
+    """What llama.cpp logged as its first error since the last call."""
+    reason = _errors[0] if _errors else otherwise
     _errors.clear()
     return reason
 
@@ -43,13 +48,37 @@ def requantize(source: str, destination: str, file_type: int, threads: int) -> N
     Raises:
         ValueError: llama.cpp can't.
     """
-    lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+    keep_errors()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = file_type, True, threads
     _errors.clear()
     code = lib.llama_model_quantize(source.encode(), destination.encode(), ctypes.byref(params))
     if code != 0:
         raise ValueError(f"llama.cpp can't rewrite it: {why()}")
+
+
+def token_piece(vocab: Any, token: int, special: bool = True) -> bytes:
+    """The bytes of one token; a control token has none unless `special`."""
+    room = 256
+    while True:
+        buffer = ctypes.create_string_buffer(room)
+        count = lib.llama_token_to_piece(vocab, token, buffer, room, 0, special)
+        if count >= 0:
+            return buffer.raw[:count]
+        room = -count
+
+
+def model_text(model: Any, key: str) -> str | None:
+    """One metadata value of a loaded file as text."""
+    room = 1 << 12
+    while True:
+        buffer = ctypes.create_string_buffer(room)
+        count = lib.llama_model_meta_val_str(model, key.encode(), buffer, room)
+        if count < 0:
+            return None
+        if count < room:
+            return buffer.raw[:count].decode("utf-8", errors="replace")
+        room = count + 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +104,7 @@ class LlamaEngine:
         Raises:
             ValueError: llama.cpp refuses the file; with its reason.
         """
-        lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+        keep_errors()
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -89,6 +118,7 @@ class LlamaEngine:
         self.lib_vocab = lib.llama_model_get_vocab(self.model)
         self.vocab = lib.llama_vocab_n_tokens(self.lib_vocab)
         self.context: Any = None
+        self.held: list[int] = []  # tokens of the one sequence that is open, where its user keeps count
         self._purpose: Purpose | None = None
         self._batch: Any = None
 
@@ -113,6 +143,21 @@ class LlamaEngine:
             self._batch = lib.llama_batch_init(purpose.batch, 0, purpose.sequences if purpose.shared else 1)
             np.ctypeslib.as_array(self._batch.n_seq_id, (purpose.batch,))[:] = 1
         lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
+        self.held = []
+
+    def cut(self, length: int) -> bool:
+        """Drop what sequence 0 holds after its first `length` tokens; whether that could be done.
+
+        A recurrent model can't go back. A sliding window may have lost tokens that the last of the kept ones attend to.
+        """
+        memory = lib.llama_get_memory(self.context)
+        first = lib.llama_memory_seq_pos_min(memory, 0)
+        if first > 0 and first > length - lib.llama_model_n_swa(self.model):
+            return False
+        if not lib.llama_memory_seq_rm(memory, 0, length, -1):
+            return False
+        del self.held[length:]
+        return True
 
     def decode(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]) -> np.ndarray:
         """Run one batch and return the logits [rows wanted, V] float32, in batch order; a view until the next call."""
@@ -163,13 +208,7 @@ class LlamaEngine:
 
     def piece(self, token: int, special: bool) -> bytes:
         """The bytes of one token; a control token has none unless `special`."""
-        room = 256
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_token_to_piece(self.lib_vocab, token, buffer, room, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            room = -count
+        return token_piece(self.lib_vocab, token, special)
 
     def stop_ids(self) -> list[int]:
         """The tokens that end a text: what the file names as EOS and EOT, and their like by name."""
@@ -177,15 +216,7 @@ class LlamaEngine:
 
     def metadata(self, key: str) -> str | None:
         """One metadata value of the file as text."""
-        room = 1 << 12
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_model_meta_val_str(self.model, key.encode(), buffer, room)
-            if count < 0:
-                return None
-            if count < room:
-                return buffer.raw[:count].decode("utf-8", errors="replace")
-            room = count + 1
+        return model_text(self.model, key)
 
     def chat_template(self) -> str | None:
         """The Jinja text of the file's chat template."""

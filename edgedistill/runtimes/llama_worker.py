@@ -16,9 +16,11 @@ from edgedistill.runtimes.llama_engine import MICRO_BATCH, LlamaEngine, Purpose,
 from edgedistill.runtimes.memory import rss_bytes
 from edgedistill.runtimes.one_sequence import LOGIT_ROWS, OneSequence
 from edgedistill.runtimes.parallel import Job, run_jobs
+from edgedistill.runtimes.prompt import adds_missing_bos
 from edgedistill.runtimes.protocol import Arrays
 from edgedistill.runtimes.worker import Answer, Operation, serve
 
+OURS = "edgedistill.version"  # a key that every file of ours has
 MAX_LOGITS = 1 << 25  # computed at once: 128 MiB of float32
 
 
@@ -42,11 +44,13 @@ class LlamaWorker(OneSequence):
         self.stops = frozenset(stops)
         vocab = engine.lib_vocab
         self.bos_id, self.eos_id = lib.llama_vocab_bos(vocab), lib.llama_vocab_eos(vocab)
+        add_bos = bool(lib.llama_vocab_get_add_bos(vocab))
+        self.bos_missing = adds_missing_bos(add_bos, ours=engine.metadata(OURS) is not None)
         return {
             "runtime": "llama.cpp", "version": f"llama-cpp-python {version('llama-cpp-python')}", "description": engine.description(),
             "vocab": engine.vocab, "n_ctx_train": self.trained, "chat_template": self.template,
             "bos_id": self.bos_id, "eos_id": self.eos_id, "eot_id": lib.llama_vocab_eot(vocab),
-            "stop_ids": stops, "add_bos": bool(lib.llama_vocab_get_add_bos(vocab)),
+            "stop_ids": stops, "add_bos": add_bos,
             "architecture": engine.metadata("general.architecture"), "name": engine.metadata("general.name"),
             "parameters": lib.llama_model_n_params(engine.model), "weight_bytes": lib.llama_model_size(engine.model),
             "load_s": engine.load_s, "rss_bytes": rss_bytes(), "features": engine.features(),
@@ -108,16 +112,22 @@ class LlamaWorker(OneSequence):
     def open(self, length: int) -> None:
         """See OneSequence. Only the last row of logits is ever read, so the buffer holds one."""
         self.engine.prepare(Purpose(1, length, MICRO_BATCH, 1))
-        self._position = 0
+
+    def reopen(self, prompt: list[int]) -> int:
+        """See OneSequence."""
+        held = self.engine.held
+        shared = next((n for n, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b), min(len(held), len(prompt)))
+        shared = min(shared, len(prompt) - 1)
+        return shared if shared and self.engine.cut(shared) else 0
 
     def evaluate(self, tokens: list[int]) -> np.ndarray:
         """See OneSequence."""
         for start in range(0, len(tokens), MICRO_BATCH):
             part = tokens[start : start + MICRO_BATCH]
-            positions = list(range(self._position, self._position + len(part)))
+            positions = list(range(len(self.engine.held), len(self.engine.held) + len(part)))
             wanted = [False] * (len(part) - 1) + [start + len(part) == len(tokens)]
             rows = self.engine.decode(part, positions, [0] * len(part), wanted)
-            self._position += len(part)
+            self.engine.held += part
         self.engine.synchronize()
         return rows[0]
 

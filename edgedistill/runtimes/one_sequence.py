@@ -7,21 +7,13 @@ import numpy as np
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.memory import peak_rss_bytes, rss_bytes
+from edgedistill.runtimes.prompt import PromptFormat, check_text, special_text, write_prompt
 from edgedistill.runtimes.sampling import Sampler
 from edgedistill.runtimes.speed import measure_speed
-from edgedistill.runtimes.template import render
 from edgedistill.runtimes.worker import Answer, Operation
 
 LOGIT_ROWS = 128  # positions a frame: 24 MiB at a vocabulary of 49,152
-
-
-def check_text(text: str) -> None:
-    """Raise InputError where a text holds half of a surrogate pair, which UTF-8 has no bytes for."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        at = error.start
-        raise InputError(f"the text holds {text[at]!r} at character {at}, half of a surrogate pair; remove it: it spells nothing") from None
+READ_TOKENS = 128  # of a chat's prompt, between two chances to stop: seconds on a slow device
 
 
 class OneSequence:
@@ -34,12 +26,20 @@ class OneSequence:
     load_s: float
     stops: frozenset[int]
     template: str | None
+    bos_missing: bool = False  # see PromptFormat
     bos_id: int
     eos_id: int
 
     def open(self, length: int) -> None:
         """Begin an empty sequence with room for `length` tokens."""
         raise NotImplementedError
+
+    def reopen(self, prompt: list[int]) -> int:
+        """Cut the sequence that is there to the beginning that it shares with a prompt; how many tokens that leaves, 0 for none.
+
+        At least the prompt's last token stays to be read. A runtime that can't cut its cache leaves none.
+        """
+        return 0
 
     def evaluate(self, tokens: list[int]) -> np.ndarray:
         """Append tokens; the logits [V] after the last, valid until the next call."""
@@ -74,28 +74,31 @@ class OneSequence:
 
     def apply_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> Answer:
         """The prompt of a conversation, as text and as ids."""
-        if not self.template:
-            raise InputError("it has no chat template, so there is no way to tell it who says what; use a model that was made to chat")
-        bos, eos = (
-            self.decode_bytes([token], True).decode("utf-8", errors="replace") if token >= 0 else "" for token in (self.bos_id, self.eos_id)
-        )
-        text = render(self.template, messages, bos=bos, eos=eos, add_generation_prompt=add_generation_prompt)
-        check_text(text)
-        ids = self.encode(text, True, True)
-        # A BOS that the template writes, and another that the tokenizer adds, would be one too many.
-        if len(ids) > 1 and ids[0] == ids[1] == self.bos_id and ids[1:] == self.encode(text, False, True):
-            ids = ids[1:]
-        return {"text": text, "ids": ids}
+        bos, eos = (special_text(token, lambda one: self.decode_bytes([one], True)) for token in (self.bos_id, self.eos_id))
+        text = write_prompt(PromptFormat(self.template, bos, eos, self.bos_missing), messages, add_generation_prompt)
+        return {"text": text, "ids": self.encode(text, False, True)}
 
-    def chat(self, messages: list[dict[str, Any]], max_tokens: int, temperature: float, top_p: float, seed: int) -> Iterator[Any]:
-        """Stream an answer's bytes as latin-1 text, token by token; the last item counts the tokens."""
+    def chat(
+        self, messages: list[dict[str, Any]], max_tokens: int, temperature: float, top_p: float, seed: int, keep: bool
+    ) -> Iterator[Any]:
+        """Stream an answer's bytes as latin-1 text, token by token; the last item counts the tokens.
+
+        While a long prompt is read, items tell how far that is, so that the parent may stop it.
+        """
         prompt = self.apply_template(messages, True)["ids"]
         limit = min(self.context, self.trained)
         if len(prompt) >= limit:
-            longer = ", or use a longer context" if self.context < self.trained else ""
-            raise InputError(f"the conversation has {len(prompt)} tokens and the context holds {limit}. Start a new one{longer}")
+            longer = ", or open the file with a longer context" if self.context < self.trained else ""
+            raise InputError(f"the conversation has {len(prompt)} tokens and the context holds {limit}; say it in fewer words{longer}")
+        known = self.reopen(prompt) if keep else 0
+        if not known:
+            self.open(self.context)
+        while len(prompt) - known > READ_TOKENS:
+            self.evaluate(prompt[known : known + READ_TOKENS])
+            known += READ_TOKENS
+            yield {"read": known, "of": len(prompt)}
         finish, made = "length", []
-        for token in self.draw(prompt, min(max_tokens, limit - len(prompt)), temperature, top_p, seed):
+        for token in self.draw_after(prompt[known:], min(max_tokens, limit - len(prompt)), Sampler(temperature, top_p, seed)):
             made.append(token)
             if token in self.stops:
                 finish = "stop"
@@ -105,9 +108,12 @@ class OneSequence:
 
     def draw(self, prompt: list[int], count: int, temperature: float, top_p: float, seed: int) -> Iterator[int]:
         """Yield up to `count` tokens that follow a prompt, in a sequence of its own."""
-        sampler = Sampler(temperature, top_p, seed)
         self.open(self.context)
-        row = self.evaluate(prompt)
+        return self.draw_after(prompt, count, Sampler(temperature, top_p, seed))
+
+    def draw_after(self, tokens: list[int], count: int, sampler: Sampler) -> Iterator[int]:
+        """Yield up to `count` tokens that follow the open sequence and these."""
+        row = self.evaluate(tokens)
         for made in range(count):
             token = sampler.draw(row)
             yield token

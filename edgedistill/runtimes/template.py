@@ -25,8 +25,11 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def render(template: str, messages: list[dict[str, Any]], *, bos: str, eos: str, add_generation_prompt: bool = True) -> str:
-    """The prompt text of a conversation; `bos` and `eos` are the texts of these tokens.
+def render(
+    template: str, messages: list[dict[str, Any]], *, bos: str, eos: str, add_generation_prompt: bool = True,
+    tools: list[dict[str, Any]] | None = None,
+) -> str:
+    """The prompt text of a conversation; `bos` and `eos` are the texts of these tokens, `tools` JSON schemas of functions.
 
     Raises:
         InputError: the template is no Jinja, or refuses these messages.
@@ -40,7 +43,7 @@ def render(template: str, messages: list[dict[str, Any]], *, bos: str, eos: str,
     try:
         return environment.from_string(template).render(
             messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt,
-            tools=None, functions=None, function_call=None, tool_choice=None, documents=None,
+            tools=tools, functions=None, function_call=None, tool_choice=None, documents=None,
         )
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"its chat template has an error in line {error.lineno}: {error.message}") from None

@@ -22,14 +22,17 @@ def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(folder: Path, path: Path, *, template: bool = True, model: str = "gpt2", eos: int | None = None) -> Path:
-    """The folder's model as an F32 GGUF."""
+def write_gguf(
+    folder: Path, path: Path, *, template: bool = True, chat: str | None = None, model: str = "gpt2", eos: int | None = None,
+    add_bos: bool = False, name: str = "tiny",
+) -> Path:
+    """The folder's model as an F32 GGUF, with its chat template or another."""
     from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
+    writer.add_name(name)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -49,9 +52,9 @@ def write_gguf(folder: Path, path: Path, *, template: bool = True, model: str = 
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"] if eos is None else eos)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(add_bos)
     if template:
-        writer.add_chat_template((folder / "chat_template.jinja").read_text())
+        writer.add_chat_template(chat or (folder / "chat_template.jinja").read_text())
     for name, weight in load_file(folder / "model.safetensors").items():
         kind = name.removesuffix(".weight")
         if kind.endswith("q_proj"):

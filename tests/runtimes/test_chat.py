@@ -7,10 +7,13 @@ import signal
 import pytest
 from click.testing import CliRunner
 
-from edgedistill.cli.chat import chat, find_artifact
+from edgedistill.cli.artifacts import find_artifact
+from edgedistill.cli.chat import Conversation, chat
 from edgedistill.errors import InputError
 from edgedistill.runtimes.base import Runtime
+from edgedistill.runtimes.llama import LlamaCpp
 from tests.runtimes.conftest import write_gguf
+from tests.tiny import make_tiny_llama
 
 QUIET = ["--threads", "1", "--max-tokens", "12", "--context", "128"]
 
@@ -63,9 +66,94 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(gguf_file, monkeypatch)
     monkeypatch.setattr(Runtime, "chat", interrupted)
     found = talk("Hi\nGo on\n", gguf_file, "--json", "--temperature", "0")
     first, second = (json.loads(line) for line in found.stdout.splitlines())
-    assert (first["finish"], first["tokens"]) == ("interrupted", 3)
+    assert (first["finish"], first["tokens"]) == ("interrupted", 2)
     assert second["finish"] != "interrupted"
     assert second["answer"]
+
+
+def test_a_second_ctrl_c_leaves(gguf_file, monkeypatch):
+    def interrupted(*_, **__):
+        yield "a"
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield "b"
+
+    monkeypatch.setattr(Runtime, "chat", interrupted)
+    found = talk("Hi\nGo on\n", gguf_file)
+    assert (found.exit_code, found.stdout) == (130, "a")
+    assert found.stderr.endswith("\nStopped.\n")
+
+
+def test_ctrl_c_before_the_first_word_takes_the_question_back(gguf_file, monkeypatch):
+    asked = []
+
+    def reading(self, messages, **_):
+        asked.append(list(messages))
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.reading = (128, 1000)
+            yield ""
+        yield "word"
+
+    monkeypatch.setattr(Runtime, "chat", reading)
+    first, second = (json.loads(line) for line in talk("Hi\nGo on\n", gguf_file, "--json").stdout.splitlines())
+    assert (first["finish"], first["answer"], second["answer"]) == ("interrupted", "", "word")
+    assert asked[1] == [{"role": "user", "content": "Go on"}]
+
+
+def test_a_long_conversation_may_be_stopped_while_it_is_read(hf_folder, tmp_path):
+    path = write_gguf(make_tiny_llama(tmp_path / "hf", context=2048), tmp_path / "long.gguf")
+    conversation = [{"role": "user", "content": "word " * 150}]
+    with LlamaCpp(path, threads=1, context=2048, parallel=1) as model:
+        count = len(model.apply_template(conversation)[1])
+        pieces = model.chat(conversation, max_tokens=4)
+        assert next(pieces) == ""
+        assert model.reading == (128, count)
+        pieces.close()
+        assert "".join(model.chat(conversation, max_tokens=4)) == "".join(model.chat(conversation, max_tokens=4, keep=True))
+
+
+def test_what_two_conversations_share_is_read_once_and_nothing_else_changes(gguf_file, float_logits):
+    """Each answer is greedy, so it is that of the float model, whatever was kept."""
+    first = [{"role": "user", "content": "What is the capital of France?"}]
+    with LlamaCpp(gguf_file, threads=1, context=256, parallel=1) as model:
+        answer = "".join(model.chat(first, max_tokens=8, keep=True))
+        longer = [*first, {"role": "assistant", "content": answer}, {"role": "user", "content": "And of the sea?"}]
+        for messages in (longer, first, [{"role": "user", "content": "What now?"}], longer, first):
+            ids = model.apply_template(messages)[1]
+            made = model.tokenize("".join(model.chat(messages, max_tokens=8, keep=True)))
+            fresh = "".join(model.chat(messages, max_tokens=8))
+            assert made == model.tokenize(fresh)
+            assert float_logits(ids)[-1].argmax() == model.generate(ids, 1)[0]
+        list(model.logits([1, 2, 3]))  # takes the context for itself
+        assert "".join(model.chat(first, max_tokens=8, keep=True)) == answer
+
+
+def test_the_oldest_questions_are_forgotten_where_the_context_is_full(gguf_file):
+    lines = [f"Question number {number} is about a fox" for number in range(8)]
+    found = talk("\n".join(lines), gguf_file, "--json", "--temperature", "0")
+    answers = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [answer["question"] for answer in answers] == lines
+    assert answers[0]["forgotten"] == 0
+    assert sum(answer["forgotten"] for answer in answers) >= 3
+    assert all(answer["prompt_tokens"] + answer["tokens"] <= 128 for answer in answers)
+    assert "[the context of 128 tokens is full: the oldest " in found.stderr
+    assert "forgotten; /reset starts anew]" in found.stderr
+
+
+def test_the_system_message_is_never_forgotten():
+    class Model:
+        def apply_template(self, messages):
+            return "", [0] * 10 * len(messages)
+
+    conversation = Conversation(Model(), 100, "Be kind.")
+    for _ in range(4):
+        conversation.say("user", "x")
+        conversation.say("assistant", "y")
+    conversation.say("user", "last")
+    assert conversation.make_room(500) == 3  # 100 tokens and 25 of the answer; 75 hold both, and the next question
+    assert [message["content"] for message in conversation.messages] == ["Be kind.", "x", "y", "last"]
+    assert conversation.make_room(500) == 0
 
 
 def test_onnx_folder_answers(onnx_folder):

@@ -1,0 +1,48 @@
+"""Which packed file or folder a path means: an artifact itself, or one of a run's or a bundle's, chosen by runtime and mix."""
+
+from pathlib import Path
+
+from edgedistill.errors import InputError
+from edgedistill.mixes import MIXES
+
+RUNTIMES = ("llama.cpp", "onnxruntime")
+
+
+def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str, Path]:
+    """The runtime and the file or folder that is meant by a path: a .gguf file, an ONNX folder or graph, a run or bundle folder.
+
+    Raises:
+        InputError: it is none of these, or has no artifact of that runtime or mix.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; name a .gguf file, an ONNX folder or a run folder")
+    found: dict[str, Path] | None = None
+    if path.is_file():
+        kind = RUNTIMES[path.suffix == ".onnx"]
+    elif (path / "config.json").is_file() and (path / "onnx").is_dir():
+        kind = RUNTIMES[1]
+    else:
+        bundle = path / "bundle" if (path / "bundle").is_dir() else path
+        kind = runtime or RUNTIMES[0]
+        found = bundle_artifacts(bundle, kind)
+        if not found:
+            raise InputError(f"{path}: it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of a finished run")
+    if runtime and runtime != kind:
+        raise InputError(f"{path}: it runs in {kind}, not in {runtime}; leave --runtime out")
+    if found is None:
+        if mix:
+            raise InputError(f"{path}: --mix chooses among the artifacts of a run folder, and this is one artifact; leave it out")
+        return kind, path
+    if mix and mix not in found:
+        raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(found)}")
+    return kind, found[mix] if mix else next(iter(found.values()))
+
+
+def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:
+    """A bundle's artifacts for a runtime by their mix: NAME-MIX.gguf or onnx-MIX/; the mixes that we know first, in their order."""
+    if kind == RUNTIMES[0]:
+        found = {file.stem.rpartition("-")[2]: file for file in sorted(bundle.glob("*.gguf"))}
+    else:
+        found = {folder.name.partition("-")[2]: folder for folder in sorted(bundle.glob("onnx*/"))}
+    order = [*(mix for mix in MIXES if mix in found), *(mix for mix in found if mix not in MIXES)]
+    return {mix: found[mix] for mix in order}
