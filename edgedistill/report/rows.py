@@ -1,5 +1,6 @@
 """Which rows of a report belong together: the file that ships, and rounded beside recovered. Rows are build.py's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,3 +38,58 @@ def figure(row: Mapping[str, Any], judge: str | None, name: str) -> Any:
 def timing(row: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     """A speed {mean, std, trials} of a row; an empty mapping where it is missing."""
     return ((row or {}).get("speed") or {}).get(name) or {}
+
+
+def chosen_row(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The row that the key figures are about: the recommended one, else what ships of the mix that the verdict is about."""
+    label = (report.get("recommendation") or {}).get("label")
+    named = next((row for row in report["rows"] if row["label"] == label), None) if label else None
+    mix = report["verdict"]["mix"]
+    return named or (shipped_row(report["rows"], mix) if mix else None)
+
+
+def packed(row: Mapping[str, Any]) -> bool:
+    """Whether the row is a file on a mix' grid, not one that these are compared with."""
+    return bool(row["mix"]) and row["kind"] in ("rounded", "recovered")
+
+
+def short_name(row: Mapping[str, Any]) -> str:
+    """A row's label without its runtime where that is llama.cpp, and with few letters where it is onnxruntime."""
+    label = str(row["label"])
+    return label.removesuffix(", llama.cpp").replace(", onnxruntime", ", ONNX") if row.get("mix") else label
+
+
+def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the files are compared with first, then the mixes from the smallest to the largest, each rounded before recovered."""
+    mixes: dict[Any, float] = {}
+    for row in rows:
+        if packed(row):
+            mixes[row["mix"]] = min(mixes.get(row["mix"], math.inf), row["file_bytes"] or math.inf)
+    places = {mix: place for place, mix in enumerate(sorted(mixes, key=lambda mix: mixes[mix]))}
+    kinds = {"teacher": 0, "float": 1, "rounded": 2, "recovered": 3}
+    return sorted(
+        rows, key=lambda row: (places[row["mix"]] if packed(row) else -1, kinds.get(row["kind"], 4), row["runtime"] != "llama.cpp")
+    )
+
+
+def front_labels(report: Mapping[str, Any]) -> set[str]:
+    """Labels of the rows that no other row beats: the report's own, else those by bytes, decode tokens/s and KL on the first judge."""
+    found = report.get("front")
+    if found and found.get("labels") is not None:
+        return {str(label) for label in found["labels"]}
+    judge = next((judge["name"] for judge in report["judges"]), None)
+    figures: dict[str, tuple[float, ...]] = {}
+    for row in report["rows"]:
+        size, kl, rate = row["file_bytes"], figure(row, judge, "kl_student_mean"), timing(row, "decode_tokens_per_s").get("mean")
+        if packed(row) and row["runtime"] == "llama.cpp" and size and kl is not None and rate is not None:
+            figures[row["label"]] = (size, kl, -rate)
+    return set(undominated(figures))
+
+
+def undominated(figures: Mapping[str, Sequence[float]]) -> list[str]:
+    """The names that no other is as good as in every figure and better in one; smaller is better."""
+
+    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+        return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
+
+    return [name for name, mine in figures.items() if not any(beats(other, mine) for other in figures.values())]
