@@ -74,8 +74,9 @@ KNOWN: dict[str, Licence] = {
 # Other names under which models give these.
 _SAME = {
     "apache-2": "apache-2.0", "apache2": "apache-2.0", "apache2.0": "apache-2.0", "apache-license-2.0": "apache-2.0",
-    "cc-by-sa": "cc-by-sa-4.0", "cc-by": "cc-by-4.0",
-    "meta-llama-3": "llama3", "llama-3": "llama3", "llama-3.1": "llama3.1", "llama-3.2": "llama3.2", "llama-3.3": "llama3.3", "llama-2": "llama2", "tongyi-qianwen": "qwen", "tongyi-qianwen-research": "qwen-research",
+    "cc-by-sa": "cc-by-sa-4.0", "cc-by": "cc-by-4.0", "meta-llama-3": "llama3", "llama-2": "llama2", "llama-3": "llama3",
+    "llama-3.1": "llama3.1", "llama-3.2": "llama3.2", "llama-3.3": "llama3.3", "tongyi-qianwen": "qwen",
+    "tongyi-qianwen-research": "qwen-research",
 }  # fmt: skip
 
 

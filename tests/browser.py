@@ -102,7 +102,7 @@ class Browser:
         page = self._pages[session] = Page(self, session, target)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
-        page.call("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False})
+        page.resize(width, height, scale)
         page.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
         if not script:
             page.call("Emulation.setScriptExecutionDisabled", {"value": True})
@@ -221,6 +221,10 @@ class Page:
                 raise RuntimeError(f"chromium: {expression[:80]} was not true in {seconds:.0f} s; problems: {self.problems}")
             self.browser.listen(0.1)
         return found
+
+    def resize(self, width: int, height: int, scale: float = 1.0) -> None:
+        """Another size of the tab, in CSS pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False})
 
     def press(self, key: str, shift: bool = False) -> None:
         """One key, as a keyboard gives it: a name of KEYS or a character."""

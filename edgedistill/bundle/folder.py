@@ -17,6 +17,7 @@ from edgedistill.errors import InputError, RunError
 from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
+CARD = "MODEL_CARD.md"
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)  # other disk, or one without hard links
 
 
@@ -101,6 +102,8 @@ def _fill(folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any]
         placed[key] = place
     hashes = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files_of(folder)}
     atomic_write(folder / "README.md", model_card(report, safe_name(name), folder, placed, hashes))
+    atomic_write(folder / CARD, (folder / "README.md").read_bytes())  # a hub shows README.md; who has the folder looks for a card
+    hashes[CARD] = file_sha256(folder / CARD)
     atomic_write(folder / "LICENSE", license_note(report, license_text))
     for paper in ("README.md", "LICENSE"):
         hashes[paper] = file_sha256(folder / paper)

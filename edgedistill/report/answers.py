@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from edgedistill.records import visible
+from edgedistill.report.charts import SHAPES
 
 WORDS = re.compile(r"\s+|[^\s]+")
 LONGEST = 1500  # words; beyond, only the first difference is looked for: comparing takes the square of the length
@@ -29,9 +30,10 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
         prompt; open and folded: lists of {names: [(label, kind)], text: Markup, note}.
     """
     answers = {str(label): text for label, text in (sample.get("answers") or {}).items()}
-    kinds = {row["label"]: row["kind"] for row in rows}
+    own = {row["label"]: row["kind"] for row in rows}
+    kinds = {**{label: label for label in answers if label in SHAPES}, **own}  # "teacher" may have answered without a row
     mixes = {row["label"]: row["mix"] for row in rows}
-    labels = [label for label in answers if label not in kinds] + [row["label"] for row in rows if row["label"] in answers]
+    labels = [label for label in answers if label not in own] + [row["label"] for row in rows if row["label"] in answers]
     base = next((label for label in labels if kinds.get(label) == "float"), None)
     groups: dict[str, list[str]] = {}
     for label in labels:

@@ -11,7 +11,7 @@ from edgedistill.report.charts import SHAPES
 from edgedistill.report.rows import shipped_row, short_name, timing
 
 ROW = 24.0  # units high
-NAMES = 158.0  # room for the names
+NAMES = 168.0  # room for the names
 LONGEST = 22  # letters of a name
 
 Row = Mapping[str, Any]
@@ -25,7 +25,7 @@ def speed_bars(rows: Sequence[Row], name: str, predicted: Mapping[str, float | N
     targets = {mix: value for mix, value in predicted.items() if value is not None and shipped_row(shown, mix)}
     reaches = [timing(row, name)["mean"] + (timing(row, name).get("std") or 0) for row in shown]
     most = max([*reaches, *targets.values()])
-    left, right, top = NAMES, svg.WIDTH - 92.0, 24.0
+    left, right, top = NAMES, svg.WIDTH - 108.0, 24.0
     width = (right - left) / most if most else 0.0
     parts = [svg.text(0, 11, title, "axis")]
     said = []
@@ -57,7 +57,7 @@ def intervals(rows: Sequence[tuple[Row, Mapping[str, Any]]], title: str, level: 
         return None
     lows, highs = [found["low"] for _, found in rows], [found["high"] for _, found in rows]
     low, high = max(0.0, min(lows) - 0.02), min(1.0, max(highs) + 0.02)
-    left, right, top = NAMES, svg.WIDTH - 50.0, 24.0
+    left, right, top = NAMES, svg.WIDTH - 56.0, 24.0
     bottom = top + len(rows) * ROW
     frame = svg.Frame(low, high, 0, 1, left=left, right=right, top=top, bottom=bottom)
     parts = [svg.text(0, 11, title, "axis")]

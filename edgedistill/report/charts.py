@@ -62,9 +62,9 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
     front = undominated({str(index): (kl, -better * x) for index, (x, kl) in enumerate(zip(xs, kls, strict=True))})
     ahead = sorted((int(name) for name in front), key=lambda index: xs[index])
     x_title = "file size; smaller is better" if better < 0 else "tokens written a second; more is better"
-    x_text = _bytes_tick if better < 0 else _plain_tick
+    x_text = _bytes_tick if better < 0 else svg.plain
     scale = "log scale, " if frame.y_log else ""
-    parts = frame.axes(x_title, f"KL to the {against} in nats; {scale}lower is better", x_text, _plain_tick)
+    parts = frame.axes(x_title, f"KL to the {against} in nats; {scale}lower is better", x_text, svg.plain)
     steps = _steps([at[index] for index in ahead], better)
     parts.append(svg.polyline(steps, "front"))
     # A rounded and a recovered file are twins if mix and runtime are the same.
@@ -164,10 +164,6 @@ def _round_up(value: float) -> float:
     steps = svg.ticks(0, value)
     step = steps[1] if len(steps) > 1 else value
     return math.ceil(value / step - 1e-9) * step
-
-
-def _plain_tick(value: float) -> str:
-    return f"{value:.6g}".replace("-", "−")
 
 
 def _bytes_tick(value: float) -> str:

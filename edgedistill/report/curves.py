@@ -20,7 +20,7 @@ def training_loss(curve: Mapping[str, Any]) -> Markup | None:
     if not points:
         return None
     frame = _curve_frame(points)
-    parts = frame.axes("step", f"training loss, {NATS}", _plain_tick, _plain_tick)
+    parts = frame.axes("step", f"training loss, {NATS}", svg.plain, svg.plain)
     parts.append(svg.polyline([(frame.x(step), frame.y(value)) for step, value in points], "curve loss"))
     said = f"Training loss of {curve.get('stage')}, from {show(points[0][1], NATS)} to {show(points[-1][1], NATS)} {NATS}"
     return svg.picture(parts, frame.bottom + 44, said)
@@ -38,7 +38,7 @@ def validation_kl(curve: Mapping[str, Any]) -> Markup | None:
     level = (curve.get("rounded") or curve.get("start") or {}).get("kl")
     best = curve.get("best") or {}
     frame = _curve_frame(points + ([(points[0][0], level)] if _finite(level) else []), zero=True)
-    parts = frame.axes("step", f"KL on held-out text, {NATS}", _plain_tick, _plain_tick)
+    parts = frame.axes("step", f"KL on held-out text, {NATS}", svg.plain, svg.plain)
     at = [(frame.x(step), frame.y(value)) for step, value in points]
     parts.append(svg.polyline(at, "curve kl"))
     parts += [svg.mark(x, y, "circle", "dot kl", 2.6) for x, y in at]
@@ -79,7 +79,3 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _finite(*values: Any) -> bool:
     return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-
-
-def _plain_tick(value: float) -> str:
-    return f"{value:.6g}".replace("-", "−")

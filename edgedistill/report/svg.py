@@ -67,6 +67,12 @@ def shorten(words: object, limit: int) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip(" ,") + "…"
 
 
+def plain(value: float) -> str:
+    """A tick's number: at most six digits that count, no exponent."""
+    text = f"{float(f'{value:.6g}'):.12f}".rstrip("0").rstrip(".")
+    return text.replace("-", "−")
+
+
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
     if not high > low:

