@@ -73,7 +73,7 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         _summary(report),
         "",
         f"**{text(report['verdict']['headline'])}**",
-        *([f"**{text(recommendation)}**"] if recommendation else []),
+        *(["", f"**{text(recommendation)}**"] if recommendation else []),
         "",
         *(f"- {text(sentence)}" for sentence in report["verdict"]["sentences"]),
         "",

@@ -1,6 +1,7 @@
 """The measured figures of a model card, as Markdown tables; nothing where nothing was measured."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.bundle.harmless import text
@@ -28,7 +29,7 @@ def figure_table(report: Mapping[str, Any]) -> list[str]:
         "| artifact | runtime | size | perplexity | KL | KL 99 % | same top | decode | prefill | peak RSS |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in sorted(report["rows"], key=_place):
+    for row in _ordered(report["rows"]):
         quality, speed = (row["quality"] or {}).get(judge) or {}, row["speed"]
         cells = [
             text(row["label"]), text(row["runtime"]), show(row["file_bytes"], "bytes"), show(quality.get("ppl"), "perplexity"),
@@ -40,10 +41,19 @@ def figure_table(report: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the files are compared with first, then from small to large, rounded before recovered."""
-    packed = row["kind"] in ("rounded", "recovered")
-    return (packed, round((row["file_bytes"] or 0) / 1e6) if packed else 0, str(row["mix"]) if packed else "", KINDS.get(row["kind"], 4))
+def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """As the page has them: what the files are compared with, then the mixes from small to large, rounded before recovered."""
+    packed = [row for row in rows if row["kind"] in ("rounded", "recovered")]
+    sizes: dict[Any, float] = {}
+    for row in packed:
+        sizes[row["mix"]] = min(sizes.get(row["mix"], math.inf), row["file_bytes"] or math.inf)
+    mixes = sorted(sizes, key=lambda mix: sizes[mix])
+
+    def place(row: Mapping[str, Any]) -> tuple[int, int, bool]:
+        mix = mixes.index(row["mix"]) if row["kind"] in ("rounded", "recovered") else -1
+        return mix, KINDS.get(row["kind"], len(KINDS)), row["runtime"] != "llama.cpp"
+
+    return sorted(rows, key=place)
 
 
 def _judges(report: Mapping[str, Any]) -> str:
@@ -62,7 +72,7 @@ def float_name(report: Mapping[str, Any]) -> str:
 
 def task_table(report: Mapping[str, Any]) -> list[str]:
     """Tasks and refusals with their 95 % intervals; nothing where none was measured."""
-    rows = [row for row in sorted(report["rows"], key=_place) if row.get("tasks") or row.get("refusals")]
+    rows = [row for row in _ordered(report["rows"]) if row.get("tasks") or row.get("refusals")]
     if not rows:
         return []
     tasks = list(dict.fromkeys(name for row in rows for name in row.get("tasks") or {}))

@@ -13,6 +13,7 @@ from edgedistill.report.charts import SHAPES
 
 WORDS = re.compile(r"\s+|[^\s]+")
 LONGEST = 1500  # words; beyond, only the first difference is looked for: comparing takes the square of the length
+MANY_NAMES = 4  # a text of more files stands over the whole width, its names side by side
 FIRST_SHOWN = 6  # answers that stand open; the others are behind a fold
 
 Row = Mapping[str, Any]
@@ -27,7 +28,7 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
         float_name: "float model" or "float student".
         chosen: the label of the row that the verdict is about; it and its rounded twin are shown first.
     Returns:
-        prompt; open and folded: lists of {names: [(label, kind)], text: Markup, note}.
+        prompt; open and folded: lists of {names: [(label, kind)], text: Markup, note, wide}.
     """
     answers = {str(label): text for label, text in (sample.get("answers") or {}).items()}
     own = {row["label"]: row["kind"] for row in rows}
@@ -47,7 +48,8 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
         mix = mixes.get(chosen) if chosen else None
         mine = [mixes.get(name) for name in names]
         first = any(kinds.get(name) in ("teacher", "float") for name in names) or (mix is not None and mix in mine)
-        cards.append({"names": [(name, kinds.get(name, "other")) for name in names], "text": marked, "note": note, "first": first})
+        card = {"names": [(name, kinds.get(name, "other")) for name in names], "text": marked, "note": note}
+        cards.append({**card, "first": first, "wide": len(names) > MANY_NAMES})
     shown = [card for card in cards if card["first"]] if len(cards) > FIRST_SHOWN else cards
     folded = [card for card in cards if not any(card is other for other in shown)]
     return {"prompt": sample.get("prompt"), "open": shown, "folded": folded}

@@ -81,7 +81,8 @@ def front_labels(report: Mapping[str, Any]) -> set[str]:
     figures: dict[str, tuple[float, ...]] = {}
     for row in report["rows"]:
         size, kl, rate = row["file_bytes"], figure(row, judge, "kl_student_mean"), timing(row, "decode_tokens_per_s").get("mean")
-        if packed(row) and row["runtime"] == "llama.cpp" and size and kl is not None and rate is not None:
+        given = row["kind"] == "teacher" and report["student"].get("as_is")  # a file that came as it is may be the one to keep
+        if (packed(row) or given) and row["runtime"] == "llama.cpp" and size and kl is not None and rate is not None:
             figures[row["label"]] = (size, kl, -rate)
     return set(undominated(figures))
 

@@ -26,6 +26,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
     recipe = report["provenance"].get("recipe")
     sections = {
         **_plots(report, rows),
+        "won_back": _won_back(report),
         "predictions": _predictions(report),
         "lost": _lost(report, rows, chosen),
         "tasks": _tasks(rows),
@@ -135,6 +136,15 @@ def _plots(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "speed_charts": [chart for chart in speeds if chart],
         "has_goals": any(value is not None for found in goals.values() for value in found.values()),
     }
+
+
+def _won_back(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A row a mix and a column group a judge: what training took away of rounding's loss; None where nothing was recovered."""
+    found = {mix: shares for mix, shares in report["recovered"].items() if shares}
+    judges = list(dict.fromkeys(judge for shares in found.values() for judge in shares))
+    order = list(dict.fromkeys(row["mix"] for row in in_order(report["rows"]) if row["mix"] in found))
+    order += [mix for mix in found if mix not in order]
+    return {"judges": judges, "lines": [(mix, [found[mix].get(judge) or {} for judge in judges]) for mix in order]} if found else None
 
 
 def _predictions(report: Mapping[str, Any]) -> dict[str, Any] | None:

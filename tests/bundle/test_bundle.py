@@ -41,14 +41,14 @@ def files(folder: Path) -> list[str]:
 def test_the_bundle_holds_the_files_and_sha256sum_agrees(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "run" / "bundle", "SmolLM2 26")
     assert files(out) == [
-        "LICENSE", "README.md", "SHA256SUMS", "SmolLM2-26-q4_0.gguf", "onnx-q4_0/config.json",
+        "LICENSE", "MODEL_CARD.md", "README.md", "SHA256SUMS", "SmolLM2-26-q4_0.gguf", "onnx-q4_0/config.json",
         "onnx-q4_0/onnx/model_q4.onnx", "onnx-q4_0/onnx/model_q4.onnx_data",
     ]  # fmt: skip
     assert not any(path.is_symlink() for path in out.rglob("*"))
     assert (out / "SmolLM2-26-q4_0.gguf").samefile(artifacts["gguf-q4_0"])
     checked = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.count(": OK") == 6
+    assert checked.stdout.count(": OK") == 7
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
 
@@ -89,7 +89,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_bundle_stays(tmp_path, artifact
 def test_a_newer_bundle_replaces_the_older_one_wholly(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "old")
     write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, report(), out, "new")
-    assert files(out) == ["LICENSE", "README.md", "SHA256SUMS", "new-q4_0.gguf"]
+    assert files(out) == ["LICENSE", "MODEL_CARD.md", "README.md", "SHA256SUMS", "new-q4_0.gguf"]
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path, artifacts):
@@ -161,8 +161,9 @@ def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
     card = (out / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---")[1])
     assert front == {
-        "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "pipeline_tag": "text-generation",
-        "tags": ["edgedistill", "distillation", "gguf", "onnx"],
+        "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "base_model_relation": "finetune",
+        "pipeline_tag": "text-generation", "library_name": "gguf",
+        "tags": ["edgedistill", "distillation", "quantization-aware-training", "gguf", "onnx"],
     }  # fmt: skip
     assert f"| `m-q4_0.gguf` | {len(Q4)} B | `{sha(Q4.decode())}` |" in card
     row = "| q4_0 recovered, llama.cpp | llama.cpp | 81.6 MB | 4.520 | 0.141 | 0.980 | 80 % | 117 | 379 | 211 MB |"
@@ -190,7 +191,8 @@ def test_hostile_words_do_nothing_in_the_card(tmp_path, artifacts):
     out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
     card = (out / "README.md").read_text(encoding="utf-8")
     front = card.split("\n---\n")[0].removeprefix("---\n")
-    assert yaml.safe_load(front)["base_model"].startswith("<script>")
+    assert "base_model" not in yaml.safe_load(front)  # no name that the hub could have
+    assert yaml.safe_load(front)["license"] == "other"
     before_code = card.split("\n---\n", 1)[1].split("\n## Run it")[0]
     assert "<script>" not in before_code
     assert "\\[a\\](http" in before_code
