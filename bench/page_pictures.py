@@ -17,7 +17,8 @@ from edgedistill.report import render_html  # noqa: E402
 from tests.browser import Browser, Page  # noqa: E402
 
 LARGEST = 400_000
-WIDE, NARROW, PAPER = 1180, 360, 704  # CSS pixels; the last is A4 without the page's margins
+WIDE, NARROW, PAPER = 1180, 360, 794  # CSS pixels; the last is A4
+MARGINS = "57px 53px"  # of paper, as page.css has them
 PARTS = {"page-lost": "#lost", "page-answers": "#answers", "page-tasks": "#tasks"}
 
 
@@ -48,8 +49,9 @@ def main() -> None:
 
         wide, dark, narrow, paper = opened(WIDE), opened(WIDE, dark=True), opened(NARROW), opened(PAPER)
         paper.call("Emulation.setEmulatedMedia", {"media": "print"})
+        paper.js(f"document.body.style.padding = '{MARGINS}'")
         for name, page, width, height in (("page", wide, WIDE, 1640), ("page-dark", dark, WIDE, 1640),
-                                          ("page-narrow", narrow, NARROW, 2200), ("page-print", paper, PAPER, 1000)):  # fmt: skip
+                                          ("page-narrow", narrow, NARROW, 2200), ("page-print", paper, PAPER, 1123)):  # fmt: skip
             page.picture(found.out / f"{name}.png", clip={"x": 0, "y": 0, "width": width, "height": height})
         for name, selector in PARTS.items():
             part(wide, selector, found.out / f"{name}.png")

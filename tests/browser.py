@@ -239,6 +239,7 @@ class Page:
 
     def picture(self, path: Path, whole: bool = True, clip: Mapping[str, float] | None = None) -> Path:
         """A PNG of the whole page, of what is seen, or of a `clip` {x, y, width, height} in CSS pixels."""
+        self.call("Page.bringToFront")  # a tab behind another one isn't drawn
         params: dict[str, Any] = {"format": "png", "captureBeyondViewport": whole or clip is not None}
         if clip is None and whole:
             size = self.call("Page.getLayoutMetrics")["cssContentSize"]

@@ -68,10 +68,10 @@ def differences(reference: str, text: str) -> tuple[Markup, str]:
         for tag, _, _, start, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
             if tag != "equal":
                 new[start:end] = [True] * (end - start)
-    # A space is marked only between two marked words, so that one mark goes through them.
+    # A space is marked only between two marked words, so that one mark goes through them; a mark ends with its line.
     for index, part in enumerate(after):
         if part.isspace():
-            new[index] = 0 < index < len(after) - 1 and new[index - 1] and new[index + 1]
+            new[index] = "\n" not in part and 0 < index < len(after) - 1 and new[index - 1] and new[index + 1]
     out = Markup("")
     for changed, run in groupby(zip(new, after, strict=True), key=lambda pair: pair[0]):
         words = "".join(part for _, part in run)

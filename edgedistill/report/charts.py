@@ -13,7 +13,7 @@ from markupsafe import Markup
 from edgedistill.records import show, show_spread
 from edgedistill.report import svg
 from edgedistill.report.labels import Box, place
-from edgedistill.report.rows import figure, short_name, timing, undominated
+from edgedistill.report.rows import SAME_KL, SAME_SIZE, SAME_SPEED, coarse, figure, short_name, timing, twin_rate, undominated
 
 SHAPES = {"teacher": "triangle", "float": "square", "rounded": "circle", "recovered": "diamond"}
 NATS = "nats per token"
@@ -59,13 +59,14 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
     spreads = [values[row["label"]][1] or 0.0 for row in points]
     frame = _frame(kls, [x + side * spread for x, spread in zip(xs, spreads, strict=True) for side in (-1, 1)])
     at = [(frame.x(x), frame.y(kl)) for x, kl in zip(xs, kls, strict=True)]
-    front = undominated({str(index): (kl, -better * x) for index, (x, kl) in enumerate(zip(xs, kls, strict=True))})
-    ahead = sorted((int(name) for name in front), key=lambda index: xs[index])
+    ahead = _ahead(points, rows, kls, xs, better)
     x_title = "file size; smaller is better" if better < 0 else "tokens written a second; more is better"
     x_text = _bytes_tick if better < 0 else svg.plain
     scale = "log scale, " if frame.y_log else ""
     parts = frame.axes(x_title, f"KL to the {against} in nats; {scale}lower is better", x_text, svg.plain)
-    steps = _steps([at[index] for index in ahead], better)
+    # The line goes through those alone that are ahead to the last digit, so that it never turns back.
+    line = undominated({str(index): (kls[index], -better * xs[index]) for index in ahead})
+    steps = _steps([at[index] for index in ahead if str(index) in line], better)
     parts.append(svg.polyline(steps, "front"))
     # A rounded and a recovered file are twins if mix and runtime are the same.
     twins = [
@@ -95,6 +96,15 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
     axis = "size" if better < 0 else "speed"
     said = f"Quality against {axis} on {judge}, {len(points)} files. On the front, where none is beaten in both: {best}."
     return svg.picture(parts, frame.bottom + 44, said)
+
+
+def _ahead(points: Sequence[Row], rows: Sequence[Row], kls: Sequence[float], xs: Sequence[float], better: int) -> list[int]:
+    """The points that no other beats by more than measuring can tell, from left to right."""
+    figures = {}
+    for index, (row, kl, x) in enumerate(zip(points, kls, xs, strict=True)):
+        other = coarse(x, SAME_SIZE) if better < 0 else -coarse(twin_rate(row, rows) or x, SAME_SPEED)
+        figures[str(index)] = (coarse(kl, SAME_KL), other)
+    return sorted((int(name) for name in undominated(figures)), key=lambda index: xs[index])
 
 
 def _frame(kls: Sequence[float], xs: Sequence[float]) -> svg.Frame:

@@ -1,4 +1,4 @@
-"""Where a file strays from the float model: each matrix' relative error by layer and kind of matrix, and the worst ones by name."""
+"""Where a file strays from the float model: each matrix's relative error by layer and kind of matrix, and the worst ones by name."""
 
 import math
 import re

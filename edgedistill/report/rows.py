@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+SAME_SIZE, SAME_SPEED, SAME_KL = 1.005, 1.03, 1.05  # factors: metadata, what trials in turn leave of noise, a few thousand tokens
+LEAST = 1e-4  # a smaller KL is the runtime's own rounding
+
 
 def float_name(report: Mapping[str, Any]) -> str:
     """What the float model that all is compared with is called."""
@@ -80,11 +83,23 @@ def front_labels(report: Mapping[str, Any]) -> set[str]:
     judge = next((judge["name"] for judge in report["judges"]), None)
     figures: dict[str, tuple[float, ...]] = {}
     for row in report["rows"]:
-        size, kl, rate = row["file_bytes"], figure(row, judge, "kl_student_mean"), timing(row, "decode_tokens_per_s").get("mean")
+        size, kl, rate = row["file_bytes"], figure(row, judge, "kl_student_mean"), twin_rate(row, report["rows"])
         given = row["kind"] == "teacher" and report["student"].get("as_is")  # a file that came as it is may be the one to keep
-        if (packed(row) or given) and row["runtime"] == "llama.cpp" and size and kl is not None and rate is not None:
-            figures[row["label"]] = (size, kl, -rate)
+        if (packed(row) or given) and row["runtime"] == "llama.cpp" and size and kl is not None and rate:
+            figures[row["label"]] = (coarse(size, SAME_SIZE), coarse(kl, SAME_KL), -coarse(rate, SAME_SPEED))
     return set(undominated(figures))
+
+
+def twin_rate(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Decode tokens/s; of a rounded and a recovered file of one mix, whose tensors are alike, the mean of both."""
+    twins = [r for r in rows if packed(r) and (r["mix"], r["runtime"]) == (row["mix"], row["runtime"])] if packed(row) else [row]
+    rates = [mean for twin in twins if (mean := timing(twin, "decode_tokens_per_s").get("mean")) is not None]
+    return sum(rates) / len(rates) if rates else None
+
+
+def coarse(value: float, step: float) -> int:
+    """The figure in steps of so large a factor: what differs by less than measuring can tell is the same."""
+    return round(math.log(max(value, LEAST)) / math.log(step))
 
 
 def undominated(figures: Mapping[str, Sequence[float]]) -> list[str]:

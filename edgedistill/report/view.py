@@ -13,7 +13,7 @@ from edgedistill.report.rows import timing as timing_of
 KIND_NAMES = {"teacher": "teacher", "float": "float student", "rounded": "rounded", "recovered": "recovered by training on the grid"}
 PREDICTION_NAMES = {"file": "file size", "memory": "memory in use", "decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
 MANY = 10  # rows; with more, what is looked up more seldom is behind a fold
-REFUSALS = (("unsafe", "kept on unsafe prompts"), ("safe", "added on safe prompts"))
+REFUSALS = (("unsafe", "unsafe prompts", "more"), ("safe", "safe prompts", "fewer"))  # whose refusal is better more, or less, often
 DRAWN_ENDS = {ord("\n"): "⏎", ord("\t"): "⇥"}
 DRAWN = {**DRAWN_ENDS, ord(" "): "␣"}
 Row = Mapping[str, Any]
@@ -222,11 +222,11 @@ def _tasks(rows: Sequence[Row]) -> list[dict[str, Any]]:
         line = ((level or {}).get("tasks") or {}).get(name) or {}
         out.append({"group": "tasks", "name": name, "items": found[0][1].get("items") if found else None,
                     "chart": bars.intervals(found, f"{name}: share answered right", line.get("share"))})  # fmt: skip
-    for key, words in REFUSALS:
+    for key, words, better in REFUSALS:
         found = [(row, row["refusals"][key]) for row in rows if _whole((row.get("refusals") or {}).get(key))]
         line = ((level or {}).get("refusals") or {}).get(key) or {}
         out.append({"group": "refusals", "name": words, "items": found[0][1].get("items") if found else None,
-                    "chart": bars.intervals(found, f"refusals {words}", line.get("share"))})  # fmt: skip
+                    "chart": bars.intervals(found, f"{words} refused; {better} is better", line.get("share"))})  # fmt: skip
     return [entry for entry in out if entry["chart"]]
 
 

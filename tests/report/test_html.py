@@ -216,7 +216,9 @@ def test_every_optional_part_is_shown():
         "Take q4_0 recovered: of the files that fit", "recommended", "beaten by no other in all of size, speed, KL and tasks",
         "median error 9.02 % rounded", "model.layers.25.self_attn.k_proj.weight", "in it is Istanbul",
         "float student: Istanbul 93 % this file gives it 4 % and says London KL 3.10", "facts: 200 items, sentences: 160 items",
-        "kept on unsafe prompts: 80 items", "−7.0 −9.0 to −5.0", "differs from word 4 on", "the same, word for word, as the float student",
+        "unsafe prompts: 80 items",
+        "safe prompts refused; fewer is better", "−7.0 −9.0 to −5.0", "differs from word 4 on",
+        "the same, word for word, as the float student",
         "Pass on a copy of the licence, keep the copyright and NOTICE texts", "no legal advice", "14 min 8 s in all, at most 2.40 GB",
     ):  # fmt: skip
         assert fact in words, fact
@@ -318,3 +320,17 @@ def test_a_mix_with_line_ends_in_its_tokens_shows_them():
     words = words_of(report)
     assert "float student: ␣ 93 % this file gives it 4 % and says ⏎" in words
     assert "float student: ␣is 88 % this file gives it 8 % and says is" in words
+
+
+def test_what_differs_by_less_than_measuring_can_tell_beats_nothing():
+    """A recovered file has some bytes more of metadata than its rounded twin, and their speeds differ by chance."""
+    report = comparison(given=False)
+    for row in report["rows"]:
+        row["file_bytes"] += 100 * (row["kind"] == "recovered")
+        row["speed"]["decode_tokens_per_s"]["mean"] *= 1.0 if row["kind"] == "recovered" else 1.08
+    html = render_html(report)
+    marked = re.findall(r'class="label">([^<]*)</span>(?: <span class="pill best">[^<]*</span>)? <span class="pill">front', html)
+    assert marked == [f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0", "q6_k", "q8_0")]
+    chart = html.partition("On the front")[2].partition(".\"")[0]
+    assert "q4_0 recovered" in chart
+    assert "q4_0 rounded" not in chart
