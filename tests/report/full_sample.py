@@ -54,8 +54,12 @@ def worst(scale: float) -> list[dict[str, Any]]:
 
 
 def enrich(report: dict[str, Any], loss: dict[str, float]) -> dict[str, Any]:
-    """The report with tasks, refusals, worst tokens and differences; `loss` is by label what of the share a row loses."""
+    """The report with tasks, refusals, worst tokens and differences made anew; `loss` is by label what of the share a row loses."""
+    report.pop("task_sets", None)
+    report.pop("front", None)
     for found in report["rows"]:
+        for key in ("tasks", "refusals", "worst", "differences"):
+            found.pop(key, None)
         lost = loss.get(found["label"])
         if lost is None:
             continue
