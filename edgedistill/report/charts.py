@@ -76,7 +76,8 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
         if row["kind"] == "rounded" and other["kind"] == "recovered" and (row["mix"], row["runtime"]) == (other["mix"], other["runtime"])
     ]
     for start, end in twins:
-        parts += _arrow(at[start], at[end])
+        if abs(at[start][1] - at[end][1]) > CLOSE / 2:  # else it would only show how the same tensors' speed varies
+            parts += _arrow(at[start], at[end])
     lengths = [frame.x(frame.x_low + spread) - frame.left for spread in spreads]
     reaches = [((x - length, y), (x + length, y)) for (x, y), length in zip(at, lengths, strict=True) if length > 1]
     parts += [svg.line(*start, *end, "spread") for start, end in reaches]

@@ -11,7 +11,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from edgedistill.records import visible
+from edgedistill.records import THIN, visible
 
 WIDTH = 440.0
 # Room that a label is given: on a narrow screen the plots shrink and page.css enlarges their text to 15 units.
@@ -68,8 +68,9 @@ def shorten(words: object, limit: int) -> str:
 
 
 def plain(value: float) -> str:
-    """A tick's number: at most six digits that count, no exponent."""
-    text = f"{float(f'{value:.6g}'):.12f}".rstrip("0").rstrip(".")
+    """A tick's number: at most six digits that count, no exponent, a thin space between thousands from 10 000 on."""
+    whole = "," if abs(value) >= 10_000 else ""
+    text = f"{float(f'{value:.6g}'):{whole}.12f}".rstrip("0").rstrip(".").replace(",", THIN)
     return text.replace("-", "−")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from edgedistill import licences
 from edgedistill.records import show
 from edgedistill.report import answers, bars, charts, curves, heat, svg
-from edgedistill.report.rows import chosen_row, figure, float_name, front_labels, in_order, packed
+from edgedistill.report.rows import LEAST, chosen_row, figure, float_name, front_labels, in_order, packed
 from edgedistill.report.rows import timing as timing_of
 
 KIND_NAMES = {"teacher": "teacher", "float": "float student", "rounded": "rounded", "recovered": "recovered by training on the grid"}
@@ -283,7 +283,7 @@ def _quality_tiles(report: Mapping[str, Any], row: Row, judge: str | None) -> li
         note = f"as the {float_name(report)}, on {judge}" + (f"; rounded {show(before, 'share')}" if before is not None else "")
         tiles.append({"name": "same likeliest word", "value": value, "unit": unit, "note": note})
     share = report["recovered"].get(mix, {}).get(judge, {}) if row["kind"] == "recovered" else {}
-    if share.get("kl_share") is not None:
+    if share.get("kl_share") is not None and share["kl_rounded"] > LEAST:
         kls = f"KL {show(share['kl_rounded'], charts.NATS)} → {show(share['kl_recovered'], charts.NATS)} on {judge}"
         value, unit = show(share["kl_share"], "share").split(" ")
         tiles.append({"name": "rounding loss won back", "value": value, "unit": unit, "note": kls})
@@ -305,7 +305,9 @@ def _fact_lists(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, An
     """Short lists of names and values: where from, the machine, the versions."""
     provenance, teacher, target = report["provenance"], report["teacher"], report["target"]
     origin = [
-        ("teacher", teacher.get("name")), ("source", teacher.get("source")), ("licence", provenance.get("license") or "not known"),
+        ("model" if report["student"].get("as_is") else "teacher", teacher.get("name")),
+        ("source", teacher.get("source")),
+        ("licence", provenance.get("license") or "not known"),
         ("target", target.get("name")),
     ]  # fmt: skip
     lists = [

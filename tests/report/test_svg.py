@@ -56,7 +56,8 @@ def test_long_names_are_cut_visibly():
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0, "0"), (0.25, "0.25"), (1e-6, "0.000001"), (120.0, "120"), (-0.5, "−0.5"), (3.0000000001, "3"), (12345.0, "12345")],
+    [(0, "0"), (0.25, "0.25"), (1e-6, "0.000001"), (120.0, "120"), (-0.5, "−0.5"), (3.0000000001, "3"), (1234.0, "1234"),
+     (12345.0, "12\u202f345")],
 )
 def test_plain_numbers_have_no_exponent(value, words):
     assert svg.plain(value) == words
