@@ -159,6 +159,7 @@ def test_links_and_odd_names_in_an_artifact_are_refused(tmp_path, artifacts):
 def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "m", license_text="Apache License, in full")
     card = (out / "README.md").read_text(encoding="utf-8")
+    assert (out / "MODEL_CARD.md").read_text(encoding="utf-8") == card  # a hub finds the one, who has the folder the other
     front = yaml.safe_load(card.split("---")[1])
     assert front == {
         "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "base_model_relation": "finetune",

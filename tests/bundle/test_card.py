@@ -5,37 +5,32 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from edgedistill.bundle import write_bundle
+from edgedistill.bundle.card import model_card
 from edgedistill.report import build_report
 from tests.report.full_sample import comparison, full_report
 from tests.report.sample import parts
-
-Q4 = b"smollm2-26-q4_0.gguf"  # the sample's hash of a file is that of its name
 
 
 @pytest.fixture
 def card(tmp_path):
     """The card of a report, read by the hub's library."""
+    file = tmp_path / "m-q4_0.gguf"
+    file.write_bytes(b"weights")
 
     def write(report):
-        file = tmp_path / "m.gguf"
-        file.write_bytes(b"recovered-q4_0.gguf" if report["student"].get("as_is") else Q4)
-        if not any(row["kind"] == "recovered" for row in report["rows"]) and report["rows"]:
-            file.write_bytes(b"rounded-q4_0.gguf")
-        out = write_bundle({"gguf-q4_0": file}, report, tmp_path / "bundle", "m")
-        return ModelCard((out / "README.md").read_text(encoding="utf-8"))
+        return ModelCard(model_card(report, "m", tmp_path, {"gguf-q4_0": file}, {file.name: "0" * 64}))
 
     return write
 
 
-def test_a_hub_and_a_reader_find_the_same_card(card, tmp_path):
+def test_the_hubs_library_reads_the_front_matter(card):
     found = card(full_report())
-    assert (tmp_path / "bundle" / "MODEL_CARD.md").read_bytes() == (tmp_path / "bundle" / "README.md").read_bytes()
     assert found.data.license == "apache-2.0"
     assert found.data.base_model == "SmolLM2-135M-Instruct"
     assert found.data.to_dict()["base_model_relation"] == "finetune"
     assert found.data.pipeline_tag == "text-generation"
     assert found.data.eval_results is None
+    assert f"| `m-q4_0.gguf` | 7 B | `{'0' * 64}` |" in found.text
 
 
 def test_an_existing_model_on_its_grid_is_a_quantization_of_it(card):
@@ -99,8 +94,6 @@ def test_what_was_not_measured_is_said(card):
 
 
 def test_examples_that_lie_in_the_folder_are_listed(tmp_path):
-    from edgedistill.bundle.card import model_card
-
     (tmp_path / "examples" / "node").mkdir(parents=True)
     for name in ("chat.py", "node/chat.mjs"):
         (tmp_path / "examples" / name).write_text("x")
