@@ -8,11 +8,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
+from tests.browser import NAMES, Browser, find_chromium
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,12 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def talking_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same trained for some seconds, so that it writes text that a teacher may teach; read it, never write into it."""
     return tiny.make_talking_llama(tmp_path_factory.mktemp("models") / "talking-llama")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the whole session; skips where none is installed."""
+    if find_chromium() is None:
+        pytest.skip(f"no Chromium is installed ({', '.join(NAMES)}); $CHROMIUM may name another one")
+    with Browser() as found:
+        yield found

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgedistill"
 LAYERS = [
     {"families"},
-    {"errors", "units", "extras", "formats", "facts", "progress"},
+    {"errors", "units", "extras", "formats", "facts", "progress", "licences"},
     {"mixes"},
     {"config", "store", "records", "machine"},
     {"plan", "data", "models", "signals", "losses", "quant"},

@@ -1,4 +1,4 @@
-"""The bundle's README.md and LICENSE: what the model is, how it measured, how to run it. Text from models is escaped.
+"""The bundle's model card and LICENSE: what the model is, how it measured, how to run it. Text from models is escaped.
 
 The two programs in it are run by the tests as they stand there.
 """
@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgedistill import licences
+from edgedistill.bundle.figures import figure_table, task_table
+from edgedistill.bundle.front_matter import front_matter
+from edgedistill.bundle.harmless import text, word
 from edgedistill.bundle.names import split_key
 from edgedistill.records import DASH, show, visible
+from edgedistill.store.files import files_of
 
 LLAMA = '''from llama_cpp import Llama
 
@@ -51,37 +56,26 @@ print(tokenizer.decode(answer))
 
 
 def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mapping[str, Path], hashes: Mapping[str, str]) -> str:
-    """README.md: facts, files, measured figures, two programs that run it.
+    """README.md and MODEL_CARD.md in the form of Hugging Face's model cards: facts, files, figures, how to run it, limits, licence.
 
     Args:
         placed: where each artifact lies in `folder`, by gguf-MIX or onnx-MIX.
         hashes: SHA-256 of each model file, by its path in the folder.
     """
-    teacher, student, target = report["teacher"], report["student"], report["target"]
-    how = "quantization-aware-training" if student.get("as_is") else "distillation"
-    front = {
-        "license": _word(report["provenance"].get("license")) or "unknown",
-        "base_model": visible(teacher.get("name") or DASH, lines=False),
-        "pipeline_tag": "text-generation",
-        "tags": ["edgedistill", how, *sorted({split_key(key)[0] for key in placed})],
-    }
-    sizes = [] if student.get("as_is") else [
-        f"The teacher has {show(teacher.get('parameters'), 'count')} weights in {teacher.get('layers') or DASH} layers, "
-        f"this student {show(student.get('parameters'), 'count')} in {student.get('layers') or DASH}."
-    ]
-    source = f"{_text(teacher.get('name'))} ({_text(teacher.get('source'))})"
-    what = f"{source}, trained on the number grid of its file" if student.get("as_is") else f"A student of {source}, distilled"
+    recommendation = (report.get("recommendation") or {}).get("sentence")
     parts = [
         "---",
-        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()),
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front_matter(report, placed).items()),
         "---",
         "",
         f"# {name}",
         "",
-        f"{what} and packed for {_text(target.get('title') or target.get('name'))} by edgedistill. {' '.join(sizes)}".rstrip(),
+        _summary(report),
         "",
-        _text(report["verdict"]["headline"]),
-        *(f"- {_text(sentence)}" for sentence in report["verdict"]["sentences"]),
+        f"**{text(report['verdict']['headline'])}**",
+        *(["", f"**{text(recommendation)}**"] if recommendation else []),
+        "",
+        *(f"- {text(sentence)}" for sentence in report["verdict"]["sentences"]),
         "",
         "## Files",
         "",
@@ -91,17 +85,32 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         "",
         "`sha256sum -c SHA256SUMS` checks them all.",
         "",
-        *_figures(report),
+        *figure_table(report),
+        *task_table(report),
         *_programs(folder, placed),
+        *_limits(report),
         "## Licence",
         "",
-        f"{_license_sentence(report)} See LICENSE.",
+        f"{_license_sentence(report)} {licences.demands(report['provenance'].get('license'))} See LICENSE.",
         "",
+        *_making(report),
     ]
-    command = report["provenance"].get("command")
-    if command:
-        parts += ["## How it was made", "", *_fenced(visible(command), "sh"), ""]
     return "\n".join(parts)
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    """What this is, of what, and for what."""
+    teacher, student, target = report["teacher"], report["student"], report["target"]
+    source = f"{text(teacher.get('name'))} ({text(teacher.get('source'))})"
+    goal = f"packed for {text(target.get('title') or target.get('name'))} by edgedistill."
+    if student.get("as_is"):
+        trained = any(row["kind"] == "recovered" for row in report["rows"])
+        return f"{source}, {'trained on the number grid of its file' if trained else 'rounded to the number grid of its file'} and {goal}"
+    sizes = (
+        f" The teacher has {show(teacher.get('parameters'), 'count')} weights in {teacher.get('layers') or DASH} layers, "
+        f"this student {show(student.get('parameters'), 'count')} in {student.get('layers') or DASH}."
+    )
+    return f"A student of {source}, distilled and {goal}{sizes}"
 
 
 def license_note(report: Mapping[str, Any], full_text: str | None) -> str:
@@ -111,49 +120,25 @@ def license_note(report: Mapping[str, Any], full_text: str | None) -> str:
         f"The weights in this folder derive from {visible(teacher.get('name') or DASH, lines=False)}",
         f"({visible(teacher.get('source') or DASH, lines=False)}).",
         _license_sentence(report),
+        licences.demands(report["provenance"].get("license")),
     ]
     return "\n".join(lines) + "\n" + (f"\n{'-' * 72}\n\n{visible(full_text)}\n" if full_text else "")
 
 
 def _license_sentence(report: Mapping[str, Any]) -> str:
-    found = _word(report["provenance"].get("license"))
+    found = word(report["provenance"].get("license"))
     if not found:
-        return "The teacher names no licence: ask its makers before you pass these files on."
+        return "The teacher's licence is not known."
     return f"The teacher's licence is {found}; these weights derive from it and are passed on under the same."
 
 
-def _figures(report: Mapping[str, Any]) -> list[str]:
-    """The measured table, on the first judge; nothing where nothing was measured."""
-    if not report["rows"]:
-        return []
-    judge = next((judge["name"] for judge in report["judges"]), None)
-    where = "on the target" if report["on_target"] else "on another machine than the target"
-    machine = report["machine"]
-    lines = [
-        "## Measured",
-        "",
-        f"{where.capitalize()}: {_text(machine.get('cpu'))}, {_text(machine.get('cores'))} cores, {_text(machine.get('os'))}. "
-        f"Quality on {_text(judge)}; KL is to the float {'model' if report['student'].get('as_is') else 'student'}, in nats per token; "
-        "speed in tokens/s.",
-        "",
-        "| artifact | runtime | size | perplexity | KL | KL 99 % | same top | decode | prefill | peak RSS |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in report["rows"]:
-        quality, speed = (row["quality"] or {}).get(judge) or {}, row["speed"]
-        cells = [
-            _text(row["label"]), _text(row["runtime"]), show(row["file_bytes"], "bytes"), show(quality.get("ppl"), "perplexity"),
-            show(quality.get("kl_student_mean"), "nats per token"), show(quality.get("kl_student_p99"), "nats per token"),
-            show(quality.get("top1_student"), "share"), show((speed.get("decode_tokens_per_s") or {}).get("mean")),
-            show((speed.get("prefill_tokens_per_s") or {}).get("mean")), show(speed.get("peak_rss_bytes"), "bytes"),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
 def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
-    """How to run the first GGUF and the first ONNX folder from Python, in this folder."""
+    """How to run it: the examples that lie in the folder, then the first GGUF and the first ONNX folder from Python."""
     lines: list[str] = []
+    examples = folder / "examples"
+    found = [file.relative_to(folder).as_posix() for file in files_of(examples)] if examples.is_dir() else []
+    if found:
+        lines += ["## Examples", "", "Each runs as it is, in this folder:", "", *(f"- `{inner}`" for inner in found), ""]
     gguf = next((path for key, path in placed.items() if split_key(key)[0] == "gguf"), None)
     onnx = next((path for key, path in placed.items() if split_key(key)[0] == "onnx"), None)
     if gguf:
@@ -165,21 +150,53 @@ def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
     return lines
 
 
+def _limits(report: Mapping[str, Any]) -> list[str]:
+    """What the figures don't say, and what the model can't be trusted with."""
+    rows, smaller = report["rows"], not report["student"].get("as_is")
+    limits = []
+    if rows and not report["on_target"]:
+        limits.append("Speed and memory were measured on another machine than the target; on the target they will differ.")
+    if any((row["speed"] or {}).get("busy") for row in rows):
+        limits.append("The machine was busy with other work while some speeds were measured.")
+    if smaller:
+        limits.append("It is smaller than its teacher and learned from the teacher's writing: it knows less, and long answers may wander.")
+    if any(row["kind"] == "recovered" for row in rows):
+        limits.append("Training on the grid followed a sample of text; on other text less of the loss may have been won back.")
+    if not any(row.get("tasks") for row in rows):
+        limits.append("No task was measured: nearness to the float weights says how much rounding changed, not how able the model is.")
+    if not any(row.get("refusals") for row in rows):
+        limits.append("Whether it still refuses unsafe requests as its teacher does was not measured.")
+    limits.append("What its teacher gets wrong, or is biased in, it has inherited; test it on your own task before you rely on it.")
+    return ["## Limits", "", *(f"- {limit}" for limit in limits), ""]
+
+
+def _making(report: Mapping[str, Any]) -> list[str]:
+    """The command that repeats it, what that took, and the proof that the files hold what was trained."""
+    provenance = report["provenance"]
+    lines = ["## How it was made", ""]
+    if provenance.get("command"):
+        lines += [*_fenced(visible(provenance["command"]), "sh"), ""]
+    stages = provenance.get("stages") or []
+    seconds = [stage["seconds"] for stage in stages if stage.get("seconds") is not None]
+    if seconds:
+        peak = max((stage.get("peak_rss_bytes") or 0 for stage in stages), default=0)
+        memory = f" and at most {show(peak, 'bytes')} of memory" if peak else ""
+        lines.append(f"All stages took {show(sum(seconds), 's')}{memory}.")
+    checked = [entry for entry in provenance.get("verify") or [] if entry.get("differences") is not None]
+    if checked:
+        blocks, differences = sum(entry.get("blocks") or 0 for entry in checked), sum(entry["differences"] for entry in checked)
+        lines.append(
+            f"Each file's weights were compared with the trained checkpoint's: {show(blocks, 'count')} blocks, "
+            f"{show(differences, 'count')} differences."
+        )
+    versions = provenance.get("versions") or {}
+    if versions:
+        lines.append(f"Versions: {', '.join(f'{text(name)} {text(version)}' for name, version in versions.items())}.")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
 def _fenced(code: str, language: str) -> list[str]:
     """A code block whose fence is longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence + language, code.rstrip("\n"), fence]
-
-
-def _text(value: Any) -> str:
-    """Hostile text on one line, with nothing that Markdown or HTML acts upon."""
-    flat = DASH if value is None else visible(value, lines=False)
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # An underscore within a word, as in q4_0, is only itself.
-    return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)|^[#+=-]", r"\\\g<0>", flat)
-
-
-def _word(value: Any) -> str:
-    """A licence's identifier: letters, digits, point, dash and plus, as SPDX has them; all else dropped."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-")[:60] if value else ""

@@ -25,6 +25,7 @@ from edgedistill.errors import InputError, RunError
 from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
+CARD = "MODEL_CARD.md"
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)  # other disk, or one without hard links
 
 
@@ -115,6 +116,8 @@ def _fill(
     hashes = hashes_of(folder)
     _furnish(folder, placed, report, name, model)
     atomic_write(folder / "README.md", model_card(report, safe_name(name), folder, placed, hashes))
+    atomic_write(folder / CARD, (folder / "README.md").read_bytes())  # a hub shows README.md; who has the folder looks for a card
+    hashes[CARD] = file_sha256(folder / CARD)
     atomic_write(folder / "LICENSE", license_note(report, license_text))
     hashes |= hashes_of(folder, without=hashes)
     atomic_write(folder / SUMS, "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(hashes.items())))

@@ -1,6 +1,7 @@
-"""The report's plots: quality against size, tokens/s, training curves. Each takes report rows and gives one inline SVG or None.
+"""Quality against size and against speed, with the files that no other beats joined by a line. Each gives one inline SVG or None.
 
-A kind of row (teacher, float, rounded, recovered) has one color everywhere, a runtime one shape.
+A kind of row (teacher, float, rounded, recovered) has one color and one shape everywhere. KL is drawn on a logarithmic axis where
+the files differ much, since half the loss is worth as much at 3 bits as at 8.
 """
 
 import math
@@ -11,119 +12,148 @@ from markupsafe import Markup
 
 from edgedistill.records import show, show_spread
 from edgedistill.report import svg
-from edgedistill.report.rows import figure, shipped_row, timing
+from edgedistill.report.labels import Box, place
+from edgedistill.report.rows import SAME_KL, SAME_SIZE, SAME_SPEED, coarse, figure, short_name, timing, twin_rate, undominated
 
-SHAPES = {"llama.cpp": "circle", "onnxruntime": "square", "torch": "diamond"}
+SHAPES = {"teacher": "triangle", "float": "square", "rounded": "circle", "recovered": "diamond"}
 NATS = "nats per token"
-MAX_POINTS = 240  # of a training curve; more can't be seen at this width
+LOG_FROM = 6.0  # KLs that differ by more than this factor are drawn on a logarithmic axis
+FEW = 6  # points; a plot of more is higher
+CLOSE = 16.0  # units; a rounded and a recovered mark nearer than this share one name, and no arrow fits between them
 
 Row = Mapping[str, Any]
 
 
-def quality_against_size(rows: Sequence[Row], judge: str) -> Markup | None:
-    """KL to the float student over file size, an arrow from each rounded file to its recovered twin; None without any point."""
-    points = [row for row in rows if row["file_bytes"] and figure(row, judge, "kl_student_mean") is not None]
+def quality_against_size(rows: Sequence[Row], judge: str, against: str = "float model") -> Markup | None:
+    """KL to the float model over file size, an arrow from each rounded file to its recovered twin; None without any point."""
+    sizes = {row["label"]: (row["file_bytes"], None) for row in rows if row["file_bytes"]}
+    return _scatter(rows, judge, sizes, against, better=-1)
+
+
+def quality_against_speed(rows: Sequence[Row], judge: str, against: str = "float model") -> Markup | None:
+    """The same over tokens written a second, with the standard deviation over the trials as a level stroke."""
+    speeds = {}
+    for row in rows:
+        found = timing(row, "decode_tokens_per_s")
+        if found.get("mean") is not None:
+            speeds[row["label"]] = (found["mean"], found.get("std"))
+    return _scatter(rows, judge, speeds, against, better=1)
+
+
+def compared(rows: Sequence[Row], judge: str, against: str = "float model") -> list[Row]:
+    """The rows that a plot of quality shows: packed files with a mix, and a given file, if they have a KL to the float model on the judge.
+
+    The float model itself is the zero of the axis, and a float student's teacher is no rendering of it.
+    """
+    kinds = ("rounded", "recovered", *(("teacher",) if against == "float model" else ()))
+    return [row for row in rows if row["kind"] in kinds and figure(row, judge, "kl_student_mean") is not None]
+
+
+def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, float | None]], against: str, better: int) -> Markup | None:
+    """The rows at their `values` (and spread); `better` is 1 where more is better, -1 where less is."""
+    points = [row for row in compared(rows, judge, against) if row["label"] in values]
     if not points:
         return None
     kls = [figure(row, judge, "kl_student_mean") for row in points]
-    sizes = [row["file_bytes"] for row in points]
-    room = 1.12  # above the highest point
-    frame = svg.Frame(0, _round_up(max(sizes) * 1.05), 0, _round_up(max(max(kls), 1e-3) * room), bottom=216)
-    at = [(frame.x(size), frame.y(kl)) for size, kl in zip(sizes, kls, strict=True)]
-    parts = frame.axes("file size", f"KL to the float student, {NATS}; lower is better", _bytes_tick, _plain_tick)
-    for start, row in enumerate(points):
-        for end, other in enumerate(points):
-            pair = row["kind"] == "rounded" and other["kind"] == "recovered"
-            if pair and row["mix"] == other["mix"] and row["runtime"] == other["runtime"]:
-                parts += _arrow(at[start], at[end])
-    # What ships in llama.cpp lies on top where marks cover each other.
-    order = sorted(range(len(points)), key=lambda i: (points[i]["kind"] == "recovered", points[i]["runtime"] == "llama.cpp"))
-    for row, (x, y) in ((points[index], at[index]) for index in order):
-        parts.append(svg.mark(x, y, SHAPES.get(row["runtime"], "circle"), f"dot {row['kind']}"))
-    parts += _labels(frame, points, at)
-    return svg.picture(parts, frame.bottom + 42, f"Quality against size on {judge}")
+    xs = [values[row["label"]][0] for row in points]
+    spreads = [values[row["label"]][1] or 0.0 for row in points]
+    frame = _frame(kls, [x + side * spread for x, spread in zip(xs, spreads, strict=True) for side in (-1, 1)])
+    at = [(frame.x(x), frame.y(kl)) for x, kl in zip(xs, kls, strict=True)]
+    ahead = _ahead(points, rows, kls, xs, better)
+    x_title = "file size; smaller is better" if better < 0 else "tokens written a second; more is better"
+    x_text = _bytes_tick if better < 0 else svg.plain
+    scale = "log scale, " if frame.y_log else ""
+    parts = frame.axes(x_title, f"KL to the {against} in nats; {scale}lower is better", x_text, svg.plain)
+    # The line goes through those alone that are ahead to the last digit, so that it never turns back.
+    line = undominated({str(index): (kls[index], -better * xs[index]) for index in ahead})
+    steps = _steps([at[index] for index in ahead if str(index) in line], better)
+    parts.append(svg.polyline(steps, "front"))
+    # A rounded and a recovered file are twins if mix and runtime are the same.
+    twins = [
+        (start, end)
+        for start, row in enumerate(points)
+        for end, other in enumerate(points)
+        if row["kind"] == "rounded" and other["kind"] == "recovered" and (row["mix"], row["runtime"]) == (other["mix"], other["runtime"])
+    ]
+    for start, end in twins:
+        if abs(at[start][1] - at[end][1]) > CLOSE / 2:  # else it would only show how the same tensors' speed varies
+            parts += _arrow(at[start], at[end])
+    lengths = [frame.x(frame.x_low + spread) - frame.left for spread in spreads]
+    reaches = [((x - length, y), (x + length, y)) for (x, y), length in zip(at, lengths, strict=True) if length > 1]
+    parts += [svg.line(*start, *end, "spread") for start, end in reaches]
+    order = sorted(range(len(points)), key=lambda i: (i in ahead, points[i]["kind"] == "recovered", points[i]["runtime"] == "llama.cpp"))
+    for index in order:  # what is ahead lies on top where marks cover each other
+        row, (x, y) = points[index], at[index]
+        shown = x_text(xs[index]) if better < 0 else f"{show_spread(xs[index], spreads[index])} tokens/s"
+        tip = f"{row['label']}: {shown}, KL {show(kls[index], NATS)}"
+        parts.append(svg.mark(x, y, SHAPES[row["kind"]], f"dot {row['kind']}{'' if index in ahead else ' behind'}", tip=tip))
+    # Twins that lie together, or that an arrow joins, bear one name.
+    unnamed = {start for start, _ in twins}
+    named = [index for index in range(len(points)) if index not in unnamed]
+    strokes = [*zip(steps, steps[1:], strict=False), *((at[start], at[end]) for start, end in twins), *reaches]
+    parts += _names([_name(points[index]) for index in named], [at[index] for index in named], at, frame, strokes)
+    rate = "" if better < 0 else " tokens/s"
+    best = "; ".join(f"{points[i]['label']}: {x_text(xs[i])}{rate}, KL {show(kls[i], NATS)}" for i in ahead)
+    axis = "size" if better < 0 else "speed"
+    said = f"Quality against {axis} on {judge}, {len(points)} files. On the front, where none is beaten in both: {best}."
+    return svg.picture(parts, frame.bottom + 44, said)
 
 
-def speed_bars(rows: Sequence[Row], name: str, predicted: Mapping[str, float | None], title: str) -> Markup | None:
-    """One bar a row for `name` ({mean, std}) in tokens/s, with the plan's figure for the target as a tick; None without any."""
-    shown = [row for row in rows if timing(row, name).get("mean") is not None]
-    if not shown:
-        return None
-    targets = {mix: value for mix, value in predicted.items() if value is not None}
-    reaches = [timing(row, name)["mean"] + (timing(row, name).get("std") or 0) for row in shown]
-    most = max(reaches + [value for mix, value in targets.items() if shipped_row(shown, mix)])
-    step, top, right = 38.0, 34.0, svg.WIDTH - 96
-    parts = [svg.text(0, 11, title, "axis")]
-    for index, row in enumerate(shown):
-        y, mean, std = top + index * step, timing(row, name)["mean"], timing(row, name).get("std") or 0.0
-        length, reach = (mean / most * right, std / most * right) if most else (0.0, 0.0)
-        busy = ", busy" if row["speed"].get("busy") else ""
-        parts.append(svg.text(0, y + 6, svg.shorten(row["label"], 38), "small"))
-        parts.append(svg.text(svg.WIDTH, y + 6, show_spread(mean, std) + busy, "value", "end"))
-        parts.append(svg.rect(0, y + 12, length, 10, f"bar {row['kind']}"))
-        if reach:
-            parts.append(svg.line(length - reach, y + 17, length + reach, y + 17, "whisker"))
-        goal = targets.get(row["mix"]) if row is shipped_row(shown, row["mix"]) else None
-        if goal is not None:
-            x = goal / most * right
-            parts.append(svg.line(x, y + 9, x, y + 25, "goal"))
-            parts.append(svg.text(max(x, length + reach) + 7, y + 21, f"predicted {show(goal)}", "tick"))
-    return svg.picture(parts, top + len(shown) * step - 8, title)
+def _ahead(points: Sequence[Row], rows: Sequence[Row], kls: Sequence[float], xs: Sequence[float], better: int) -> list[int]:
+    """The points that no other beats by more than measuring can tell, from left to right."""
+    figures = {}
+    for index, (row, kl, x) in enumerate(zip(points, kls, xs, strict=True)):
+        other = coarse(x, SAME_SIZE) if better < 0 else -coarse(twin_rate(row, rows) or x, SAME_SPEED)
+        figures[str(index)] = (coarse(kl, SAME_KL), other)
+    return sorted((int(name) for name in undominated(figures)), key=lambda index: xs[index])
 
 
-def training_loss(curve: Mapping[str, Any]) -> Markup | None:
-    """The training loss of one stage over its steps; None where no finite point exists."""
-    points = _thin([(p["step"], p["loss"]) for p in curve.get("points") or [] if _finite(p.get("step"), p.get("loss"))])
-    if not points:
-        return None
-    frame = _curve_frame(points)
-    parts = frame.axes("step", f"training loss, {NATS}", _plain_tick, _plain_tick)
-    parts.append(svg.polyline([(frame.x(step), frame.y(value)) for step, value in points], "curve loss"))
-    return svg.picture(parts, frame.bottom + 42, f"Training loss of {curve.get('stage')}")
+def _frame(kls: Sequence[float], xs: Sequence[float]) -> svg.Frame:
+    low, high = min(xs), max(xs)
+    pad = (high - low) * 0.12 or abs(high) * 0.2 or 1.0
+    left, right = max(0.0, low - pad), high + pad
+    bottom = 236.0 if len(kls) <= FEW else 310.0
+    positive = [kl for kl in kls if kl > 0]
+    if len(positive) > 1 and max(positive) > LOG_FROM * min(positive):
+        return svg.Frame(left, right, min(positive) / 1.6, max(positive) * 1.5, bottom=bottom, y_log=True)
+    return svg.Frame(left, right, 0.0, _round_up(max(max(kls), 1e-3) * 1.12), bottom=bottom)
 
 
-def validation_kl(curve: Mapping[str, Any]) -> Markup | None:
-    """The KL on held-out text over the steps, with the level to beat and the best checkpoint; None where nothing was measured.
-
-    The level is plain rounding's where the curve tells it (`rounded`), else where the training began (`start`).
-    """
-    points = [(p["step"], p["kl"]) for p in curve.get("validation") or [] if _finite(p.get("step"), p.get("kl"))]
-    if not points:
-        return None
-    name = "plain rounding" if curve.get("rounded") else "began at"
-    level = (curve.get("rounded") or curve.get("start") or {}).get("kl")
-    best = curve.get("best") or {}
-    frame = _curve_frame(points + ([(points[0][0], level)] if _finite(level) else []), zero=True)
-    parts = frame.axes("step", f"KL on held-out text, {NATS}", _plain_tick, _plain_tick)
-    at = [(frame.x(step), frame.y(value)) for step, value in points]
-    parts.append(svg.polyline(at, "curve kl"))
-    parts += [svg.mark(x, y, "circle", "dot kl", 2.6) for x, y in at]
-    if level is not None and _finite(level):
-        y = frame.y(level)
-        parts.insert(0, svg.line(frame.left, y, frame.right, y, "start"))
-        below = y + 15 if at[-1][1] <= y else y - 7  # on the side where the curve doesn't end
-        parts.append(svg.text(frame.right, below, f"{name} {show(level, NATS)}", "small", "end"))
-    if _finite(best.get("step"), best.get("kl")):
-        x, y = frame.x(best["step"]), frame.y(best["kl"])
-        parts.append(svg.mark(x, y, "circle", "dot best", 5.0))
-        anchor = "end" if x > (frame.left + frame.right) / 2 else "start"
-        height = y + 18 if y + 18 < frame.bottom - 4 else y - 11
-        parts.append(svg.text(x + (2 if anchor == "end" else -2), height, f"best {show(best['kl'], NATS)}", "value", anchor))
-    return svg.picture(parts, frame.bottom + 42, f"Validation KL of {curve.get('stage')}")
+def _steps(ahead: Sequence[tuple[float, float]], better: int) -> list[tuple[float, float]]:
+    """The front as stairs: what lies above it, and on the worse side of x, is beaten by a file on it. `ahead` goes from left to right."""
+    out = [ahead[0]]
+    for (x1, y1), (x2, y2) in zip(ahead, ahead[1:], strict=False):
+        # Small files stray more. Until the next larger one, the smaller is still the best; with speed it is the other way round.
+        out += [(x2, y1) if better < 0 else (x1, y2), (x2, y2)]
+    return out
 
 
-def _labels(frame: svg.Frame, points: Sequence[Row], at: Sequence[tuple[float, float]]) -> list[str]:
-    """A name beside each point, moved up or down until none covers another; a thin line leads to those that moved."""
+def _name(row: Row) -> str:
+    """What a point is called: its mix is enough, since its kind is its shape."""
+    if row["mix"]:
+        return svg.shorten(row["mix"], 18) + (", ONNX" if row["runtime"] == "onnxruntime" else "")
+    return svg.shorten(short_name(row), 22)
+
+
+def _names(
+    names: Sequence[str],
+    anchors: Sequence[tuple[float, float]],
+    marks: Sequence[tuple[float, float]],
+    frame: svg.Frame,
+    strokes: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> list[str]:
+    """A name beside each point where it covers nothing; a thin line leads to those that had to go farther."""
+    area = Box(frame.left, frame.top - 10, svg.WIDTH, frame.bottom - 1)
+    sizes = [(len(name) * svg.CHAR + 2, svg.LINE) for name in names]
     parts = []
-    wanted = [y for _, y in at]
-    heights = svg.spread_out(wanted, 15, frame.top + 4, frame.bottom - 9)
-    for row, (x, y), height in zip(points, at, heights, strict=True):
-        words = svg.shorten(row["label"], 30)
-        fits_right = x + 14 + len(words) * svg.CHAR < svg.WIDTH
-        edge, anchor = (x + 14, "start") if fits_right else (x - 14, "end")
-        if abs(height - y) > 4:
-            parts.append(svg.line(x + (6 if fits_right else -6), y, edge + (-2 if fits_right else 2), height, "lead"))
-        parts.append(svg.text(edge, height + 4, words, "small", anchor))
+    for name, anchor, box in zip(names, anchors, place(anchors, sizes, area, marks, strokes), strict=True):
+        end = box.nearest(anchor)
+        if math.dist(anchor, end) > 13:
+            parts.append(svg.line(*anchor, *end, "lead"))
+        # Set towards the point: with smaller letters than were reckoned with, the name still stands beside it.
+        side = "start" if box.left >= anchor[0] else "end" if box.right <= anchor[0] else "middle"
+        x = {"start": box.left + 1, "end": box.right - 1, "middle": (box.left + box.right) / 2}[side]
+        parts.append(svg.text(x, (box.top + box.bottom) / 2 + 4.2, name, "name", side))
     return parts
 
 
@@ -131,31 +161,13 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> list[str]:
     """A stroke that stops short of both marks, with a head; nothing where they (nearly) coincide."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
-    if length < 18:
+    if length < CLOSE + 2:
         return []
     ux, uy = dx / length, dy / length
     tip = (end[0] - ux * 8, end[1] - uy * 8)
-    tail = (start[0] + ux * 8, start[1] + uy * 8)
-    wings = [(tip[0] - ux * 7 + side * uy * 4, tip[1] - uy * 7 - side * ux * 4) for side in (1, -1)]
+    tail = (start[0] + ux * 7, start[1] + uy * 7)
+    wings = [(tip[0] - ux * 6 + side * uy * 3.5, tip[1] - uy * 6 - side * ux * 3.5) for side in (1, -1)]
     return [svg.line(*tail, *tip, "arrow"), svg.polyline([wings[0], tip, wings[1]], "arrow")]
-
-
-def _curve_frame(points: Sequence[tuple[float, float]], zero: bool = False) -> svg.Frame:
-    values, steps = [value for _, value in points], [step for step, _ in points]
-    low, high = (0.0 if zero else min(values)), max(values)
-    pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    return svg.Frame(min(steps), max(steps), low if zero or low == 0 else low - pad, high + pad, bottom=164)
-
-
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MAX_POINTS, each the mean of its neighbours."""
-    size = math.ceil(len(points) / MAX_POINTS)
-    groups = [points[index : index + size] for index in range(0, len(points), size)] if points else []
-    return [(sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group)) for group in groups]
-
-
-def _finite(*values: Any) -> bool:
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 def _round_up(value: float) -> float:
@@ -165,9 +177,5 @@ def _round_up(value: float) -> float:
     return math.ceil(value / step - 1e-9) * step
 
 
-def _plain_tick(value: float) -> str:
-    return f"{value:.6g}".replace("-", "−")
-
-
 def _bytes_tick(value: float) -> str:
-    return show(value, "bytes") if value else "0"
+    return show(value, "bytes").replace(".0 ", " ") if value else "0"

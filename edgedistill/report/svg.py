@@ -1,4 +1,4 @@
-"""A few strokes of SVG: escaped text, lines, marks, linear axes with round ticks. Sizes are SVG units, about CSS pixels.
+"""A few strokes of SVG: escaped text, lines, marks, axes with round ticks. Sizes are SVG units, about CSS pixels.
 
 Colors are not here: every element carries a class, and page.css gives it the light, dark or printed color.
 Each plot is WIDTH units wide, near its size on the page, so its text is as large as the page's small print.
@@ -11,10 +11,11 @@ from html import escape
 
 from markupsafe import Markup
 
-from edgedistill.records import visible
+from edgedistill.records import THIN, visible
 
-WIDTH = 400.0
-CHAR = 6.2  # mean width of a character of 11.5 units in a sans serif; only used to keep labels inside
+WIDTH = 440.0
+# Room that a label is given: on a narrow screen the plots shrink and page.css enlarges their text to 15 units.
+CHAR, LINE = 7.4, 16.0
 
 
 def text(x: float, y: float, words: object, css: str = "", anchor: str = "start") -> str:
@@ -32,34 +33,45 @@ def polyline(points: Sequence[tuple[float, float]], css: str) -> str:
     return f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" class="{css}"/>'
 
 
-def rect(x: float, y: float, width: float, height: float, css: str) -> str:
-    """A filled bar with slightly round corners."""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}" rx="2" class="{css}"/>'
+def rect(x: float, y: float, width: float, height: float, css: str, round_: float = 2.0, tip: object = None) -> str:
+    """A filled bar with slightly round corners; `tip` is shown when the pointer rests on it."""
+    shape = f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}" rx="{round_:.0f}" class="{css}"'
+    return f"{shape}>{_tip(tip)}</rect>" if tip is not None else f"{shape}/>"
 
 
-def mark(x: float, y: float, shape: str, css: str, size: float = 5.0) -> str:
-    """A circle, square or diamond around (x, y)."""
-    if shape == "square":
-        return rect(x - size * 0.9, y - size * 0.9, size * 1.8, size * 1.8, css)
-    if shape == "diamond":
-        reach = size * 1.2
-        corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in ((0, -reach), (reach, 0), (0, reach), (-reach, 0)))
-        return f'<polygon points="{corners}" class="{css}"/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" class="{css}"/>'
+def mark(x: float, y: float, shape: str, css: str, size: float = 5.0, tip: object = None) -> str:
+    """A circle, square, diamond or triangle around (x, y), all of about one area."""
+    inner = _tip(tip) if tip is not None else ""
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" class="{css}">{inner}</circle>'
+    offsets = {
+        "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+        "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+        "triangle": ((0, -1.25), (1.2, 0.95), (-1.2, 0.95)),
+    }[shape]
+    corners = " ".join(f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in offsets)
+    return f'<polygon points="{corners}" class="{css}">{inner}</polygon>'
 
 
-def picture(parts: Sequence[str], height: float, label: str) -> Markup:
-    """The finished plot; `label` is what a screen reader says."""
+def picture(parts: Sequence[str], height: float, label: str, width: float = WIDTH) -> Markup:
+    """The finished plot; `label` is what a screen reader says instead of it."""
     body = "".join(parts)
     said = escape(visible(label, lines=False), quote=True)
     # Every text that came in went through escape() above.
-    return Markup(f'<svg viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{said}">{body}</svg>')
+    return Markup(f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{said}">{body}</svg>')
 
 
 def shorten(words: object, limit: int) -> str:
     """At most `limit` characters, the cut shown by an ellipsis."""
     flat = visible(words, lines=False)
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip(" ,") + "…"
+
+
+def plain(value: float) -> str:
+    """A tick's number: at most six digits that count, no exponent, a thin space between thousands from 10 000 on."""
+    whole = "," if abs(value) >= 10_000 else ""
+    text = f"{float(f'{value:.6g}'):{whole}.12f}".rstrip("0").rstrip(".").replace(",", THIN)
+    return text.replace("-", "−")
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -73,18 +85,36 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers within [low, high] for a logarithmic axis: as many of 1, 2, 5 in each power of ten as make 3 to 7, if any do."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
+        all_of_them = [factor * 10.0**power for power in powers for factor in factors]
+        found = [value for value in all_of_them if low <= value * (1 + 1e-9) and value <= high * (1 + 1e-9)]
+        if len(found) >= 3:
+            break
+    else:
+        return ticks(low, high)
+    every = math.ceil(len(found) / 7)
+    return found[::every]
+
+
 @dataclass(frozen=True)
 class Frame:
-    """A plot's area and its two linear axes: data [x_low, x_high] x [y_low, y_high] on the rectangle left..right, top..bottom."""
+    """A plot's area and its two axes: data [x_low, x_high] x [y_low, y_high] on the rectangle left..right, top..bottom.
+
+    With `y_log` the height is the logarithm; what isn't above y_low then lies on the base line.
+    """
 
     x_low: float
     x_high: float
     y_low: float
     y_high: float
-    left: float = 44.0
+    left: float = 48.0
     right: float = WIDTH - 22.0
     top: float = 26.0
-    bottom: float = 216.0
+    bottom: float = 236.0
+    y_log: bool = False
 
     def x(self, value: float) -> float:
         """Where a data x lies."""
@@ -92,30 +122,25 @@ class Frame:
 
     def y(self, value: float) -> float:
         """Where a data y lies; larger is higher up."""
-        return self.bottom - (value - self.y_low) / ((self.y_high - self.y_low) or 1) * (self.bottom - self.top)
+        if self.y_log:
+            low, high = math.log(self.y_low), math.log(self.y_high)
+            share = (math.log(max(value, self.y_low)) - low) / ((high - low) or 1)
+        else:
+            share = (value - self.y_low) / ((self.y_high - self.y_low) or 1)
+        return self.bottom - share * (self.bottom - self.top)
 
     def axes(self, x_title: str, y_title: str, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> list[str]:
         """Grid lines with their numbers, the base line, and the two titles (the y title stands above the axis, unturned)."""
         parts = [text(0, 11, y_title, "axis")]
-        for value in ticks(self.y_low, self.y_high):
+        for value in log_ticks(self.y_low, self.y_high) if self.y_log else ticks(self.y_low, self.y_high):
             y = self.y(value)
             parts += [line(self.left, y, self.right, y, "grid"), text(self.left - 8, y + 4, y_text(value), "tick", "end")]
         for value in ticks(self.x_low, self.x_high):
-            parts.append(text(self.x(value), self.bottom + 17, x_text(value), "tick", "middle"))
-        parts += [line(self.left, self.bottom, self.right, self.bottom, "base"), text(self.right, self.bottom + 33, x_title, "axis", "end")]
+            x = self.x(value)
+            parts += [line(x, self.bottom, x, self.bottom + 4, "base"), text(x, self.bottom + 18, x_text(value), "tick", "middle")]
+        parts += [line(self.left, self.bottom, self.right, self.bottom, "base"), text(self.right, self.bottom + 36, x_title, "axis", "end")]
         return parts
 
 
-def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near the wanted ones, in the same order of height, at least `gap` apart and within [low, high] where that fits."""
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    placed = [0.0] * len(wanted)
-    floor = low
-    for index in order:
-        placed[index] = max(wanted[index], floor)
-        floor = placed[index] + gap
-    ceiling = high
-    for index in reversed(order):
-        placed[index] = min(placed[index], ceiling)
-        ceiling = placed[index] - gap
-    return placed
+def _tip(words: object) -> str:
+    return f"<title>{escape(visible(words, lines=False))}</title>"

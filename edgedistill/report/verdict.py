@@ -7,6 +7,8 @@ from edgedistill.plan.here import HERE
 from edgedistill.records import show
 from edgedistill.report.rows import float_name, shipped_row, timing
 
+MANY = 3  # more mixes than these are spoken of together, from the least to the most
+
 
 def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     """A headline and the sentences below it. Figures that are missing are simply not spoken of.
@@ -17,12 +19,13 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     mixes = report["mixes"]
     fitting = [mix for mix, foretold in mixes.items() if foretold.get("fits")]
     speed = _speed_sentence(report, fitting or list(mixes))
-    recovery = [_recovery_sentence(report, mix) for mix in mixes]
+    recovery = [_recovery_sentence(report, mix) for mix in mixes] if len(mixes) <= MANY else _recovery_of_many(report)
+    recommended = (report.get("recommendation") or {}).get("mix")
     return {
         "fits": bool(fitting),
         "headline": _headline(report, fitting),
         "sentences": [sentence for sentence in (speed, *recovery) if sentence],
-        "mix": next(iter(fitting or mixes), None),
+        "mix": recommended if recommended in mixes else next(iter(fitting or mixes), None),
     }
 
 
@@ -40,22 +43,27 @@ def _headline(report: Mapping[str, Any], fitting: list[str]) -> str:
 
 def _speed_sentence(report: Mapping[str, Any], mixes: list[str]) -> str | None:
     """Size and tokens/s of each mix's GGUF, and whether this machine is the target."""
-    parts, threads = [], None
+    found, threads = [], None
     for mix in mixes:
         row = shipped_row(report["rows"], mix)
         decode = timing(row, "decode_tokens_per_s").get("mean")
         if row is not None and decode is not None:
             size = f" ({show(row['file_bytes'], 'bytes')})" if row["file_bytes"] else ""
-            parts.append(f"{mix}{size} writes {show(decode, 'tokens/s')}")
+            found.append((decode, f"{mix}{size} writes {show(decode, 'tokens/s')}"))
             threads = row["speed"].get("threads")
-    if not parts:
+    if not found:
         return None
+    if len(found) > MANY:  # the slowest and the fastest tell enough; the table has the others
+        (_, slowest), *_, (_, fastest) = sorted(found)
+        told = f"{slowest}, {fastest}, and {len(found) - 2} others lie between"
+    else:
+        told = _join([words for _, words in found])
     if report["target"].get("name") == HERE:
         where = "on this machine"
     else:
         where = "on the target" if report["on_target"] else "on this machine, which isn't the target"
     how = f"llama.cpp, {threads} thread{'s' if threads != 1 else ''}" if threads else "llama.cpp"
-    return f"Measured {where}: {_join(parts)} ({how})."
+    return f"Measured {where}: {told} ({how})."
 
 
 def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
@@ -74,6 +82,26 @@ def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
     text = f"{costs}; training on its grid won back {_join(parts)}"
     lost = [f"{judge} ({_kls(found)})" for judge, found in shares.items() if judge not in won]
     return f"{text}, but did not beat plain rounding on {_join(lost)}." if lost else f"{text}."
+
+
+def _recovery_of_many(report: Mapping[str, Any]) -> list[str]:
+    """The least and the largest share that training won back on the first judge, and the mixes for which nothing beat rounding."""
+    judge = next((judge["name"] for judge in report["judges"]), None)
+    mixes = [mix for mix in report["mixes"] if mix in report["recovered"]]
+    lost = [mix for mix in mixes if stayed(report, mix)]
+    shares = {mix: (report["recovered"][mix].get(judge) or {}).get("kl_share") for mix in mixes if mix not in lost}
+    won = sorted((share, mix) for mix, share in shares.items() if share is not None and share > 0)
+    lost += [mix for mix, share in shares.items() if share is not None and share <= 0]
+    sentences = []
+    if won:
+        (least, least_mix), (most, most_mix) = won[0], won[-1]
+        told = f"{show(most, 'share')} ({most_mix})"
+        if len(won) > 1:
+            told = f"from {show(least, 'share')} ({least_mix}) to {told}"
+        sentences.append(f"Training on the grid won back {told} of what rounding costs in KL to the {float_name(report)} on {judge}.")
+    if lost:
+        sentences.append(f"Nothing beat plain rounding for {_join(lost)}.")
+    return sentences
 
 
 def stayed(report: Mapping[str, Any], mix: str) -> bool:

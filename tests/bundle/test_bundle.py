@@ -29,7 +29,10 @@ EXAMPLES = [
     "examples/chat_llama_cpp.py", "examples/chat_openai.py", "examples/cpp/CMakeLists.txt", "examples/cpp/README.md",
     "examples/cpp/main.cpp",
 ]  # fmt: skip
-WITH_GGUF = ["LICENSE", "Modelfile", "README.md", "SHA256SUMS", "chat_template.jinja", *EXAMPLES, "tokenizer.json", "tokenizer_config.json"]
+WITH_GGUF = [
+    "LICENSE", "MODEL_CARD.md", "Modelfile", "README.md", "SHA256SUMS", "chat_template.jinja", *EXAMPLES, "tokenizer.json",
+    "tokenizer_config.json",
+]  # fmt: skip
 WITH_BOTH = [*WITH_GGUF, "examples/chat_onnxruntime.py", "examples/node/chat.mjs", "examples/node/package.json"]
 
 
@@ -185,10 +188,12 @@ def test_links_and_odd_names_in_an_artifact_are_refused(tmp_path, artifacts):
 def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "m", license_text="Apache License, in full")
     card = (out / "README.md").read_text(encoding="utf-8")
+    assert (out / "MODEL_CARD.md").read_text(encoding="utf-8") == card  # a hub finds the one, who has the folder the other
     front = yaml.safe_load(card.split("---")[1])
     assert front == {
-        "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "pipeline_tag": "text-generation",
-        "tags": ["edgedistill", "distillation", "gguf", "onnx"],
+        "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "base_model_relation": "finetune",
+        "pipeline_tag": "text-generation", "library_name": "gguf",
+        "tags": ["edgedistill", "distillation", "quantization-aware-training", "gguf", "onnx"],
     }  # fmt: skip
     assert f"| `m-q4_0.gguf` | {show(len(Q4), 'bytes')} | `{hashlib.sha256(Q4).hexdigest()}` |" in card
     row = "| q4_0 recovered, llama.cpp | llama.cpp | 81.6 MB | 4.520 | 0.141 | 0.980 | 80 % | 117 | 379 | 211 MB |"
@@ -216,7 +221,8 @@ def test_hostile_words_do_nothing_in_the_card(tmp_path, artifacts):
     out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
     card = (out / "README.md").read_text(encoding="utf-8")
     front = card.split("\n---\n")[0].removeprefix("---\n")
-    assert yaml.safe_load(front)["base_model"].startswith("<script>")
+    assert "base_model" not in yaml.safe_load(front)  # no name that the hub could have
+    assert yaml.safe_load(front)["license"] == "other"
     before_code = card.split("\n---\n", 1)[1].split("\n## Run it")[0]
     assert "<script>" not in before_code
     assert "\\[a\\](http" in before_code
