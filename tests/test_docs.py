@@ -232,6 +232,15 @@ def test_files_that_are_named_exist(page: str):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_and_extras_that_are_named_exist(page: str):
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert all(f"def {name}(" in tests for name in re.findall(r"`(test_\w+)`", read(page)))
+    extras = {name for names in re.findall(r"(?:\.|edgedistill)\[([a-z,]+)\]", read(page)) for name in names.split(",")}
+    known = read("pyproject.toml").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert extras <= set(re.findall(r"^(\w+) = \[", known, re.MULTILINE))
+
+
 def test_every_page_is_within_two_steps_of_the_readme():
     seen, waiting = set(), ["README.md"]
     for _ in range(2):
