@@ -1,6 +1,7 @@
 """What the pages say exists: commands, options, keys, files, links, tables. So that the documentation can't rot unseen."""
 
 import ast
+import functools
 import json
 import re
 import shlex
@@ -264,6 +265,33 @@ def test_rooms_of_the_contributing_page_are_the_rooms():
     package = ROOT / "edgedistill"
     rooms = {path.stem for path in package.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"} - {"__init__", "__main__"}
     assert named == rooms
+
+
+EDGES, LEAST = " '\"();:,.", 8  # what may stand around a text, and how long it must be to say anything
+
+
+def messages_of(page: str) -> list[str]:
+    """What a guide's table of troubles quotes of the tool, in the first column: code of three words or more."""
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", read(page).partition("## What can go wrong")[2], re.MULTILINE)
+    return [quoted for row in rows if "test_" not in row for quoted in re.findall(r"`([^`]+)`", row) if len(quoted.split()) > 2]
+
+
+@functools.cache
+def texts_of_the_code() -> set[str]:
+    """Every text in the package, and the pieces of those with values in them."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "edgedistill").rglob("*.py")]
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {text for value in constants if isinstance(value, str) and len(text := value.strip(EDGES)) >= LEAST}
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if "## What can go wrong" in read(page)])
+def test_messages_that_are_quoted_are_the_tools(page: str):
+    """Around its `...` and figures a quotation has words of a text in the code."""
+    texts = texts_of_the_code()
+    quoted = {message: [p for part in message.split("...") if len(p := part.strip(EDGES)) >= LEAST] for message in messages_of(page)}
+    assert quoted
+    unknown = [message for message, parts in quoted.items() if not any(text in part or part in text for part in parts for text in texts)]
+    assert not unknown
 
 
 # Tables.
