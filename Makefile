@@ -24,7 +24,7 @@ HAS_VENV := $(VENV)/.edgedistill-venv
 HAS_TORCH := $(VENV)/.edgedistill-torch-$(TORCH_VERSION)
 HAS_ALL := $(VENV)/.edgedistill-installed
 
-.PHONY: help install demo test test-slow lint check-tools clean distclean
+.PHONY: help install demo test test-slow lint docs check-tools clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -46,6 +46,10 @@ test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
 lint: $(HAS_ALL)  ## ruff and mypy
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+docs: $(HAS_ALL)  ## write what docs/ takes from the code and from the records
+	$(VENV)/bin/python docs/make_reference.py
+	$(VENV)/bin/python bench/pages.py
 
 clean:  ## remove build output and caches; runs/ and the virtual environment stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The tables of docs/recovery.md and the README's one on recovery, written from the records that they show.
+"""The tables of the README and of docs/ that show measured numbers, written from the records that they show.
 
 Run    python bench/pages.py            writes each table between its marks, <!-- NAME --> and <!-- /NAME -->
        A test holds the page to the records, so run it after a record has changed.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "docs" / "recovery.md", ROOT / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "recovery.md", ROOT / "docs" / "build-for-a-device.md", ROOT / "docs" / "method.md")
 RESULTS = ROOT / "bench" / "results"
 
 Record = Mapping[str, Any]
@@ -99,6 +99,41 @@ def study(record: Record) -> str:
     return table(["variant", "tokens", *(f"KL {kind}" for kind in kinds), "against base"], rows)
 
 
+def demo(record: Record) -> str:
+    """What `make demo` measured in llama.cpp, what recovery won back, and what it all took."""
+    judges = [judge["name"] for judge in record["judges"]]
+    rows = []
+    for row in record["rows"]:
+        if row["runtime"] == "llama.cpp" and row["kind"] != "teacher":
+            quality = [row["quality"][judge] for judge in judges]
+            figures = [f"{q['ppl']:.2f}, {q['kl_student_mean']:.4f}, {q['kl_student_p99']:.3f}" for q in quality]
+            decode = row["speed"]["decode_tokens_per_s"]["mean"]
+            rows.append([row["label"].removesuffix(", llama.cpp"), f"{row['file_bytes'] / 1e6:.1f} MB", f"{decode:.0f} tokens/s", *figures])
+    heads = ["file", "size", "decode", *(f"{judge}: perplexity, KL, 99 %" for judge in judges)]
+    mix, won = next(iter(record["recovered"].items()))
+    parts = " and ".join(f"{100 * won[judge]['kl_share']:.0f} % ({judge})" for judge in judges)
+    machine, minutes, peak = record["machine"], record["total_seconds"] / 60, record["peak_rss_bytes"] / 2**30
+    return table(heads, rows) + (
+        f"\n\nTraining on the grid took {parts} of {mix}'s KL away, at the same bytes. All stages together took\n"
+        f"{minutes:.0f} minutes and at most {peak:.1f} GiB of memory, on {machine['cores']} cores ({machine['cpu']})."
+    )
+
+
+def foretold(record: Record) -> str:
+    """What the plan of `make demo` predicted for its target, and what this machine measured."""
+    rows = []
+    for found in record["predictions"]:
+        if found["predicted"] is not None:
+            cells = [amount(found[name], found["unit"]) for name in ("predicted", "measured")]
+            rows.append([f"{found['mix']}, {found['what']}", *cells, f"{found['measured'] / found['predicted']:.2f}"])
+    return table(["", "predicted", "measured", "measured / predicted"], rows)
+
+
+def amount(value: float, unit: str) -> str:
+    """A size in MB, or a rate."""
+    return f"{value / 1e6:.1f} MB" if unit == "bytes" else f"{value:.0f} {unit}"
+
+
 def share(value: float | None) -> str:
     """A share in percent; nothing where there is none."""
     return "" if value is None else f"{value:.1%}"
@@ -110,6 +145,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "tasks": ("recovery.json", tasks),
     "step": ("trl_step.json", step),
     "study": ("study.json", study),
+    "demo": ("demo.json", demo),
+    "foretold": ("demo.json", foretold),
 }
 
 

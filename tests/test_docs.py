@@ -1,70 +1,256 @@
-"""What README and CONTRIBUTING say exists: each command and option in their examples, each file that they link to or name."""
+"""What the pages say exists: commands, options, keys, files, links, tables. So that the documentation can't rot unseen."""
 
+import ast
+import functools
 import json
 import re
 import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "bench/README.md", "docs/recovery.md"]
+sys.path.insert(0, str(ROOT / "docs"))  # as bench/ is found from the root: scripts, no package
+
+import make_reference  # noqa: E402
+
+DOCS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "bench/README.md", *DOCS]
+GUIDES = [page for page in DOCS if "reference/" not in page]
+WITHOUT_COMMANDS = {"docs/README.md", "docs/models.md", "docs/recovery.md"}
+KINDS = {"recipe": "recipes", "target": "targets"}
 
 
 def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
-def examples(page: str) -> list[list[str]]:
-    """The `edgedistill ...` lines of the indented blocks as words, without what a shell takes away."""
-    found = re.findall(r"^ {4}edgedistill ([^>|#\n]+)", read(page), re.MULTILINE)
-    return [shlex.split(line) for line in found]
+def fenced(page: str) -> Iterator[tuple[str, str]]:
+    """The language and the content of each fenced block."""
+    for found in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", read(page), re.MULTILINE | re.DOTALL):
+        yield found[2], found[3]
 
 
-@pytest.mark.parametrize("words", examples("README.md"), ids=" ".join)
-def test_examples_of_the_readme_use_commands_and_options_that_exist(words: list[str]):
+def plain(page: str) -> str:
+    """A page without its blocks of code, in which # and [] mean something else."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ {4,}.*$", "", text, flags=re.MULTILINE)
+
+
+# Commands.
+
+
+def command_lines(page: str) -> list[str]:
+    """The `edgedistill ...` commands in a page's blocks of code, without what a shell takes away: pipes, comments, files written."""
+    blocks = [re.sub(r"^ {4,}", "", line) for line in read(page).splitlines() if re.match(r" {4,}\S", line)]
+    blocks += [line for language, text in fenced(page) if language in ("sh", "bash", "console") for line in text.splitlines()]
+    parts = (part.strip() for line in blocks for part in re.split(r"\||&&|;|\s#\s", line))
+    return [part.partition(">")[0].strip() for part in parts if part.startswith("edgedistill ")]
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that the words call, and the words that are left for it."""
     from edgedistill.cli.main import cli
 
     command: click.Command = cli
-    while isinstance(command, click.Group):
-        name = words.pop(0)
-        found = command.get_command(click.Context(command), name)
-        assert found is not None, f"there is no command {name!r}"
-        command = found
-    options = [param for param in command.params if isinstance(param, click.Option)]
-    known = {name for option in options for name in option.opts}
-    given = {word for word in words if word.startswith("-")}
-    assert given <= known
-    assert all(given & set(option.opts) for option in options if option.required), "a required option is missing"
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, f"there is no command {words[0]!r}"
+        command, words = found, words[1:]
+    return command, words
 
 
-def test_readme_names_every_command_and_no_other():
-    from edgedistill.cli.main import COMMANDS
-
-    commands = read("README.md").partition("## Commands")[2].partition("\n## ")[0]
-    table = re.findall(r"^\| (`.+?`) \|", commands, re.MULTILINE)
-    named = {name for row in table for name in re.findall(r"`([a-z]+)`", row)}
-    assert named == set(COMMANDS)
+COMMAND_LINES = [(page, line) for page in PAGES if "reference/" not in page for line in command_lines(page)]
 
 
-def test_the_table_of_families_is_the_records():
-    from edgedistill.families import FAMILIES
+@pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=[f"{page}: {line}" for page, line in COMMAND_LINES])
+def test_command_lines_of_the_pages_are_understood(page: str, line: str):
+    """Command, options, their values and the arguments are what Click takes; nothing is run."""
+    command, words = command_of(shlex.split(line)[1:])
+    command.make_context("edgedistill", words, resilient_parsing=False)
 
-    rows = json.loads((ROOT / "bench/results/families.json").read_text(encoding="utf-8"))["rows"]
-    for family in FAMILIES:
-        found = {(row["format"], row["mix"]): row for row in rows if row["family"] == family}
-        gguf = found["gguf", "f32"]["max_abs_logit_difference"]
-        onnx = max(row["max_abs_logit_difference"] for (kind, _), row in found.items() if kind == "onnx")
-        assert sum(row["differences"] for row in found.values()) == 0
-        assert re.search(rf"^\| `{family}` \| .+ \| {gguf:.1e} \| {onnx:.1e} \| none \|$", read("README.md"), re.MULTILINE), family
+
+def test_command_lines_are_found_where_people_look_first():
+    found = [shlex.split(line)[1] for page, line in COMMAND_LINES if page == "README.md"]
+    assert {"compile", "recover", "plan", "verify", "chat"} <= set(found)
+    assert {page for page, _ in COMMAND_LINES} >= set(GUIDES) - WITHOUT_COMMANDS
+
+
+@pytest.mark.parametrize(
+    "line", ["edgedistill plan --targt phone", "edgedistill chat x --runtime tflite", "edgedistill compile -o x", "edgedistill fly"]
+)
+def test_a_wrong_command_line_is_noticed(line: str):
+    with pytest.raises((click.UsageError, AssertionError)):
+        test_command_lines_of_the_pages_are_understood("", line)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page: str):
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", read(page))
-    missing = [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
+def test_commands_that_are_named_in_passing_exist(page: str):
+    from edgedistill.cli.main import COMMANDS
+
+    text = re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)
+    for words in re.findall(r"`edgedistill ([a-z]+)(?: ([a-z]+))?[^`]*`", text):
+        assert words[0] in COMMANDS, words
+        command, rest = command_of([word for word in words if word])
+        assert not rest or not isinstance(command, click.Group), words
+
+
+def test_every_command_has_an_example_that_is_understood():
+    from edgedistill.cli.main import cli
+
+    for command, names in make_reference.walk(cli, ()):
+        text, example = make_reference.help_of(command)
+        assert text, names
+        assert example, f"{' '.join(names)} shows no example"
+        for line in example:
+            called = next(part.strip() for part in line.split("|") if part.strip().startswith("edgedistill "))
+            found, words = command_of(shlex.split(called.partition(">")[0])[1:])
+            found.make_context("edgedistill", words)
+
+
+# The reference.
+
+
+def test_the_reference_is_what_the_code_gives():
+    made = make_reference.pages()
+    assert set(make_reference.OUT.glob("*.md")) == set(made)
+    for path, text in made.items():
+        assert path.read_text(encoding="utf-8") == text, "run python docs/make_reference.py"
+
+
+def test_the_reference_has_every_command_and_every_key():
+    from edgedistill.cli.main import COMMANDS
+    from edgedistill.config import recipe_schema, target_schema
+
+    commands = make_reference.commands_page()
+    assert set(re.findall(r"^## ([a-z]+)$", commands, re.MULTILINE)) == set(COMMANDS)
+    for page, schema in ((make_reference.recipe_page(), recipe_schema()), (make_reference.target_page(), target_schema())):
+        for keys in (schema["properties"], *(found["properties"] for found in schema["$defs"].values())):
+            missing = [key for key in keys if f"| `{key}` |" not in page]
+            assert not missing
+
+
+def test_every_key_says_what_it_is():
+    from edgedistill.config import recipe_schema, target_schema
+
+    for schema in (recipe_schema(), target_schema()):
+        for name, group in [("the file", schema), *schema["$defs"].items()]:
+            assert group.get("description"), name
+            silent = [key for key, found in group["properties"].items() if not found.get("description") and "$ref" not in json.dumps(found)]
+            assert not silent, f"{name}: give Field(description=...) to {', '.join(silent)}"
+
+
+def test_the_reference_needs_no_torch():
+    import subprocess
+
+    code = "import sys; sys.path[:0] = ['.', 'docs']; import make_reference; make_reference.pages(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+# Snippets.
+
+
+def snippets() -> list[tuple[str, int, str]]:
+    return [(page, number, text) for page in GUIDES for number, (kind, text) in enumerate(fenced(page)) if kind == "yaml"]
+
+
+@pytest.mark.parametrize(("page", "number", "text"), snippets(), ids=[f"{page}, block {number}" for page, number, _ in snippets()])
+def test_yaml_of_the_guides_loads(page: str, number: int, text: str, tmp_path: Path):
+    """A whole file as it stands; a piece, which begins with `# in a recipe` or `# in a target`, within a file that needs nothing else."""
+    from edgedistill.config import load_recipe, load_target
+
+    piece = re.match(r"# in a (recipe|target)\n", text)
+    found: dict[str, Any] = yaml.safe_load(text)
+    kind = piece[1] if piece else found["schema"].removeprefix("edgedistill.").partition("/")[0]
+    file = tmp_path / "snippet.yaml"
+    if piece:
+        base = {"schema": "edgedistill.recipe/1", "name": "base"} if kind == "recipe" else yaml.safe_load(read("targets/laptop-cpu.yaml"))
+        file.write_text(yaml.safe_dump(merged(base, found)), encoding="utf-8")
+        # Read as it stands too: PyYAML writes numbers otherwise than the page does.
+        assert yaml.safe_load(text) == found
+    else:
+        file.write_text(text, encoding="utf-8")
+    (load_recipe if kind == "recipe" else load_target)(file)
+
+
+def merged(base: Mapping[str, Any], piece: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with another's keys put in, groups of keys likewise."""
+    groups = {key for key, value in piece.items() if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)}
+    return {**base, **piece, **{key: merged(base[key], piece[key]) for key in groups}}
+
+
+def test_there_are_snippets_of_both_kinds():
+    kinds = [kind for _, _, text in snippets() for kind in KINDS if f"edgedistill.{kind}/1" in text or f"# in a {kind}" in text]
+    assert set(kinds) == set(KINDS)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_python_of_the_guides_is_python(page: str):
+    for kind, text in fenced(page):
+        assert kind in ("yaml", "python"), f"a block of {kind or 'no kind'}: indent commands by four, so that they are checked"
+        if kind == "python":
+            ast.parse(text)
+
+
+# Links and names.
+
+
+def headings(page: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found: dict[str, int] = {}
+    anchors = set()
+    for heading in re.findall(r"^#+ (.+)$", plain(page), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", text.replace("\\", "").lower()).replace(" ", "-")
+        anchors.add(slug if slug not in found else f"{slug}-{found[slug]}")
+        found[slug] = found.get(slug, 0) + 1
+    return anchors
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page: str):
+    for link in re.findall(r"\]\(([^)\s]+)\)", plain(page)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in headings(str(target.relative_to(ROOT))), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page: str):
+    named = set(re.findall(r"`((?:edgedistill|tests|bench|docs|recipes|targets)/[\w./*-]+)`", read(page)))
+    named |= set(re.findall(r"python ((?:bench|docs)/[\w./]+\.py)", read(page)))
+    missing = [name for name in named if not list(ROOT.glob(name)) and name not in ("edgedistill/_data/", "edgedistill/quant/iq4_xs.py")]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_and_extras_that_are_named_exist(page: str):
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert all(f"def {name}(" in tests for name in re.findall(r"`(test_\w+)`", read(page)))
+    extras = {name for names in re.findall(r"(?:\.|edgedistill)\[([a-z,]+)\]", read(page)) for name in names.split(",")}
+    known = read("pyproject.toml").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert extras <= set(re.findall(r"^(\w+) = \[", known, re.MULTILINE))
+
+
+def test_every_page_is_within_two_steps_of_the_readme():
+    seen, waiting = set(), ["README.md"]
+    for _ in range(2):
+        links = {
+            str((ROOT / page).parent.joinpath(link).resolve().relative_to(ROOT))
+            for page in waiting for link in re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", plain(page)) if "://" not in link
+        }  # fmt: skip
+        seen, waiting = seen | links, sorted(links - seen)
+    assert {page for page in PAGES if page.startswith("docs/")} <= seen
 
 
 def test_make_targets_that_the_pages_name_exist():
@@ -74,17 +260,62 @@ def test_make_targets_that_the_pages_name_exist():
 
 
 def test_rooms_of_the_contributing_page_are_the_rooms():
-    rows = re.findall(r"^\| \d \| (.+) \|$", read("CONTRIBUTING.md"), re.MULTILINE)
+    rows = re.findall(r"^\| \d+ \| (.+) \|$", read("CONTRIBUTING.md"), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
     package = ROOT / "edgedistill"
     rooms = {path.stem for path in package.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"} - {"__init__", "__main__"}
     assert named == rooms
 
 
-def test_the_tables_of_recovery_are_the_records():
+EDGES, LEAST = " '\"();:,.", 8  # what may stand around a text, and how long it must be to say anything
+
+
+def messages_of(page: str) -> list[str]:
+    """What a guide's table of troubles quotes of the tool, in the first column: code of three words or more."""
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", read(page).partition("## What can go wrong")[2], re.MULTILINE)
+    return [quoted for row in rows if "test_" not in row for quoted in re.findall(r"`([^`]+)`", row) if len(quoted.split()) > 2]
+
+
+@functools.cache
+def texts_of_the_code() -> set[str]:
+    """Every text in the package, and the pieces of those with values in them."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "edgedistill").rglob("*.py")]
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {text for value in constants if isinstance(value, str) and len(text := value.strip(EDGES)) >= LEAST}
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if "## What can go wrong" in read(page)])
+def test_messages_that_are_quoted_are_the_tools(page: str):
+    """Around its `...` and figures a quotation has words of a text in the code."""
+    texts = texts_of_the_code()
+    quoted = {message: [p for part in message.split("...") if len(p := part.strip(EDGES)) >= LEAST] for message in messages_of(page)}
+    assert quoted
+    unknown = [message for message, parts in quoted.items() if not any(text in part or part in text for part in parts for text in texts)]
+    assert not unknown
+
+
+# Tables.
+
+
+def test_the_table_of_families_is_the_records():
+    from edgedistill.families import FAMILIES
+
+    rows = json.loads(read("bench/results/families.json"))["rows"]
+    page = read("docs/models.md")
+    for family in FAMILIES:
+        found = {(row["format"], row["mix"]): row for row in rows if row["family"] == family}
+        gguf = found["gguf", "f32"]["max_abs_logit_difference"]
+        onnx = max(row["max_abs_logit_difference"] for (kind, _), row in found.items() if kind == "onnx")
+        assert sum(row["differences"] for row in found.values()) == 0
+        assert re.search(rf"^\| `{family}` \| .+ \| {gguf:.1e} \| {onnx:.1e} \| none \|$", page, re.MULTILINE), family
+        assert family.removesuffix("_text") in read("README.md"), family
+
+
+def test_the_tables_of_measured_numbers_are_the_records():
     from bench.pages import PAGES as WRITTEN
     from bench.pages import filled
 
     for page in WRITTEN:
         text = page.read_text(encoding="utf-8")
         assert text == filled(text), "run python bench/pages.py"
+        assert "<!-- " in text, f"{page} has no table of its own: leave it out of bench/pages.py"

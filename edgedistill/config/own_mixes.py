@@ -44,7 +44,7 @@ class OwnRule(Model):
     """Tensors that get another grid than the base gives them."""
 
     tensors: Annotated[str, Field(min_length=1)] = Field(description="Pattern on Hugging Face names; * stands for anything.")
-    grid: Annotated[str, Field(json_schema_extra={"enum": list(GRIDS)})]
+    grid: Annotated[str, Field(json_schema_extra={"enum": list(GRIDS)})] = Field(description="What they are stored in.")
     layers: str | None = Field(default=None, description="Counted from 0, such as '0-3,28-'; null for all, and for the tables.")
 
     @field_validator("grid")

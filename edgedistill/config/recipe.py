@@ -51,8 +51,8 @@ class Student(Model):
 class DistillLoss(Model):
     """Weights of the parts of the loss, nats per token each."""
 
-    forward_kl: Annotated[float, Field(ge=0)] = 0.9
-    cross_entropy: Annotated[float, Field(ge=0)] = 0.1
+    forward_kl: Annotated[float, Field(ge=0)] = Field(default=0.9, description="Towards the teacher's likeliest tokens.")
+    cross_entropy: Annotated[float, Field(ge=0)] = Field(default=0.1, description="Towards the tokens of the text.")
 
     @model_validator(mode="after")
     def _something(self) -> "DistillLoss":
@@ -64,9 +64,9 @@ class DistillLoss(Model):
 class Distill(Training):
     """How the student is trained in float. Rates are peaks."""
 
-    tokens: PositiveInt = 60_000
-    batch_tokens: PositiveInt = 1024
-    learning_rate: PositiveFloat = 2.0e-4
+    tokens: PositiveInt = Field(default=60_000, description="Training tokens.")
+    batch_tokens: PositiveInt = Field(default=1024, description="Tokens of a step; a multiple of seq_len.")
+    learning_rate: PositiveFloat = Field(default=2.0e-4, description="Of all weights.")
     loss: DistillLoss = DistillLoss()
     validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
 
@@ -75,14 +75,13 @@ class Measure(Model):
     """What the packed files are judged on."""
 
     tokens: PositiveInt = Field(default=4096, description="Tokens judged of each text.")
-    prompts: Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
-        "What is the capital of France?",
-        "Write two sentences about the sea.",
-        "How do I boil an egg?",
+    prompts: Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("What is the capital of France?", "Write two sentences about the sea.", "How do I boil an egg?"),
+        description="What every file answers, side by side in the report.",
     )
-    prefill: PositiveInt = 512
-    decode: PositiveInt = 128
-    repetitions: PositiveInt = 3
+    prefill: PositiveInt = Field(default=512, description="Tokens of the prompt that is timed.")
+    decode: PositiveInt = Field(default=128, description="Tokens written one by one that are timed.")
+    repetitions: PositiveInt = Field(default=3, description="Trials of each, after a warm-up.")
     threads: PositiveInt | None = Field(default=None, description="null takes the cores that this process may use.")
     accuracy_level: Literal[0, 1, 2, 3, 4] = Field(default=4, description="What MatMulNBits rounds activations to; 4 is int8.")
     tasks: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
@@ -105,9 +104,9 @@ class Measure(Model):
 class Recipe(Model):
     """What to build. Paths in it are absolute once it is loaded from a file."""
 
-    schema_: Literal["edgedistill.recipe/1"] = Field(alias="schema")
-    name: Name
-    summary: str = ""
+    schema_: Literal["edgedistill.recipe/1"] = Field(alias="schema", description="What this file is.")
+    name: Name = Field(description="What the recipe is called, in the report too.")
+    summary: str = Field(default="", description="A sentence for `recipes list`.")
     teacher: Teacher = Teacher()
     student: Student = Student()
     teach: Teach = Teach()
@@ -118,7 +117,9 @@ class Recipe(Model):
         description="Built-in ones, which are llama.cpp's; auto_ and one of them, fitted to its bytes; or names under define_mixes.",
     )
     define_mixes: dict[MixName, OwnMix] = Field(default={}, description="Mixes of your own, by name.")
-    export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("gguf", "onnx")
+    export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("gguf", "onnx"), description="The files that are written of each mix."
+    )
     measure: Measure = Measure()
 
     _unique = field_validator("mixes", "export")(no_duplicates)

@@ -22,8 +22,8 @@ class Recover(Training):
     """How the student is trained on the grid that ships. Rates are peaks."""
 
     tokens: Budget = Field(default=24_000, description="Training tokens of each mix; 0 trains nothing and ships the fit.")
-    batch_tokens: PositiveInt = 512
-    learning_rate: PositiveFloat = 1.5e-4
+    batch_tokens: PositiveInt = Field(default=512, description="Tokens of a step; a multiple of seq_len.")
+    learning_rate: PositiveFloat = Field(default=1.5e-4, description="Of the weights.")
     scale_learning_rate: PositiveFloat | None = Field(
         default=None, description=f"Of the factors on the blocks' scales; null: {SCALE_RATE:g} beside weights, {ALONE_RATE:g} without them."
     )
@@ -34,13 +34,15 @@ class Recover(Training):
     )
     low_rank: PositiveInt | None = Field(default=None, description="Train W + BA with BA of this rank instead of W: less memory.")
     simulate_activations: bool = Field(default=False, description="Round each layer's inputs to 8 bits, as the runtimes do.")
-    loss: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = "forward_kl"
+    loss: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = Field(
+        default="forward_kl", description="The distance from the float student's distribution that is made small."
+    )
     loss_share: Share | None = Field(default=None, description="jsd's beta, or alpha of the skew losses; null for the loss's own default.")
     teacher_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student."
     )
     patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
-    validate_every: PositiveInt = 16
+    validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
     tokens_by_mix: dict[MixName, Budget] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
 
     # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.

@@ -39,7 +39,7 @@ Source = Annotated[str, Field(min_length=1, description="Where the figures come 
 class Memory(Model):
     """RAM, or VRAM where the model runs on a graphics card."""
 
-    total: Bytes
+    total: Bytes = Field(description="What the device has.")
     usable: Bytes = Field(description="What is left for the model beside the system and other programs.")
     source: Source
 
@@ -53,8 +53,8 @@ class Memory(Model):
 class Bandwidth(Model):
     """Memory bandwidth: what bounds decoding."""
 
-    peak: BytesPerSecond | None
-    measured: BytesPerSecond | None = None
+    peak: BytesPerSecond | None = Field(description="By the data sheet; what is predicted with, where it is there.")
+    measured: BytesPerSecond | None = Field(default=None, description="What a benchmark reached.")
     source: Source
 
     @property
@@ -74,23 +74,23 @@ class EfficiencyShares(Model):
 class ComputePower(Model):
     """Arithmetic: what bounds prefill."""
 
-    flops: FlopsPerSecond | None
+    flops: FlopsPerSecond | None = Field(description="Peak, in the type that the runtime multiplies in.")
     source: Source
 
 
 class Processor(Model):
     """A processor or graphics card."""
 
-    cores: PositiveInt
-    isa: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
+    cores: PositiveInt = Field(description="Cores, or a graphics card's multiprocessors.")
+    isa: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(default=(), description="Instruction sets that matter.")
     source: Source
 
 
 class Limits(Model):
     """What the model must keep to; null is no limit. `context` is also the length that the KV cache is planned for."""
 
-    context: Tokens = 2048
-    file: Bytes | None = None
+    context: Tokens = Field(default=2048, description="Tokens of context that are planned for.")
+    file: Bytes | None = Field(default=None, description="Largest file.")
     ttft: Seconds | None = Field(default=None, description="Time to first token after a prompt of 512 tokens.")
     decode: TokensPerSecond | None = Field(default=None, description="Least tokens/s while answering.")
 
@@ -98,16 +98,18 @@ class Limits(Model):
 class Target(Model):
     """A device."""
 
-    schema_: Literal["edgedistill.target/1"] = Field(alias="schema")
-    name: Name
-    title: Text
+    schema_: Literal["edgedistill.target/1"] = Field(alias="schema", description="What this file is.")
+    name: Name = Field(description="What the device is called, in the report too.")
+    title: Text = Field(description="The device in a few words.")
     memory: Memory
     bandwidth: Bandwidth
     efficiency: EfficiencyShares
     compute: ComputePower
     cpu: Processor | None = None
     gpu: Processor | None = None
-    runtimes: Annotated[tuple[Literal["llama.cpp", "onnxruntime"], ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    runtimes: Annotated[tuple[Literal["llama.cpp", "onnxruntime"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        description="What runs there."
+    )
     connection: Literal["local", "none"] = Field(default="none", description="local: a machine of this kind can measure for itself.")
     limits: Limits = Limits()
 

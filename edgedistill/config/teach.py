@@ -45,17 +45,17 @@ class Teach(Model):
     text_window: Annotated[int, Field(ge=16)] | None = Field(
         default=None, description="Tokens of a piece that the text is cut into; null: the seq_len that it is trained at."
     )
-    max_prompt_tokens: PositiveInt = 96
-    max_answer_tokens: PositiveInt = 320
+    max_prompt_tokens: PositiveInt = Field(default=96, description="Longest question that it makes up; one from a file may have 512 more.")
+    max_answer_tokens: PositiveInt = Field(default=320, description="Longest answer, and longest piece of free text.")
     cut_answers: Literal["drop", "keep"] = Field(
         default="drop", description="Answers that reach that limit. A student of them would learn not to end; recovery can use them."
     )
     temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that it makes up, and of plain text.")
-    answer_temperature: Annotated[float, Field(ge=0)] = 0.8
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    answer_temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="Of answers to questions.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=0.95, description="Tokens are drawn from the likeliest with this share.")
     parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")
     holdout: Share = Field(default=0.16, description="Share of documents kept from training: half validate it, half judge the result.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=1, description="Of all that is drawn; the same seed gives the same text.")
 
     @field_validator("prompts")
     @classmethod

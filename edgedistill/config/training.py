@@ -11,13 +11,13 @@ from edgedistill.config.yaml_file import Model
 class Training(Model):
     """What both trainings have."""
 
-    tokens: PositiveInt
+    tokens: PositiveInt = Field(description="Training tokens.")
     seq_len: Annotated[int, Field(ge=16)] = Field(default=512, description="Tokens of a packed row.")
-    batch_tokens: PositiveInt
-    learning_rate: PositiveFloat
+    batch_tokens: PositiveInt = Field(description="Tokens of a step; a multiple of seq_len.")
+    learning_rate: PositiveFloat = Field(description="The peak.")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="Share of the steps in which the rate rises.")
     checkpoint_seconds: PositiveFloat = Field(default=60.0, description="Seconds between checkpoints; changes no result.")
-    validate_every: PositiveInt
+    validate_every: PositiveInt = Field(description="Steps between validations.")
     compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
 
     @model_validator(mode="after")
