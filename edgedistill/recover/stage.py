@@ -119,7 +119,7 @@ def recover(
     report["rounded"] = {"kl": kl_rounded}
     report["trained"] = list(trained)
     report["verdict"] = (
-        f"KL to the float student on validation text {kl_rounded:.4f} rounded, {curve.best['loss']:.4f} recovered"
+        f"KL to the float model on validation text {kl_rounded:.4f} rounded, {curve.best['loss']:.4f} recovered"
         if beaten
         else f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best {curve.best['loss']:.4f}): plain rounding ships"
     )

@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# The terminal becomes the process's own, so that Ctrl-C reaches it.
-CODE = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from edgedistill.cli.main import main; main()"
+# The terminal becomes the process's own, so that Ctrl-C reaches it; where the tests run in the background, a shell has it ignored.
+CODE = (
+    "import fcntl, signal, termios; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); from edgedistill.cli.main import main; main()"
+)
 
 
 class Terminal:
