@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "recovery.md", ROOT / "docs" / "build-for-a-device.md", ROOT / "docs" / "method.md")
+GUIDES = ("recovery", "build-for-a-device", "compare-levels", "method")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))
 RESULTS = ROOT / "bench" / "results"
 
 Record = Mapping[str, Any]
@@ -112,11 +113,30 @@ def demo(record: Record) -> str:
     heads = ["file", "size", "decode", *(f"{judge}: perplexity, KL, 99 %" for judge in judges)]
     mix, won = next(iter(record["recovered"].items()))
     parts = " and ".join(f"{100 * won[judge]['kl_share']:.0f} % ({judge})" for judge in judges)
+    return f"{table(heads, rows)}\n\nTraining on the grid took {parts} of {mix}'s KL away, at the same bytes. {costs(record)}"
+
+
+def levels(record: Record) -> str:
+    """What a comparison measured: each level rounded and recovered, which files nothing beats, and which to take."""
+    judges = [judge["name"] for judge in record["judges"]]
+    rows = []
+    for row in sorted(record["rows"], key=lambda row: (-round(row["file_bytes"] / 1e5), row["kind"] == "recovered")):
+        label = row["label"].removesuffix(", llama.cpp")
+        decode = row["speed"]["decode_tokens_per_s"]["mean"]
+        kls = (f"{row['quality'][judge]['kl_student_mean']:.4f}" for judge in judges)
+        chosen = record["recommendation"] and row["label"] == record["recommendation"]["label"]
+        marks = "●" * (row["label"] in record["front"]["labels"]) + "★" * bool(chosen)
+        rows.append([label, f"{row['file_bytes'] / 1e6:.1f} MB", f"{decode:.0f}", *kls, marks])
+    heads = ["file", "size", "tokens/s", *(f"KL {judge}" for judge in judges), "front"]
+    sentence = record["recommendation"]["sentence"] if record["recommendation"] else "Nothing is recommended."
+    return f"{table(heads, rows)}\n\n{sentence}\n\n{costs(record)}"
+
+
+def costs(record: Record) -> str:
+    """What a run took, and where."""
     machine, minutes, peak = record["machine"], record["total_seconds"] / 60, record["peak_rss_bytes"] / 2**30
-    return table(heads, rows) + (
-        f"\n\nTraining on the grid took {parts} of {mix}'s KL away, at the same bytes. All stages together took\n"
-        f"{minutes:.0f} minutes and at most {peak:.1f} GiB of memory, on {machine['cores']} cores ({machine['cpu']})."
-    )
+    where = f"on {machine['cores']} cores ({machine['cpu']})"
+    return f"All stages together took\n{minutes:.0f} minutes and at most {peak:.1f} GiB of memory, {where}."
 
 
 def foretold(record: Record) -> str:
@@ -147,6 +167,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "study": ("study.json", study),
     "demo": ("demo.json", demo),
     "foretold": ("demo.json", foretold),
+    "levels": ("compare.json", levels),
 }
 
 

@@ -26,7 +26,8 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
         sample: {prompt, answers: {label: text}}.
         rows: the report's rows, in the order of its tables.
         float_name: "float model" or "float student".
-        chosen: the label of the row that the verdict is about; it and its rounded twin are shown first.
+        chosen: the label of the row that the verdict is about; it and its twin, rounded or recovered, are shown first, or those of
+            the first mix where it has none.
     Returns:
         prompt; open and folded: lists of {names: [(label, kind)], text: Markup, note, wide}.
     """
@@ -39,13 +40,15 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(str(answers[label]), []).append(label)
+    # Where the model as given is chosen, no mix is: the smallest file then, in which the losses are largest.
+    packed = [row["mix"] for kind in ("recovered", "rounded") for row in rows if row["kind"] == kind]
+    mix = (mixes.get(chosen) if chosen else None) or next(iter(packed), None)
     cards = []
     for text, names in groups.items():
         reference = answers[base] if base is not None and base not in names and kinds.get(names[0]) != "teacher" else None
         marked, note = differences(str(reference), text) if reference is not None else (escape(visible(text)), None)
         if base in names and len(names) > 1:
             note = f"the same, word for word, as the {float_name}"
-        mix = mixes.get(chosen) if chosen else None
         mine = [mixes.get(name) for name in names]
         first = any(kinds.get(name) in ("teacher", "float") for name in names) or (mix is not None and mix in mine)
         card = {"names": [(name, kinds.get(name, "other")) for name in names], "text": marked, "note": note}

@@ -336,3 +336,14 @@ def test_what_differs_by_less_than_measuring_can_tell_beats_nothing():
     chart = html.partition("On the front")[2].partition(".\"")[0]
     assert "q4_0 recovered" in chart
     assert "q4_0 rounded" not in chart
+
+
+def test_where_the_model_as_given_is_chosen_the_first_mix_stands_beside_it():
+    from edgedistill.report.answers import side_by_side
+
+    rows = [{"label": "given", "kind": "teacher", "mix": None}, {"label": "float", "kind": "float", "mix": None}]
+    rows += [{"label": f"{mix} {kind}", "kind": kind, "mix": mix} for mix in ("q2_k", "q4_0", "q8_0") for kind in ("rounded", "recovered")]
+    sample = {"prompt": "?", "answers": {row["label"]: f"answer of {row['label']}" for row in rows}}
+    found = side_by_side(sample, rows, "float model", "given")
+    assert [card["names"][0][0] for card in found["open"]] == ["given", "float", "q2_k rounded", "q2_k recovered"]
+    assert len(found["folded"]) == 4
