@@ -56,7 +56,7 @@ def in_short(record: Record) -> str:
         [row["tool"], f"{row['bytes'] / 1e6:.1f} MB", f"{row['tokens']:,}", f"{row['kl']:.3f}", f"{row['kl_p99']:.2f}", f"{row['ppl']:.1f}"]
         for row in rows
     )
-    return table(["q4_0", "size", "training tokens", "KL", "99 %", "perplexity"], list(figures))
+    return table(["q4_0", "size", "tokens", "KL", "99 %", "perplexity"], list(figures))
 
 
 def tasks(record: Record) -> str:
