@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgedistill.records import DASH, show, visible
 from edgedistill.report.front import kl_of, task_of, troubles, why_none
 from edgedistill.report.rows import figure, timing
-from edgedistill.report.terminal import NARROW, STYLES
+from edgedistill.report.terminal import STYLES, paper
 from edgedistill.store.files import atomic_write
 
 SCHEMA = "edgedistill.compare/1"
@@ -152,11 +151,7 @@ def write_csv(report: Mapping[str, Any], path: Path) -> None:
 
 def render_comparison(report: Mapping[str, Any], width: int, color: bool = False) -> str:
     """The recommendation, the table and what its marks mean; `width` columns wide but at least 80."""
-    out = io.StringIO()
-    console = Console(
-        file=out, width=max(width, NARROW), force_terminal=color, color_system="standard" if color else None, highlight=False, emoji=False,
-        legacy_windows=False, _environ={},
-    )  # fmt: skip
+    out, console = paper(width, color)
     chosen = report.get("recommendation")
     sentence = chosen["sentence"] if chosen else why_none(report)
     console.print(_table(report))

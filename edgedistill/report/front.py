@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.records import show
-from edgedistill.report.rows import figure, float_name, timing
+from edgedistill.report.rows import LEAST, SAME_KL, SAME_SIZE, SAME_SPEED, figure, float_name, timing
 
 AXES = ("file_bytes", "decode_tokens_per_s", "kl", "task")
 # Steps of a logarithm: 0.5 % of a size (metadata differ between two files of the same weights), 3 % of a speed (what trials in turn
 # leave of the noise), 5 % of a KL.
-STEPS = {"file_bytes": 1.005, "decode_tokens_per_s": 1.03, "kl": 1.05}
-LEAST_KL = 1e-4  # below it, what the runtime's own rounding of activations does
+STEPS = {"file_bytes": SAME_SIZE, "decode_tokens_per_s": SAME_SPEED, "kl": SAME_KL}
 # Mean KL(float ‖ file) is what the file's logarithm of perplexity lies above the float model's on text that the float model writes:
 # 0.02 nats are 2 % of perplexity.
 NEGLIGIBLE_KL = 0.02
@@ -88,7 +87,7 @@ def _keys(rows: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[Key]
         size, kl, task = steps(row["file_bytes"], "file_bytes"), kl_of(row, judges), task_of(row)
         assert size is not None
         assert kl is not None
-        loss = steps(max(kl, LEAST_KL), "kl")
+        loss = steps(max(kl, LEAST), "kl")
         assert loss is not None
         found.append((-size, steps(_speed(row, rows), "decode_tokens_per_s"), -loss, None if task is None else float(round(task / step))))
     return found
@@ -203,7 +202,7 @@ def recommend(report: Mapping[str, Any]) -> dict[str, Any] | None:
         return round(math.log(found[0]["file_bytes"]) / math.log(STEPS["file_bytes"])), found[1]
 
     def by_loss(found: tuple[Mapping[str, Any], float]) -> tuple[float, float]:
-        return round(math.log(max(found[1], LEAST_KL)) / math.log(STEPS["kl"])), found[0]["file_bytes"]
+        return round(math.log(max(found[1], LEAST)) / math.log(STEPS["kl"])), found[0]["file_bytes"]
 
     row, kl = min(good, key=by_size) if good else min(able, key=by_loss)
     return {"label": row["label"], "mix": row["mix"], "sentence": _sentence(row, kl, bool(good), len(able), report)}

@@ -3,18 +3,16 @@
 Judged on the packed files. `won back` is the share of rounding's KL, and of its rise in perplexity, that training took away.
 """
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgedistill.records import show, visible
 from edgedistill.report.rows import figure
-from edgedistill.report.terminal import NARROW, STYLES
+from edgedistill.report.terminal import STYLES, paper
 
 SCHEMA = "edgedistill.recover/1"
 FIGURES = (("ppl", "ppl"), ("kl", "kl_student_mean"), ("kl_p99", "kl_student_p99"), ("top1", "top1_student"))
@@ -46,11 +44,7 @@ def recovery_rows(report: Mapping[str, Any], files: Mapping[str, str]) -> dict[s
 
 def render_recovery(found: Mapping[str, Any], width: int, color: bool = False) -> str:
     """The verdict on each mix, a table a judge, and where the files are; `width` columns wide but at least 80."""
-    out = io.StringIO()
-    console = Console(
-        file=out, width=max(width, NARROW), force_terminal=color, color_system="standard" if color else None, highlight=False, emoji=False,
-        legacy_windows=False, _environ={},
-    )  # fmt: skip
+    out, console = paper(width, color)
     for sentence in found["report"]["verdict"]["sentences"]:
         console.print(Text(visible(sentence, lines=False)))
     for judge in found["report"]["judges"]:

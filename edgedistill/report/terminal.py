@@ -23,19 +23,19 @@ NATS = "nats per token"
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]
 
 
-def render_terminal(report: Mapping[str, Any], width: int, color: bool = False) -> str:
-    """The verdict, the table and what wasn't shown, `width` columns wide but at least 80; ANSI colors only if asked for."""
+def paper(width: int, color: bool) -> tuple[io.StringIO, Console]:
+    """A console that writes into a text, the same on every machine: `width` columns but at least NARROW; ANSI colors only if asked for."""
     out = io.StringIO()
     console = Console(
-        file=out,
-        width=max(width, NARROW),
-        force_terminal=color,
-        color_system="standard" if color else None,
-        highlight=False,
-        emoji=False,
-        legacy_windows=False,
-        _environ={},  # the caller says how wide and how colorful, not COLUMNS or NO_COLOR
-    )
+        file=out, width=max(width, NARROW), force_terminal=color, color_system="standard" if color else None, highlight=False, emoji=False,
+        legacy_windows=False, _environ={},  # the caller says how wide and how colorful, not COLUMNS or NO_COLOR
+    )  # fmt: skip
+    return out, console
+
+
+def render_terminal(report: Mapping[str, Any], width: int, color: bool = False) -> str:
+    """The verdict, the table and what wasn't shown, `width` columns wide but at least 80; ANSI colors only if asked for."""
+    out, console = paper(width, color)
     verdict = report["verdict"]
     console.print(Text(visible(verdict["headline"], lines=False), style="bold green" if verdict["fits"] else "bold red"))
     for sentence in verdict["sentences"]:
