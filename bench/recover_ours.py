@@ -31,7 +31,7 @@ from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.progress import RichProgress
-from edgedistill.recover.fisher import load_fisher
+from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import iter_shards
 from edgedistill.store.files import write_json
@@ -57,6 +57,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     recipe = Recipe.model_validate(
         {"schema": SCHEMA, "name": "contest", "student": {"as_is": True}, "recover": {"tokens": tokens, **SETTINGS}, "mixes": [mix]}
     )
+    calibration = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))["settings"]["tokens"]
     student, shape = stages["student"], read_shape(stages["student"])
     training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
     work.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     formats = assign_formats(shape, Mix(mix, mix))
     if auto:
         formats |= chosen_formats(mix)
-    recover(student, training, validation, load_fisher(stages["fisher"]), mix, formats, recipe, work, RichProgress())
+    recover(student, training, validation, CurvatureFiles(stages["curvature"]), mix, formats, recipe, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
     exported.mkdir(exist_ok=True)
@@ -73,7 +74,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
     words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
-        "tokens": tokens, "calibration_tokens": recipe.recover.fit_tokens, "seconds": seconds, "settings": SETTINGS, "version": __version__,
+        "tokens": tokens, "calibration_tokens": calibration, "seconds": seconds, "settings": SETTINGS, "version": __version__,
         "torch": torch.__version__, "machine": machine_facts(), "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "command": f"python bench/recover_ours.py RUN --work DIR {words}", "validation": curve["validation"],

@@ -2,7 +2,7 @@
 
     student ─► float-gguf, rounded-MIX ──────────────────────────────────┐
        │          held-out ─► judges, reference-student ─► measure-LABEL ─┴► measure ─► report ─► bundle/
-       └► teach ─► capture, fisher ─► recover-MIX ─► gguf-MIX ─┘
+       └► teach ─► capture, costs ─► recover-MIX ─► gguf-MIX ─┘
 
 The line that begins with teach is there with --recover alone. The judges don't depend on it, nor does a row on the other files: adding
 a mix, or recovery, to a finished comparison makes and judges what is new. It is the engine of compile.py with other stages in its order.
@@ -14,6 +14,7 @@ from typing import Any
 
 from edgedistill import __version__
 from edgedistill.config.recipe import Recipe
+from edgedistill.config.recover import MEASURED
 from edgedistill.config.target import Target
 from edgedistill.export import GGUF_NAME
 from edgedistill.extras import require
@@ -78,7 +79,7 @@ class _Comparison(Training):
                 "weights, not with those that they were rounded from"
             )
         own_file, chats = self.facts.kind == "gguf", self.recipe.teach.style == "chat"
-        fit = ("fisher",) if self.recipe.recover.fit == "fisher" else ()
+        fit = (self.recipe.recover.fit,) if self.recipe.recover.fit in MEASURED else ()
         once = ("student", *(("held-out",) if chats else ()), *(("teach", "capture", *fit) if recovering else ()))
         self.expect(once, recovering, 1 + own_file + len(self.recipe.mixes) * (1 + recovering * len(self.recipe.export)))
         student = self.student()
@@ -86,18 +87,18 @@ class _Comparison(Training):
         asked = None if own_file else floats
         held_out = self.held_out(asked) if chats else None
         mixes = [self.recipe.mix(name) for name in self.recipe.mixes]
-        taught, captured, fisher = None, None, None
+        taught, captured, costs = None, None, None
         if recovering:
             taught = self.teach(asked, held_out)
             captured = self.capture(taught, student)
-            fisher = self.fisher(student, captured)
-            mixes = self.fitted(mixes, student, captured, fisher)
+            costs = self.costs(student, captured)
+            mixes = self.fitted(mixes, student, captured, costs)
         rounded: dict[str, StageResult] = {}
         exported: dict[tuple[str, str], StageResult] = {}
         for mix in mixes:
             rounded[mix.name] = files.rounded(self, mix, student)
             if captured is not None:
-                recovered = self.recover(mix, student, captured, fisher)
+                recovered = self.recover(mix, student, captured, costs)
                 for kind in self.recipe.export:
                     exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
         judges = judging.of_comparison(self, held_out)

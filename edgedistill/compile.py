@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgedistill import __version__
 from edgedistill.config.recipe import Recipe
+from edgedistill.config.recover import MEASURED
 from edgedistill.config.target import Target
 from edgedistill.extras import require
 from edgedistill.facts import ModelFacts
@@ -72,7 +73,7 @@ class _Build(Training):
         own_file = self.facts.kind == "gguf"
         files_measured = 1 + (own_file or not self.as_is) + len(self.recipe.mixes) * (1 + len(self.recipe.export))
         teacher_file = () if own_file or self.as_is else ("teacher-gguf",)
-        fit = ("fisher",) if self.recipe.recover.fit == "fisher" else ()
+        fit = (self.recipe.recover.fit,) if self.recipe.recover.fit in MEASURED else ()
         self.expect(("student" if self.as_is else "distill", *teacher_file, "teach", "capture", *fit), True, files_measured)
         asked = None if own_file or self.as_is else files.teacher_gguf(self)
         if self.as_is:
@@ -84,13 +85,13 @@ class _Build(Training):
             student = self.distill(taught)
             floats = files.float_gguf(self, student)
         captured = self.capture(taught, student)
-        fisher = self.fisher(student, captured)
-        mixes = self.fitted([self.recipe.mix(name) for name in self.recipe.mixes], student, captured, fisher)
+        costs = self.costs(student, captured)
+        mixes = self.fitted([self.recipe.mix(name) for name in self.recipe.mixes], student, captured, costs)
         rounded: dict[str, StageResult] = {}
         exported: dict[tuple[str, str], StageResult] = {}
         for mix in mixes:
             rounded[mix.name] = files.rounded(self, mix, student)
-            recovered = self.recover(mix, student, captured, fisher)
+            recovered = self.recover(mix, student, captured, costs)
             for kind in self.recipe.export:
                 exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
         measured = judging.measure(self, judging.of_training(self, taught), student, floats, asked, rounded, exported, captured)

@@ -11,7 +11,10 @@ from edgedistill.config.yaml_file import as_tuple
 
 Budget = Annotated[int, Field(ge=0)]
 Trained = Literal["weights", "scales", "norms"]
-WEIGHTS_FROM = 0.1  # nats a token: what plain rounding must cost, before training the weights themselves pays
+MEASURED = ("curvature", "fisher")  # fits that have a stage of their own, of their name
+# Nats a token: what plain rounding must cost, before training the weights themselves pays. Codes that make up for each other's errors are
+# worth more than a short training of the weights that would give them up.
+WEIGHTS_FROM, WEIGHTS_FROM_CURVATURE = 0.1, 1.0
 SCALE_RATE = 1e-3
 ALONE_RATE = 3e-4  # where little is lost, larger steps disturb as much as they win
 # What each divergence can be told, and by which number; see losses/choose.py.
@@ -27,8 +30,10 @@ class Recover(Training):
     scale_learning_rate: PositiveFloat | None = Field(
         default=None, description=f"Of the factors on the blocks' scales; null: {SCALE_RATE:g} beside weights, {ALONE_RATE:g} without them."
     )
-    fit: Literal["fisher", "importance", "ggml"] = Field(default="fisher", description="How the first scales are found.")
-    fit_tokens: PositiveInt = Field(default=16_384, description="Text on which fisher measures what each weight's error costs.")
+    fit: Literal["curvature", "fisher", "importance", "ggml"] = Field(
+        default="curvature", description="How the first scales and codes are found."
+    )
+    fit_tokens: PositiveInt = Field(default=32_768, description="Text on which curvature and fisher measure what errors cost.")
     train: Annotated[tuple[Trained, ...] | None, BeforeValidator(as_tuple)] = Field(
         default=None, description="weights, scales, norms; null: scales and norms, and the weights too where rounding loses much."
     )
@@ -71,7 +76,8 @@ class Recover(Training):
         """
         if self.train is not None:
             return self.train
-        return ("weights", "scales", "norms") if rounded_kl > WEIGHTS_FROM or self.low_rank is not None else ("scales", "norms")
+        least = WEIGHTS_FROM_CURVATURE if self.fit == "curvature" else WEIGHTS_FROM
+        return ("weights", "scales", "norms") if rounded_kl > least or self.low_rank is not None else ("scales", "norms")
 
     def scale_rate(self, trained: Collection[Trained]) -> float:
         """The peak rate of the factors on scales."""

@@ -1,18 +1,32 @@
 """Fits: which scales and codes a weight starts from. The layout is the format's; the choice in it is ours.
 
-`ggml` is what llama.cpp's quantizer takes without an importance matrix. `fisher` looks for the scales and codes of least expected KL:
+`ggml` is what llama.cpp's quantizer takes without an importance matrix. `curvature` minimizes Σ (w − ŵ)ᵀ H (w − ŵ) over rows, with H
+measured by a backward pass (recover/curvature.py): it lets errors of a row undo each other (descent.py). `fisher` looks for the scales
+and codes of least expected KL when errors don't know of each other:
 Σ F_oi · (w_oi − ŵ_oi)², with F measured by a backward pass (recover/fisher.py). `importance` looks for those that lose
 least of the layer's output on real activations: it minimizes Σ_i imp_i · (w_i − ŵ_i)², the expected squared change of the output
 when inputs are uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as llama.cpp's importance-matrix quantizers weigh it
 (quantize_row_q4_0_impl in ggml-quants.c, σ² the row's mean square). Squared error without activations makes a model worse, not better.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from edgedistill.quant.blocks import block_errors, choose_blocks, row_pieces
+from edgedistill.quant.descent import descend
 from edgedistill.quant.grids import GRIDS, Grid, GridTensor, decode
 from edgedistill.quant.rounding import check_finite
+
+DAMPING = 0.03  # of H's mean diagonal: what was measured on some text is not believed to the last of its directions
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """H of a layer: what errors of a row cost together, float32 [I, I], its mean diagonal about 1."""
+
+    matrix: Tensor
 
 
 def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
@@ -22,15 +36,28 @@ def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
     return GridTensor(grid, torch.cat([module.pack(module.encode(weight[rows])) for rows in row_pieces(weight)]))
 
 
-def fit_costs(weight: Tensor, grid: str, costs: Tensor | None) -> GridTensor:
+Costs = Tensor | Curvature
+
+
+def fit_costs(weight: Tensor, grid: str, costs: Costs | None) -> GridTensor:
     """The fit for what is known of a weight [O, I].
 
     Args:
-        costs: what a squared error of each weight costs, [O, I]; mean squares of the layer's inputs, [I]; None for ggml's own fit.
+        costs: what errors of a row cost together; what a squared error of each weight costs, [O, I]; mean squares of the layer's inputs,
+            [I]; None for ggml's own fit.
     """
     if costs is None:
         return fit_ggml(weight, grid)
+    if isinstance(costs, Curvature):
+        return fit_curvature(weight, grid, costs)
     return fit_importance(weight, grid, costs) if costs.dim() == 1 else fit_weight(weight, grid, costs.float())
+
+
+def fit_curvature(weight: Tensor, grid: str, curvature: Curvature) -> GridTensor:
+    """The least cost that coordinate descent finds from the scales and codes that are best when errors don't know of each other."""
+    matrix = curvature.matrix.clone()
+    matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
+    return descend(weight, fit_weight(weight, grid, matrix.diagonal().expand(weight.shape)), matrix)
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:

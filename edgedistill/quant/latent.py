@@ -15,6 +15,9 @@ from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linea
 HEADER = ("d", "m", "scales", "mins")
 
 
+WITHIN = 0.45  # of a scale: how far a latent weight starts from its fitted value, where another code would be nearer to it
+
+
 @dataclass(frozen=True)
 class Learned:
     """What of a layer is trained.
@@ -52,7 +55,7 @@ class GridLinear(nn.Module):
         self.layout = Layout(module.STEPS, module.GROUP)
         # With frozen weights there is no latent: the codes stay exactly as fitted.
         whole = learned.low_rank is None
-        self.latent = nn.Parameter(weight.detach().float().clone(), requires_grad=whole) if learned.weights else None
+        self.latent = nn.Parameter(towards_codes(weight.detach().float(), fitted), requires_grad=whole) if learned.weights else None
         self.low_a: nn.Parameter | None = None
         self.low_b: nn.Parameter | None = None
         if learned.weights and learned.low_rank is not None:
@@ -112,6 +115,18 @@ class GridLinear(nn.Module):
 
     def _groups(self) -> tuple[Tensor, Tensor | None]:
         return GRIDS[self.grid].groups(self.header())
+
+
+def towards_codes(weight: Tensor, fitted: GridTensor) -> Tensor:
+    """A weight [O, I] whose nearest codes are the fitted ones: itself where they are, else as far towards them as it takes.
+
+    A fit that lets errors undo each other takes codes that aren't the nearest; a latent weight that began elsewhere would lose them.
+    """
+    grid, parts = GRIDS[fitted.grid], fitted.parts()
+    reach = grid.groups(parts)[0].abs().mul_(WITHIN).repeat_interleave(grid.GROUP, 1)
+    decoded = fitted.decode()
+    pulled = decoded + torch.minimum(torch.maximum(weight - decoded, -reach), reach)
+    return torch.where(requantize(grid, weight, parts).codes == parts.codes, weight, pulled)
 
 
 def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -8,13 +8,12 @@ for each built-in mix that is no larger, nor much smaller, and the best of them 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from edgedistill.config.recipe import Recipe
 from edgedistill.facts import ModelShape
 from edgedistill.formats import F32
 from edgedistill.mixes import QUANTIZED_MIXES, Group, Mix, assign_formats, fit_groups, flat_bytes, mix_bytes
 from edgedistill.progress import Progress
+from edgedistill.quant.fit import Costs
 from edgedistill.recover.knapsack import choose
 from edgedistill.recover.probe import Probe
 from edgedistill.recover.sensitivity import Table
@@ -28,7 +27,7 @@ RIVALS_FROM = 0.9  # share of the size from which a built-in mix is worth measur
 def fit_mix(
     student: Path,
     documents: Sequence[Document],
-    costs: Mapping[str, Tensor] | None,
+    costs: Mapping[str, Costs] | None,
     table: Table,
     shape: ModelShape,
     mix: Mix,

@@ -8,22 +8,46 @@ from transformers import PreTrainedModel
 
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.formats import F32, NumberFormat
+from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint
-from edgedistill.quant.fit import fit_costs, fit_ggml
+from edgedistill.quant.fit import Costs, fit_costs, fit_ggml
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.quant.rounded import to_float_format
 
 
+def layers_on_grid(formats: Mapping[str, NumberFormat]) -> list[str]:
+    """The names of the weights that are fitted: all that are on a grid, but for the tables."""
+    return [name for name, stored in formats.items() if stored.quantized and name not in (EMBEDDING, HEAD)]
+
+
+def fit_layers(
+    state: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, progress: Progress
+) -> dict[str, GridTensor]:
+    """The linear layers' weights at their fit, by name.
+
+    Args:
+        state: the model's weights.
+        formats: each tensor's number format.
+        costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
+        progress: moved on by a tensor at a time.
+    """
+    found = {}
+    for name in layers_on_grid(formats):
+        found[name] = fit_costs(state[name].float(), formats[name].name, None if costs is None else costs[name])
+        progress.advance(1)
+    return found
+
+
 def place_on_grid(
-    model: PreTrainedModel, formats: Mapping[str, NumberFormat], costs: Mapping[str, Tensor] | None, learned: Learned
+    model: PreTrainedModel, formats: Mapping[str, NumberFormat], fitted: Mapping[str, GridTensor] | None, learned: Learned
 ) -> dict[str, GridLinear]:
     """Replace the linear layers by `GridLinear`s; freeze the embedding, the output matrix and 16-bit layers at their rounded values.
 
     Args:
         model: changed in place.
         formats: each tensor's number format.
-        costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
+        fitted: the layers' weights on their grids; None for ggml's own fit.
         learned: what of each layer is trained.
     Returns:
         The layers by the name of their weight.
@@ -33,15 +57,14 @@ def place_on_grid(
         tensor = f"{name}.weight"
         if not isinstance(module, nn.Linear) or tensor == HEAD or tensor not in formats:
             continue
-        grid = formats[tensor].name
         weight = module.weight.detach().float()
         if not formats[tensor].quantized:
             # Sixteen bits are fine enough to need no training; float32 alone is trained, since it ships as it is.
             module.weight.data.copy_(to_float_format(weight, formats[tensor]))
             module.weight.requires_grad_(formats[tensor] is F32)
             continue
-        fitted = fit_costs(weight, grid, None if costs is None else costs[tensor])
-        layers[tensor] = GridLinear(weight, fitted, learned, module.bias)
+        start = fit_ggml(weight, formats[tensor].name) if fitted is None else fitted[tensor]
+        layers[tensor] = GridLinear(weight, start, learned, module.bias)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[tensor])
     own = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}

@@ -16,7 +16,7 @@ from edgedistill.data.packing import Batch
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.mixes import layer_of
 from edgedistill.models.load import load_model
-from edgedistill.quant.fit import fit_costs, fit_ggml
+from edgedistill.quant.fit import Costs, fit_costs, fit_ggml
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import batches, by_document, kept_hidden
 
@@ -27,7 +27,7 @@ class Probe:
     """The student, float32."""
 
     @torch.no_grad()
-    def __init__(self, student: Path, documents: Sequence[Document], seq_len: int, costs: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, student: Path, documents: Sequence[Document], seq_len: int, costs: Mapping[str, Costs] | None) -> None:
         """Run the float student over the documents.
 
         Args:

@@ -9,11 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from edgedistill.config.recipe import Recipe
 from edgedistill.mixes import Group
 from edgedistill.progress import Progress
+from edgedistill.quant.fit import Costs
 from edgedistill.recover.probe import Probe
 from edgedistill.signals.shards import Document
 from edgedistill.store.files import write_json
@@ -27,7 +26,7 @@ Table = dict[str, dict[str, float]]  # group -> grid -> KL, nats per token
 def measure_sensitivity(
     student: Path,
     documents: Sequence[Document],
-    costs: Mapping[str, Tensor] | None,
+    costs: Mapping[str, Costs] | None,
     groups: Sequence[Group],
     recipe: Recipe,
     work: Path,

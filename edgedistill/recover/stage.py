@@ -6,6 +6,7 @@ error by what it costs, ends at the best validation, and ships plain rounding wh
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,20 +25,24 @@ from edgedistill.losses.teachers import ExactTeacher, TopKTeacher
 from edgedistill.losses.weighted import Weighted
 from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
-from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
+from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
+from edgedistill.quant.fit import Costs
+from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
-from edgedistill.recover.place import place_on_grid, take_off_grid
+from edgedistill.recover.place import fit_layers, layers_on_grid, place_on_grid, take_off_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
+
+FIT = "fit"  # the folder of what training starts from, until the result is written
 
 
 def recover(
     student: Path,
     training: Sequence[Document],
     validation: Sequence[Document],
-    costs: Mapping[str, Tensor] | None,
+    costs: Mapping[str, Costs] | None,
     mix: str,
     formats: Mapping[str, NumberFormat],
     recipe: Recipe,
@@ -70,7 +75,7 @@ def recover(
     learned = Learned("weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations)
     if start is not None:
         model = load_model(student, weights=dict(start))
-    layers = place_on_grid(model, formats, costs, learned)
+    layers = place_on_grid(model, formats, _fitted(model, formats, costs, mix, work, progress), learned)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
@@ -125,6 +130,21 @@ def recover(
     )
     (work / "curve.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     remove_checkpoints(work)
+    shutil.rmtree(work / FIT)
+
+
+def _fitted(
+    model: PreTrainedModel, formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, mix: str, work: Path, progress: Progress
+) -> dict[str, GridTensor]:
+    """The layers' fit; one that a killed run left is gone on from."""
+    if not (work / FIT).is_dir():
+        partial = work / f"{FIT}.partial"
+        partial.mkdir(exist_ok=True)
+        progress.start(f"{mix}: fit", len(layers_on_grid(formats)), "tensors")
+        save_grid(partial, GridCheckpoint(mix, fit_layers(model.state_dict(), formats, costs, progress)))
+        progress.finish()
+        partial.rename(work / FIT)
+    return {name: tensor for name, tensor in load_grid(work / FIT).tensors.items() if isinstance(tensor, GridTensor)}
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgedistill.config.recover import MEASURED
 from edgedistill.plan.building import TRAIN_FLOPS_PER_CORE, WRITE_FLOPS_PER_CORE
 from edgedistill.units import show_seconds
 
@@ -119,7 +120,7 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
         "held-out": 2 * reading * recipe.measure.tokens + START_S,
         "student": write_s, "float-gguf": write_s, "teacher-gguf": write_s,
         "capture": START_S + forward * taught,
-        "fisher": START_S + 2 * forward * min(taught, recipe.recover.fit_tokens),
+        **{fit: START_S + 2 * forward * min(taught, recipe.recover.fit_tokens) for fit in MEASURED},
         "sensitivity": planned.get("sensitivity", 0) + START_S,
         "judges": START_S, JOINED: 0.5, "report": 1.0,
     }  # fmt: skip

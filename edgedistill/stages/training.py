@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgedistill.config.recover import MEASURED
 from edgedistill.config.teach import OWN_PROMPTS
 from edgedistill.export import GGUF_NAME
 from edgedistill.machine import usable_cores
@@ -125,34 +126,37 @@ class Training(Build):
         settings = {"seq_len": seq_len, "compute": compute, "tokens": tokens, "keep": list(keep)}
         return self.stage("capture", settings, [taught, student], build)
 
-    def fisher(self, student: StageResult, captured: StageResult) -> StageResult | None:
-        """What each weight's error costs, where the fit goes by that."""
+    def costs(self, student: StageResult, captured: StageResult) -> StageResult | None:
+        """What errors of the weights cost, where the fit has that measured; named as the fit is."""
         recover = self.recipe.recover
-        if recover.fit != "fisher":
+        if recover.fit not in MEASURED:
             return None
 
         def build(work: Path) -> None:
+            from edgedistill.recover.curvature import measure_curvature
             from edgedistill.recover.fisher import measure_fisher
             from edgedistill.signals.shards import iter_shards
             from edgedistill.teach.capture import spread_documents
 
             chosen = spread_documents(list(iter_shards(captured.path / "train")), recover.fit_tokens, recover.seq_len)
-            measure_fisher(student.path, chosen, recover.seq_len, recover.compute, self.recipe.teach.seed, work, self.progress)
+            measure = measure_curvature if recover.fit == "curvature" else measure_fisher
+            measure(student.path, chosen, recover.seq_len, recover.compute, self.recipe.teach.seed, work, self.progress)
 
         settings = {"tokens": recover.fit_tokens, "seq_len": recover.seq_len, "compute": recover.compute, "seed": self.recipe.teach.seed}
-        return self.stage("fisher", settings, [student, captured], build)
+        return self.stage(recover.fit, settings, [student, captured], build)
 
-    def costs(self, captured: StageResult, fisher: StageResult | None) -> Mapping[str, Any] | None:
+    def read_costs(self, captured: StageResult, measured: StageResult | None) -> Mapping[str, Any] | None:
         """What `quant.fit.fit_costs` takes, by tensor."""
+        from edgedistill.recover.curvature import CurvatureFiles
         from edgedistill.recover.fisher import load_fisher
         from edgedistill.teach.capture import load_importance
 
-        if fisher is not None:
-            return load_fisher(fisher.path)
+        if measured is not None:
+            return CurvatureFiles(measured.path) if self.recipe.recover.fit == "curvature" else load_fisher(measured.path)
         return load_importance(captured.path) if self.recipe.recover.fit == "importance" else None
 
     def fitted(
-        self, mixes: list[Mix], student: StageResult, captured: StageResult, fisher: StageResult | None
+        self, mixes: list[Mix], student: StageResult, captured: StageResult, costs: StageResult | None
     ) -> list[Mix]:
         """The mixes with all grids chosen: what each grid costs is measured once, and each mix to be fitted chooses by that."""
         waiting = [mix for mix in mixes if mix.unfitted]
@@ -166,7 +170,7 @@ class Training(Build):
             from edgedistill.teach.capture import spread_documents
 
             validation = list(iter_shards(captured.path / "validation"))
-            return student.path, spread_documents(validation, tokens, self.recipe.recover.seq_len), self.costs(captured, fisher)
+            return student.path, spread_documents(validation, tokens, self.recipe.recover.seq_len), self.read_costs(captured, costs)
 
         def measure(work: Path) -> None:
             from edgedistill.recover.sensitivity import measure_sensitivity
@@ -180,7 +184,7 @@ class Training(Build):
             fit_mix(*inputs(mix.tokens), read_table(measured.path), self.shape, mix, self.recipe, work, self.progress)
 
         settings = {"fit": self.recipe.recover.fit, "seq_len": self.recipe.recover.seq_len}
-        read = [student, captured, *([fisher] if fisher else [])]
+        read = [student, captured, *([costs] if costs else [])]
         choices = {group.name: [f.name for f in group.formats] for group in groups}
         measured = self.stage("sensitivity", {**settings, "tokens": once.tokens, "choices": choices}, read, measure)
         found = {mix.name: mix for mix in mixes}
@@ -191,7 +195,7 @@ class Training(Build):
             found[mix.name] = replace(mix, chosen=chosen)
         return list(found.values())
 
-    def recover(self, mix: Mix, student: StageResult, captured: StageResult, fisher: StageResult | None) -> StageResult:
+    def recover(self, mix: Mix, student: StageResult, captured: StageResult, costs: StageResult | None) -> StageResult:
         """The student on its grid."""
         name, formats = mix.name, assign_formats(self.shape, mix)
 
@@ -200,12 +204,11 @@ class Training(Build):
             from edgedistill.signals.shards import iter_shards
 
             training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
-            costs = self.costs(captured, fisher)
-            recover(student.path, training, validation, costs, name, formats, self.recipe, work, self.progress)
+            recover(student.path, training, validation, self.read_costs(captured, costs), name, formats, self.recipe, work, self.progress)
 
         settings = settings_of(self.recipe.recover)
         settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_of(name)}
         # Budgets and rates are there already as this mix has them, and the fit's budget is the fisher stage's.
         del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
         settings |= {"mix": name, "formats": names_of(formats), "seed": self.recipe.teach.seed}
-        return self.stage(f"recover-{name}", settings, [student, captured, *([fisher] if fisher else [])], build)
+        return self.stage(f"recover-{name}", settings, [student, captured, *([costs] if costs else [])], build)

@@ -113,7 +113,7 @@ def test_schemas_are_json_and_name_every_key():
         ("export: [gguf, gguf]", "export is a list; each entry may be there only once."),
         ("recover: {tokens_by_mix: {q3_0: 5}}", "recover.tokens_by_mix has 'q3_0'; it must be one of q4_0, "),
         ("recover: {rate_by_mix: {mine: 0.5}}", "recover.rate_by_mix has 'mine'; it must be one of q4_0, "),
-        ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of fisher, importance, ggml. Did you mean 'ggml'?"),
+        ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of curvature, fisher, importance, ggml. Did you mean 'ggml'?"),
         ("measure: {accuracy_level: 7}", "measure.accuracy_level is 7; it must be one of 0, 1, 2, 3, 4."),
         ("measure: {prompts: [3]}", "measure.prompts.0 is 3; it must be a text."),
         ("teach: {prompts: ''}", "teach.prompts is empty; it must be a text."),

@@ -70,7 +70,7 @@ def test_more_text_files_and_mixes_are_expected_to_take_longer(tiny_llama: Path)
             self.recipe, self.shape, self.as_is = self.plan.recipe, self.plan.student, True
 
     def total(mixes: list[str], recovering: bool, files: int) -> float:
-        once = ("student", *(("teach", "capture", "fisher") if recovering else ()))
+        once = ("student", *(("teach", "capture", "curvature") if recovering else ()))
         return Schedule(expected_of(Stand(mixes), once, recovering, files), Clock()).left_s()
 
     assert 0 < total(["q4_0"], False, 2) < total(["q4_0", "q8_0"], False, 3) < total(["q4_0", "q8_0"], True, 5)

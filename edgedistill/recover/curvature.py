@@ -1,0 +1,118 @@
+"""How KL curves in each linear layer's weights: a matrix H [I, I] for each, from which errors are seen that undo each other.
+
+For a layer y = W x and rows that don't know of each other, H = Σ_t c_t x_t x_tᵀ over tokens, with c_t = mean over outputs of (∂/∂y_o)²:
+the Fisher information with its gradients averaged over rows. What GPTQ (arXiv 2210.17323) calls the Hessian is the same with all c_t equal,
+which minimizes the error of the layer's output; here a token counts by what its output changes. Groups of outputs with a matrix each, as in
+GuidedQuant (arXiv 2505.07004), measured no better.
+
+A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in PART_BYTES.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgedistill.models.load import load_model
+from edgedistill.progress import Progress
+from edgedistill.quant.fit import Curvature
+from edgedistill.recover.scores import linear_layers, watch_scores
+from edgedistill.signals.shards import Document
+
+PARTS = "curvature-{:05d}.safetensors"
+PART_BYTES = 2 << 30
+FLOOR = 1e-6  # of the diagonal's mean: an input that was never seen may cost little, but not nothing
+CORRELATION, DIAGONAL = "correlation", "diagonal"
+
+
+def measure_curvature(
+    student: Path, documents: Sequence[Document], seq_len: int, compute: str, seed: int, work: Path, progress: Progress,
+    part_bytes: int = PART_BYTES,
+) -> None:  # fmt: skip
+    """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], and its diagonal over its mean, float32 [I].
+
+    Args:
+        student: the float student's folder.
+        documents: text like that which training sees.
+        seq_len: tokens a packed row.
+        compute: "float32" or "bfloat16".
+        seed: of the drawn tokens.
+        work: the stage's folder; parts that a killed run left there are not measured again.
+        progress: where it is shown.
+        part_bytes: memory for the layers that are measured in one pass over the text.
+    """
+    model = load_model(student)
+    model.requires_grad_(False)
+    parts = _parts(list(linear_layers(model)), part_bytes)
+    tokens = sum(min(len(d.tokens), seq_len) for d in documents)
+    progress.start("how errors add up in each layer", tokens * len(parts), "tokens")
+    for number, part in enumerate(parts):
+        file = work / PARTS.format(number)
+        if file.is_file():
+            progress.advance(tokens)
+            continue
+        meters = {name: _Meter(layer.in_features) for name, layer in part}
+        watch_scores(model, documents, seq_len, compute, seed, [(layer, meters[name].see) for name, layer in part], progress)
+        partial = file.with_suffix(".partial")
+        save_file({f"{name}.{key}": found for name, meter in meters.items() for key, found in meter.result().items()}, partial)
+        partial.replace(file)
+    progress.finish()
+
+
+class CurvatureFiles(Mapping[str, Curvature]):
+    """What `measure_curvature` wrote, by tensor, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the names."""
+        self.files: dict[str, Path] = {}
+        for path in sorted(folder.glob(PARTS.replace("{:05d}", "*"))):
+            with safe_open(path, "pt") as file:
+                self.files |= {key.removesuffix(f".{DIAGONAL}"): path for key in file.keys() if key.endswith(DIAGONAL)}  # noqa: SIM118
+
+    def __getitem__(self, name: str) -> Curvature:
+        with safe_open(self.files[name], "pt") as file:
+            correlation, diagonal = (file.get_tensor(f"{name}.{key}") for key in (CORRELATION, DIAGONAL))
+        root = diagonal.sqrt()
+        return Curvature(correlation.float().mul_(root).mul_(root.unsqueeze(1)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def _parts(layers: list[tuple[str, nn.Linear]], part_bytes: int) -> list[list[tuple[str, nn.Linear]]]:
+    """The layers in order, as many at a time as fit, and at least one."""
+    parts: list[list[tuple[str, nn.Linear]]] = []
+    left = 0
+    for name, layer in layers:
+        size = 4 * layer.in_features**2
+        if size > left:
+            parts.append([])
+            left = part_bytes
+        parts[-1].append((name, layer))
+        left -= size
+    return parts
+
+
+class _Meter:
+    """Sum over tokens of c x xᵀ of a linear layer."""
+
+    def __init__(self, inputs: int) -> None:
+        self.total = torch.zeros(inputs, inputs)
+
+    def see(self, rows: Tensor, gradients: Tensor) -> None:
+        weighted = rows.float() * gradients.float().square_().mean(-1, keepdim=True).sqrt_()
+        self.total.addmm_(weighted.T, weighted)
+
+    def result(self) -> dict[str, Tensor]:
+        # Correlations are of one size, which is what float16 is good for; costs span many.
+        diagonal = self.total.diagonal() / self.total.diagonal().mean().clamp_min(1e-30)
+        root = self.total.diagonal().clamp_min(1e-30).rsqrt()
+        correlation = (self.total * root).mul_(root.unsqueeze(1))
+        correlation.diagonal().fill_(1.0)
+        return {CORRELATION: correlation.half(), DIAGONAL: diagonal.clamp_min_(FLOOR)}

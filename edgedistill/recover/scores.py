@@ -1,0 +1,69 @@
+"""A backward pass of −log q(y), y drawn from the model itself, and what sees each linear layer's inputs and gradients on the way.
+
+To second order KL(model ‖ model + Δ) = ½ Δᵀ F Δ, with F the covariance of that score's gradient (Martens 2020, arXiv 1412.1193). No
+gradient of any weight is needed: F is made of a layer's inputs and of the gradients at its outputs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from edgedistill.losses.head import head_loss
+from edgedistill.losses.own_sample import OwnSample
+from edgedistill.progress import Progress
+from edgedistill.signals.shards import Document
+from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+
+See = Callable[[Tensor, Tensor], None]  # rows of inputs [n, I] and of gradients at the outputs [n, O], one for each token
+
+
+def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers by the names of their weights, from the first to the last; without the output matrix."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            yield f"{name}.weight", module
+
+
+def watch_scores(
+    model: PreTrainedModel,
+    documents: Sequence[Document],
+    seq_len: int,
+    compute: str,
+    seed: int,
+    watched: Sequence[tuple[nn.Linear, See]],
+    progress: Progress,
+) -> None:
+    """Show each watched layer its inputs and gradients, batch by batch.
+
+    Args:
+        model: with all weights frozen; backward goes down to the first watched layer.
+        documents: the text.
+        seq_len: tokens a packed row; longer documents are cut.
+        compute: "float32" or "bfloat16".
+        seed: of the drawn tokens.
+        watched: layers and what sees them.
+        progress: moved on by tokens.
+    """
+    real = torch.empty(0, dtype=torch.bool)
+
+    def watch(layer: nn.Linear, see: See) -> torch.utils.hooks.RemovableHandle:
+        def forward(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            here, rows = real, inputs[0].detach()[real]
+            # A graph needs a beginning: with all weights frozen it is the first watched layer's output.
+            (output if output.requires_grad else output.requires_grad_()).register_hook(lambda gradient: see(rows, gradient[here]))
+
+        return layer.register_forward_hook(forward)
+
+    handles = [watch(layer, see) for layer, see in watched]
+    dtype = COMPUTE[compute]
+    weight = model.get_output_embeddings().weight.detach().to(dtype)
+    drawn = OwnSample(seed)
+    for batch, order in batches([Document(d.tokens, d.first, {}) for d in documents], seq_len, rows_per_batch=2):
+        real = batch.real
+        # The loss is a mean; the gradients of its sum are those of single tokens.
+        (head_loss(kept_hidden(model, batch, dtype), weight, drawn) * len(batch.kept)).backward()  # type: ignore[no-untyped-call]
+        progress.advance(sum(min(len(documents[i].tokens), seq_len) for i in order))
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,86 @@
+"""How KL curves: a float64 loop over tokens finds the same matrices, in parts or at once, and a fit by them loses less KL."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistill.losses.own_sample import OwnSample
+from edgedistill.models.load import load_model
+from edgedistill.progress import QuietProgress
+from edgedistill.quant.fit import Curvature, fit_costs
+from edgedistill.quant.latent import GridLinear, Learned
+from edgedistill.recover.curvature import PARTS, CurvatureFiles, measure_curvature
+from edgedistill.signals.shards import Document
+
+NAMES = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "model.layers.3.self_attn.o_proj"]
+
+
+@pytest.fixture(scope="module")
+def document() -> Document:
+    return Document(torch.randint(3, 300, (40,), generator=torch.Generator().manual_seed(4), dtype=torch.int32), 0, {})
+
+
+def measure(model: Path, document: Document, folder: Path, **settings: int) -> CurvatureFiles:
+    folder.mkdir(exist_ok=True)
+    measure_curvature(model, [document], 48, "float32", 9, folder, QuietProgress(), **settings)
+    return CurvatureFiles(folder)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_llama: Path, document: Document, tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
+    return measure(tiny_llama, document, tmp_path_factory.mktemp("curvature"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(tiny_llama: Path, document: Document, measured, name: str):
+    model = load_model(tiny_llama).double()
+    seen = {}
+
+    def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output.retain_grad()
+        seen.update(x=inputs[0], y=output)
+
+    model.get_submodule(name).register_forward_hook(keep)
+    logits = model(document.tokens.long().unsqueeze(0)).logits[0, :-1]
+    _, grad = OwnSample(9).loss_and_grad(logits.detach().float(), 0)
+    labels = (torch.softmax(logits, -1) - grad).argmax(-1)
+    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+    inputs = seen["x"].shape[-1]
+    expected = torch.zeros(inputs, inputs, dtype=torch.float64)
+    for x, g in zip(seen["x"][0].detach(), seen["y"].grad[0], strict=True):
+        expected += g.square().mean() * torch.outer(x, x)
+    expected /= expected.diagonal().mean()
+    torch.testing.assert_close(measured[f"{name}.weight"].matrix.double(), expected, rtol=1e-3, atol=2e-3)  # kept in float16
+
+
+def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document: Document, measured, tmp_path: Path):
+    parts = measure(tiny_llama, document, tmp_path / "parts", part_bytes=100_000)
+    assert len(list((tmp_path / "parts").iterdir())) > 2
+    assert set(parts) == set(measured)
+    for name, curvature in measured.items():
+        assert torch.equal(parts[name].matrix, curvature.matrix)
+
+
+def test_a_part_that_is_there_is_not_measured_again(tiny_llama: Path, document: Document, tmp_path: Path):
+    measure(tiny_llama, document, tmp_path / "run", part_bytes=100_000)
+    first, second = (tmp_path / "run" / PARTS.format(number) for number in (0, 1))
+    whole, kept = second.read_bytes(), first.stat().st_mtime_ns
+    second.unlink()
+    measure(tiny_llama, document, tmp_path / "run", part_bytes=100_000)
+    assert first.stat().st_mtime_ns == kept
+    assert second.read_bytes() == whole
+
+
+@pytest.mark.parametrize("grid", ["q4_0", "q5_0", "iq4_nl"])
+def test_training_of_weights_starts_from_the_fitted_codes(tiny_llama: Path, measured, grid: str):
+    name = "model.layers.1.mlp.up_proj.weight"
+    weight = load_model(tiny_llama).state_dict()[name].float()
+    curvature = measured[name]
+    assert isinstance(curvature, Curvature)
+    fitted = fit_costs(weight, grid, curvature)
+    layer = GridLinear(weight, fitted, Learned())
+    assert torch.equal(layer.encode().packed, fitted.packed)
+    assert layer.latent is not None
+    # A latent weight moves only where another code would be nearer.
+    assert 0.02 < (layer.latent != weight).float().mean() < 0.6
