@@ -30,9 +30,12 @@ from edgedistill.formats import FORMATS, NumberFormat
 from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
+from edgedistill.models.load import load_model
 from edgedistill.progress import RichProgress
+from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.recover.curvature import CurvatureFiles
-from edgedistill.recover.stage import recover
+from edgedistill.recover.place import fit_layers
+from edgedistill.recover.stage import FIT, recover
 from edgedistill.signals.shards import iter_shards
 from edgedistill.store.files import write_json
 from edgedistill.units import parse_count
@@ -41,7 +44,7 @@ AUTO = Path(__file__).parent / "results" / "auto_mix.json"
 FIT = "0"
 # A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
 SETTINGS: dict[str, Any] = {
-    "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 64, "patience": 1000, "tokens_by_mix": {},
+    "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 128, "patience": 1000, "tokens_by_mix": {},
 }  # fmt: skip
 
 
@@ -65,7 +68,16 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     formats = assign_formats(shape, Mix(mix, mix))
     if auto:
         formats |= chosen_formats(mix)
-    recover(student, training, validation, CurvatureFiles(stages["curvature"]), mix, formats, recipe, work, RichProgress())
+    fit = work.parent / f"{'auto ' * auto}fit-{mix}"
+    if not fit.is_dir():  # every budget begins from it
+        partial = fit.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        found = fit_layers(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
+        save_grid(partial, GridCheckpoint(mix, found))
+        partial.rename(fit)
+    if not (work / FIT).is_dir():
+        shutil.copytree(fit, work / FIT)
+    recover(student, training, validation, None, mix, formats, recipe, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
     exported.mkdir(exist_ok=True)

@@ -84,7 +84,10 @@ def test_scales_alone_take_smaller_steps_unless_told():
     ("settings", "rounded_kl", "trained"),
     [
         ({}, 0.05, ("scales", "norms")),
-        ({}, 0.3, ("weights", "scales", "norms")),
+        ({}, 0.3, ("scales", "norms")),
+        ({}, 2.0, ("weights", "scales", "norms")),
+        ({"fit": "fisher"}, 0.05, ("scales", "norms")),
+        ({"fit": "fisher"}, 0.3, ("weights", "scales", "norms")),
         ({"low_rank": 4}, 0.05, ("weights", "scales", "norms")),
         ({"train": ["weights"]}, 0.05, ("weights",)),
         ({"train": ["scales"]}, 0.3, ("scales",)),
