@@ -35,7 +35,8 @@ from edgedistill.progress import RichProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.place import fit_layers
-from edgedistill.recover.stage import FIT, recover
+from edgedistill.recover.stage import FIT as FIT_FOLDER
+from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import iter_shards
 from edgedistill.store.files import write_json
 from edgedistill.units import parse_count
@@ -75,8 +76,8 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
         found = fit_layers(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
         save_grid(partial, GridCheckpoint(mix, found))
         partial.rename(fit)
-    if not (work / FIT).is_dir():
-        shutil.copytree(fit, work / FIT)
+    if not (work / FIT_FOLDER).is_dir():
+        shutil.copytree(fit, work / FIT_FOLDER)
     recover(student, training, validation, None, mix, formats, recipe, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
