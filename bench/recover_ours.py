@@ -69,10 +69,10 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     formats = assign_formats(shape, Mix(mix, mix))
     if auto:
         formats |= chosen_formats(mix)
-    fit = work.parent / f"{'auto ' * auto}fit-{mix}"
+    fit = work.parent.parent / "fits" / f"{'auto ' * auto}{mix}"
     if not fit.is_dir():  # every budget begins from it
         partial = fit.with_suffix(".partial")
-        partial.mkdir(exist_ok=True)
+        partial.mkdir(parents=True, exist_ok=True)
         found = fit_layers(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
         save_grid(partial, GridCheckpoint(mix, found))
         partial.rename(fit)
