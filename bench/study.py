@@ -34,6 +34,7 @@ from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, RichProgress
 from edgedistill.quant.checkpoint import load_grid
 from edgedistill.quant.rounded import round_weights
+from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.fisher import load_fisher
 from edgedistill.recover.stage import exact_kl, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards
@@ -63,10 +64,10 @@ VARIANTS = (
     *(
         Variant(f"{mix} fit {fit}, no training", {"fit": fit, "tokens": 0}, mix)
         for mix in ("q4_0", "q4_k_m", "q2_k")
-        for fit in ("ggml", "importance", "fisher")
+        for fit in ("ggml", "importance", "fisher", "curvature")
     ),
     Variant("base"),
-    *(Variant(f"start from {fit}", {"fit": fit}) for fit in ("ggml", "importance")),
+    *(Variant(f"start from {fit}", {"fit": fit}) for fit in ("ggml", "importance", "fisher")),
     Variant("weights only", {"train": ["weights"]}),
     Variant("scales only", {"train": ["scales"]}),
     Variant("scales and norms", {"train": ["scales", "norms"]}),
@@ -92,7 +93,8 @@ class Study:
         current = json.loads((run / "run.json").read_text(encoding="utf-8"))["current"]
         stages = {name: run / "stages" / folder for name, folder in current.items()}
         self.student, self.taught, self.captured = stages["student"], stages["teach"], stages["capture"]
-        self.costs = {"ggml": None, "importance": load_importance(self.captured), "fisher": load_fisher(stages["fisher"])}
+        self.costs = {"ggml": None, "importance": load_importance(self.captured), "fisher": load_fisher(stages["fisher"]),
+                      "curvature": CurvatureFiles(stages["curvature"])}  # fmt: skip
         self.shape, self.work, self.tokens = read_shape(self.student), work, tokens
         self.judged: dict[str, list[Document]] = {}
 

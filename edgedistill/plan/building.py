@@ -22,6 +22,10 @@ BASE_RAM_BYTES = 900 * 2**20
 TRAIN_BYTES_PER_PARAMETER = 14
 # The model in float32, the codes of a mix, and room for the largest tensor while it is rounded.
 UNTRAINED_BYTES_PER_PARAMETER = 7
+# Weights a second that a fit by curvature sets on the grid, whatever the number of cores: 2.3 million in matrices of 576 x 1536.
+FITTED_PER_S = 2e6
+# Matrices of curvature that are in memory at a time.
+CURVATURE_BYTES = 2**31
 # Values kept for the backward pass, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
 ACTIVATION_WIDTHS = 18
 # Of a question of openbookqa with its options, and of a request with its template and the beginning of an answer, in SmolLM2's tokens.
@@ -67,12 +71,16 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
     recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
     write_flops = WRITE_FLOPS_PER_CORE * cores
+    by_curvature = recipe.recover.fit == "curvature"
+    # The float student reads the text once for all mixes, and for its curvature there and back.
+    read = (2 * taught + (6 * min(taught, recipe.recover.fit_tokens) if by_curvature else 0)) / len(recovered)
+    fitting = 1 / FITTED_PER_S if by_curvature else 0
     seconds = {
         # Without a student to distill, what the teacher thinks of the prose isn't asked.
         "teach": 2 * teacher_size * (written / KEPT_SHARE / write_flops + (recipe.teach.text_tokens if distilled else 0) / distill_flops),
         **({"distill": 6 * size * distilled / distill_flops} if distilled else {}),
         **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
-        **{f"recover {mix}": (6 * n + 2 * taught / len(recovered)) * size / recover_flops for mix, n in recovered.items()},
+        **{f"recover {mix}": ((6 * n + read) / recover_flops + fitting) * size for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
         "measure": 2 * size * (judged + asked) * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
     }
@@ -116,7 +124,15 @@ def _ram(recipe: Recipe, facts: ModelFacts, student: ModelShape) -> int:
     at_once = recipe.recover.batch_tokens if whole else max(recipe.distill.batch_tokens, recipe.recover.batch_tokens)
     activations = at_once * student.layers * student.width * ACTIVATION_WIDTHS * 2
     train = TRAIN_BYTES_PER_PARAMETER * student.parameters + (0 if whole else 4 * facts.shape.parameters) + activations
-    return BASE_RAM_BYTES + max(teach, train)
+    measure = 4 * student.parameters + min(CURVATURE_BYTES, 2 * _curvature_bytes(recipe, student)) + activations
+    return BASE_RAM_BYTES + max(teach, train, measure)
+
+
+def _curvature_bytes(recipe: Recipe, student: ModelShape) -> int:
+    """Of a matrix over the inputs of each linear layer in float16, as they are kept."""
+    if recipe.recover.fit != "curvature":
+        return 0
+    return sum(2 * tensor.cols**2 for tensor in student.tensors() if tensor.kind == "linear")
 
 
 def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
@@ -124,4 +140,4 @@ def _disk(recipe: Recipe, student: ModelShape, taught: int) -> int:
     signals = taught * ((0 if recipe.student.as_is else recipe.teacher.top_k * 6) + student.width * 2)
     checkpoints = 2 * 8 * student.parameters  # weights, and moments of two bytes
     mixes = sum(mix_bytes(student, recipe.mix(name)) for name in recipe.mixes) * (2 + 2 * len(recipe.export))
-    return signals + 8 * student.parameters + checkpoints + mixes + _reference_bytes(recipe, student)
+    return signals + _curvature_bytes(recipe, student) + 8 * student.parameters + checkpoints + mixes + _reference_bytes(recipe, student)

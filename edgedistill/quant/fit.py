@@ -53,11 +53,22 @@ def fit_costs(weight: Tensor, grid: str, costs: Costs | None) -> GridTensor:
     return fit_importance(weight, grid, costs) if costs.dim() == 1 else fit_weight(weight, grid, costs.float())
 
 
+def fit_alone(weight: Tensor, grid: str, costs: Costs | None) -> GridTensor:
+    """`fit_costs` with errors that don't know of each other: in a fraction of the time, where many grids are to be compared."""
+    if not isinstance(costs, Curvature):
+        return fit_costs(weight, grid, costs)
+    return fit_weight(weight, grid, _damped(costs).diagonal().expand(weight.shape))
+
+
 def fit_curvature(weight: Tensor, grid: str, curvature: Curvature) -> GridTensor:
     """The least cost that coordinate descent finds from the scales and codes that are best when errors don't know of each other."""
+    return descend(weight, fit_alone(weight, grid, curvature), _damped(curvature))
+
+
+def _damped(curvature: Curvature) -> Tensor:
     matrix = curvature.matrix.clone()
     matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
-    return descend(weight, fit_weight(weight, grid, matrix.diagonal().expand(weight.shape)), matrix)
+    return matrix
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:

@@ -12,9 +12,10 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
-from edgedistill.quant.checkpoint import load_grid
+from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_ggml, fit_importance
-from edgedistill.recover.stage import recover
+from edgedistill.recover.place import layers_on_grid
+from edgedistill.recover.stage import FIT, recover
 from edgedistill.signals.shards import Document, iter_shards
 from edgedistill.teach.capture import capture, load_importance
 
@@ -48,7 +49,7 @@ def run(student: Path, captured: Path, work: Path, mix: str = "q4_0", **settings
     training, validation = (list(iter_shards(captured / split)) for split in ("train", "validation"))
     formats = assign_formats(read_facts(student, "tiny").shape, Mix(mix, mix))
     costs = load_importance(captured) if recipe.recover.fit == "importance" else None
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     recover(student, training, validation, costs, mix, formats, recipe, work, QuietProgress())
     return json.loads((work / "curve.json").read_text(encoding="utf-8"))
 
@@ -62,6 +63,21 @@ def test_without_a_budget_the_fit_ships(tiny_llama: Path, captured: Path, tmp_pa
     shipped = load_grid(tmp_path / "fit").decode(NAME)
     # The nearest codes to the fitted scales, halfway ones to the even side.
     assert (shipped == expected).float().mean() > 0.999 or curve["verdict"].startswith("nothing beat")
+
+
+def test_a_fit_that_a_killed_run_left_is_gone_on_from(tiny_llama: Path, captured: Path, tmp_path: Path):
+    """The fit lies in the stage's folder from before the first step; what is there is not made again, and is gone in the end."""
+    state = load_model(tiny_llama).state_dict()
+    formats = assign_formats(read_facts(tiny_llama, "tiny").shape, Mix("q4_0", "q4_0"))
+    left = {name: fit_ggml(state[name] * 1.003, "q4_0") for name in layers_on_grid(formats)}
+    work = tmp_path / "trained"
+    (work / FIT).mkdir(parents=True)
+    save_grid(work / FIT, GridCheckpoint("q4_0", left))
+    curve = run(tiny_llama, captured, work, fit="ggml", train=["scales", "norms"], scale_learning_rate=1e-3)
+    assert not curve["verdict"].startswith("nothing beat")
+    shipped = load_grid(work).tensors
+    assert all(torch.equal(shipped[name].parts().codes, left[name].parts().codes) for name in left)
+    assert not (work / FIT).exists()
 
 
 def test_where_rounding_loses_little_codes_stay_as_fitted(tiny_llama: Path, captured: Path, tmp_path: Path):
