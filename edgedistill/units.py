@@ -46,16 +46,19 @@ def parse(text: object, quantity: str) -> float:
     return value
 
 
-def parse_count(text: str) -> int:
+def parse_count(text: str, least: int = 1) -> int:
     """'400k', '1.5M', '400_000' or '400000' as a whole number: k is a thousand, M a million.
 
+    Args:
+        text: the words.
+        least: the smallest number allowed, 1 or 0.
     Raises:
-        ValueError: it is none of these, or not a whole number above 0.
+        ValueError: it is none of these, or not a whole number, or too small.
     """
     found = _COUNT.fullmatch(text)
-    value = Decimal(found[1].replace("_", "")) * _COUNTS[found[2].lower()] if found else Decimal(0)
-    if value <= 0 or value != int(value):
-        raise ValueError("it must be a whole number above 0, such as 400k, 1.5M or 20000")
+    value = Decimal(found[1].replace("_", "")) * _COUNTS[found[2].lower()] if found else Decimal(-1)
+    if value < least or value != int(value):
+        raise ValueError(f"it must be a whole number {'above 0' if least else 'from 0 on'}, such as 400k, 1.5M or 20000")
     return int(value)
 
 

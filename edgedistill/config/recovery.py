@@ -87,7 +87,7 @@ def _enough_text(teach: Teach, tokens: int) -> Teach:
 
 def _count(text: str, option: str) -> int:
     try:
-        return 0 if text.strip() == "0" else parse_count(text)
+        return parse_count(text.strip(), least=0)
     except ValueError as error:
         raise InputError(f"{option} is '{text}'; {error}") from None
 

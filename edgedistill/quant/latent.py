@@ -15,8 +15,6 @@ from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linea
 HEADER = ("d", "m", "scales", "mins")
 
 
-WITHIN = 0.45  # of a scale: how far a latent weight starts from its fitted value, where another code would be nearer to it
-
 
 @dataclass(frozen=True)
 class Learned:
@@ -118,15 +116,13 @@ class GridLinear(nn.Module):
 
 
 def towards_codes(weight: Tensor, fitted: GridTensor) -> Tensor:
-    """A weight [O, I] whose nearest codes are the fitted ones: itself where they are, else as far towards them as it takes.
+    """A weight [O, I] whose nearest codes are the fitted ones: itself where they are, else the fitted value.
 
-    A fit that lets errors undo each other takes codes that aren't the nearest; a latent weight that began elsewhere would lose them.
+    A fit that lets errors undo each other takes codes that aren't the nearest. A latent weight that began at its own value would lose them,
+    and one just inside of the fitted code's reach after a few steps.
     """
-    grid, parts = GRIDS[fitted.grid], fitted.parts()
-    reach = grid.groups(parts)[0].abs().mul_(WITHIN).repeat_interleave(grid.GROUP, 1)
-    decoded = fitted.decode()
-    pulled = decoded + torch.minimum(torch.maximum(weight - decoded, -reach), reach)
-    return torch.where(requantize(grid, weight, parts).codes == parts.codes, weight, pulled)
+    nearest = requantize(GRIDS[fitted.grid], weight, fitted.parts()).codes
+    return torch.where(nearest == fitted.parts().codes, weight, fitted.decode())
 
 
 def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:

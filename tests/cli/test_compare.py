@@ -28,7 +28,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     [
         (["--mixes", "q8_0,q4_km"], r"--mixes names 'q4_km'; it must be one of q4_0, .* Did you mean 'q4_k_m'\?"),
         (["--mixes", "q8_0,auto_q4_0"], r"--mixes names 'auto_q4_0', whose grids are chosen .*; give --recover too \(--recover 0"),
-        (["--recover", "lots"], "--recover is 'lots'; it must be a whole number above 0, such as 400k"),
+        (["--recover", "lots"], "--recover is 'lots'; it must be a whole number from 0 on, such as 400k"),
         (["--recover", "-5"], "--recover is '-5'"),
         (["--recover", ""], "--recover is empty; give the training tokens of each mix, such as 20k"),
         (["--text", "/none/t.txt"], r"/none/t\.txt: teach\.text cannot be read \(No such file"),

@@ -24,7 +24,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     [
         (["--mix", "q4_km"], r"--mix names 'q4_km'; it must be one of q4_0, .* Did you mean 'q4_k_m'\?"),
         (["--mix", "q4_0,mine"], "--mix names 'mine'; .* or defined under define_mixes in a --recipe"),
-        (["--tokens", "0k"], "--tokens is '0k'; it must be a whole number above 0, such as 400k"),
+        (["--tokens", "many"], "--tokens is 'many'; it must be a whole number from 0 on, such as 400k"),
         (["--tokens", "lots"], "--tokens is 'lots'"),
         (["--text", "/none/t.txt"], r"/none/t\.txt: teach\.text cannot be read \(No such file"),
         (["--prompts", "/none/p.jsonl"], r"/none/p\.jsonl: there is no such prompts file"),
