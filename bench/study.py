@@ -1,7 +1,7 @@
 """What helps recovery, and by how much: variants of one training, each from the same text and with the same budget.
 
 Run    edgedistill recover MODEL --recipe bench/study.yaml -o RUN     (its recipe names the texts; change them to yours)
-       python bench/study.py RUN --work DIR [--tokens 16384] [--only PATTERN] [--threads 2]
+       python bench/study.py RUN --work DIR [--tokens 8192] [--only PATTERN] [--threads 2]
 Writes bench/results/study.json: for each variant the KL to the float model on held-out chats, free text and prose, in nats a token, before
        training and after it, and what a step took.
 
@@ -13,6 +13,7 @@ under DIR, are not trained again, and are in the record whatever PATTERN says.
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,20 +33,22 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, RichProgress
-from edgedistill.quant.checkpoint import load_grid
+from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.fisher import load_fisher
-from edgedistill.recover.stage import exact_kl, recover
+from edgedistill.recover.place import fit_layers
+from edgedistill.recover.stage import FIT, exact_kl, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards
-from edgedistill.teach.capture import capture, load_importance
+from edgedistill.teach.capture import capture, load_importance, spread_documents
 
 OUT = Path(__file__).parent / "results" / "study.json"
 FOUND = "found.json"
 KINDS = {"chats": WRITTEN, "free": FREE, "prose": PROSE}
 BASE: dict[str, Any] = {
-    "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 10_000, "patience": 100, "tokens_by_mix": {}, "rate_by_mix": {},
+    "batch_tokens": 512, "validate_every": 10_000, "patience": 100, "tokens_by_mix": {}, "rate_by_mix": {},
 }  # fmt: skip
+VALIDATED, JUDGED = 4_096, 4_096  # tokens that say whether training improved on its start, and of each kind that the KL is of
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Variant:
     share: float = 1.0  # of the tokens
 
 
+ALL = ("weights", "scales", "norms")
 VARIANTS = (
     *(
         Variant(f"{mix} fit {fit}, no training", {"fit": fit, "tokens": 0}, mix)
@@ -67,14 +71,12 @@ VARIANTS = (
         for fit in ("ggml", "importance", "fisher", "curvature")
     ),
     Variant("base"),
-    *(Variant(f"start from {fit}", {"fit": fit}) for fit in ("ggml", "importance", "fisher")),
-    Variant("weights only", {"train": ["weights"]}),
-    Variant("scales only", {"train": ["scales"]}),
-    Variant("scales and norms", {"train": ["scales", "norms"]}),
-    Variant("weights and scales", {"train": ["weights", "scales"]}),
+    *(Variant(f"start from {fit}", {"fit": fit, "train": ["scales", "norms"]}) for fit in ("ggml", "importance", "fisher")),
+    *(Variant(f"start from {fit}, weights too", {"fit": fit, "train": [*ALL]}) for fit in ("ggml", "fisher", "curvature")),
+    *(Variant(f"{part} only", {"train": [part]}) for part in ALL),
     *(Variant(f"low rank {rank}", {"low_rank": rank}) for rank in (8, 32)),
-    *(Variant(f"learning rate {rate:g}", {"learning_rate": rate}) for rate in (7.5e-5, 3e-4, 6e-4)),
-    *(Variant(f"scale rate {rate:g}", {"scale_learning_rate": rate}) for rate in (3e-4, 3e-3)),
+    *(Variant(f"weights at {rate:g}", {"train": [*ALL], "learning_rate": rate}) for rate in (5e-5, 5e-4)),
+    *(Variant(f"scale rate {rate:g}", {"scale_learning_rate": rate}) for rate in (1e-4, 1e-3, 3e-3)),
     *(Variant(f"batch {size}", {"batch_tokens": size, "seq_len": min(size, 512)}) for size in (256, 1024, 2048)),
     *(Variant(f"loss {loss}", {"loss": loss}) for loss in ("reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd")),
     Variant("activations in 8 bits", {"simulate_activations": True}),
@@ -102,7 +104,8 @@ class Study:
         """Held-out text with the float student's hidden states, by kind."""
         for kind, folder in KINDS.items():
             # Prose has no judge split of its own. Its validation split only said whether training had improved on its start.
-            documents = list(iter_shards(self.taught / f"{folder}{'validation' if folder == PROSE else 'judge'}"))
+            held_out = list(iter_shards(self.taught / f"{folder}{'validation' if folder == PROSE else 'judge'}"))
+            documents = spread_documents(held_out, JUDGED, 512)
             if documents:
                 (self.work / "judge" / kind).mkdir(parents=True, exist_ok=True)
                 capture(self.student, [(kind, documents)], 512, "float32", self.work / "judge" / kind, progress)
@@ -132,12 +135,14 @@ class Study:
             recipe = Recipe.model_validate({"schema": SCHEMA, "name": "study", "student": {"as_is": True}, "recover": settings})
             formats = assign_formats(self.shape, Mix(variant.mix, variant.mix))
             began = time.monotonic()
-            validation = list(iter_shards(self.captured / "validation"))
+            validation = spread_documents(list(iter_shards(self.captured / "validation")), VALIDATED, 512)
             training, costs = self.training(variant.kinds), self.costs[recipe.recover.fit]
             start = None
             if variant.after is not None:
                 before = load_grid(self.folder(variant.after))
                 start = {name: before.decode(name) for name in before.tensors}
+            elif not (folder / FIT).is_dir():
+                shutil.copytree(self.fit(variant.mix, recipe.recover.fit, progress), folder / FIT)
             recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress, start)
             seconds = time.monotonic() - began
             record = {
@@ -155,6 +160,18 @@ class Study:
     def folder(self, variant: str) -> Path:
         """Where a variant's checkpoint lies."""
         return self.work / variant.replace(" ", "-").replace(",", "")
+
+    def fit(self, mix: str, how: str, progress: Progress) -> Path:
+        """What the variants of a mix and a fit begin from."""
+        kept = self.work / "fits" / f"{mix}-{how}"
+        if not kept.is_dir():
+            partial = kept.with_suffix(".partial")
+            partial.mkdir(parents=True, exist_ok=True)
+            formats = assign_formats(self.shape, Mix(mix, mix))
+            found = fit_layers(load_model(self.student).state_dict(), formats, self.costs[how], progress)
+            save_grid(partial, GridCheckpoint(mix, found))
+            partial.rename(kept)
+        return kept
 
     def rounded(self, mix: str) -> dict[str, float]:
         """Plain rounding's KL by kind of text."""
@@ -180,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, default=8_192)
     parser.add_argument("--only", default="*")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
