@@ -39,10 +39,10 @@ class Learned:
 class GridLinear(nn.Module):
     """A linear layer whose weight lives on a grid.
 
-    `latent` [O, I] is the float weight, to which `low_b` · `low_a` is added where training is of low rank; `start_d`, `start_m`,
-    `start_scales` and `start_mins` are the fitted numbers of the blocks and groups (as far as the grid has them), `gain_*` the learned
-    factors on them: d in use is start_d · (1 + gain_d), stored as the layout stores it (float16, or an integer of few bits), with
-    straight-through gradients.
+    `latent` [O, I] is a float weight, to which `low_b` · `low_a` is added where training is of low rank; its nearest steps on the fitted
+    grid are the codes. `start_d`, `start_m`, `start_scales` and `start_mins` are the fitted numbers of the blocks and groups (as far as the
+    grid has them), `gain_*` the learned factors on them: d in use is start_d · (1 + gain_d), stored as the layout stores it (float16, or an
+    integer of few bits), with straight-through gradients.
     """
 
     def __init__(self, weight: Tensor, fitted: GridTensor, learned: Learned, bias: Tensor | None = None) -> None:
@@ -85,7 +85,7 @@ class GridLinear(nn.Module):
         """The decoded weight float32 [O, I], without gradients."""
         if self.latent is None:
             return self.encode().decode()
-        return decode_nearest(merged(self.latent, self.low_a, self.low_b), *self._groups(), self.layout)
+        return decode_nearest(self._latent(), *self._groups(), self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O], in x's own type or autocast's."""
@@ -93,8 +93,7 @@ class GridLinear(nn.Module):
         bias = None if self.bias is None else self.bias.to(dtype)
         if self.input_block is not None:
             x = eight_bits(x, self.input_block)
-        latent = Latent(self.latent, self.low_a, self.low_b)
-        return grid_linear(x.to(dtype), latent, self.codes, *self._groups(), bias, self.layout)
+        return grid_linear(x.to(dtype), self._latent(), self.codes, *self._groups(), bias, self.layout)
 
     @torch.no_grad()
     def encode(self) -> GridTensor:
@@ -109,20 +108,29 @@ class GridLinear(nn.Module):
         )
         if self.latent is None:
             return GridTensor.of(self.grid, stored)
-        return GridTensor.of(self.grid, requantize(module, merged(self.latent, self.low_a, self.low_b), stored))
+        latent = merged(self.latent, self.low_a, self.low_b)
+        return GridTensor.of(self.grid, stored.with_codes(requantize(module, latent, self._start()).codes))
+
+    def _latent(self) -> Latent:
+        return Latent(self.latent, *GRIDS[self.grid].groups(self._start()), self.low_a, self.low_b)
+
+    def _start(self) -> Parts:
+        """The blocks' numbers as fitted, float32; without codes."""
+        found = {name: getattr(self, f"start_{name}") for name in HEADER if hasattr(self, f"start_{name}")}
+        return self.fixed or Parts(torch.empty(0), **found)
 
     def _groups(self) -> tuple[Tensor, Tensor | None]:
         return GRIDS[self.grid].groups(self.header())
 
 
 def towards_codes(weight: Tensor, fitted: GridTensor) -> Tensor:
-    """A weight [O, I] whose nearest codes are the fitted ones: itself where they are, else the fitted value.
+    """What a latent weight [O, I] begins as: the weight, where the fitted codes are those nearest to it, else the fitted values.
 
-    A fit that lets errors undo each other takes codes that aren't the nearest. A latent weight that began at its own value would lose them,
-    and one just inside of the fitted code's reach after a few steps.
+    A fit that lets errors undo each other takes codes that aren't the nearest. Latent weights that began at their own value would lose them,
+    and those that began near another code after a few steps.
     """
     nearest = requantize(GRIDS[fitted.grid], weight, fitted.parts()).codes
-    return torch.where(nearest == fitted.parts().codes, weight, fitted.decode())
+    return weight if torch.equal(nearest, fitted.parts().codes) else fitted.decode()
 
 
 def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -4,9 +4,10 @@
 weight in pieces that stay in a core's cache, which is what makes it cheap: a dozen passes over a whole matrix would read it from
 memory a dozen times. Masks are floats, since torch's operations on bools take several times as long.
 
-Gradients are the straight-through estimator's for the weight (Bengio et al. 2013, arXiv 1308.3432) and LSQ's for the scale
-(Esser et al. 2020, arXiv 1902.08153): where a weight lies within the steps, dŵ/dw = 1, dŵ/dscale = step − (w − offset)/scale,
-dŵ/doffset = 0; where it is clipped, dŵ/dw = 0, dŵ/dscale = step, dŵ/doffset = 1.
+A latent weight chooses its step on the grid that it began on, and learned scales and offsets stretch what is chosen: codes change because
+weights move, never because a scale does. (With LSQ, arXiv 1902.08153, a scale that grows by a hundredth makes codes anew all over the
+block; from a fit whose codes make up for each other's errors that loses more than it wins.) So dŵ/dscale = step and dŵ/doffset = 1; for the
+latent weight it is the straight-through estimator's 1 within the steps, and 0 where it is clipped (Bengio et al. 2013, arXiv 1308.3432).
 """
 
 from collections.abc import Iterator
@@ -36,9 +37,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Latent:
-    """The float32 weight whose nearest steps count: `weight` [O, I], plus b [O, r] · a [r, I] where these are given."""
+    """The float32 weight whose nearest steps count: `weight` [O, I], plus b [O, r] · a [r, I] where these are given.
+
+    Nearest on the grid of `scale` and `offset`, float32 [O, I/group].
+    """
 
     weight: Tensor | None
+    scale: Tensor
+    offset: Tensor | None = None
     a: Tensor | None = None
     b: Tensor | None = None
 
@@ -56,30 +62,33 @@ def grid_linear(
     Args:
         latent: whose nearest steps count; without a weight:
         codes: then these stay, integer [O, I].
-        scale, offset: float32 [O, I/group], as stored.
+        scale, offset: what the steps are multiplied by and moved by, float32 [O, I/group], as stored.
     """
-    return _GridLinear.apply(x, latent.weight, latent.a, latent.b, codes, scale, offset, bias, layout)  # type: ignore[no-any-return]
+    chosen_on = (latent.scale, latent.offset)
+    return _GridLinear.apply(x, latent.weight, latent.a, latent.b, codes, chosen_on, scale, offset, bias, layout)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def decode_nearest(weight: Tensor, scale: Tensor, offset: Tensor | None, layout: Layout, dtype: torch.dtype = torch.float32) -> Tensor:
-    """ŵ [O, I] in `dtype` for the steps nearest to a latent weight."""
-    return _decode(weight, None, scale, offset, layout, dtype)
+def decode_nearest(latent: Latent, scale: Tensor, offset: Tensor | None, layout: Layout) -> Tensor:
+    """ŵ float32 [O, I] for the steps nearest to a latent weight."""
+    assert latent.weight is not None
+    weight = merged(latent.weight, latent.a, latent.b)
+    return _decode(weight, None, (latent.scale, latent.offset), scale, offset, layout, torch.float32)
 
 
 class _GridLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, a, b, codes, scale, offset, bias, layout):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight, a, b, codes, scale, offset)
+    def forward(ctx, x, weight, a, b, codes, chosen_on, scale, offset, bias, layout):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight, a, b, codes, *chosen_on, scale, offset)
         ctx.layout = layout
         weight = merged(weight, a, b)  # made again in backward: kept, it would be the memory that a low rank saves
-        return torch.nn.functional.linear(x, _decode(weight, codes, scale, offset, layout, x.dtype), bias)
+        return torch.nn.functional.linear(x, _decode(weight, codes, chosen_on, scale, offset, layout, x.dtype), bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        x, weight, a, b, codes, scale, offset = ctx.saved_tensors
+        x, weight, a, b, codes, first_scale, first_offset, scale, offset = ctx.saved_tensors
         weight = merged(weight, a, b)
-        needs_x, wants_weight, wants_low, _, _, needs_scale, needs_offset, needs_bias, _ = ctx.needs_input_grad
+        needs_x, wants_weight, wants_low, _, _, _, needs_scale, needs_offset, needs_bias, _ = ctx.needs_input_grad
         needs_weight = wants_weight or wants_low
         rows = grad.reshape(-1, grad.shape[-1])
         decoded = torch.empty(scale.shape[0], x.shape[-1], dtype=x.dtype) if needs_x else None
@@ -88,23 +97,19 @@ class _GridLinear(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_scale = torch.empty_like(scale) if needs_scale else None
         grad_offset = torch.empty_like(scale) if needs_offset else None
-        for piece, steps, scaled in _walk(weight, codes, scale, offset, ctx.layout):
+        for piece, steps, latent in _walk(weight, codes, first_scale, first_offset, ctx.layout):
+            if latent and grad_weight is not None:
+                steps, within = ctx.layout.steps.nearest_within(steps)
+            elif latent:
+                steps = ctx.layout.steps.nearest_(steps)
             if wide is not None:
                 part = wide[piece].float().view_as(steps)
-                slope = steps  # codes that stay: every weight follows its scale
-                if scaled is not None:
-                    steps, within = ctx.layout.steps.nearest_within(scaled)
-                    kept = part * within if grad_weight is None else torch.mul(part, within, out=grad_weight[piece].view_as(steps))
-                    if grad_offset is not None:
-                        grad_offset[piece] = block_sums(part) - block_sums(kept)
-                    # step - scaled where a weight is within, the outermost step where it is clipped.
-                    slope = torch.sub(steps, scaled.mul_(within), out=scaled)
-                elif grad_offset is not None:
+                if grad_weight is not None:
+                    torch.mul(part, within, out=grad_weight[piece].view_as(steps))
+                if grad_offset is not None:
                     grad_offset[piece] = block_sums(part)
                 if grad_scale is not None:
-                    grad_scale[piece] = block_sums(part.mul_(slope))
-            elif scaled is not None:
-                steps = ctx.layout.steps.nearest_(scaled)
+                    grad_scale[piece] = block_sums(part.mul_(steps))
             if decoded is not None:
                 steps.mul_(scale[piece].unsqueeze(-1))
                 if offset is not None:
@@ -113,16 +118,17 @@ class _GridLinear(torch.autograd.Function):
         grad_x = (rows @ decoded).view_as(x) if decoded is not None else None
         grad_bias = rows.sum(0) if needs_bias else None
         grad_a, grad_b = (b.T @ grad_weight, grad_weight @ a.T) if wants_low else (None, None)
-        return grad_x, grad_weight if wants_weight else None, grad_a, grad_b, None, grad_scale, grad_offset, grad_bias, None
+        return grad_x, grad_weight if wants_weight else None, grad_a, grad_b, None, None, grad_scale, grad_offset, grad_bias, None
 
 
 def _decode(
-    weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout, dtype: torch.dtype
-) -> Tensor:
+    weight: Tensor | None, codes: Tensor | None, chosen_on: tuple[Tensor, Tensor | None], scale: Tensor, offset: Tensor | None,
+    layout: Layout, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     out = torch.empty(scale.shape[0], scale.shape[1] * layout.group, dtype=dtype)
-    for piece, steps, scaled in _walk(weight, codes, scale, offset, layout):
-        if scaled is not None:
-            steps = layout.steps.nearest_(scaled)
+    for piece, steps, latent in _walk(weight, codes, *chosen_on, layout):
+        if latent:
+            steps = layout.steps.nearest_(steps)
         # Two roundings, as the runtimes': a fused multiply-add would make other weights.
         steps.mul_(scale[piece].unsqueeze(-1))
         if offset is not None:
@@ -133,18 +139,17 @@ def _decode(
 
 def _walk(
     weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Some rows at a time: which, and of codes that stay their steps; else, twice, (w − offset)/scale. [rows, I/group, group]."""
+) -> Iterator[tuple[slice, Tensor, bool]]:
+    """Some rows at a time: which; of codes that stay their steps, else (w − offset)/scale, [rows, I/group, group]; whether it is that."""
     inverse = safe_inverse(scale) if codes is None else None
     for piece in layout.pieces(scale.shape[0], scale.shape[1] * layout.group):
         groups = (-1, scale.shape[1], layout.group)
         if inverse is None:
             assert codes is not None
-            yield piece, layout.steps.of_codes(codes[piece]).view(groups), None
+            yield piece, layout.steps.of_codes(codes[piece]).view(groups), False
             continue
         assert weight is not None
         grouped = weight[piece].view(groups)
         if offset is not None:
             grouped = grouped - offset[piece].unsqueeze(-1)
-        scaled = grouped * inverse[piece].unsqueeze(-1)
-        yield piece, scaled, scaled
+        yield piece, grouped * inverse[piece].unsqueeze(-1), True

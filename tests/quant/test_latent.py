@@ -39,7 +39,7 @@ def test_the_forward_pass_sees_the_packed_weight(name, weight, train_weight):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_gradients_are_straight_through_and_lsqs(name, weight):
+def test_gradients_are_straight_through_and_the_scales(name, weight):
     """Against a float64 loop over every weight: what is within the steps, what is clipped, and what each scale then gets."""
     grid = GRIDS[name]
     layer = GridLinear(weight * 0.6, fit_ggml(weight * 0.6, name), Learned())
@@ -63,8 +63,7 @@ def test_gradients_are_straight_through_and_lsqs(name, weight):
     assert clipped.any()
     expected = torch.where(clipped, 0.0, g).flatten(1)
     torch.testing.assert_close(layer.latent.grad.double(), expected, rtol=1e-4, atol=1e-4)
-    by_scale = (g * torch.where(clipped, step, step - ratio)).sum(-1)
-    by_offset = (g * clipped).sum(-1)
+    by_scale, by_offset = (g * step).sum(-1), g.sum(-1)
     # The chain on to the stored numbers is the layout's: d alone, or d and the integers of its groups.
     parts = layer.encode().parts()
     if grid.SCALES is None:
@@ -79,6 +78,17 @@ def test_gradients_are_straight_through_and_lsqs(name, weight):
     torch.testing.assert_close(layer.gain_d.grad.double(), expected_d, rtol=2e-3, atol=2e-3)
     if parts.m is not None and grid.MINS is None:
         torch.testing.assert_close(layer.gain_m.grad.double(), by_offset * parts.m.double(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_scales_that_learn_leave_the_codes(name, weight):
+    fitted = fit_ggml(weight, name)
+    layer = GridLinear(weight, fitted, Learned())
+    with torch.no_grad():
+        for gain in gains(layer).values():
+            gain += 0.03 * torch.randn_like(gain)
+    assert torch.equal(layer.encode().parts().codes, fitted.parts().codes)
+    assert not torch.equal(layer.encode().packed, fitted.packed)
 
 
 @pytest.mark.parametrize("name", LEARNED)
