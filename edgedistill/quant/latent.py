@@ -15,6 +15,9 @@ from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linea
 HEADER = ("d", "m", "scales", "mins")
 
 
+# Share of codes that aren't the nearest in a fit that rounds: some lie halfway between two before the scale becomes float16.
+TIES = 0.02
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -124,13 +127,14 @@ class GridLinear(nn.Module):
 
 
 def towards_codes(weight: Tensor, fitted: GridTensor) -> Tensor:
-    """What a latent weight [O, I] begins as: the weight, where the fitted codes are those nearest to it, else the fitted values.
+    """What a latent weight [O, I] begins as: the weight, where the fit took the nearest codes; else the fitted values.
 
-    A fit that lets errors undo each other takes codes that aren't the nearest. Latent weights that began at their own value would lose them,
-    and those that began near another code after a few steps.
+    A fit that lets errors undo each other takes codes that aren't the nearest. Latent weights that began at their own value would lose
+    them, and those that began near another code after a few steps.
     """
-    nearest = requantize(GRIDS[fitted.grid], weight, fitted.parts()).codes
-    return weight if torch.equal(nearest, fitted.parts().codes) else fitted.decode()
+    other = requantize(GRIDS[fitted.grid], weight, fitted.parts()).codes != fitted.parts().codes
+    decoded = fitted.decode()
+    return decoded if other.float().mean() > TIES else torch.where(other, decoded, weight)
 
 
 def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
