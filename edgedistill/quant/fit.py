@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.quant.blocks import block_errors, choose_blocks, row_pieces
-from edgedistill.quant.descent import descend
+from edgedistill.quant.descent import PASSES, descend
 from edgedistill.quant.grids import GRIDS, Grid, GridTensor, decode
 from edgedistill.quant.rounding import check_finite
 
@@ -39,36 +39,26 @@ def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
 Costs = Tensor | Curvature
 
 
-def fit_costs(weight: Tensor, grid: str, costs: Costs | None) -> GridTensor:
+def fit_costs(weight: Tensor, grid: str, costs: Costs | None, passes: int = PASSES) -> GridTensor:
     """The fit for what is known of a weight [O, I].
 
     Args:
         costs: what errors of a row cost together; what a squared error of each weight costs, [O, I]; mean squares of the layer's inputs,
             [I]; None for ggml's own fit.
+        passes: of `descend`; 2 have most of what more win.
     """
     if costs is None:
         return fit_ggml(weight, grid)
     if isinstance(costs, Curvature):
-        return fit_curvature(weight, grid, costs)
+        return fit_curvature(weight, grid, costs, passes)
     return fit_importance(weight, grid, costs) if costs.dim() == 1 else fit_weight(weight, grid, costs.float())
 
 
-def fit_alone(weight: Tensor, grid: str, costs: Costs | None) -> GridTensor:
-    """`fit_costs` with errors that don't know of each other: in a fraction of the time, where many grids are to be compared."""
-    if not isinstance(costs, Curvature):
-        return fit_costs(weight, grid, costs)
-    return fit_weight(weight, grid, _damped(costs).diagonal().expand(weight.shape))
-
-
-def fit_curvature(weight: Tensor, grid: str, curvature: Curvature) -> GridTensor:
+def fit_curvature(weight: Tensor, grid: str, curvature: Curvature, passes: int = PASSES) -> GridTensor:
     """The least cost that coordinate descent finds from the scales and codes that are best when errors don't know of each other."""
-    return descend(weight, fit_alone(weight, grid, curvature), _damped(curvature))
-
-
-def _damped(curvature: Curvature) -> Tensor:
     matrix = curvature.matrix.clone()
     matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
-    return matrix
+    return descend(weight, fit_weight(weight, grid, matrix.diagonal().expand(weight.shape)), matrix, passes)
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:

@@ -16,7 +16,8 @@ from edgedistill.data.packing import Batch
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.mixes import layer_of
 from edgedistill.models.load import load_model
-from edgedistill.quant.fit import Costs, fit_alone, fit_costs, fit_ggml
+from edgedistill.quant.descent import PASSES
+from edgedistill.quant.fit import Costs, fit_costs, fit_ggml
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import batches, by_document, kept_hidden
 
@@ -46,20 +47,20 @@ class Probe:
         self.tokens = sum(len(run.batch.kept) for run in self.runs)
 
     @torch.no_grad()
-    def on_grid(self, name: str, grid: str, alone: bool) -> Tensor:
+    def on_grid(self, name: str, grid: str, passes: int) -> Tensor:
         """A tensor as the grid's fit makes it, decoded: what recovery would start from. Tables get ggml's fit, as they do there."""
         weight = self.parameters[name].detach()
         if self.costs is None or name in (EMBEDDING, HEAD):
             return fit_ggml(weight, grid).decode()
-        return (fit_alone if alone else fit_costs)(weight, grid, self.costs[name]).decode()
+        return fit_costs(weight, grid, self.costs[name], passes).decode()
 
     @torch.no_grad()
-    def kl(self, grids: Mapping[str, str], alone: bool = False) -> float:
-        """The distance with these tensors on these grids and all others in float; `alone` takes the quick fit, `fit_alone`."""
+    def kl(self, grids: Mapping[str, str], passes: int = PASSES) -> float:
+        """The distance with these tensors on these grids and all others in float; `passes` as for `fit_costs`."""
         kept = {name: self.parameters[name].data for name in grids}
         try:
             for name, grid in grids.items():
-                self.parameters[name].data = self.on_grid(name, grid, alone)
+                self.parameters[name].data = self.on_grid(name, grid, passes)
             first = min((self._first_layer(name) for name in grids), default=len(self.layers))
             return sum(run.kl(self, first) for run in self.runs) / self.tokens
         finally:

@@ -128,7 +128,7 @@ def test_a_killed_run_measures_nothing_twice(
     groups = groups_of(shape, MIX)
     asked: list[str] = []
     kl = Probe.kl
-    monkeypatch.setattr(Probe, "kl", lambda self, grids, **how: asked.append(str(grids)) or kl(self, grids, **how))
+    monkeypatch.setattr(Probe, "kl", lambda self, grids, *how: asked.append(str(grids)) or kl(self, grids, *how))
     (whole, killed) = (tmp_path / "whole", tmp_path / "killed")
     whole.mkdir(), killed.mkdir()
     measure_sensitivity(folder, documents, importance, groups, RECIPE, whole, QuietProgress())
