@@ -34,7 +34,7 @@ from edgedistill.models.load import load_model
 from edgedistill.progress import RichProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.recover.curvature import CurvatureFiles
-from edgedistill.recover.place import fit_layers
+from edgedistill.recover.place import fit_all
 from edgedistill.recover.stage import FIT as FIT_FOLDER
 from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import iter_shards
@@ -73,7 +73,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     if not fit.is_dir():  # every budget begins from it
         partial = fit.with_suffix(".partial")
         partial.mkdir(parents=True, exist_ok=True)
-        found = fit_layers(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
+        found = fit_all(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
         save_grid(partial, GridCheckpoint(mix, found))
         partial.rename(fit)
     if not (work / FIT_FOLDER).is_dir():

@@ -37,7 +37,7 @@ from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.fisher import load_fisher
-from edgedistill.recover.place import fit_layers
+from edgedistill.recover.place import fit_all
 from edgedistill.recover.stage import FIT, exact_kl, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards
 from edgedistill.teach.capture import capture, load_importance, spread_documents
@@ -168,7 +168,7 @@ class Study:
             partial = kept.with_suffix(".partial")
             partial.mkdir(parents=True, exist_ok=True)
             formats = assign_formats(self.shape, Mix(mix, mix))
-            found = fit_layers(load_model(self.student).state_dict(), formats, self.costs[how], progress)
+            found = fit_all(load_model(self.student).state_dict(), formats, self.costs[how], progress)
             save_grid(partial, GridCheckpoint(mix, found))
             partial.rename(kept)
         return kept

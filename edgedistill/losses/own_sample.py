@@ -14,6 +14,8 @@ class OwnSample:
     def __init__(self, seed: int) -> None:
         """Draw from a generator of its own."""
         self.generator = torch.Generator().manual_seed(seed)
+        # Of each block of tokens that was seen, 1 − Σ q²: what the squared score of the logits sums up to over the vocabulary on average.
+        self.spread: list[Tensor] = []
 
     def chunk(self, start: int, stop: int) -> "OwnSample":
         """See `HeadLoss`. Tokens are drawn in the order in which they come."""
@@ -22,6 +24,7 @@ class OwnSample:
     def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """See `HeadLoss`. The gradient is q − onehot(y)."""
         q = torch.softmax(logits, -1)
+        self.spread.append(1 - torch.linalg.vector_norm(q, dim=-1).square())
         # By the inverse of the distribution function: torch.multinomial takes tens of times as long for a whole vocabulary.
         mass = q.cumsum(-1)
         drawn = torch.rand(len(q), 1, generator=self.generator) * mass[:, -1:]

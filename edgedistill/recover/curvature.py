@@ -5,6 +5,10 @@ the Fisher information with its gradients averaged over rows. What GPTQ (arXiv 2
 which minimizes the error of the layer's output; here a token counts by what its output changes. Groups of outputs with a matrix each, as in
 GuidedQuant (arXiv 2505.07004), measured no better.
 
+A row of the output matrix is multiplied by the last hidden states h: its H is Σ_t c_t h_t h_tᵀ with c_t = 1 − Σ q², what the squared
+scores of the logits sum up to. A row of the embedding is a token's hidden state, with gradients g: its H is Σ_t g_t g_tᵀ. Both are means
+over rows but for one factor, the size of the vocabulary, so a table that is both has their sum.
+
 A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in PART_BYTES.
 """
 
@@ -15,11 +19,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.quant.fit import Curvature
-from edgedistill.recover.scores import linear_layers, watch_scores
+from edgedistill.recover.scores import See, linear_layers, watch_scores
 from edgedistill.signals.shards import Document
 
 PARTS = "curvature-{:05d}.safetensors"
@@ -55,7 +61,14 @@ def measure_curvature(
             progress.advance(tokens)
             continue
         meters = {name: _Meter(layer.in_features) for name, layer in part}
-        watch_scores(model, documents, seq_len, compute, seed, [(layer, meters[name].see) for name, layer in part], progress)
+        watched: list[tuple[nn.Module, See]] = [(layer, meters[name].see) for name, layer in part]
+        see_head = None
+        if number == 0:  # which goes back to the embedding nearly anyway
+            tables = _Tables(model)
+            meters |= tables.meters
+            watched.append((model.get_input_embeddings(), tables.see_embedding))
+            see_head = tables.see_head
+        watch_scores(model, documents, seq_len, compute, seed, watched, progress, see_head)
         partial = file.with_suffix(".partial")
         save_file({f"{name}.{key}": found for name, meter in meters.items() for key, found in meter.result().items()}, partial)
         partial.replace(file)
@@ -99,14 +112,33 @@ def _parts(layers: list[tuple[str, nn.Linear]], part_bytes: int) -> list[list[tu
     return parts
 
 
+class _Tables:
+    """What sees the embedding and the output matrix, which may be one."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        width, tied = model.config.hidden_size, model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        self.embedding = _Meter(width)
+        self.head = self.embedding if tied else _Meter(width)
+        self.meters = {EMBEDDING: self.embedding} | ({} if tied else {HEAD: self.head})
+        self.scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))  # some families multiply what they look up
+
+    def see_embedding(self, _ids: Tensor, gradients: Tensor) -> None:
+        self.embedding.add(gradients.float() * self.scale)
+
+    def see_head(self, hidden: Tensor, spread: Tensor) -> None:
+        self.head.add(hidden.float() * spread.sqrt().unsqueeze(1))
+
+
 class _Meter:
-    """Sum over tokens of c x xᵀ of a linear layer."""
+    """Sum over tokens of c x xᵀ."""
 
     def __init__(self, inputs: int) -> None:
         self.total = torch.zeros(inputs, inputs)
 
     def see(self, rows: Tensor, gradients: Tensor) -> None:
-        weighted = rows.float() * gradients.float().square_().mean(-1, keepdim=True).sqrt_()
+        self.add(rows.float() * gradients.float().square_().mean(-1, keepdim=True).sqrt_())
+
+    def add(self, weighted: Tensor) -> None:
         self.total.addmm_(weighted.T, weighted)
 
     def result(self) -> dict[str, Tensor]:

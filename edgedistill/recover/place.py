@@ -10,21 +10,16 @@ from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.formats import F32, NumberFormat
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint
-from edgedistill.quant.fit import Costs, fit_costs, fit_ggml
+from edgedistill.quant.fit import Costs, Curvature, fit_costs, fit_ggml
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.quant.rounded import to_float_format
 
 
-def layers_on_grid(formats: Mapping[str, NumberFormat]) -> list[str]:
-    """The names of the weights that are fitted: all that are on a grid, but for the tables."""
-    return [name for name, stored in formats.items() if stored.quantized and name not in (EMBEDDING, HEAD)]
-
-
-def fit_layers(
+def fit_all(
     state: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, progress: Progress
 ) -> dict[str, GridTensor]:
-    """The linear layers' weights at their fit, by name.
+    """All weights on grids at their fit, by name.
 
     Args:
         state: the model's weights.
@@ -33,10 +28,21 @@ def fit_layers(
         progress: moved on by a tensor at a time.
     """
     found = {}
-    for name in layers_on_grid(formats):
-        found[name] = fit_costs(state[name].float(), formats[name].name, None if costs is None else costs[name])
-        progress.advance(1)
+    for name, stored in formats.items():
+        if stored.quantized:
+            found[name] = fit_costs(state[name].float(), stored.name, costs_of(name, costs))
+            progress.advance(1)
     return found
+
+
+def costs_of(name: str, costs: Mapping[str, Costs] | None) -> Costs | None:
+    """What is known of a weight; of tables, only curvature is."""
+    if costs is None:
+        return None
+    if name in (EMBEDDING, HEAD):
+        found = costs.get(name)
+        return found if isinstance(found, Curvature) else None
+    return costs[name]
 
 
 def place_on_grid(
@@ -47,7 +53,7 @@ def place_on_grid(
     Args:
         model: changed in place.
         formats: each tensor's number format.
-        fitted: the layers' weights on their grids; None for ggml's own fit.
+        fitted: the weights on their grids; None for ggml's own fit.
         learned: what of each layer is trained.
     Returns:
         The layers by the name of their weight.
@@ -83,15 +89,22 @@ def place_on_grid(
         for name in (EMBEDDING, HEAD):
             if name in formats:
                 stored, table = formats[name], state[name]
-                table.copy_(fit_ggml(table, stored.name).decode() if stored.quantized else to_float_format(table, stored))
+                if not stored.quantized:
+                    table.copy_(to_float_format(table, stored))
+                else:
+                    table.copy_((fit_ggml(table, stored.name) if fitted is None else fitted[name]).decode())
     return layers
 
 
 @torch.no_grad()
 def take_off_grid(
-    model: PreTrainedModel, layers: Mapping[str, GridLinear], rounded: GridCheckpoint, formats: Mapping[str, NumberFormat]
+    model: PreTrainedModel,
+    layers: Mapping[str, GridLinear],
+    rounded: GridCheckpoint,
+    formats: Mapping[str, NumberFormat],
+    fitted: Mapping[str, GridTensor] | None = None,
 ) -> GridCheckpoint:
-    """The checkpoint of a trained model: its layers' codes and scales, its norms and biases; what wasn't trained as rounded."""
+    """The checkpoint of a trained model: its layers' codes and scales, its norms and biases; tables as fitted, the rest as rounded."""
     state = model.state_dict()
     tensors: dict[str, GridTensor | Tensor] = {}
     for name in formats:
@@ -100,5 +113,5 @@ def take_off_grid(
         elif formats[name] is F32:
             tensors[name] = state[name].float()
         else:
-            tensors[name] = rounded.tensors[name]
+            tensors[name] = (fitted or {}).get(name, rounded.tensors[name])
     return GridCheckpoint(rounded.mix, tensors)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.data.packing import Batch
-from edgedistill.facts import EMBEDDING, HEAD
+from edgedistill.facts import EMBEDDING
 from edgedistill.mixes import layer_of
 from edgedistill.models.load import load_model
 from edgedistill.quant.descent import PASSES
-from edgedistill.quant.fit import Costs, fit_costs, fit_ggml
+from edgedistill.quant.fit import Costs, fit_costs
+from edgedistill.recover.place import costs_of
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import batches, by_document, kept_hidden
 
@@ -48,11 +49,8 @@ class Probe:
 
     @torch.no_grad()
     def on_grid(self, name: str, grid: str, passes: int) -> Tensor:
-        """A tensor as the grid's fit makes it, decoded: what recovery would start from. Tables get ggml's fit, as they do there."""
-        weight = self.parameters[name].detach()
-        if self.costs is None or name in (EMBEDDING, HEAD):
-            return fit_ggml(weight, grid).decode()
-        return fit_costs(weight, grid, self.costs[name], passes).decode()
+        """A tensor as the grid's fit makes it, decoded: what recovery would start from."""
+        return fit_costs(self.parameters[name].detach(), grid, costs_of(name, self.costs), passes).decode()
 
     @torch.no_grad()
     def kl(self, grids: Mapping[str, str], passes: int = PASSES) -> float:

@@ -17,6 +17,7 @@ from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 
 See = Callable[[Tensor, Tensor], None]  # rows of inputs [n, I] and of gradients at the outputs [n, O], one for each token
+SeeHead = Callable[[Tensor, Tensor], None]  # what the output matrix multiplies [n, D], and its logits' squared score summed up [n]
 
 
 def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
@@ -32,8 +33,9 @@ def watch_scores(
     seq_len: int,
     compute: str,
     seed: int,
-    watched: Sequence[tuple[nn.Linear, See]],
+    watched: Sequence[tuple[nn.Module, See]],
     progress: Progress,
+    see_head: SeeHead | None = None,
 ) -> None:
     """Show each watched layer its inputs and gradients, batch by batch.
 
@@ -43,12 +45,13 @@ def watch_scores(
         seq_len: tokens a packed row; longer documents are cut.
         compute: "float32" or "bfloat16".
         seed: of the drawn tokens.
-        watched: layers and what sees them.
+        watched: layers, or the embedding, and what sees them.
         progress: moved on by tokens.
+        see_head: what sees the output matrix.
     """
     real = torch.empty(0, dtype=torch.bool)
 
-    def watch(layer: nn.Linear, see: See) -> torch.utils.hooks.RemovableHandle:
+    def watch(layer: nn.Module, see: See) -> torch.utils.hooks.RemovableHandle:
         def forward(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             here, rows = real, inputs[0].detach()[real]
             # A graph needs a beginning: with all weights frozen it is the first watched layer's output.
@@ -63,7 +66,11 @@ def watch_scores(
     for batch, order in batches([Document(d.tokens, d.first, {}) for d in documents], seq_len, rows_per_batch=2):
         real = batch.real
         # The loss is a mean; the gradients of its sum are those of single tokens.
-        (head_loss(kept_hidden(model, batch, dtype), weight, drawn) * len(batch.kept)).backward()  # type: ignore[no-untyped-call]
+        hidden = kept_hidden(model, batch, dtype)
+        (head_loss(hidden, weight, drawn) * len(batch.kept)).backward()  # type: ignore[no-untyped-call]
+        if see_head is not None:
+            see_head(hidden.detach(), torch.cat(drawn.spread))
+        drawn.spread.clear()
         progress.advance(sum(min(len(documents[i].tokens), seq_len) for i in order))
     for handle in handles:
         handle.remove()

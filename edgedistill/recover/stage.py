@@ -30,7 +30,7 @@ from edgedistill.quant.fit import Costs
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
-from edgedistill.recover.place import fit_layers, layers_on_grid, place_on_grid, take_off_grid
+from edgedistill.recover.place import fit_all, place_on_grid, take_off_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
@@ -75,7 +75,8 @@ def recover(
     learned = Learned("weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations)
     if start is not None:
         model = load_model(student, weights=dict(start))
-    layers = place_on_grid(model, formats, _fitted(model, formats, costs, mix, work, progress), learned)
+    fitted = _fitted(model, formats, costs, mix, work, progress)
+    layers = place_on_grid(model, formats, fitted, learned)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
@@ -117,7 +118,7 @@ def recover(
     curve = train(groups, loss_of_step, validate, train_settings, work, progress, f"recover {mix}")
 
     beaten = curve.best["loss"] < kl_rounded
-    checkpoint = take_off_grid(model, layers, rounded, formats) if beaten else rounded
+    checkpoint = take_off_grid(model, layers, rounded, formats, fitted) if beaten else rounded
     save_grid(work, checkpoint)
     save_side_files(student, work)
     report = curve.to_dict(f"recover {mix}")
@@ -136,12 +137,12 @@ def recover(
 def _fitted(
     model: PreTrainedModel, formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, mix: str, work: Path, progress: Progress
 ) -> dict[str, GridTensor]:
-    """The layers' fit; one that a killed run left is gone on from."""
+    """The fit; one that a killed run left is gone on from."""
     if not (work / FIT).is_dir():
         partial = work / f"{FIT}.partial"
         partial.mkdir(exist_ok=True)
-        progress.start(f"{mix}: fit", len(layers_on_grid(formats)), "tensors")
-        save_grid(partial, GridCheckpoint(mix, fit_layers(model.state_dict(), formats, costs, progress)))
+        progress.start(f"{mix}: fit", sum(stored.quantized for stored in formats.values()), "tensors")
+        save_grid(partial, GridCheckpoint(mix, fit_all(model.state_dict(), formats, costs, progress)))
         progress.finish()
         partial.rename(work / FIT)
     return {name: tensor for name, tensor in load_grid(work / FIT).tensors.items() if isinstance(tensor, GridTensor)}

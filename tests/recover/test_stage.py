@@ -14,7 +14,6 @@ from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_ggml, fit_importance
-from edgedistill.recover.place import layers_on_grid
 from edgedistill.recover.stage import FIT, recover
 from edgedistill.signals.shards import Document, iter_shards
 from edgedistill.teach.capture import capture, load_importance
@@ -69,7 +68,7 @@ def test_a_fit_that_a_killed_run_left_is_gone_on_from(tiny_llama: Path, captured
     """The fit lies in the stage's folder from before the first step; what is there is not made again, and is gone in the end."""
     state = load_model(tiny_llama).state_dict()
     formats = assign_formats(read_facts(tiny_llama, "tiny").shape, Mix("q4_0", "q4_0"))
-    left = {name: fit_ggml(state[name] * 1.003, "q4_0") for name in layers_on_grid(formats)}
+    left = {name: fit_ggml(state[name] * 1.003, stored.name) for name, stored in formats.items() if stored.quantized}
     work = tmp_path / "trained"
     (work / FIT).mkdir(parents=True)
     save_grid(work / FIT, GridCheckpoint("q4_0", left))
