@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.losses.own_sample import OwnSample
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
@@ -12,6 +13,7 @@ from edgedistill.quant.fit import Curvature, fit_costs
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.recover.curvature import PARTS, CurvatureFiles, measure_curvature
 from edgedistill.signals.shards import Document
+from tests import tiny
 
 NAMES = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "model.layers.3.self_attn.o_proj"]
 
@@ -52,6 +54,34 @@ def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(tiny_l
         expected += g.square().mean() * torch.outer(x, x)
     expected /= expected.diagonal().mean()
     torch.testing.assert_close(measured[f"{name}.weight"].matrix.double(), expected, rtol=1e-3, atol=2e-3)  # kept in float16
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tables_is_that_of_its_logits_and_of_its_tokens(tied: bool, document: Document, tmp_path: Path):
+    folder = tiny.make_tiny_llama(tmp_path / "model", tied=tied)
+    found = measure(folder, document, tmp_path / "curvature")
+    model = load_model(folder).double()
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(_module: torch.nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output.requires_grad_().retain_grad()
+        seen.update(embedded=output)
+
+    model.requires_grad_(False)
+    model.get_input_embeddings().register_forward_hook(keep)
+    model.model.norm.register_forward_hook(lambda _module, _inputs, output: seen.update(hidden=output.detach()))
+    logits = model(document.tokens.long().unsqueeze(0)).logits[0, :-1]
+    q, grad = torch.softmax(logits.detach(), -1), OwnSample(9).loss_and_grad(logits.detach().float(), 0)[1]
+    torch.nn.functional.cross_entropy(logits, (q - grad).argmax(-1), reduction="sum").backward()
+    head, embedding = (torch.zeros(found[EMBEDDING].matrix.shape, dtype=torch.float64) for _ in range(2))
+    for h, p in zip(seen["hidden"][0], q, strict=False):
+        head += (p * (1 - p)).sum() * torch.outer(h, h)
+    for g in seen["embedded"].grad[0]:
+        embedding += torch.outer(g, g)
+    expected = {EMBEDDING: head + embedding} if tied else {EMBEDDING: embedding, HEAD: head}
+    assert {name for name in found if name in (EMBEDDING, HEAD)} == set(expected)
+    for name, matrix in expected.items():
+        torch.testing.assert_close(found[name].matrix.double(), matrix / matrix.diagonal().mean(), rtol=1e-3, atol=2e-3)
 
 
 def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document: Document, measured, tmp_path: Path):
