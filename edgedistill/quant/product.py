@@ -6,7 +6,7 @@ memory a dozen times. Masks are floats, since torch's operations on bools take s
 
 A latent weight chooses its step on the grid that it began on, and learned scales and offsets stretch what is chosen: codes change because
 weights move, never because a scale does. (With LSQ, arXiv 1902.08153, a scale that grows by a hundredth makes codes anew all over the
-block; from a fit whose codes make up for each other's errors that loses more than it wins.) So dŵ/dscale = step and dŵ/doffset = 1; for the
+block, and gives up what a fit chose them together for.) So dŵ/dscale = step and dŵ/doffset = 1; for the
 latent weight it is the straight-through estimator's 1 within the steps, and 0 where it is clipped (Bengio et al. 2013, arXiv 1308.3432).
 """
 
