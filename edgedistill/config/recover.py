@@ -1,5 +1,6 @@
 """The recover part of a recipe: how the student is fitted to the grid that ships, and trained on it."""
 
+import math
 from collections.abc import Collection
 from typing import Annotated, Literal
 
@@ -16,7 +17,10 @@ MEASURED = ("curvature", "fisher")  # fits that have a stage of their own, of th
 # worth more than a short training of the weights that would give them up.
 WEIGHTS_FROM, WEIGHTS_FROM_CURVATURE = 0.1, 1.0
 SCALE_RATE = 1e-3
-ALONE_RATE = 3e-4  # where little is lost, larger steps disturb as much as they win
+ALONE_RATE = 3e-4
+# Nats a token that plain rounding must cost for the full rates. Where less is lost, gradients are smaller by the root of it, and so must be
+# the steps, or their noise disturbs as much as they win.
+FULL_RATE_FROM = 0.3
 # What each divergence can be told, and by which number; see losses/choose.py.
 SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
 
@@ -50,8 +54,10 @@ class Recover(Training):
     validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
     tokens_by_mix: dict[MixName, Budget] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
 
-    # Relative to its step, a q8_0 weight moves sixteen times as far as a q4_0 weight at the same rate.
-    rate_by_mix: dict[MixName, PositiveFloat] = Field(default={"q8_0": 0.1}, description="Factors on both rates for single mixes.")
+    rate_by_mix: dict[MixName, PositiveFloat] = Field(
+        default={},
+        description=f"Factors on both rates for single mixes; without one: the root of what rounding loses, in {FULL_RATE_FROM} nats.",
+    )
 
     @field_validator("train")
     @classmethod
@@ -85,9 +91,9 @@ class Recover(Training):
             return self.scale_learning_rate
         return SCALE_RATE if "weights" in trained else ALONE_RATE
 
-    def rate_of(self, mix: str) -> float:
-        """The factor on a mix's learning rates."""
-        return self.rate_by_mix.get(mix, 1.0)
+    def rate_of(self, mix: str, rounded_kl: float) -> float:
+        """The factor on the learning rates of a mix that plain rounding to costs this KL, in nats a token."""
+        return self.rate_by_mix.get(mix, min(1.0, math.sqrt(rounded_kl / FULL_RATE_FROM)))
 
     def tokens_of(self, mix: str) -> int:
         """The training budget of a mix."""

@@ -103,7 +103,7 @@ def recover(
 
     gains = {name: p for name, p in model.named_parameters() if p.requires_grad and ".gain_" in name}
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
-    rate = settings.rate_of(mix)
+    rate = settings.rate_of(mix, kl_rounded)
     groups: dict[float, Mapping[str, Tensor]] = {}
     for peak, parameters in ((settings.scale_rate(trained), gains), (settings.learning_rate, others)):
         if parameters:

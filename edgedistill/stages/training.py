@@ -207,7 +207,7 @@ class Training(Build):
             recover(student.path, training, validation, self.read_costs(captured, costs), name, formats, self.recipe, work, self.progress)
 
         settings = settings_of(self.recipe.recover)
-        settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_of(name)}
+        settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_by_mix.get(name)}
         # Budgets and rates are there already as this mix has them, and the fit's budget is the fisher stage's.
         del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
         settings |= {"mix": name, "formats": names_of(formats), "seed": self.recipe.teach.seed}

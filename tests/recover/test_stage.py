@@ -93,6 +93,9 @@ def test_scales_alone_take_smaller_steps_unless_told():
     assert Recover().scale_rate(("weights", "scales")) == 1e-3
     assert Recover().scale_rate(("scales", "norms")) == 3e-4
     assert Recover(scale_learning_rate=2e-3).scale_rate(("scales",)) == 2e-3
+    assert Recover().rate_of("q2_k", 0.5) == Recover().rate_of("q4_0", 0.3) == 1
+    assert Recover().rate_of("q4_k_m", 0.03) == pytest.approx(0.1**0.5)
+    assert Recover(rate_by_mix={"q8_0": 0.5}).rate_of("q8_0", 0.003) == 0.5
 
 
 @pytest.mark.parametrize(
