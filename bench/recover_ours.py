@@ -43,6 +43,7 @@ from edgedistill.units import parse_count
 
 AUTO = Path(__file__).parent / "results" / "auto_mix.json"
 FIT = "0"
+FIT_RECORD = "seconds.json"
 # A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
 SETTINGS: dict[str, Any] = {
     "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 128, "patience": 1000, "tokens_by_mix": {},
@@ -61,7 +62,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     recipe = Recipe.model_validate(
         {"schema": SCHEMA, "name": "contest", "student": {"as_is": True}, "recover": {"tokens": tokens, **SETTINGS}, "mixes": [mix]}
     )
-    calibration = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))["settings"]["tokens"]
+    measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))
     student, shape = stages["student"], read_shape(stages["student"])
     training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
     work.mkdir(parents=True, exist_ok=True)
@@ -70,14 +71,16 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     if auto:
         formats |= chosen_formats(mix)
     fit = work.parent.parent / "fits" / f"{'auto ' * auto}{mix}"
+    fitted_at = time.monotonic()
     if not fit.is_dir():  # every budget begins from it
         partial = fit.with_suffix(".partial")
         partial.mkdir(parents=True, exist_ok=True)
         found = fit_all(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
         save_grid(partial, GridCheckpoint(mix, found))
+        write_json(partial / FIT_RECORD, {"fit_seconds": time.monotonic() - fitted_at, "measuring_seconds": measured["seconds"]})
         partial.rename(fit)
     if not (work / FIT_FOLDER).is_dir():
-        shutil.copytree(fit, work / FIT_FOLDER)
+        shutil.copytree(fit, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
     recover(student, training, validation, None, mix, formats, recipe, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
@@ -87,12 +90,12 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
     words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
-        "tokens": tokens, "calibration_tokens": calibration, "seconds": seconds, "settings": SETTINGS, "version": __version__,
+        "tokens": tokens, "calibration_tokens": measured["settings"]["tokens"], "seconds": seconds, "settings": SETTINGS, "version": __version__,
         "torch": torch.__version__, "machine": machine_facts(), "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "command": f"python bench/recover_ours.py RUN --work DIR {words}", "validation": curve["validation"],
     }  # fmt: skip
-    write_json(out.with_suffix(".json"), made)
+    write_json(out.with_suffix(".json"), made | json.loads((fit / FIT_RECORD).read_text(encoding="utf-8")))
     shutil.move(exported / GGUF_NAME, out)  # last: a file that is there is whole
     shutil.rmtree(work)
 
