@@ -56,13 +56,27 @@ def chosen_formats(mix: str) -> dict[str, NumberFormat]:
     return {name: FORMATS[grid] for name, grid in next(size for size in sizes if size["mix"] == mix)["fit"]["grids"].items()}
 
 
+def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, folder: Path) -> Path:
+    """The folder of the fit that every budget of a mix begins from, made where it is missing, and what it took."""
+    if folder.is_dir():
+        return folder
+    began = time.monotonic()
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    found = fit_all(load_model(stages["student"]).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
+    save_grid(partial, GridCheckpoint(mix, found))
+    measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))
+    took = {"calibration_tokens": measured["settings"]["tokens"], "measuring_seconds": measured["seconds"]}
+    write_json(partial / FIT_RECORD, {"fit_seconds": time.monotonic() - began, **took})
+    return partial.rename(folder)
+
+
 def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, work: Path) -> None:
     """One file, its training's curve beside it."""
     tokens = 0 if budget == FIT else parse_count(budget)
     recipe = Recipe.model_validate(
         {"schema": SCHEMA, "name": "contest", "student": {"as_is": True}, "recover": {"tokens": tokens, **SETTINGS}, "mixes": [mix]}
     )
-    measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))
     student, shape = stages["student"], read_shape(stages["student"])
     training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
     work.mkdir(parents=True, exist_ok=True)
@@ -70,15 +84,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     formats = assign_formats(shape, Mix(mix, mix))
     if auto:
         formats |= chosen_formats(mix)
-    fit = work.parent.parent / "fits" / f"{'auto ' * auto}{mix}"
-    fitted_at = time.monotonic()
-    if not fit.is_dir():  # every budget begins from it
-        partial = fit.with_suffix(".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        found = fit_all(load_model(student).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
-        save_grid(partial, GridCheckpoint(mix, found))
-        write_json(partial / FIT_RECORD, {"fit_seconds": time.monotonic() - fitted_at, "measuring_seconds": measured["seconds"]})
-        partial.rename(fit)
+    fit = fit_of(stages, formats, mix, work.parent.parent / "fits" / f"{'auto ' * auto}{mix}")
     if not (work / FIT_FOLDER).is_dir():
         shutil.copytree(fit, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
     recover(student, training, validation, None, mix, formats, recipe, work, RichProgress())
@@ -90,7 +96,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
     words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
-        "tokens": tokens, "calibration_tokens": measured["settings"]["tokens"], "seconds": seconds, "settings": SETTINGS, "version": __version__,
+        "tokens": tokens, "seconds": seconds, "settings": SETTINGS, "version": __version__,
         "torch": torch.__version__, "machine": machine_facts(), "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "command": f"python bench/recover_ours.py RUN --work DIR {words}", "validation": curve["validation"],
