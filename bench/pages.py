@@ -113,7 +113,7 @@ def demo(record: Record) -> str:
     heads = ["file", "size", "decode", *(f"{judge}: perplexity, KL, 99 %" for judge in judges)]
     mix, won = next(iter(record["recovered"].items()))
     parts = " and ".join(f"{100 * won[judge]['kl_share']:.0f} % ({judge})" for judge in judges)
-    return f"{table(heads, rows)}\n\nTraining on the grid took {parts} of {mix}'s KL away, at the same bytes. {costs(record)}"
+    return f"{table(heads, rows)}\n\nThe fit and training on the grid took {parts} of {mix}'s KL away, at the same bytes. {costs(record)}"
 
 
 def levels(record: Record) -> str:
