@@ -12,8 +12,10 @@ from edgedistill.progress import QuietProgress
 from edgedistill.quant.fit import Curvature, fit_costs
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.recover.curvature import PARTS, CurvatureFiles, measure_curvature
+from edgedistill.recover.probe import kl_sum
 from edgedistill.signals.shards import Document
 from tests import tiny
+from tests.recover.backward import inputs_and_gradients
 
 NAMES = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "model.layers.3.self_attn.o_proj"]
 
@@ -36,21 +38,9 @@ def measured(tiny_llama: Path, document: Document, tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(tiny_llama: Path, document: Document, measured, name: str):
-    model = load_model(tiny_llama).double()
-    seen = {}
-
-    def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        output.retain_grad()
-        seen.update(x=inputs[0], y=output)
-
-    model.get_submodule(name).register_forward_hook(keep)
-    logits = model(document.tokens.long().unsqueeze(0)).logits[0, :-1]
-    _, grad = OwnSample(9).loss_and_grad(logits.detach().float(), 0)
-    labels = (torch.softmax(logits, -1) - grad).argmax(-1)
-    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-    inputs = seen["x"].shape[-1]
-    expected = torch.zeros(inputs, inputs, dtype=torch.float64)
-    for x, g in zip(seen["x"][0].detach(), seen["y"].grad[0], strict=True):
+    inputs, gradients = inputs_and_gradients(tiny_llama, document, name, seed=9)
+    expected = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
+    for x, g in zip(inputs, gradients, strict=True):
         expected += g.square().mean() * torch.outer(x, x)
     expected /= expected.diagonal().mean()
     torch.testing.assert_close(measured[f"{name}.weight"].matrix.double(), expected, rtol=1e-3, atol=2e-3)  # kept in float16
@@ -115,3 +105,19 @@ def test_training_of_weights_starts_from_the_fitted_codes(tiny_llama: Path, meas
     assert torch.equal(layer.latent, fitted.decode())
     rounded = GridLinear(weight, fit_costs(weight, grid, None), Learned())
     assert (rounded.latent == weight).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("grid", ["q4_0", "q5_0"])
+def test_a_whole_model_fitted_by_it_loses_less_kl(tiny_llama: Path, document: Document, measured, grid: str):
+    ids = document.tokens.long().unsqueeze(0)
+
+    def loss(curved: bool) -> float:
+        model = load_model(tiny_llama)
+        state = model.state_dict()
+        with torch.no_grad():
+            before = model(ids).logits[0]
+            for name, curvature in measured.items():
+                state[name].copy_(fit_costs(state[name].float().clone(), grid, curvature if curved else None).decode())
+            return kl_sum(before, model(ids).logits[0])
+
+    assert loss(curved=True) < 0.7 * loss(curved=False)

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgedistill.losses.own_sample import OwnSample
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.recover.fisher import FLOOR, load_fisher, measure_fisher
 from edgedistill.recover.probe import kl_sum
 from edgedistill.signals.shards import Document
+from tests.recover.backward import inputs_and_gradients
 
 NAMES = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "model.layers.3.self_attn.o_proj"]
 
@@ -29,20 +29,9 @@ def measured(tiny_llama: Path, document: Document, tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_sum_of_squared_gradients_times_squared_inputs(tiny_llama: Path, document: Document, measured, name: str):
-    model = load_model(tiny_llama).double()
-    seen = {}
-
-    def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        output.retain_grad()
-        seen.update(x=inputs[0], y=output)
-
-    model.get_submodule(name).register_forward_hook(keep)
-    logits = model(document.tokens.long().unsqueeze(0)).logits[0, :-1]
-    _, grad = OwnSample(9).loss_and_grad(logits.detach().float(), 0)
-    labels = (torch.softmax(logits, -1) - grad).argmax(-1)
-    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-    expected = torch.zeros(seen["y"].shape[-1], seen["x"].shape[-1], dtype=torch.float64)
-    for x, g in zip(seen["x"][0].detach(), seen["y"].grad[0], strict=True):
+    inputs, gradients = inputs_and_gradients(tiny_llama, document, name, seed=9)
+    expected = torch.zeros(gradients.shape[1], inputs.shape[1], dtype=torch.float64)
+    for x, g in zip(inputs, gradients, strict=True):
         expected += torch.outer(g.square(), x.square())
     expected = (expected / expected.mean()).clamp_min(FLOOR)
     torch.testing.assert_close(measured[f"{name}.weight"].double(), expected, rtol=1e-2, atol=1e-6)  # it is kept in bfloat16
