@@ -32,11 +32,9 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import RichProgress
-from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.recover.curvature import CurvatureFiles
-from edgedistill.recover.place import fit_all
 from edgedistill.recover.stage import FIT as FIT_FOLDER
-from edgedistill.recover.stage import recover
+from edgedistill.recover.stage import keep_fit, recover
 from edgedistill.signals.shards import iter_shards
 from edgedistill.store.files import write_json
 from edgedistill.units import parse_count
@@ -58,17 +56,13 @@ def chosen_formats(mix: str) -> dict[str, NumberFormat]:
 
 def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, folder: Path) -> Path:
     """The folder of the fit that every budget of a mix begins from, made where it is missing, and what it took."""
-    if folder.is_dir():
-        return folder
-    began = time.monotonic()
-    partial = folder.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    found = fit_all(load_model(stages["student"]).state_dict(), formats, CurvatureFiles(stages["curvature"]), RichProgress())
-    save_grid(partial, GridCheckpoint(mix, found))
-    measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))
-    took = {"calibration_tokens": measured["settings"]["tokens"], "measuring_seconds": measured["seconds"]}
-    write_json(partial / FIT_RECORD, {"fit_seconds": time.monotonic() - began, **took})
-    return partial.rename(folder)
+    if not folder.is_dir():
+        began = time.monotonic()
+        keep_fit(folder, load_model(stages["student"]).state_dict(), formats, CurvatureFiles(stages["curvature"]), mix, RichProgress())
+        measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))
+        took = {"calibration_tokens": measured["settings"]["tokens"], "measuring_seconds": measured["seconds"]}
+        write_json(folder / FIT_RECORD, {"fit_seconds": time.monotonic() - began, **took})
+    return folder
 
 
 def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, work: Path) -> None:

@@ -33,12 +33,11 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, RichProgress
-from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
+from edgedistill.quant.checkpoint import load_grid
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.fisher import load_fisher
-from edgedistill.recover.place import fit_all
-from edgedistill.recover.stage import FIT, exact_kl, recover
+from edgedistill.recover.stage import FIT, exact_kl, keep_fit, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards
 from edgedistill.teach.capture import capture, load_importance, spread_documents
 
@@ -164,13 +163,8 @@ class Study:
     def fit(self, mix: str, how: str, progress: Progress) -> Path:
         """What the variants of a mix and a fit begin from."""
         kept = self.work / "fits" / f"{mix}-{how}"
-        if not kept.is_dir():
-            partial = kept.with_suffix(".partial")
-            partial.mkdir(parents=True, exist_ok=True)
-            formats = assign_formats(self.shape, Mix(mix, mix))
-            found = fit_all(load_model(self.student).state_dict(), formats, self.costs[how], progress)
-            save_grid(partial, GridCheckpoint(mix, found))
-            partial.rename(kept)
+        formats = assign_formats(self.shape, Mix(mix, mix))
+        keep_fit(kept, load_model(self.student).state_dict(), formats, self.costs[how], mix, progress)
         return kept
 
     def rounded(self, mix: str) -> dict[str, float]:

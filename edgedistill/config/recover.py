@@ -12,6 +12,7 @@ from edgedistill.config.yaml_file import as_tuple
 
 Budget = Annotated[int, Field(ge=0)]
 Trained = Literal["weights", "scales", "norms"]
+CURVATURE_BYTES = 2 << 30  # of the matrices that are measured in one pass over the text
 MEASURED = ("curvature", "fisher")  # fits that have a stage of their own, of their name
 # Nats a token: what plain rounding must cost, before training the weights themselves pays. Codes that make up for each other's errors are
 # worth more than a short training of the weights that would give them up.

@@ -9,7 +9,7 @@ A row of the output matrix is multiplied by the last hidden states h: its H is �
 scores of the logits sum up to. A row of the embedding is a token's hidden state, with gradients g: its H is Σ_t g_t g_tᵀ. Both are means
 over rows but for one factor, the size of the vocabulary, so a table that is both has their sum.
 
-A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in PART_BYTES.
+A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in CURVATURE_BYTES.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from edgedistill.config.recover import CURVATURE_BYTES
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
@@ -29,14 +30,13 @@ from edgedistill.recover.scores import See, linear_layers, watch_scores
 from edgedistill.signals.shards import Document
 
 PARTS = "curvature-{:05d}.safetensors"
-PART_BYTES = 2 << 30
 FLOOR = 1e-6  # of the diagonal's mean: an input that was never seen may cost little, but not nothing
 CORRELATION, DIAGONAL = "correlation", "diagonal"
 
 
 def measure_curvature(
     student: Path, documents: Sequence[Document], seq_len: int, compute: str, seed: int, work: Path, progress: Progress,
-    part_bytes: int = PART_BYTES,
+    part_bytes: int = CURVATURE_BYTES,
 ) -> None:  # fmt: skip
     """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], and its diagonal over its mean, float32 [I].
 

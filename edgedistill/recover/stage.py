@@ -134,17 +134,26 @@ def recover(
     shutil.rmtree(work / FIT)
 
 
+def keep_fit(
+    folder: Path, state: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, mix: str,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Write a fit as a grid checkpoint, unless the folder is there; what `fit_all` takes."""
+    if folder.is_dir():
+        return
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    progress.start(f"{mix}: fit", sum(stored.quantized for stored in formats.values()), "tensors")
+    save_grid(partial, GridCheckpoint(mix, fit_all(state, formats, costs, progress)))
+    progress.finish()
+    partial.rename(folder)
+
+
 def _fitted(
     model: PreTrainedModel, formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, mix: str, work: Path, progress: Progress
 ) -> dict[str, GridTensor]:
     """The fit; one that a killed run left is gone on from."""
-    if not (work / FIT).is_dir():
-        partial = work / f"{FIT}.partial"
-        partial.mkdir(exist_ok=True)
-        progress.start(f"{mix}: fit", sum(stored.quantized for stored in formats.values()), "tensors")
-        save_grid(partial, GridCheckpoint(mix, fit_all(model.state_dict(), formats, costs, progress)))
-        progress.finish()
-        partial.rename(work / FIT)
+    keep_fit(work / FIT, model.state_dict(), formats, costs, mix, progress)
     return {name: tensor for name, tensor in load_grid(work / FIT).tensors.items() if isinstance(tensor, GridTensor)}
 
 

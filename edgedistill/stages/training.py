@@ -208,7 +208,7 @@ class Training(Build):
 
         settings = settings_of(self.recipe.recover)
         settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_by_mix.get(name)}
-        # Budgets and rates are there already as this mix has them, and the fit's budget is the fisher stage's.
+        # Budgets and rates are there already as this mix has them, and the fit's budget is that of the stage that measures costs.
         del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
         settings |= {"mix": name, "formats": names_of(formats), "seed": self.recipe.teach.seed}
         return self.stage(f"recover-{name}", settings, [student, captured, *([costs] if costs else [])], build)
