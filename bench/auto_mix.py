@@ -5,9 +5,9 @@ Run    python bench/auto_mix.py MODEL --judge TEXT [--about WORDS] [--work FOLDE
 Writes bench/results/auto_mix.json: for each size the built-in mix, what was chosen in at most its bytes, bytes of the files, their
        perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that comes along.
 
-What each grid costs is measured on the prose that comes along for validation, with inputs' mean squares from its training split;
-no training. All mixes start from the same importance-weighted fit, so that only the choice of grids differs. The work folder
-keeps what is done.
+What each grid costs is measured on the prose that comes along for validation, with the curvature of its training split; no training.
+All mixes are stored at the same fit, so that only the choice of grids differs. The work folder keeps what is done, in the midst of the
+measurements too.
 """
 
 import argparse
@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from edgedistill.config import Recipe
+from edgedistill.config.recipe import SCHEMA
 from edgedistill.data.prose import read_prose
 from edgedistill.export.gguf.write import write_gguf
-from edgedistill.facts import EMBEDDING, HEAD, ModelShape
+from edgedistill.facts import ModelShape
 from edgedistill.machine import machine_facts
 from edgedistill.measure.judge import Judge, Reference, make_reference, prose_documents
 from edgedistill.measure.quality import measure_quality
@@ -31,31 +32,28 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, RichProgress
 from edgedistill.quant.checkpoint import GridCheckpoint
-from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.quant.grids import GridTensor
 from edgedistill.recover.choose import CHOSEN, fit_mix
+from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
+from edgedistill.recover.place import fit_all
 from edgedistill.recover.sensitivity import LINES, TABLE, measure_sensitivity, read_table
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.store.files import file_sha256
-from edgedistill.teach.capture import IMPORTANCE, capture, load_importance
 
 OUT = Path(__file__).parent / "results" / "auto_mix.json"
-RIVALS = ("q4_0", "q5_0", "q4_k_m")
-CALIBRATION_TOKENS, JUDGED_TOKENS = 4096, 4096
-RECIPE = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "auto-mix"})
+RIVALS = ("q2_k", "q4_0", "q5_0", "q4_k_m")
+JUDGED_TOKENS = 4096
+RECIPE = Recipe.model_validate({"schema": SCHEMA, "name": "auto-mix"})
+RECOVER = RECIPE.recover
 
 
-def pack(model: Path, shape: ModelShape, mix: Mix, importance: dict[str, torch.Tensor], out: Path) -> Path:
+def pack(model: Path, shape: ModelShape, mix: Mix, costs: CurvatureFiles, out: Path, progress: Progress) -> Path:
     """The model in a mix, each tensor at the fit that recovery would start from."""
-    state = load_model(model).state_dict()
-    tensors = {}
-    for name, stored in assign_formats(shape, mix).items():
-        weight = state[name].float()
-        if not stored.quantized:
-            tensors[name] = weight
-        elif name in (EMBEDDING, HEAD):
-            tensors[name] = fit_ggml(weight, stored.name)
-        else:
-            tensors[name] = fit_importance(weight, stored.name, importance[name])
+    state, formats = load_model(model).state_dict(), assign_formats(shape, mix)
+    progress.start(f"fit {mix.name}", sum(stored.quantized for stored in formats.values()), "tensors")
+    tensors: dict[str, GridTensor | torch.Tensor] = {**fit_all(state, formats, costs, progress)}
+    progress.finish()
+    tensors |= {name: state[name].float() for name in formats if name not in tensors}
     return write_gguf(GridCheckpoint(mix.name, tensors), model, shape, out, {"name": mix.name})
 
 
@@ -87,15 +85,14 @@ def main() -> None:
     mixes = {rival: Mix(f"fitted_{rival}", "", size=size) for rival, size in sizes.items()}
     groups = groups_of(shape, measured_once(list(mixes.values())))
 
-    if not (work / IMPORTANCE).is_file():
-        text = prose_documents(asked.model, read_prose("train", None), CALIBRATION_TOKENS)
-        capture(asked.model, [("train", text)], 512, "float32", work, progress)
-    importance = load_importance(work)
+    text = prose_documents(asked.model, read_prose("train", None), RECOVER.fit_tokens)
+    measure_curvature(asked.model, text, RECOVER.seq_len, RECOVER.compute, RECIPE.teach.seed, work, progress)
+    costs = CurvatureFiles(work)
     documents = prose_documents(asked.model, read_prose("validation", None), SENSITIVITY_TOKENS)
     # Told only where all of it was measured in one go.
     fresh, seconds = not ((work / TABLE).is_file() or (work / LINES).is_file()), time.monotonic()
     if not (work / TABLE).is_file():
-        measure_sensitivity(asked.model, documents, importance, groups, RECIPE, work, progress)
+        measure_sensitivity(asked.model, documents, costs, groups, RECIPE, work, progress)
     seconds = time.monotonic() - seconds
     table = read_table(work)
 
@@ -110,12 +107,12 @@ def main() -> None:
         folder = work / mix.name
         folder.mkdir(exist_ok=True)
         if not (folder / CHOSEN).is_file():
-            fit_mix(asked.model, documents, importance, table, shape, mix, RECIPE, folder, progress)
+            fit_mix(asked.model, documents, costs, table, shape, mix, RECIPE, folder, progress)
         chosen = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
         fitted = Mix(mix.name, "", size=mix.size, chosen=chosen["grids"])
         pair = {}
         for label, packed in (("built_in", Mix(rival, rival)), ("fitted", fitted)):
-            path = pack(asked.model, shape, packed, importance, work / f"{packed.name}.gguf")
+            path = pack(asked.model, shape, packed, costs, work / f"{packed.name}.gguf", progress)
             counts: dict[str, int] = {}
             for stored in assign_formats(shape, packed).values():
                 counts[stored.name] = counts.get(stored.name, 0) + 1
@@ -132,7 +129,7 @@ def main() -> None:
         "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}",
         "machine": machine_facts(),
         "model": {"about": asked.about, "parameters": shape.parameters, "weights_sha256": weights},
-        "tokens": {"calibration": CALIBRATION_TOKENS, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
+        "tokens": {"calibration": RECOVER.fit_tokens, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
         "sensitivity_seconds": round(seconds, 1) if fresh else None,
         "choices_measured": sum(len(group.formats) for group in groups),
         "sizes": rows,
