@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def pack(model: Path, shape: ModelShape, mix: Mix, costs: CurvatureFiles, out: P
     return write_gguf(GridCheckpoint(mix.name, tensors), model, shape, out, {"name": mix.name})
 
 
-def judged(path: Path, judges: list[Judge], reference: Reference, threads: int, progress: Progress) -> dict[str, object]:
+def judged(path: Path, judges: list[Judge], reference: Reference, threads: int, progress: Progress) -> dict[str, Any]:
     """Size, hash and quality of a packed file in llama.cpp."""
     progress.start(f"judge {path.stem}", sum(judge.tokens for judge in judges), "tokens")
     with LlamaCpp(path, threads=threads, context=512, parallel=1) as model:
@@ -96,9 +97,9 @@ def main() -> None:
     seconds = time.monotonic() - seconds
     table = read_table(work)
 
-    judged = asked.judge.read_text(encoding="utf-8")
+    read = asked.judge.read_text(encoding="utf-8")
     judges = [
-        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, [judged], JUDGED_TOKENS)),
+        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, [read], JUDGED_TOKENS)),
         Judge("prose", "comes along, its judging split", prose_documents(asked.model, read_prose("judge", None), JUDGED_TOKENS)),
     ]
     reference = make_reference(asked.model, judges, work / "reference.safetensors", "float model", progress)
@@ -110,7 +111,7 @@ def main() -> None:
             fit_mix(asked.model, documents, costs, table, shape, mix, RECIPE, folder, progress)
         chosen = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
         fitted = Mix(mix.name, "", size=mix.size, chosen=chosen["grids"])
-        pair = {}
+        pair: dict[str, dict[str, Any]] = {}
         for label, packed in (("built_in", Mix(rival, rival)), ("fitted", fitted)):
             path = pack(asked.model, shape, packed, costs, work / f"{packed.name}.gguf", progress)
             counts: dict[str, int] = {}
@@ -125,11 +126,12 @@ def main() -> None:
             kl = f"KL {before['kl_float_mean']:.4f} -> {after['kl_float_mean']:.4f}"
             print(f"{rival}, {judge.name}: {kl}, perplexity {before['ppl']:.2f} -> {after['ppl']:.2f}, {sizes_text}")
     weights = file_sha256(next(asked.model.glob("*.safetensors")))
+    calibration = sum(len(document.tokens) for document in text)
     found = {
         "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}",
         "machine": machine_facts(),
         "model": {"about": asked.about, "parameters": shape.parameters, "weights_sha256": weights},
-        "tokens": {"calibration": RECOVER.fit_tokens, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
+        "tokens": {"calibration": calibration, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
         "sensitivity_seconds": round(seconds, 1) if fresh else None,
         "choices_measured": sum(len(group.formats) for group in groups),
         "sizes": rows,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgedistill.config.recipe import Recipe
-from edgedistill.config.recover import CURVATURE_BYTES
+from edgedistill.config.recover import CURVATURE_BYTES, MEASURED
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.mixes import groups_of, measured_once, mix_bytes
 
@@ -64,22 +64,24 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     fitted = [mix for mix in map(recipe.mix, recipe.mixes) if mix.unfitted]
     once = measured_once(fitted) if fitted else None
     measured = once.tokens * sum(len(group.formats) for group in groups_of(student, once)) if once else 0
-    tokens = {"teach": taught, **({"distill": distilled} if distilled else {}), **({"sensitivity": measured} if fitted else {}),
+    # The float student reads the text once for all mixes, and what its fit measures there and back.
+    fit, there_and_back = recipe.recover.fit, min(taught, recipe.recover.fit_tokens)
+    tokens = {"teach": taught, **({"distill": distilled} if distilled else {}), "capture": taught,
+              **({fit: there_and_back} if fit in MEASURED else {}), **({"sensitivity": measured} if fitted else {}),
               **{f"recover {mix}": n for mix, n in recovered.items()}, "measure": judged}  # fmt: skip
 
     distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
     recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
     write_flops = WRITE_FLOPS_PER_CORE * cores
-    by_curvature = recipe.recover.fit == "curvature"
-    # The float student reads the text once for all mixes, and for its curvature there and back.
-    read = (2 * taught + (6 * min(taught, recipe.recover.fit_tokens) if by_curvature else 0)) / len(recovered)
-    fitting = 1 / FITTED_PER_S if by_curvature else 0
+    fitting = 1 / FITTED_PER_S if fit == "curvature" else 0
     seconds = {
         # Without a student to distill, what the teacher thinks of the prose isn't asked.
         "teach": 2 * teacher_size * (written / KEPT_SHARE / write_flops + (recipe.teach.text_tokens if distilled else 0) / distill_flops),
         **({"distill": 6 * size * distilled / distill_flops} if distilled else {}),
+        "capture": 2 * size * taught / recover_flops,
+        **({fit: 6 * size * there_and_back / recover_flops} if fit in MEASURED else {}),
         **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
-        **{f"recover {mix}": ((6 * n + read) / recover_flops + fitting) * size for mix, n in recovered.items()},
+        **{f"recover {mix}": (6 * n / recover_flops + fitting) * size for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
         "measure": 2 * size * (judged + asked) * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
     }

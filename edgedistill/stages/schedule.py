@@ -109,7 +109,6 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
     planned = build.plan.build.seconds_by_stage
     forward = 2 * weights / (TRAIN_FLOPS_PER_CORE["float32"] * cores)  # s a token, in float32
     reading = 2 * weights / (WRITE_FLOPS_PER_CORE * cores)  # s a token, in llama.cpp
-    taught = build.plan.build.tokens.get("teach", 0)
     judged = build.plan.build.tokens["measure"]
     write_s, round_s = (START_S + weights / PARAMETERS_PER_S[how] for how in ("write", "round"))
     trial = START_S + reading * (recipe.measure.prefill + TRIAL_TOKENS_SHARE * recipe.measure.decode)
@@ -119,8 +118,7 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
         "distill": planned.get("distill", 0) + START_S,
         "held-out": 2 * reading * recipe.measure.tokens + START_S,
         "student": write_s, "float-gguf": write_s, "teacher-gguf": write_s,
-        "capture": START_S + forward * taught,
-        **{fit: START_S + 2 * forward * min(taught, recipe.recover.fit_tokens) for fit in MEASURED},
+        **{stage: planned.get(stage, 0) + START_S for stage in ("capture", *MEASURED)},
         "sensitivity": planned.get("sensitivity", 0) + START_S,
         "judges": START_S, JOINED: 0.5, "report": 1.0,
     }  # fmt: skip
