@@ -5,7 +5,8 @@ Run    python bench/auto_mix.py MODEL --judge TEXT [--about WORDS] [--work FOLDE
 Writes bench/results/auto_mix.json: for each size the built-in mix, what was chosen in at most its bytes, bytes of the files, their
        perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that comes along.
 
-What each grid costs is measured on the prose that comes along for validation, with the curvature of its training split; no training.
+What each grid costs is foretold by the curvature of the prose that comes along for training, and what was chosen is judged on its
+validation split before it is taken; no training.
 All mixes are stored at the same fit, so that only the choice of grids differs. The work folder keeps what is done, in the midst of the
 measurements too.
 """
@@ -90,10 +91,10 @@ def main() -> None:
     measure_curvature(asked.model, text, RECOVER.seq_len, RECOVER.compute, RECIPE.teach.seed, work, progress)
     costs = CurvatureFiles(work)
     documents = prose_documents(asked.model, read_prose("validation", None), SENSITIVITY_TOKENS)
-    # Told only where all of it was measured in one go.
+    # Told only where all of it was found in one go.
     fresh, seconds = not ((work / TABLE).is_file() or (work / LINES).is_file()), time.monotonic()
     if not (work / TABLE).is_file():
-        measure_sensitivity(asked.model, documents, costs, groups, RECIPE, work, progress)
+        measure_sensitivity(asked.model, None, costs, groups, RECIPE, work, progress)
     seconds = time.monotonic() - seconds
     table = read_table(work)
 
@@ -131,9 +132,9 @@ def main() -> None:
         "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}",
         "machine": machine_facts(),
         "model": {"about": asked.about, "parameters": shape.parameters, "weights_sha256": weights},
-        "tokens": {"calibration": calibration, "sensitivity": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
+        "tokens": {"calibration": calibration, "chosen_judged": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
         "sensitivity_seconds": round(seconds, 1) if fresh else None,
-        "choices_measured": sum(len(group.formats) for group in groups),
+        "choices_weighed": sum(len(group.formats) for group in groups),
         "sizes": rows,
         "sensitivity": table,
     }

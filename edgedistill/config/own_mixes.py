@@ -78,7 +78,8 @@ class OwnMix(Model):
         default=None, description=f"What auto chooses from; null: {', '.join(CANDIDATES)}, as far as rows divide."
     )
     tokens: Annotated[int, Field(ge=64)] | None = Field(
-        default=None, description=f"Tokens that auto judges each choice on; null: {SENSITIVITY_TOKENS}."
+        default=None,
+        description=f"Tokens that what auto chose is judged on, and each choice where fit isn't curvature; null: {SENSITIVITY_TOKENS}.",
     )
 
     @field_validator("base")

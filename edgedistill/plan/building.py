@@ -25,6 +25,8 @@ TRAIN_BYTES_PER_PARAMETER = 14
 UNTRAINED_BYTES_PER_PARAMETER = 7
 # Weights a second that a fit by curvature sets on the grid, whatever the number of cores: SmolLM2-135M's 134 million took 40 s.
 FITTED_PER_S = 2e6
+# The same of the shorter fit that choices between grids are made by, summed over the choices.
+QUICKLY_FITTED_PER_S = 4e6
 # Values kept for the backward pass, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
 ACTIVATION_WIDTHS = 18
 # Of a question of openbookqa with its options, and of a request with its template and the beginning of an answer, in SmolLM2's tokens.
@@ -63,7 +65,10 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     distilled = 0 if recipe.student.as_is else recipe.distill.tokens
     fitted = [mix for mix in map(recipe.mix, recipe.mixes) if mix.unfitted]
     once = measured_once(fitted) if fitted else None
-    measured = once.tokens * sum(len(group.formats) for group in groups_of(student, once)) if once else 0
+    foretold = recipe.recover.fit == "curvature"  # by fits alone; what was chosen is judged
+    groups = groups_of(student, once) if once else ()
+    measured = once.tokens * (1 if foretold else sum(len(group.formats) for group in groups)) if once else 0
+    chosen_between = sum(len(group.formats) * sum(t.rows * t.cols for t in group.tensors) for group in groups)
     # The float student reads the text once for all mixes, and what its fit measures there and back.
     fit, there_and_back = recipe.recover.fit, min(taught, recipe.recover.fit_tokens)
     tokens = {"teach": taught, **({"distill": distilled} if distilled else {}), "capture": taught,
@@ -73,14 +78,15 @@ def plan_build(recipe: Recipe, facts: ModelFacts, student: ModelShape, cores: in
     distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
     recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
     write_flops = WRITE_FLOPS_PER_CORE * cores
-    fitting = 1 / FITTED_PER_S if fit == "curvature" else 0
+    fitting = 1 / FITTED_PER_S if foretold else 0
     seconds = {
         # Without a student to distill, what the teacher thinks of the prose isn't asked.
         "teach": 2 * teacher_size * (written / KEPT_SHARE / write_flops + (recipe.teach.text_tokens if distilled else 0) / distill_flops),
         **({"distill": 6 * size * distilled / distill_flops} if distilled else {}),
         "capture": 2 * size * taught / recover_flops,
         **({fit: 6 * size * there_and_back / recover_flops} if fit in MEASURED else {}),
-        **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)} if fitted else {}),
+        **({"sensitivity": 2 * size * SENSITIVITY_SHARE * measured / (TRAIN_FLOPS_PER_CORE["float32"] * cores)
+            + (chosen_between / QUICKLY_FITTED_PER_S if foretold else 0)} if fitted else {}),
         **{f"recover {mix}": (6 * n / recover_flops + fitting) * size for mix, n in recovered.items()},
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
         "measure": 2 * size * (judged + asked) * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,

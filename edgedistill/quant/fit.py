@@ -24,9 +24,15 @@ DAMPING = 0.03  # of H's mean diagonal: what was measured on some text is not be
 
 @dataclass(frozen=True)
 class Curvature:
-    """H of a layer: what errors of a row cost together, float32 [I, I], its mean diagonal about 1."""
+    """What errors of a layer's rows cost.
+
+    Attributes:
+        matrix: H, what those of a row cost together, float32 [I, I], its mean diagonal about 1.
+        scale: what half of it is multiplied by for nats a token.
+    """
 
     matrix: Tensor
+    scale: float = 1.0
 
 
 def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
@@ -59,6 +65,13 @@ def fit_curvature(weight: Tensor, grid: str, curvature: Curvature, passes: int =
     matrix = curvature.matrix.clone()
     matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
     return descend(weight, fit_weight(weight, grid, matrix.diagonal().expand(weight.shape)), matrix, passes)
+
+
+@torch.no_grad()
+def expected_kl(weight: Tensor, fitted: GridTensor, curvature: Curvature) -> float:
+    """What a weight [O, I] on its grid costs to second order, nats a token: ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over rows."""
+    error = fitted.decode() - weight.float()
+    return 0.5 * curvature.scale * sum(float(((error[rows] @ curvature.matrix) * error[rows]).sum()) for rows in row_pieces(weight))
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:

@@ -1,6 +1,6 @@
 """A fitted mix: the grid of each group of tensors, chosen so that their KLs add up to least under a size.
 
-Measured alone, groups' KLs add up well where they are small: their errors are nearly independent, and KL is quadratic in them.
+Found alone, groups' KLs add up well where they are small: their errors are nearly independent, and KL is quadratic in them.
 So the choice is a knapsack, and exact for those sums. What counts is the KL of all together: it is measured for the choice and
 for each built-in mix that is no larger, nor much smaller, and the best of them is taken.
 """
@@ -16,7 +16,7 @@ from edgedistill.progress import Progress
 from edgedistill.quant.fit import Costs
 from edgedistill.recover.knapsack import choose
 from edgedistill.recover.probe import Probe
-from edgedistill.recover.sensitivity import Table
+from edgedistill.recover.sensitivity import QUICK_PASSES, Table
 from edgedistill.signals.shards import Document
 from edgedistill.store.files import write_json
 
@@ -52,7 +52,7 @@ def fit_mix(
     progress.start(f"fit {mix.name}: measure the choice and its rivals", len(ways), "mixes")
     compared = {}
     for name, grids in ways.items():
-        kl = probe.kl(grids)
+        kl = probe.kl(grids, QUICK_PASSES)
         compared[name] = {"bytes": grids_bytes(shape, mix, grids), "kl": kl}
         progress.advance(1, kl=kl)
     progress.finish()

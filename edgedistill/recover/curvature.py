@@ -9,6 +9,10 @@ A row of the output matrix is multiplied by the last hidden states h: its H is �
 scores of the logits sum up to. A row of the embedding is a token's hidden state, with gradients g: its H is Σ_t g_t g_tᵀ. Both are means
 over rows but for one factor, the size of the vocabulary, so a table that is both has their sum.
 
+H is kept with a mean diagonal of 1, and apart from it the scale that makes ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over rows the KL in nats a
+token, to second order and as far as rows, and tokens of a text, don't know of each other. In SmolLM2-135M, whose layers' tokens do, it is
+half to a third of what is measured, and near it for the table; sizes of errors rank the same, which is what choosing grids needs.
+
 A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in CURVATURE_BYTES.
 """
 
@@ -31,14 +35,14 @@ from edgedistill.signals.shards import Document
 
 PARTS = "curvature-{:05d}.safetensors"
 FLOOR = 1e-6  # of the diagonal's mean: an input that was never seen may cost little, but not nothing
-CORRELATION, DIAGONAL = "correlation", "diagonal"
+CORRELATION, DIAGONAL, SCALE = "correlation", "diagonal", "scale"
 
 
 def measure_curvature(
     student: Path, documents: Sequence[Document], seq_len: int, compute: str, seed: int, work: Path, progress: Progress,
     part_bytes: int = CURVATURE_BYTES,
 ) -> None:  # fmt: skip
-    """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], and its diagonal over its mean, float32 [I].
+    """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], its diagonal over its mean and its scale.
 
     Args:
         student: the float student's folder.
@@ -61,16 +65,19 @@ def measure_curvature(
             progress.advance(tokens)
             continue
         meters = {name: _Meter(layer.in_features) for name, layer in part}
+        rows = dict.fromkeys(meters, 1)
         watched: list[tuple[nn.Module, See]] = [(layer, meters[name].see) for name, layer in part]
         see_head = None
         if number == 0:  # which goes back to the embedding nearly anyway
             tables = _Tables(model)
             meters |= tables.meters
+            rows |= dict.fromkeys(tables.meters, model.config.vocab_size)
             watched.append((model.get_input_embeddings(), tables.see_embedding))
             see_head = tables.see_head
-        watch_scores(model, documents, seq_len, compute, seed, watched, progress, see_head)
+        scored = watch_scores(model, documents, seq_len, compute, seed, watched, progress, see_head)
         partial = file.with_suffix(".partial")
-        save_file({f"{name}.{key}": found for name, meter in meters.items() for key, found in meter.result().items()}, partial)
+        results = {name: meter.result(scored * rows[name]) for name, meter in meters.items()}
+        save_file({f"{name}.{key}": found for name, result in results.items() for key, found in result.items()}, partial)
         partial.replace(file)
     progress.finish()
 
@@ -87,9 +94,9 @@ class CurvatureFiles(Mapping[str, Curvature]):
 
     def __getitem__(self, name: str) -> Curvature:
         with safe_open(self.files[name], "pt") as file:
-            correlation, diagonal = (file.get_tensor(f"{name}.{key}") for key in (CORRELATION, DIAGONAL))
+            correlation, diagonal, scale = (file.get_tensor(f"{name}.{key}") for key in (CORRELATION, DIAGONAL, SCALE))
         root = diagonal.sqrt()
-        return Curvature(correlation.float().mul_(root).mul_(root.unsqueeze(1)))
+        return Curvature(correlation.float().mul_(root).mul_(root.unsqueeze(1)), float(scale))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -141,10 +148,12 @@ class _Meter:
     def add(self, weighted: Tensor) -> None:
         self.total.addmm_(weighted.T, weighted)
 
-    def result(self) -> dict[str, Tensor]:
+    def result(self, count: int) -> dict[str, Tensor]:
+        """What is kept. `count`: what the sum is divided by, tokens and rows that it is a mean over."""
         # Correlations are of one size, which is what float16 is good for; costs span many.
-        diagonal = self.total.diagonal() / self.total.diagonal().mean().clamp_min(1e-30)
+        mean = self.total.diagonal().mean().clamp_min(1e-30)
+        diagonal = self.total.diagonal() / mean
         root = self.total.diagonal().clamp_min(1e-30).rsqrt()
         correlation = (self.total * root).mul_(root.unsqueeze(1))
         correlation.diagonal().fill_(1.0)
-        return {CORRELATION: correlation.half(), DIAGONAL: diagonal.clamp_min_(FLOOR)}
+        return {CORRELATION: correlation.half(), DIAGONAL: diagonal.clamp_min_(FLOOR), SCALE: mean / count}

@@ -36,7 +36,7 @@ def watch_scores(
     watched: Sequence[tuple[nn.Module, See]],
     progress: Progress,
     see_head: SeeHead | None = None,
-) -> None:
+) -> int:
     """Show each watched layer its inputs and gradients, batch by batch.
 
     Args:
@@ -48,7 +48,10 @@ def watch_scores(
         watched: layers, or the embedding, and what sees them.
         progress: moved on by tokens.
         see_head: what sees the output matrix.
+    Returns:
+        How many tokens were drawn: what sums are to be divided by for a mean.
     """
+    scored = 0
     real = torch.empty(0, dtype=torch.bool)
 
     def watch(layer: nn.Module, see: See) -> torch.utils.hooks.RemovableHandle:
@@ -71,6 +74,8 @@ def watch_scores(
         if see_head is not None:
             see_head(hidden.detach(), torch.cat(drawn.spread))
         drawn.spread.clear()
+        scored += len(batch.kept)
         progress.advance(sum(min(len(documents[i].tokens), seq_len) for i in order))
     for handle in handles:
         handle.remove()
+    return scored

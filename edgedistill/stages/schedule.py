@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgedistill.config.recover import MEASURED
-from edgedistill.plan.building import TRAIN_FLOPS_PER_CORE, WRITE_FLOPS_PER_CORE
+from edgedistill.plan.building import QUICKLY_FITTED_PER_S, TRAIN_FLOPS_PER_CORE, WRITE_FLOPS_PER_CORE
 from edgedistill.units import show_seconds
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ JOINED = "joined"  # `measure` itself, which only joins what `measure-LABEL` fou
 START_S = 4.0  # a model loaded, a runtime started
 PARAMETERS_PER_S = {"write": 30e6, "round": 12e6}  # of a model written as it is, or rounded and written
 TRIAL_TOKENS_SHARE = 4  # a token that is decoded alone costs so many times one of a prompt
+COMPARED = 3  # mixes of about a size: the one that was chosen and built-in ones
 SHOWN_FROM_S = 20.0  # below it "a few seconds" is all that can be said
 
 
@@ -129,7 +130,7 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
     return {
         **{name: (1, seconds[name]) for name in (*once, "float-gguf", "judges", JOINED, "report")},
         **of_mixes,
-        **({"fit": (fitted, START_S + forward * recipe.recover.fit_tokens)} if fitted else {}),
+        **({"fit": (fitted, START_S + COMPARED * weights / QUICKLY_FITTED_PER_S)} if fitted else {}),
         "reference": (1 if build.as_is else 2, START_S + forward * judged),
         "measure": (files, START_S + planned["measure"] / files),
         "layers": (mixes, weights / PARAMETERS_PER_S["write"]),

@@ -21,6 +21,8 @@ from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
 # Texts written to be judged on go to all three splits alike, since all of them judge.
+# What the files of a measured fit hold of a weight: part of the stage's name, so that a folder which lacks something isn't read.
+KEPT = {"curvature": ["correlation", "diagonal", "scale"], "fisher": ["weight"]}
 HELD_OUT_SHARE = 2 / 3
 HELD_OUT_SEED = 715_827_883  # far from the seeds of the training text
 
@@ -142,7 +144,10 @@ class Training(Build):
             measure = measure_curvature if recover.fit == "curvature" else measure_fisher
             measure(student.path, chosen, recover.seq_len, recover.compute, self.recipe.teach.seed, work, self.progress)
 
-        settings = {"tokens": recover.fit_tokens, "seq_len": recover.seq_len, "compute": recover.compute, "seed": self.recipe.teach.seed}
+        settings = {
+            "tokens": recover.fit_tokens, "seq_len": recover.seq_len, "compute": recover.compute, "seed": self.recipe.teach.seed,
+            "kept": KEPT[recover.fit],
+        }  # fmt: skip
         return self.stage(recover.fit, settings, [student, captured], build)
 
     def read_costs(self, captured: StageResult, measured: StageResult | None) -> Mapping[str, Any] | None:
@@ -165,28 +170,31 @@ class Training(Build):
         once = measured_once(waiting)
         groups = groups_of(self.shape, once)
 
-        def inputs(tokens: int) -> tuple[Path, list[Any], Mapping[str, Any] | None]:
+        foretold = self.recipe.recover.fit == "curvature"
+
+        def judged(tokens: int) -> list[Any]:
             from edgedistill.signals.shards import iter_shards
             from edgedistill.teach.capture import spread_documents
 
-            validation = list(iter_shards(captured.path / "validation"))
-            return student.path, spread_documents(validation, tokens, self.recipe.recover.seq_len), self.read_costs(captured, costs)
+            return spread_documents(list(iter_shards(captured.path / "validation")), tokens, self.recipe.recover.seq_len)
 
         def measure(work: Path) -> None:
             from edgedistill.recover.sensitivity import measure_sensitivity
 
-            measure_sensitivity(*inputs(once.tokens), groups, self.recipe, work, self.progress)
+            documents = None if foretold else judged(once.tokens)
+            measure_sensitivity(student.path, documents, self.read_costs(captured, costs), groups, self.recipe, work, self.progress)
 
         def fit(mix: Mix, measured: StageResult, work: Path) -> None:
             from edgedistill.recover.choose import fit_mix
             from edgedistill.recover.sensitivity import read_table
 
-            fit_mix(*inputs(mix.tokens), read_table(measured.path), self.shape, mix, self.recipe, work, self.progress)
+            known, table = self.read_costs(captured, costs), read_table(measured.path)
+            fit_mix(student.path, judged(mix.tokens), known, table, self.shape, mix, self.recipe, work, self.progress)
 
         settings = {"fit": self.recipe.recover.fit, "seq_len": self.recipe.recover.seq_len}
         read = [student, captured, *([costs] if costs else [])]
         choices = {group.name: [f.name for f in group.formats] for group in groups}
-        measured = self.stage("sensitivity", {**settings, "tokens": once.tokens, "choices": choices}, read, measure)
+        measured = self.stage("sensitivity", {**settings, "tokens": None if foretold else once.tokens, "choices": choices}, read, measure)
         found = {mix.name: mix for mix in mixes}
         for mix in waiting:
             own = {**settings, "tokens": mix.tokens, "grids": mix.candidates, "bytes": mix_bytes(self.shape, mix)}

@@ -91,8 +91,12 @@ def test_a_fitted_mix_is_planned_at_the_most_that_it_may_be():
     assert found.mixes["a"].fitted["groups"] == 27 * 5 + 1
     assert found.mixes["a"].fitted["choices"] == 27 * (4 * 4 + 9) + 4
     assert found.mixes["b"].fitted["choices"] == 2 * (27 * 5 + 1)
-    # One series of measurements for both.
-    assert found.build.tokens["sensitivity"] == 512 * (27 * (4 * 4 + 9) + 4)
+    # What each grid costs is foretold by curvature; without it, there is one series of measurements for both.
+    assert found.build.tokens["sensitivity"] == 512
+    recipe = mixed(["a", "b"], a={"auto": 4.6}, b={"auto": "75 MB", "grids": ["q4_0", "q8_0"]})
+    measured = plan_of(recipe.model_copy(update={"recover": recipe.recover.model_copy(update={"fit": "importance"})}))
+    assert measured.build.tokens["sensitivity"] == 512 * (27 * (4 * 4 + 9) + 4)
+    assert measured.build.seconds_by_stage["sensitivity"] > 2 * found.build.seconds_by_stage["sensitivity"]
     text = " ".join(found.to_text().split())
     assert "a: chosen by measured KL from q2_k, q3_k, q4_0, q4_k, iq4_nl, q5_0, q5_k, q6_k, q8_0, as far as rows divide, so" in text
     assert "sensitivity" in text

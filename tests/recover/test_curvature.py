@@ -9,7 +9,7 @@ from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.losses.own_sample import OwnSample
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
-from edgedistill.quant.fit import Curvature, fit_costs
+from edgedistill.quant.fit import Curvature, expected_kl, fit_costs
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.recover.curvature import PARTS, CurvatureFiles, measure_curvature
 from edgedistill.recover.probe import kl_sum
@@ -42,8 +42,10 @@ def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(tiny_l
     expected = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
     for x, g in zip(inputs, gradients, strict=True):
         expected += g.square().mean() * torch.outer(x, x)
-    expected /= expected.diagonal().mean()
-    torch.testing.assert_close(measured[f"{name}.weight"].matrix.double(), expected, rtol=1e-3, atol=2e-3)  # kept in float16
+    mean = expected.diagonal().mean()
+    found = measured[f"{name}.weight"]
+    torch.testing.assert_close(found.matrix.double(), expected / mean, rtol=1e-3, atol=2e-3)  # kept in float16
+    assert found.scale == pytest.approx(float(mean) / document.kept, rel=1e-3)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -71,7 +73,9 @@ def test_a_tables_is_that_of_its_logits_and_of_its_tokens(tied: bool, document: 
     expected = {EMBEDDING: head + embedding} if tied else {EMBEDDING: embedding, HEAD: head}
     assert {name for name in found if name in (EMBEDDING, HEAD)} == set(expected)
     for name, matrix in expected.items():
-        torch.testing.assert_close(found[name].matrix.double(), matrix / matrix.diagonal().mean(), rtol=1e-3, atol=2e-3)
+        mean = matrix.diagonal().mean()
+        torch.testing.assert_close(found[name].matrix.double(), matrix / mean, rtol=1e-3, atol=2e-3)
+        assert found[name].scale == pytest.approx(float(mean) / (document.kept * len(model.get_input_embeddings().weight)), rel=1e-3)
 
 
 def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document: Document, measured, tmp_path: Path):
@@ -90,6 +94,30 @@ def test_a_part_that_is_there_is_not_measured_again(tiny_llama: Path, document: 
     measure(tiny_llama, document, tmp_path / "run", part_bytes=100_000)
     assert first.stat().st_mtime_ns == kept
     assert second.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", [f"{NAMES[1]}.weight", EMBEDDING])
+def test_expected_kl_is_the_quadratic_form_of_the_errors(tiny_llama: Path, measured, name: str):
+    weight, curvature = load_model(tiny_llama).state_dict()[name].float(), measured[name]
+    fitted = fit_costs(weight, "q4_0", curvature)
+    total = 0.0
+    for error in (fitted.decode() - weight).double():
+        total += float(error @ curvature.matrix.double() @ error)
+    assert expected_kl(weight, fitted, curvature) == pytest.approx(0.5 * curvature.scale * total, rel=1e-4)
+
+
+def test_expected_kl_of_the_output_matrix_is_what_a_small_change_costs(document: Document, tmp_path: Path):
+    # Its rows are nearly apart and tokens don't meet in it, so here what is expected is what happens.
+    folder = tiny.make_tiny_llama(tmp_path / "model", tied=False)
+    curvature = measure(folder, document, tmp_path / "curvature")[HEAD]
+    model, ids = load_model(folder), document.tokens.long().unsqueeze(0)
+    weight = model.get_output_embeddings().weight
+    fitted = fit_costs(weight.detach().clone(), "q5_0", curvature)
+    with torch.no_grad():
+        before = model(ids).logits[0, :-1]
+        expected = expected_kl(weight, fitted, curvature)
+        weight.copy_(fitted.decode())
+        assert kl_sum(before, model(ids).logits[0, :-1]) / document.kept == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.parametrize("grid", ["q4_0", "q5_0", "iq4_nl"])

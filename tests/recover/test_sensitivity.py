@@ -1,7 +1,9 @@
 """What grids cost: measured as a plain loop over transformers' logits measures it, kept through a kill, and worth choosing by."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from statistics import correlation
 
 import pytest
 import torch
@@ -13,10 +15,11 @@ from edgedistill.mixes import CANDIDATES, Mix, Size, assign_formats, fit_groups,
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
-from edgedistill.quant.fit import fit_ggml, fit_importance
+from edgedistill.quant.fit import expected_kl, fit_costs, fit_ggml, fit_importance
 from edgedistill.recover.choose import choose_grids, fit_mix
+from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
 from edgedistill.recover.probe import Probe, kl_sum
-from edgedistill.recover.sensitivity import LINES, measure_sensitivity, read_table
+from edgedistill.recover.sensitivity import LINES, QUICK_PASSES, measure_sensitivity, read_table
 from edgedistill.signals.shards import Document
 from tests import tiny
 
@@ -144,6 +147,46 @@ def test_a_killed_run_measures_nothing_twice(
     assert len(asked) == len(set(asked)) == total
     assert read_table(killed) == read_table(whole)
     assert [path.name for path in killed.iterdir()] == ["sensitivity.json"]
+
+
+@pytest.fixture(scope="module")
+def curvature(folder: Path, documents: list[Document], tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
+    work = tmp_path_factory.mktemp("curvature")
+    measure_curvature(folder, documents, 48, "float32", 0, work, QuietProgress())
+    return CurvatureFiles(work)
+
+
+def test_what_curvature_foretells_ranks_grids_as_measuring_does(
+    folder: Path, shape: ModelShape, documents: list[Document], curvature: CurvatureFiles, tmp_path: Path
+):
+    groups = groups_of(shape, replace(MIX, candidates=("q4_0", "q5_0", "q8_0")))
+    tables = []
+    for name, text in (("foretold", None), ("measured", documents)):
+        (tmp_path / name).mkdir()
+        measure_sensitivity(folder, text, curvature, groups, RECIPE, tmp_path / name, QuietProgress())
+        tables.append(read_table(tmp_path / name))
+    foretold, measured = ([table[group.name][f.name] for group in groups for f in group.formats] for table in tables)
+    assert correlation(foretold, measured) > 0.9
+    for group in groups:
+        assert list(tables[0][group.name].values()) == sorted(tables[0][group.name].values(), reverse=True)
+    state = load_model(folder).state_dict()
+    names = ("model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.k_proj.weight")
+    fits = [(state[name], fit_costs(state[name], "q4_0", curvature[name], QUICK_PASSES), curvature[name]) for name in names]
+    assert tables[0]["layer 1 q+k"]["q4_0"] == pytest.approx(sum(expected_kl(*fit) for fit in fits), rel=1e-6)
+
+
+def test_a_killed_run_foretells_nothing_twice(
+    folder: Path, shape: ModelShape, curvature: CurvatureFiles, tmp_path: Path
+):
+    groups = groups_of(shape, MIX)
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(folder, None, curvature, groups, RECIPE, tmp_path, Killed(9))
+    told = [{**json.loads(line), "kl": 7.0} for line in (tmp_path / LINES).read_text().splitlines()]
+    (tmp_path / LINES).write_text("".join(json.dumps(entry) + "\n" for entry in told))
+    measure_sensitivity(folder, None, curvature, groups, RECIPE, tmp_path, QuietProgress())
+    table = read_table(tmp_path)
+    assert all(table[entry["group"]][entry["grid"]] == 7.0 for entry in told)
+    assert sum(kl == 7.0 for kls in table.values() for kl in kls.values()) == len(told) == 10
 
 
 @pytest.fixture(scope="module")
