@@ -6,7 +6,8 @@ Writes bench/results/auto_mix.json: for each size the built-in mix, what was cho
        perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that comes along.
 
 What each grid costs is foretold by the curvature of the prose that comes along for training, and what was chosen is judged on its
-validation split before it is taken; no training.
+validation split before it is taken; no training. With --measure each grid of each group is measured there too, as without curvature, and
+what is chosen by that is packed and judged beside.
 All mixes are stored at the same fit, so that only the choice of grids differs. The work folder keeps what is done, in the midst of the
 measurements too.
 """
@@ -45,6 +46,7 @@ from edgedistill.store.files import file_sha256
 OUT = Path(__file__).parent / "results" / "auto_mix.json"
 RIVALS = ("q2_k", "q4_0", "q5_0", "q4_k_m")
 JUDGED_TOKENS = 4096
+MEASURED = "measured"
 RECIPE = Recipe.model_validate({"schema": SCHEMA, "name": "auto-mix"})
 RECOVER = RECIPE.recover
 
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--about", default="", help="What the model is, for the record.")
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--measure", action="store_true", help="Measure what each grid costs too; it takes half an hour.")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -96,7 +99,12 @@ def main() -> None:
     if not (work / TABLE).is_file():
         measure_sensitivity(asked.model, None, costs, groups, RECIPE, work, progress)
     seconds = time.monotonic() - seconds
-    table = read_table(work)
+    tables = {"fitted": read_table(work)}
+    if asked.measure:
+        (work / MEASURED).mkdir(exist_ok=True)
+        if not (work / MEASURED / TABLE).is_file():
+            measure_sensitivity(asked.model, documents, costs, groups, RECIPE, work / MEASURED, progress)
+        tables["by_measuring"] = read_table(work / MEASURED)
 
     read = asked.judge.read_text(encoding="utf-8")
     judges = [
@@ -106,37 +114,39 @@ def main() -> None:
     reference = make_reference(asked.model, judges, work / "reference.safetensors", "float model", progress)
     rows = []
     for rival, mix in mixes.items():
-        folder = work / mix.name
-        folder.mkdir(exist_ok=True)
-        if not (folder / CHOSEN).is_file():
-            fit_mix(asked.model, documents, costs, table, shape, mix, RECIPE, folder, progress)
-        chosen = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
-        fitted = Mix(mix.name, "", size=mix.size, chosen=chosen["grids"])
+        packed, chosen = {"built_in": Mix(rival, rival)}, {}
+        for label, table in tables.items():
+            folder = work / label / mix.name
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / CHOSEN).is_file():
+                fit_mix(asked.model, documents, costs, table, shape, mix, RECIPE, folder, progress)
+            chosen[label] = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
+            packed[label] = Mix(f"{label}_{rival}", "", size=mix.size, chosen=chosen[label]["grids"])
         pair: dict[str, dict[str, Any]] = {}
-        for label, packed in (("built_in", Mix(rival, rival)), ("fitted", fitted)):
-            path = pack(asked.model, shape, packed, costs, work / f"{packed.name}.gguf", progress)
+        for label, kind in packed.items():
+            path = pack(asked.model, shape, kind, costs, work / f"{kind.name}.gguf", progress)
             counts: dict[str, int] = {}
-            for stored in assign_formats(shape, packed).values():
+            for stored in assign_formats(shape, kind).values():
                 counts[stored.name] = counts.get(stored.name, 0) + 1
             pair[label] = {**judged(path, judges, reference, asked.threads, progress), "tensors": counts}
-        del chosen["table"]
-        rows.append({"mix": rival, "weight_bytes": mix_bytes(shape, rival), **pair, "fit": chosen})
+        fit = {key: found for key, found in chosen["fitted"].items() if key != "table"}
+        rows.append({"mix": rival, "weight_bytes": mix_bytes(shape, rival), **pair, "fit": fit})
         for judge in judges:
-            before, after = (pair[label]["quality"][judge.name] for label in ("built_in", "fitted"))
-            sizes_text = f"bytes {pair['built_in']['file_bytes']} -> {pair['fitted']['file_bytes']}"
-            kl = f"KL {before['kl_float_mean']:.4f} -> {after['kl_float_mean']:.4f}"
-            print(f"{rival}, {judge.name}: {kl}, perplexity {before['ppl']:.2f} -> {after['ppl']:.2f}, {sizes_text}")
+            for label, packed_row in pair.items():
+                quality = packed_row["quality"][judge.name]
+                figures = f"KL {quality['kl_float_mean']:.4f}, perplexity {quality['ppl']:.2f}, {packed_row['file_bytes']} bytes"
+                print(f"{rival}, {judge.name}, {label}: {figures}")
     weights = file_sha256(next(asked.model.glob("*.safetensors")))
     calibration = sum(len(document.tokens) for document in text)
     found = {
-        "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}",
+        "command": f"python bench/auto_mix.py MODEL --judge {asked.judge.name}{' --measure' * asked.measure}",
         "machine": machine_facts(),
         "model": {"about": asked.about, "parameters": shape.parameters, "weights_sha256": weights},
         "tokens": {"calibration": calibration, "chosen_judged": SENSITIVITY_TOKENS, "judged": JUDGED_TOKENS},
         "sensitivity_seconds": round(seconds, 1) if fresh else None,
         "choices_weighed": sum(len(group.formats) for group in groups),
         "sizes": rows,
-        "sensitivity": table,
+        "sensitivity": tables,
     }
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

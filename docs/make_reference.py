@@ -335,12 +335,12 @@ def mixes_table() -> str:
 def own_mixes() -> str:
     """Mixes that aren't built in."""
     from edgedistill.config.own_mixes import AUTO
-    from edgedistill.mixes import CANDIDATES, QUANTIZED_MIXES, SENSITIVITY_TOKENS
+    from edgedistill.mixes import CANDIDATES, QUANTIZED_MIXES
 
     first, choices = QUANTIZED_MIXES[0], ", ".join(map(code, CANDIDATES))
     return (
         f"`{AUTO}` before a quantized mix's name, such as `{AUTO}{first}`, is a mix fitted to that one's bytes: what each format costs\n"
-        f"each group of tensors is measured on {SENSITIVITY_TOKENS} tokens, and a knapsack chooses among\n"
+        "each group of tensors is foretold ([how](../method.md#the-choice-of-grids)), and a knapsack chooses among\n"
         f"{choices}, as far as rows divide.\n"
         "Commands that train take it. Your own, by rules or fitted to any size: [define_mixes](recipe.md#define_mixesname)."
     )

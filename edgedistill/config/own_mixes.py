@@ -72,7 +72,7 @@ class OwnMix(Model):
     auto: Annotated[
         float | str | None, PlainValidator(_size), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
     ] = Field(default=None, description=(
-        "Bits a weight, a size, or a built-in mix for its bytes: grids are chosen by measured KL so that all weights take at most that."
+        "Bits a weight, a size, or a built-in mix for its bytes: grids are chosen by what each costs so that all weights take at most that."
     ))
     grids: Annotated[tuple[str, ...] | None, BeforeValidator(as_tuple)] = Field(
         default=None, description=f"What auto chooses from; null: {', '.join(CANDIDATES)}, as far as rows divide."

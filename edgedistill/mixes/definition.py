@@ -79,7 +79,7 @@ class Mix:
         name: what files and stages are called by.
         base: the built-in mix that decides where no rule does.
         rules: of the recipe; the last one that matches a tensor decides.
-        size: for a mix whose grids are chosen by measurement (`base` and `rules` aren't used then).
+        size: for a mix whose grids are chosen by what each costs (`base` and `rules` aren't used then).
         candidates: the grids that such a choice is made from.
         tokens: what each candidate is judged on.
         chosen: what was chosen, by tensor; None until it was.

@@ -1,7 +1,7 @@
 """Sensitivity: what each grid costs in each group of tensors, as the KL of the student with that group alone on that grid.
 
 Where the curvature was measured, that is foretold by it, from the weights alone (`expected_kl`): a fit a choice. Otherwise it is measured
-on validation text against the float student. SmolLM2-135M's choices by either were as good, the first in an eighth of the time.
+on validation text against the float student, which takes several times as long and chose no better (bench/auto_mix.py).
 Each result is a line on the disk before the next is begun, so that a killed run loses one at most.
 """
 

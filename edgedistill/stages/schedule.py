@@ -103,7 +103,7 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
         once: stages that it has once, beside those that every run has.
         recovering: whether each mix is recovered and exported, beside being rounded.
         files: packed files that are measured.
-        fitted: mixes whose grids are chosen by measurement.
+        fitted: mixes whose grids are chosen by what each costs.
     """
     recipe, mixes, weights = build.recipe, len(build.recipe.mixes), build.shape.parameters
     cores = int(build.plan.machine["cores"])

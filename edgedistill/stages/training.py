@@ -163,7 +163,7 @@ class Training(Build):
     def fitted(
         self, mixes: list[Mix], student: StageResult, captured: StageResult, costs: StageResult | None
     ) -> list[Mix]:
-        """The mixes with all grids chosen: what each grid costs is measured once, and each mix to be fitted chooses by that."""
+        """The mixes with all grids chosen: what each grid costs is found once, and each mix to be fitted chooses by that."""
         waiting = [mix for mix in mixes if mix.unfitted]
         if not waiting:
             return mixes

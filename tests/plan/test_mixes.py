@@ -98,7 +98,7 @@ def test_a_fitted_mix_is_planned_at_the_most_that_it_may_be():
     assert measured.build.tokens["sensitivity"] == 512 * (27 * (4 * 4 + 9) + 4)
     assert measured.build.seconds_by_stage["sensitivity"] > 2 * found.build.seconds_by_stage["sensitivity"]
     text = " ".join(found.to_text().split())
-    assert "a: chosen by measured KL from q2_k, q3_k, q4_0, q4_k, iq4_nl, q5_0, q5_k, q6_k, q8_0, as far as rows divide, so" in text
+    assert "a: chosen by cost from q2_k, q3_k, q4_0, q4_k, iq4_nl, q5_0, q5_k, q6_k, q8_0, as far as rows divide, so" in text
     assert "sensitivity" in text
 
 
