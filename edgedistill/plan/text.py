@@ -85,7 +85,7 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
         allowed, choices = show_bytes(planned.fitted["most_bytes"]), ", ".join(planned.fitted["grids"])
         return [
             f"  {mix}: chosen by cost from {choices}, as far as rows divide, so that all weights take at most {allowed}; "
-            f"{planned.fitted['choices']} measurements of {planned.fitted['groups']} groups of tensors"
+            f"{planned.fitted['choices']} choices for {planned.fitted['groups']} groups of tensors"
         ]
     kinds: dict[tuple[str, str], int] = {}
     for tensor in plan.student.tensors():
