@@ -206,7 +206,7 @@ def main() -> None:
             sys.stdout.write(json.dumps(rows[-1]) + "\n")
             sys.stdout.flush()
     record = {
-        "command": f"python bench/study.py {asked.run} --work {asked.work} --tokens {asked.tokens} --threads {asked.threads}",
+        "command": f"python bench/study.py RUN --work DIR --tokens {asked.tokens} --threads {asked.threads}",
         "machine": machine_facts(), "version": __version__, "torch": torch.__version__, "base": BASE | {"tokens": asked.tokens},
         "judged_tokens": {kind: sum(d.kept for d in documents) for kind, documents in judged.items()},
         "rounded": {mix: study.rounded(mix) for mix in sorted({row["mix"] for row in rows})}, "rows": rows,
