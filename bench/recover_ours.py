@@ -56,7 +56,8 @@ def chosen_formats(mix: str) -> dict[str, NumberFormat]:
 
 def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, folder: Path) -> Path:
     """The folder of the fit that every budget of a mix begins from, made where it is missing, and what it took."""
-    if not folder.is_dir():
+    if not (folder / FIT_RECORD).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it had noted the time
         began = time.monotonic()
         keep_fit(folder, load_model(stages["student"]).state_dict(), formats, CurvatureFiles(stages["curvature"]), mix, RichProgress())
         measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))

@@ -20,9 +20,9 @@ from edgedistill.stages.build import Build, names_of, settings_of
 from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
-# Texts written to be judged on go to all three splits alike, since all of them judge.
 # What the files of a measured fit hold of a weight: part of the stage's name, so that a folder which lacks something isn't read.
 KEPT = {"curvature": ["correlation", "diagonal", "scale"], "fisher": ["weight"]}
+# Texts written to be judged on go to all three splits alike, since all of them judge.
 HELD_OUT_SHARE = 2 / 3
 HELD_OUT_SEED = 715_827_883  # far from the seeds of the training text
 
