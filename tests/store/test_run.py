@@ -326,7 +326,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_was(tmp_path: Path
 
 def test_a_run_of_another_teacher_is_refused(tmp_path: Path):
     RunFolder.open(tmp_path / "run", {"teacher": "a", "target": "x"})
-    with pytest.raises(InputError, match=r"run holds a run of the teacher 'a', not of 'b'\. Choose another folder\."):
+    with pytest.raises(InputError, match=r"run holds a run of the model 'a', not of 'b'\. Choose another folder\."):
         RunFolder.open(tmp_path / "run", {"teacher": "b"})
     again = RunFolder.open(tmp_path / "run", {"teacher": "a", "target": "y"})
     with again.lock():
