@@ -57,7 +57,7 @@ def recovery_recipe(
         found["recover"] |= {"tokens": budget, "tokens_by_mix": {}}
     teach = found["teach"]
     if texts:
-        teach |= {"text": list(texts), "text_tokens": teach["tokens"] + teach["free_tokens"]}
+        teach |= {"text": list(texts), "text_tokens": teach["tokens"] + teach["free_tokens"] or teach["text_tokens"]}
     if prompts is not None:
         teach["prompts"] = prompts
     if text_only:

@@ -8,10 +8,12 @@ each document's border, so packing changes nothing that a document's tokens see.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from edgedistill.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,26 @@ def schedule_rows(rows: int, rows_per_step: int, steps: int, seed: int) -> list[
         order.extend(shuffled)
         epoch += 1
     return [order[step * rows_per_step : (step + 1) * rows_per_step] for step in range(steps)]
+
+
+Document = TypeVar("Document", bound=Packable)
+
+
+def counting(documents: Sequence[Document], seq_len: int, setting: str) -> list[Document]:
+    """The documents of which a token counts: a chat whose answer begins behind the end of a row has none.
+
+    Args:
+        documents: all of them.
+        seq_len: tokens a packed row; longer documents are cut.
+        setting: where in the recipe that is set, for the error.
+    Raises:
+        InputError: there are documents, and none counts.
+    """
+    found = [document for document in documents if min(len(document.tokens), seq_len) - 1 > document.first]
+    if documents and not found:
+        least = min(document.first for document in documents) + 2
+        raise InputError(f"{setting}: rows of {seq_len} tokens end before any answer begins; it must be at least {least}, better several times that")
+    return found
 
 
 def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:

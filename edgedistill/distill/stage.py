@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
-from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
+from edgedistill.data.packing import counting, make_batch, pack_rows, schedule_rows
 from edgedistill.losses.choose import make_loss
 from edgedistill.losses.head import HeadLoss, head_loss
 from edgedistill.losses.teachers import TopKTeacher, WrittenText
@@ -23,7 +23,7 @@ from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, compute_in, kept_hidden
-from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
+from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 
 INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves past 2,000 on a 30-layer model
 
@@ -40,9 +40,15 @@ def distill(
         recipe: its `distill` part.
         work: the stage's folder; a killed run's checkpoints in it are gone on from.
         progress: where it is shown.
+    Raises:
+        InputError: rows are so short that no document reaches beyond what was asked.
     """
+    if is_whole(work):
+        remove_checkpoints(work)
+        return
     settings = recipe.distill
     dtype = COMPUTE[settings.compute]
+    training, validation = (counting(documents, settings.seq_len, "distill.seq_len") for documents in (training, validation))
     model = load_model(teacher)
     kept_layers, influence = _choose(model, training, layers, settings.seq_len, dtype, progress)
     student = cut_layers(model, kept_layers)
@@ -76,7 +82,7 @@ def distill(
     save_model(student, teacher, work)
     report = {"kept": list(kept_layers), "influence": influence}
     (work / "layers.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    (work / "curve.json").write_text(json.dumps(curve.to_dict("distill"), indent=1), encoding="utf-8")
+    write_curve(work, curve.to_dict("distill"))
     remove_checkpoints(work)
 
 

@@ -132,7 +132,13 @@ def _ram(recipe: Recipe, facts: ModelFacts, student: ModelShape) -> int:
     activations = at_once * student.layers * student.width * ACTIVATION_WIDTHS * 2
     train = TRAIN_BYTES_PER_PARAMETER * student.parameters + (0 if whole else 4 * facts.shape.parameters) + activations
     measure = 4 * student.parameters + min(CURVATURE_BYTES, 2 * _curvature_bytes(recipe, student)) + activations
-    return BASE_RAM_BYTES + max(teach, train, measure)
+    return BASE_RAM_BYTES + max(teach, train, measure, _choosing_bytes(recipe, student))
+
+
+def _choosing_bytes(recipe: Recipe, student: ModelShape) -> int:
+    """Grids are chosen by trying them: weights twice in float32, and of the text the float model's logits and every layer's inputs."""
+    tokens = max((mix.tokens for mix in map(recipe.mix, recipe.mixes) if mix.unfitted), default=0)
+    return (8 * student.parameters + 4 * tokens * (student.vocab + student.layers * student.width)) if tokens else 0
 
 
 def _curvature_bytes(recipe: Recipe, student: ModelShape) -> int:

@@ -5,9 +5,9 @@ token; the gradient goes straight through to latent weights and to the blocks' s
 error by what it costs, ends at the best validation, and ships plain rounding where nothing beat that.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import fit_all, place_on_grid, take_off_grid
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
-from edgedistill.train.loop import TrainSettings, remove_checkpoints, train
+from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 
 FIT = "fit"  # the folder of what training starts from, until the result is written
 
@@ -63,6 +63,9 @@ def recover(
         progress: where it is shown.
         start: the weights that training begins from, by name, such as those recovered on a finer grid; None for the student's own.
     """
+    if is_whole(work):
+        _clean_up(work)
+        return
     settings = recipe.recover
     dtype = COMPUTE[settings.compute]
     model = load_model(student)
@@ -115,6 +118,8 @@ def recover(
         patience=settings.patience,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
+    if not groups:  # such as scales alone on a grid that has none to learn
+        trained, train_settings = (), replace(train_settings, steps=0)
     curve = train(groups, loss_of_step, validate, train_settings, work, progress, f"recover {mix}")
 
     beaten = curve.best["loss"] < kl_rounded
@@ -129,9 +134,14 @@ def recover(
         if beaten
         else f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best {curve.best['loss']:.4f}): plain rounding ships"
     )
-    (work / "curve.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_curve(work, report)
+    _clean_up(work)
+
+
+def _clean_up(work: Path) -> None:
     remove_checkpoints(work)
-    shutil.rmtree(work / FIT)
+    if (work / FIT).is_dir():
+        shutil.rmtree(work / FIT)
 
 
 def keep_fit(

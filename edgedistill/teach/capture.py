@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from edgedistill.data.packing import counting
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document, save_shard, shard_path
@@ -37,7 +38,10 @@ def capture(
         compute: "float32" or "bfloat16".
         keep: signals that the documents have and that go with the new one.
         work: the stage's folder. What a killed run wrote there, a shard for each PART_TOKENS of a split, is not done again.
+    Raises:
+        InputError: rows are so short that no document of a split reaches beyond what it was asked.
     """
+    splits = [(name, counting(documents, seq_len, "recover.seq_len")) for name, documents in splits]
     model = load_model(model_path)
     real = _Mask()
     for position, (name, documents) in enumerate(splits):
@@ -108,12 +112,12 @@ def _capture_part(
 
 
 def spread_documents(documents: Sequence[Document], tokens: int, seq_len: int) -> list[Document]:
-    """Documents of about `tokens` tokens in all, taken evenly over the list; all of them if they have no more."""
-    total = sum(min(len(d.tokens), seq_len) for d in documents)
+    """Documents of about `tokens` tokens in all, at least one, taken evenly over the list; all of them if they have no more."""
+    total = sum(_length(d, seq_len) for d in documents)
     if total <= tokens:
         return list(documents)
-    share = tokens / total
-    return [d for i, d in enumerate(documents) if int((i + 1) * share) > int(i * share)]
+    spread = [d for i, d in enumerate(documents) if (i + 1) * tokens // total > i * tokens // total]
+    return spread or [documents[len(documents) // 2]]
 
 
 def load_importance(folder: Path) -> dict[str, Tensor]:

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
+from edgedistill.store.files import atomic_write, sync_tree
 from edgedistill.train.adamw import AdamW, AdamWSettings
 
 FOLDER = "training"
+CURVE = "curve.json"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 MOMENTS = "adamw.safetensors"
@@ -144,9 +146,21 @@ def train(
     return curve
 
 
+def write_curve(work: Path, report: Mapping[str, Any]) -> None:
+    """Write `curve.json`, the last of a training stage's output: all before it lies on the disk by then."""
+    sync_tree(work)
+    atomic_write(work / CURVE, json.dumps(report, indent=1))
+
+
+def is_whole(work: Path) -> bool:
+    """Whether a killed run had written all output, and was killed while it cleaned up or sealed."""
+    return (work / CURVE).is_file()
+
+
 def remove_checkpoints(work: Path) -> None:
-    """Drop what `train` left in `work`, once the stage's output holds the result."""
-    shutil.rmtree(work / FOLDER)
+    """Drop what `train` left in `work`, once the stage's output is whole; what a killed removal left too."""
+    if (work / FOLDER).is_dir():
+        shutil.rmtree(work / FOLDER)
 
 
 class _Checkpoints:

@@ -50,6 +50,11 @@ def test_own_text_is_half_and_alone_it_is_all():
     assert amounts(alone) == (0, 0, 1_000_000)  # reading costs nothing, so no passes are saved
 
 
+def test_own_text_keeps_the_amount_of_a_recipe_whose_model_writes_nothing():
+    reading = RECIPE.model_copy(update={"teach": RECIPE.teach.model_copy(update={"tokens": 0, "free_tokens": 0, "text_tokens": 8000})})
+    assert amounts(recovery_recipe(reading, texts=["mine.txt"], tokens="4k")) == (0, 0, 8000)
+
+
 def test_a_model_that_does_not_chat_writes_free_text_alone():
     found = RECIPE.decided(has_chat_template=False).teach
     assert (found.style, found.tokens, found.free_tokens) == ("text", 80_000, 0)

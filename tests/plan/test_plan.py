@@ -186,6 +186,15 @@ def test_the_demo_is_planned_within_its_promise():
     assert more.seconds - fitting == pytest.approx((build.seconds - fitting) / 2)
 
 
+def test_grids_chosen_on_much_text_need_memory_for_its_logits():
+    """8,192 tokens of SmolLM2's 49,152 words in float32 are 1.6 GB, beside the weights twice."""
+    def needed(tokens: int) -> int:
+        recipe = load_recipe("recover").to_dict() | {"define_mixes": {"own": {"auto": 4.5, "tokens": tokens}}, "mixes": ["own"]}
+        return make_plan(Recipe.model_validate(recipe), load_target("laptop-cpu"), facts_of(), MACHINE).build.ram_bytes
+
+    assert needed(8192) > 900 * 2**20 + 8 * SMOL.parameters + 4 * 8192 * SMOL.vocab > needed(512)
+
+
 def test_what_was_rejected_is_said_with_the_reason(plan):
     rejected = {other["what"]: other["why"] for other in plan.alternatives}
     assert rejected["q4_0, all 30 layers"] == "1.07 times the bytes; the recipe asks for 27 layers"

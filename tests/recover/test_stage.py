@@ -139,3 +139,22 @@ def test_the_teachers_own_share_pulls_towards_the_teacher(tiny_llama: Path, capt
     shared = run(tiny_llama, captured, tmp_path / "shared", fit="ggml", teacher_share=0.5)
     assert shared["points"][0]["loss"] > alone["points"][0]["loss"]
     assert shared["validation"][-1]["kl"] > alone["validation"][-1]["kl"]
+
+
+@pytest.mark.parametrize("left", [[], [FIT], ["training", "training/checkpoint", FIT]])
+def test_killed_while_it_cleaned_up_it_only_cleans_up(tiny_llama: Path, captured: Path, tmp_path: Path, left: list[str]):
+    """Half of the checkpoints or of the fit may be gone by then, and nothing is trained again."""
+    work = tmp_path / "trained"
+    curve = run(tiny_llama, captured, work)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in work.iterdir()}
+    for name in left:
+        (work / name).mkdir()
+    assert run(tiny_llama, captured, work) == curve
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in work.iterdir()} == before
+
+
+def test_where_there_is_nothing_to_train_the_fit_ships(tiny_llama: Path, captured: Path, tmp_path: Path):
+    """mxfp4's scales are powers of two, which no gradient moves."""
+    curve = run(tiny_llama, captured, tmp_path / "fit", mix="mxfp4", fit="ggml", train=["scales"])
+    assert (curve["points"], curve["trained"], curve["best"]["step"]) == ([], [], 0)
+    assert load_grid(tmp_path / "fit").tensors[NAME].grid == "mxfp4"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistill.errors import InputError
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import Document, iter_shards
@@ -67,3 +68,19 @@ def test_documents_are_spread_over_the_list():
     chosen = spread_documents(documents, 40, 64)
     assert len(chosen) == 4
     assert spread_documents(documents, 1000, 64) == documents
+
+
+@pytest.mark.parametrize(("count", "length", "tokens", "seq_len"), [(21, 150, 64, 512), (8, 1024, 512, 1024), (49, 512, 512, 512)])
+def test_few_tokens_are_still_a_document(count: int, length: int, tokens: int, seq_len: int):
+    """Measured on nothing, an error would cost nothing: a single document is the least."""
+    documents = [Document(torch.zeros(length, dtype=torch.int32), 0, {}) for _ in range(count)]
+    assert len(spread_documents(documents, tokens, seq_len)) == 1
+
+
+def test_a_chat_that_its_row_cuts_before_the_answer_is_left_out(tiny_llama: Path, tmp_path: Path):
+    tokens = torch.arange(3, 43, dtype=torch.int32)
+    late, early = Document(tokens, 33, {}), Document(tokens, 4, {})
+    capture(tiny_llama, [("train", [late, early, late])], 32, "float32", tmp_path, QuietProgress())
+    assert [len(document.signal["hidden"]) for document in iter_shards(tmp_path / "train")] == [27]
+    with pytest.raises(InputError, match=r"^recover\.seq_len: rows of 32 tokens end before any answer begins; it must be at least 35"):
+        capture(tiny_llama, [("train", [late])], 32, "float32", tmp_path, QuietProgress())
