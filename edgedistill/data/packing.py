@@ -109,7 +109,9 @@ def counting(documents: Sequence[Document], seq_len: int, setting: str) -> list[
     found = [document for document in documents if min(len(document.tokens), seq_len) - 1 > document.first]
     if documents and not found:
         least = min(document.first for document in documents) + 2
-        raise InputError(f"{setting}: rows of {seq_len} tokens end before any answer begins; it must be at least {least}, better several times that")
+        raise InputError(
+            f"{setting}: rows of {seq_len} tokens end before any answer begins; it must be at least {least}, better several times that"
+        )
     return found
 
 
