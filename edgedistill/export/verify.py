@@ -63,7 +63,9 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
     if kind is None:
         raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
     if mix is None:
-        named = [m for m in checkpoints if m in path.name]
+        # A bundle's own names end with the mix; the model's name before it may hold another's.
+        last = path.stem.rpartition("-")[2] if kind == "gguf" else path.name.partition("-")[2]
+        named = [last] if last in checkpoints else [m for m in checkpoints if m in path.name]
         mix = max(named, key=len) if named else next(iter(checkpoints)) if len(checkpoints) == 1 else None
     if mix is None or mix not in checkpoints:
         found = f"mix '{mix}' has no checkpoint here" if mix else "its name doesn't tell its mix"

@@ -12,11 +12,14 @@ from edgedistill.measure.judge import Judge, limit_documents, make_reference
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.row import open_runtime
 from edgedistill.measure.speed import measure_speed
+from edgedistill.models.facts import read_facts
+from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.runtimes.base import Runtime
 from edgedistill.signals.shards import Document
 from edgedistill.store.files import file_sha256, tree_sha256
 
+SENTENCE = "What two tokenizers make of these 26 words and 1,024 signs (plain ones) tells them apart, but for twins."
 WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default context
 
 
@@ -44,7 +47,7 @@ def bench(
         scratch: a folder for the reference's hidden states.
         progress: where it is shown.
     Raises:
-        InputError: it is no packed file, the text is missing or too short, or a reference came without a text.
+        InputError: it is no packed file, the text is missing or too short, a reference came without a text, or it has other words.
     """
     runtime = runtime_of(path)
     if reference is not None and text is None:
@@ -66,6 +69,8 @@ def bench(
         }
         if text is not None:
             judges = [Judge(text.name, str(text), _windows(model, text, settings.tokens))]
+            if reference is not None:
+                _check_same_words(model, path, reference)
             references = (
                 {}
                 if reference is None
@@ -92,13 +97,31 @@ def runtime_of(path: Path) -> str:
 
 
 def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
-    """A text as pieces of WINDOW tokens, judged from their second token on."""
+    """A text as pieces of WINDOW tokens, judged from their second token on, each behind a bos token where the file asks for one."""
     try:
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{text}: can't be read as UTF-8 text ({error}); name a text file") from error
-    ids = model.tokenize(content, special=False)
+    ids, info = model.tokenize(content, special=False), model.info()
     if len(ids) < 2:
         raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
-    pieces = [Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {}) for i in range(0, len(ids) - 1, WINDOW)]
+    start = [info.bos_id] if info.add_bos and info.bos_id >= 0 else []
+    room = WINDOW - len(start)
+    pieces = [Document(torch.tensor([*start, *ids[at : at + room]], dtype=torch.int32), 0, {}) for at in range(0, len(ids) - 1, room)]
     return limit_documents(pieces, tokens)
+
+
+def _check_same_words(model: Runtime, path: Path, reference: Path) -> None:
+    """Distributions can be compared where ids mean the same.
+
+    Raises:
+        InputError: the reference has another vocabulary or another tokenizer.
+    """
+    words = read_facts(reference, str(reference)).shape.vocab
+    if words != model.info().vocab:
+        raise InputError(
+            f"--reference {reference}: its vocabulary has {words} words, {path}'s {model.info().vocab}; name the model it was made from"
+        )
+    theirs = load_tokenizer(reference)(SENTENCE, add_special_tokens=False)["input_ids"]
+    if theirs != model.tokenize(SENTENCE, special=False):
+        raise InputError(f"--reference {reference}: its tokenizer isn't that of {path}; name the model it was made from")

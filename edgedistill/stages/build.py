@@ -9,10 +9,10 @@ from edgedistill import __version__
 from edgedistill.config.target import Target
 from edgedistill.facts import ModelFacts
 from edgedistill.formats import NumberFormat
+from edgedistill.models.source import model_sha256
 from edgedistill.plan import Plan
 from edgedistill.progress import Progress
 from edgedistill.stages.schedule import Schedule, expected_of
-from edgedistill.store.files import file_sha256, tree_sha256
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
 
@@ -51,7 +51,7 @@ class Build:
         self.schedule: Schedule | None = None
         self._kept: dict[str, Any] = {}
         self.progress.note("checking the teacher's files")
-        self.teacher_hash = file_sha256(self.teacher) if self.teacher.is_file() else tree_sha256(self.teacher)
+        self.teacher_hash = model_sha256(self.teacher)
 
     def stage(
         self,

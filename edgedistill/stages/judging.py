@@ -23,6 +23,9 @@ from edgedistill.stages.build import Build, settings_of
 from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
+# Of how files are measured, what no row depends on, and tasks, which count by their content.
+ELSEWHERE = {"repetitions", "accuracy_level", "tasks"}
+
 if TYPE_CHECKING:
     from edgedistill.measure.artifacts import Artifact
     from edgedistill.measure.items import Asked
@@ -144,8 +147,9 @@ def _row(
         measure_row(artifact, Work(load_judges(judges.path), views, _asked(build, student), build.recipe, work, build.progress))
 
     name = "measure-" + re.sub(r"[^a-z0-9._]+", "-", artifact.label.lower()).strip("-")
+    wanted = {key: value for key, value in settings_of(build.recipe.measure).items() if key not in ELSEWHERE}
     settings = {
-        "measure": settings_of(build.recipe.measure), "style": build.recipe.teach.style, "runtime": artifact.runtime,
+        "measure": wanted, "style": build.recipe.teach.style, "runtime": artifact.runtime,
         "worst": artifact.kind in ("rounded", "recovered"), "machine": fingerprint(), "cores": usable_cores(),
     }  # fmt: skip
     return build.stage(name, settings, [judges, *references.values()], write, {"file": artifact.sha256, **item_hashes(build)})

@@ -1,5 +1,6 @@
 """The last stages: the report, in its stage and at the top of the run folder, and the folder to ship."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,9 @@ def bundle(build: Build, found: dict[str, Any], result: StageResult, artifacts: 
     from edgedistill.bundle import bundle_damage, write_bundle
 
     out, mark = build.run.path / "bundle", build.run.path / BUNDLE_MARK
-    made = f"{result.key} {BUNDLE_FORMAT}"
+    # A report that was made again under its key, after a figure was measured anew, has another content.
+    license_hash = hashlib.sha256((build.license_text or "").encode()).hexdigest()
+    made = f"{result.key} {result.content} {license_hash} {BUNDLE_FORMAT}"
     if mark.is_file() and mark.read_text(encoding="utf-8") == made:
         damage = bundle_damage(out)
         if damage is None:

@@ -67,7 +67,9 @@ class Training(Build):
                 teach(writer, self.teacher, self.facts.name, self.recipe, top_k, work, self.progress, never)
 
         inputs = [*([asked] if asked and needed else []), *([held_out] if held_out else [])]
-        return self.stage("teach", {"teach": settings_of(wanted), "top_k": top_k}, inputs, build, outside)
+        # Of files it is the content that counts, wherever they lie; and of the prompts' how it is read.
+        files = {"text": len(wanted.text or ()), **({"prompts": Path(wanted.prompts).suffix} if "prompts" in read else {})}
+        return self.stage("teach", {"teach": settings_of(wanted) | files, "top_k": top_k}, inputs, build, outside)
 
     def held_out(self, asked: StageResult | None) -> StageResult:
         """Chats that the model writes to be judged on, whatever else the run does: another budget of training finds them again.

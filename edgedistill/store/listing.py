@@ -64,12 +64,13 @@ def clean(run: RunFolder, keep_current: Collection[str] | None = None, dry_run: 
     removed = [listing for listing in list_stages(run) if listing.folder not in keep]
     if dry_run:
         return removed
-    for listing in removed:
-        (run.stages / listing.folder / MARK).unlink(missing_ok=True)  # first: a half removed folder must not look complete
-        shutil.rmtree(run.stages / listing.folder)
+    # Marks, origins, journals and seals first: a half removed folder must look neither complete nor fit to go on from.
     for path in run.stages.glob(".*") if run.stages.is_dir() else []:
         if path.is_file():
-            path.unlink()  # journals and seals of the unfinished ones
+            path.unlink()
+    for listing in removed:
+        (run.stages / listing.folder / MARK).unlink(missing_ok=True)
+        shutil.rmtree(run.stages / listing.folder)
     return removed
 
 

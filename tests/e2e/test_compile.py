@@ -10,6 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
+from edgedistill.export.verify import checkpoints_of, verify_file
+from edgedistill.store.run import RunFolder
 from tests.e2e.conftest import ENVIRONMENT, artifact_hashes, compile_command, edgedistill
 
 
@@ -122,6 +124,26 @@ def test_a_damaged_stage_is_named_and_built_again(compiled: Path, talking_llama:
     assert done.stderr.count("done in") == 1
     assert "recover-q8_0: done in" in done.stderr
     assert artifact_hashes(copy) == before
+
+
+def test_figures_that_were_measured_anew_are_in_the_bundle_too(compiled: Path, talking_llama: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(compiled, tmp_path / "again"))
+    shutil.rmtree(next((copy / "stages").glob("speeds-*")))
+    made = (copy / ".bundle.json").read_text()
+    done = subprocess.run(compile_command(talking_llama, copy), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {line.split(":")[0] for line in done.stderr.splitlines() if "done in" in line} == {"speeds", "measure", "report"}
+    assert (copy / ".bundle.json").read_text() != made
+    papers = ("README.md", "MODEL_CARD.md")
+    assert any((copy / "bundle" / name).read_bytes() != (compiled / "bundle" / name).read_bytes() for name in papers)
+
+
+@pytest.mark.parametrize(("mix", "before"), [("q4_0", "q8_0"), ("q8_0", "q4_0")])
+def test_a_file_is_compared_with_the_mix_that_its_name_ends_with(compiled: Path, tmp_path: Path, mix: str, before: str):
+    path = tmp_path / f"{before}-model-{mix}.gguf"
+    path.symlink_to(next((compiled / "bundle").glob(f"*{mix}.gguf")).resolve())
+    proof = verify_file(path, checkpoints_of(RunFolder.find(compiled)))
+    assert (proof.mix, proof.comparison.equal) == (mix, True)
 
 
 def test_a_folder_in_use_is_refused(compiled: Path, talking_llama: Path):

@@ -157,6 +157,14 @@ def test_own_text_alone(base_gguf: Path, tmp_path: Path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [judge["name"] for judge in report["judges"]] == ["held-out own text"]
     assert report["teach"]["asked"] == 0
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").rename(moved / f"{name}.txt")
+    texts = [word for name in ("one", "two") for word in ("--text", moved / f"{name}.txt")]
+    again = edgedistill(*words(base_gguf, tmp_path / "run", *texts, "--text-only", "--tokens", 512))
+    assert again.returncode == 0, again.stderr
+    assert "done in" not in again.stderr, "the same texts in another place"
 
 
 @pytest.mark.slow

