@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from edgedistill.errors import InputError
+from edgedistill.export import mix_in_name
 from edgedistill.mixes import MIXES
 
 RUNTIMES = ("llama.cpp", "onnxruntime")
@@ -40,9 +41,6 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
 
 def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:
     """A bundle's artifacts for a runtime by their mix: NAME-MIX.gguf or onnx-MIX/; the mixes that we know first, in their order."""
-    if kind == RUNTIMES[0]:
-        found = {file.stem.rpartition("-")[2]: file for file in sorted(bundle.glob("*.gguf"))}
-    else:
-        found = {folder.name.partition("-")[2]: folder for folder in sorted(bundle.glob("onnx*/"))}
+    found = {mix_in_name(path): path for path in sorted(bundle.glob("*.gguf" if kind == RUNTIMES[0] else "onnx*/"))}
     order = [*(mix for mix in MIXES if mix in found), *(mix for mix in found if mix not in MIXES)]
     return {mix: found[mix] for mix in order}

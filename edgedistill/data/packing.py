@@ -93,10 +93,10 @@ def schedule_rows(rows: int, rows_per_step: int, steps: int, seed: int) -> list[
     return [order[step * rows_per_step : (step + 1) * rows_per_step] for step in range(steps)]
 
 
-Document = TypeVar("Document", bound=Packable)
+Packed = TypeVar("Packed", bound=Packable)
 
 
-def counting(documents: Sequence[Document], seq_len: int, setting: str) -> list[Document]:
+def counting(documents: Sequence[Packed], seq_len: int, setting: str) -> list[Packed]:
     """The documents of which a token counts: a chat whose answer begins behind the end of a row has none.
 
     Args:

@@ -57,8 +57,11 @@ def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, window: int) -> li
 
     Without it a model that has only ever seen texts with a bos token at position 0 is far from itself there.
     """
-    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = bos_of(tokenizer)
+    return cut_ids(tokenizer(text, add_special_tokens=False)["input_ids"], bos_of(tokenizer), window)
+
+
+def cut_ids(whole: Sequence[int], start: Sequence[int], window: int) -> list[list[int]]:
+    """Ids as pieces of at most `window` and at least 2, each behind `start`."""
     room = window - len(start)
     return [piece for at in range(0, len(whole), room) if len(piece := [*start, *whole[at : at + room]]) > 1]
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.errors import InputError
+from edgedistill.export import mix_in_name
 from edgedistill.export.compare import Comparison
 from edgedistill.export.gguf.check import compare_gguf, verify_gguf
 from edgedistill.export.onnx.check import compare_onnx, verify_onnx
@@ -63,8 +64,7 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
     if kind is None:
         raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
     if mix is None:
-        # A bundle's own names end with the mix; the model's name before it may hold another's.
-        last = path.stem.rpartition("-")[2] if kind == "gguf" else path.name.partition("-")[2]
+        last = mix_in_name(path)  # the model's name before it may hold another's
         named = [last] if last in checkpoints else [m for m in checkpoints if m in path.name]
         mix = max(named, key=len) if named else next(iter(checkpoints)) if len(checkpoints) == 1 else None
     if mix is None or mix not in checkpoints:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from edgedistill.data.prose import cut_ids
 from edgedistill.errors import InputError
 from edgedistill.machine import machine_facts, usable_cores
 from edgedistill.measure.judge import Judge, limit_documents, make_reference
@@ -93,6 +94,8 @@ def runtime_of(path: Path) -> str:
         return "llama.cpp"
     if path.is_dir() and (path / "onnx").is_dir():
         return "onnxruntime"
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; name a .gguf file or an ONNX folder")
     raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
 
 
@@ -106,9 +109,7 @@ def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
     if len(ids) < 2:
         raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
     start = [info.bos_id] if info.add_bos and info.bos_id >= 0 else []
-    room = WINDOW - len(start)
-    pieces = [Document(torch.tensor([*start, *ids[at : at + room]], dtype=torch.int32), 0, {}) for at in range(0, len(ids) - 1, room)]
-    return limit_documents(pieces, tokens)
+    return limit_documents([Document(torch.tensor(piece, dtype=torch.int32), 0, {}) for piece in cut_ids(ids, start, WINDOW)], tokens)
 
 
 def _check_same_words(model: Runtime, path: Path, reference: Path) -> None:

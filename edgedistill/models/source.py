@@ -20,7 +20,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from edgedistill.errors import InputError, RunError, did_you_mean
-from edgedistill.store.files import file_sha256
+from edgedistill.store.files import file_sha256, files_sha256
 
 PYPI = "pypi:"
 MARK = "source.json"  # written last into a wheel's folder: without it the folder doesn't count
@@ -81,8 +81,7 @@ def model_sha256(path: Path) -> str:
     if path.is_file():
         return file_sha256(path)
     found = [*path.iterdir(), *path.glob("additional_chat_templates/*")]
-    read = sorted((file.relative_to(path).as_posix(), file) for file in found if file.suffix in READ and file.is_file())
-    return hashlib.sha256("".join(f"{file_sha256(file)}  {name}\n" for name, file in read).encode()).hexdigest()
+    return files_sha256(path, sorted(file for file in found if file.suffix in READ and file.is_file()))
 
 
 def is_hub_id(teacher: str) -> bool:

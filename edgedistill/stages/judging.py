@@ -23,13 +23,13 @@ from edgedistill.stages.build import Build, settings_of
 from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
-# Of how files are measured, what no row depends on, and tasks, which count by their content.
-ELSEWHERE = {"repetitions", "accuracy_level", "tasks"}
-
 if TYPE_CHECKING:
     from edgedistill.measure.artifacts import Artifact
     from edgedistill.measure.items import Asked
     from edgedistill.measure.judge import Judge
+
+# Of how files are measured, what no row depends on, and tasks, which count by their content.
+ELSEWHERE = {"repetitions", "accuracy_level", "tasks"}
 
 CHATS, WRITTEN, FREE, PROSE, OWN = "held-out chats", "held-out text", "held-out free text", "held-out prose", "held-out own text"
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,12 @@ def tree_sha256(folder: Path) -> str:
     """
     if folder.is_file():
         return file_sha256(folder)
-    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _sorted_files(folder, links=True)]
+    return files_sha256(folder, _sorted_files(folder, links=True))
+
+
+def files_sha256(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over the paths and contents of some files of a folder, in the order given, in hex."""
+    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
