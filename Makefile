@@ -38,13 +38,15 @@ demo: $(HAS_ALL)  ## distil, recover, export and measure SmolLM2-135M-Instruct f
 
 test: $(HAS_ALL)  ## lint, then the fast tests (CPU, offline)
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/python -m pytest
 
 test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
 	$(VENV)/bin/python -m pytest -m slow
 
-lint: $(HAS_ALL)  ## ruff and mypy
+lint: $(HAS_ALL)  ## ruff, its formatting, and mypy
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
 docs: $(HAS_ALL)  ## write what docs/ takes from the code and from the records

@@ -2,14 +2,16 @@
 
 Run    python bench/auto_mix.py MODEL --judge TEXT [--about WORDS] [--work FOLDER] [--threads 2]
        MODEL is a Hugging Face folder, TEXT a text file that nothing here calibrates on (WikiText-2's test split).
-Writes bench/results/auto_mix.json: for each size the built-in mix, what was chosen in at most its bytes, bytes of the files, their
-       perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that comes along.
+Writes bench/results/auto_mix.json: for each size the built-in mix, what was chosen in at most its bytes, bytes of the
+files, their
+       perplexity, KL to the float model and agreement on the likeliest token, in llama.cpp, on TEXT and on prose that
+       comes along.
 
-What each grid costs is foretold by the curvature of the prose that comes along for training, and what was chosen is judged on its
-validation split before it is taken; no training. With --measure each grid of each group is measured there too, as without curvature, and
-what is chosen by that is packed and judged beside.
-All mixes are stored at the same fit, so that only the choice of grids differs. The work folder keeps what is done, in the midst of the
-measurements too.
+What each grid costs is foretold by the curvature of the prose that comes along for training, and what was chosen is
+judged on its validation split before it is taken; no training. With --measure each grid of each group is measured there
+too, as without curvature, and what is chosen by that is packed and judged beside.
+All mixes are stored at the same fit, so that only the choice of grids differs. The work folder keeps what is done, in
+the midst of the measurements too.
 """
 
 import argparse
@@ -77,7 +79,9 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--about", default="", help="What the model is, for the record.")
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--measure", action="store_true", help="Measure what each grid costs too; it takes half an hour.")
+    parser.add_argument(
+        "--measure", action="store_true", help="Measure what each grid costs too; it takes half an hour."
+    )
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -109,7 +113,11 @@ def main() -> None:
     read = asked.judge.read_text(encoding="utf-8")
     judges = [
         Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, [read], JUDGED_TOKENS)),
-        Judge("prose", "comes along, its judging split", prose_documents(asked.model, read_prose("judge", None), JUDGED_TOKENS)),
+        Judge(
+            "prose",
+            "comes along, its judging split",
+            prose_documents(asked.model, read_prose("judge", None), JUDGED_TOKENS),
+        ),
     ]
     reference = make_reference(asked.model, judges, work / "reference.safetensors", "float model", progress)
     rows = []
@@ -134,7 +142,10 @@ def main() -> None:
         for judge in judges:
             for label, packed_row in pair.items():
                 quality = packed_row["quality"][judge.name]
-                figures = f"KL {quality['kl_float_mean']:.4f}, perplexity {quality['ppl']:.2f}, {packed_row['file_bytes']} bytes"
+                figures = (
+                    f"KL {quality['kl_float_mean']:.4f}, perplexity {quality['ppl']:.2f}, "
+                    f"{packed_row['file_bytes']} bytes"
+                )
                 print(f"{rival}, {judge.name}, {label}: {figures}")
     weights = file_sha256(next(asked.model.glob("*.safetensors")))
     calibration = sum(len(document.tokens) for document in text)

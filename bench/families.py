@@ -1,14 +1,18 @@
-"""Hold every family's files against transformers: tiny random models with all that their family can have (tests/tiny.py).
+"""Hold every family's files against transformers: tiny random models with all that their family can have
+(tests/tiny.py).
 
 Run    python bench/families.py [gguf] [onnx]
-Writes bench/results/families.json: for each family, format and mix the largest difference of a logit from transformers' own model
-       of the same weights, how many of the weights in the file differ from the checkpoint, and how many token ids were compared.
-       A format that isn't asked for keeps the rows that it has.
+Writes bench/results/families.json: for each family, format and mix the largest difference of a logit from transformers'
+own model
+       of the same weights, how many of the weights in the file differ from the checkpoint, and how many token ids were
+       compared. A format that isn't asked for keeps the rows that it has.
 
-The text is longer than the models' sliding windows, and longer than what yarn's scaling starts from. For GGUF the difference is that
-of llama.cpp with keys and values in float32; `max_abs_logit_difference_default` is with its default, a float16 cache. On a grid
-llama.cpp also rounds the activations to 8 bits, which is all that its logits differ by. For ONNX the difference is that of accuracy
-level 0, which leaves activations in float32, and `_default` is level 4, which files ship with: it rounds them to 8 bits too.
+The text is longer than the models' sliding windows, and longer than what yarn's scaling starts from. For GGUF the
+difference is that of llama.cpp with keys and values in float32; `max_abs_logit_difference_default` is with its default,
+a float16 cache. On a grid llama.cpp also rounds the activations to 8 bits, which is all that its logits differ by. For
+ONNX the difference is that of accuracy
+level 0, which leaves activations in float32, and `_default` is level 4, which files ship with: it rounds them to 8 bits
+too.
 """
 
 import json
@@ -48,13 +52,15 @@ from tests.tiny import make_tiny  # noqa: E402
 OUT = Path(__file__).parent / "results" / "families.json"
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 400, 120)]
 MIXES = ("f32", "q8_0", "q4_0")  # f32: no mix, but all weights as they are
-# llama.cpp in a process of its own, with nothing of ours imported: logits with a float32 cache, then with its default one.
+# llama.cpp in a process of its own, with nothing of ours imported: logits with a float32 cache, then with its default
+# one.
 LLAMA = """
 import sys, numpy as np, llama_cpp
 tokens = [int(token) for token in sys.argv[3].split()]
 found = []
 for cache in (llama_cpp.GGML_TYPE_F32, llama_cpp.GGML_TYPE_F16):
-    model = llama_cpp.Llama(sys.argv[1], n_ctx=256, n_threads=1, logits_all=True, verbose=False, type_k=cache, type_v=cache)
+    options = {"n_ctx": 256, "n_threads": 1, "logits_all": True, "verbose": False, "type_k": cache, "type_v": cache}
+    model = llama_cpp.Llama(sys.argv[1], **options)
     model.eval(tokens)
     found.append(np.array(model.scores[: len(tokens)]))
 np.save(sys.argv[2], np.stack(found))
@@ -63,7 +69,9 @@ np.save(sys.argv[2], np.stack(found))
 
 @dataclass(frozen=True)
 class Case:
-    """A family's model in one mix: its folder, shape and checkpoint, and transformers' logits [T, V] of the checkpoint's weights."""
+    """A family's model in one mix: its folder, shape and checkpoint, and transformers' logits [T, V] of the
+    checkpoint's weights.
+    """
 
     folder: Path
     shape: ModelShape
@@ -82,29 +90,39 @@ def gguf_row(case: Case, scratch: Path) -> dict[str, Any]:
     return {
         **_held(exact, case.expected),
         "max_abs_logit_difference_default": float(np.abs(default - case.expected).max()),
-        "tensors": compared.tensors, "blocks": compared.blocks, "differences": len(compared.differences),
+        "tensors": compared.tensors,
+        "blocks": compared.blocks,
+        "differences": len(compared.differences),
         "token_ids_equal": check_token_ids(case.folder, path),
         "versions": _versions("llama-cpp-python", "gguf"),
-    }  # fmt: skip
+    }
 
 
 def onnx_row(case: Case, scratch: Path) -> dict[str, Any]:
-    """What the case's ONNX folder is like in onnxruntime with float activations, and with those of 8 bits that files ship with."""
+    """What the case's ONNX folder is like in onnxruntime with float activations, and with those of 8 bits that files
+    ship with.
+    """
     feeds = {"input_ids": np.array([TOKENS], np.int64), "attention_mask": np.ones((1, len(TOKENS)), np.int64)}
     found, compared = [], []
     for level in (0, 4):
         folder = write_onnx(case.checkpoint, case.folder, case.shape, scratch / str(level), {}, level)
         compared.append(verify_onnx(case.checkpoint, case.folder, case.shape, folder))
         session = ort.InferenceSession(str(next((folder / "onnx").glob("*.onnx"))), providers=["CPUExecutionProvider"])
-        empty = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in session.get_inputs() if i.name not in feeds}
+        empty = {
+            i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32)
+            for i in session.get_inputs()
+            if i.name not in feeds
+        }
         found.append(session.run(["logits"], {**feeds, **empty})[0][0])
     return {
         **_held(found[0], case.expected),
         "max_abs_logit_difference_default": float(np.abs(found[1] - case.expected).max()),
-        "tensors": compared[0].tensors, "blocks": compared[0].blocks, "differences": sum(len(c.differences) for c in compared),
+        "tensors": compared[0].tensors,
+        "blocks": compared[0].blocks,
+        "differences": sum(len(c.differences) for c in compared),
         "token_ids_equal": None,  # the folder holds the tokenizer's own files
         "versions": _versions("onnx", "onnxruntime"),
-    }  # fmt: skip
+    }
 
 
 # A format is a function from a case and an empty folder to the fields of its row.
@@ -124,8 +142,19 @@ def main() -> None:
                 for mix, case in cases.items():
                     with tempfile.TemporaryDirectory() as scratch:
                         found = FORMATS[name](case, Path(scratch))
-                    rows.append({"family": family, "format": name, "mix": mix, **found, "command": f"python bench/families.py {name}"})
-                    print(f"{family:12} {name} {mix:5} {found['max_abs_logit_difference']:.2e} {found['differences']} differences")
+                    rows.append(
+                        {
+                            "family": family,
+                            "format": name,
+                            "mix": mix,
+                            **found,
+                            "command": f"python bench/families.py {name}",
+                        }
+                    )
+                    print(
+                        f"{family:12} {name} {mix:5} {found['max_abs_logit_difference']:.2e} "
+                        f"{found['differences']} differences"
+                    )
     order = list(FAMILIES)
     rows.sort(key=lambda row: (order.index(row["family"]), row["format"], MIXES.index(row["mix"])))
     OUT.write_text(json.dumps({"schema": "edgedistill.families/1", "rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -138,7 +167,11 @@ def _cases(family: str, root: Path) -> dict[str, Case]:
     for mix in MIXES:
         formats = {tensor.name: F32 for tensor in shape.tensors()} if mix == "f32" else mixes.assign_formats(shape, mix)
         checkpoint = GridCheckpoint(
-            mix, {name: fit_ggml(state[name], f.name) if f.quantized else state[name].float() for name, f in formats.items()}
+            mix,
+            {
+                name: fit_ggml(state[name], f.name) if f.quantized else state[name].float()
+                for name, f in formats.items()
+            },
         )
         # transformers' own loading, and the checkpoint's weights put into its model.
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -158,7 +191,9 @@ def _held(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", *packages)} | {"python": platform.python_version()}
+    return {name: version(name) for name in ("torch", "transformers", *packages)} | {
+        "python": platform.python_version()
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What fake quantization costs a training step: the same step with float layers and with layers on grids, interleaved in one run.
+"""What fake quantization costs a training step: the same step with float layers and with layers on grids, interleaved
+in one run.
 
 Run    python bench/grid_step.py [--rounds 5] [--threads 2]
-Writes bench/results/grid_step.json: seconds a step (median, wall and CPU) of a llama of width 768 with float linear layers and with each
+Writes bench/results/grid_step.json: seconds a step (median, wall and CPU) of a llama of width 768 with float linear
+layers and with each
        grid, their ratio, and how much more memory a step reaches at its peak.
 
 A step is what the recover stage does: forward in bfloat16 over float32 masters, the chunked head's KL, backward, AdamW.
@@ -37,9 +39,13 @@ FLOAT = "float"
 GRIDS = ("q4_0", "q8_0", "q4_k")
 SEQ_LEN, ROWS = 256, 4  # the chat recipe's 1024 tokens a step
 SIZES = {
-    "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 12, "num_key_value_heads": 4,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
     "vocab_size": 8192,
-}  # fmt: skip
+}
 
 
 def make_step(variant: str) -> Callable[[], None]:
@@ -48,7 +54,11 @@ def make_step(variant: str) -> Callable[[], None]:
     model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True, max_position_embeddings=SEQ_LEN))
     model.model.embed_tokens.weight.requires_grad_(False)
     if variant != FLOAT:
-        linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+        linear = {
+            f"{name}.weight"
+            for name, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear) and name != "lm_head"
+        }
         place_on_grid(model, dict.fromkeys(linear, FORMATS[variant]), None, Learned())
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
@@ -69,7 +79,8 @@ def make_step(variant: str) -> Callable[[], None]:
 def peak_bytes(variant: str) -> int:
     """Peak resident bytes of a process that trains the variant for two steps."""
     command = [sys.executable, __file__, "--peak", variant]
-    # Large buffers straight from and back to the kernel, so that the peak counts what is in use and not what malloc keeps.
+    # Large buffers straight from and back to the kernel, so that the peak counts what is in use and not what malloc
+    # keeps.
     exact = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     return int(subprocess.run(command, check=True, capture_output=True, text=True, env=exact).stdout)
 
@@ -85,7 +96,9 @@ def main() -> None:
     if arguments.peak:
         step = make_step(arguments.peak)
         step()
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted anew, without the model's making
+        Path("/proc/self/clear_refs").write_text(
+            "5", encoding="ascii"
+        )  # the peak is counted anew, without the model's making
         step()
         peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
         assert peak
@@ -119,9 +132,13 @@ def main() -> None:
     largest = 4 * SIZES["hidden_size"] * SIZES["intermediate_size"]
     found = {
         "command": f"python bench/grid_step.py --rounds {arguments.rounds} --threads {arguments.threads}",
-        "machine": machine_facts(), "torch": torch.__version__, "model": SIZES, "tokens_a_step": SEQ_LEN * ROWS,
-        "largest_tensor_bytes": largest, "rows": rows,
-    }  # fmt: skip
+        "machine": machine_facts(),
+        "torch": torch.__version__,
+        "model": SIZES,
+        "tokens_a_step": SEQ_LEN * ROWS,
+        "largest_tensor_bytes": largest,
+        "rows": rows,
+    }
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(rows, indent=1) + "\n")
 

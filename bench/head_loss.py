@@ -1,15 +1,19 @@
-"""What the chunked head and its loss cost against the plain way: whole logits and autograd through log_softmax. Time and peak memory.
+"""What the chunked head and its loss cost against the plain way: whole logits and autograd through log_softmax. Time
+and peak memory.
 
 Run    python bench/head_loss.py [--only speed/49152/bfloat16/hidden ...] [--rounds 4] [--threads 2]
-Writes bench/results/head_loss.json: for vocabularies of 49,152 (width 576) and 262,144 (width 640), float32 and bfloat16, a teacher by its
+Writes bench/results/head_loss.json: for vocabularies of 49,152 (width 576) and 262,144 (width 640), float32 and
+bfloat16, a teacher by its
        hidden states and one by its 64 likeliest words, with and without a gradient for the output matrix
          speed   seconds forward and backward of both ways, interleaved in one run, and their ratio
-         memory  how far the peak of a process of its own rises above what it held before (weights and hidden states), forward and
+         memory  how far the peak of a process of its own rises above what it held before (weights and hidden states),
+         forward and
                  backward, for ours at 4,096 tokens and for the plain way at as many as fit here (Linux)
          tune    ours with chunks and blocks of other lengths
        `--only` measures some of it and keeps the rest of the record.
 
-The loss is forward KL. The peak with a gradient for the output matrix holds that gradient: 4·V·D bytes, 671 MB at 262,144.
+The loss is forward KL. The peak with a gradient for the output matrix holds that gradient: 4·V·D bytes, 671 MB at
+262,144.
 """
 
 import argparse
@@ -105,27 +109,41 @@ def speed(vocabulary: int, dtype: str, teacher: str, rounds: int) -> Iterator[di
                     wall[way].append(time.perf_counter() - started)
                     cpu[way].append(time.process_time() - used)
         yield {
-            "tokens": tokens, "weight_gradient": trained, "kl": values["ours"], "plain_kl": values["plain"],
-            "seconds": statistics.median(wall["ours"]), "plain_seconds": statistics.median(wall["plain"]),
-            "cpu_seconds": statistics.median(cpu["ours"]), "plain_cpu_seconds": statistics.median(cpu["plain"]),
+            "tokens": tokens,
+            "weight_gradient": trained,
+            "kl": values["ours"],
+            "plain_kl": values["plain"],
+            "seconds": statistics.median(wall["ours"]),
+            "plain_seconds": statistics.median(wall["plain"]),
+            "cpu_seconds": statistics.median(cpu["ours"]),
+            "plain_cpu_seconds": statistics.median(cpu["plain"]),
             "ratio": statistics.median(a / b for a, b in zip(wall["ours"], wall["plain"], strict=True)),
             "cpu_ratio": statistics.median(a / b for a, b in zip(cpu["ours"], cpu["plain"], strict=True)),
-        }  # fmt: skip
+        }
 
 
 def memory(vocabulary: int, dtype: str, teacher: str, threads: int) -> Iterator[dict[str, Any]]:
     """Each in a process of its own."""
-    # Large buffers straight from and back to the kernel, so that the peak counts what is in use and not what malloc keeps.
+    # Large buffers straight from and back to the kernel, so that the peak counts what is in use and not what malloc
+    # keeps.
     exact = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**22)}
     for way, trained in product(("ours", "plain"), (False, True)):
         tokens = MEMORY_TOKENS[way][vocabulary]
-        command = [sys.executable, __file__, "--peak", json.dumps([way, vocabulary, dtype, teacher, trained, tokens, threads])]
+        command = [
+            sys.executable,
+            __file__,
+            "--peak",
+            json.dumps([way, vocabulary, dtype, teacher, trained, tokens, threads]),
+        ]
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True, env=exact).stdout)
         yield {
-            "way": way, "tokens": tokens, "weight_gradient": trained, "peak_bytes": peak,
+            "way": way,
+            "tokens": tokens,
+            "weight_gradient": trained,
+            "peak_bytes": peak,
             "gradient_bytes": 4 * vocabulary * WIDTH[vocabulary] if trained else 0,
             **({"limit_bytes": LIMIT_BYTES, "holds": peak < LIMIT_BYTES} if way == "ours" else {}),
-        }  # fmt: skip
+        }
 
 
 def peak_beyond(way: str, vocabulary: int, dtype: str, teacher: str, trained: bool, tokens: int, threads: int) -> int:
@@ -161,7 +179,13 @@ def tune(vocabulary: int, dtype: str, teacher: str, rounds: int) -> Iterator[dic
     head.BLOCK_LOGITS = usual[1]
     for (chunk, block), times in wall.items():
         seconds = statistics.median(times)
-        yield {"tokens": tokens, "chunk": chunk, "block_logits": block, "usual": (chunk, block) == usual, "seconds": seconds}
+        yield {
+            "tokens": tokens,
+            "chunk": chunk,
+            "block_logits": block,
+            "usual": (chunk, block) == usual,
+            "seconds": seconds,
+        }
 
 
 def main() -> None:
@@ -182,14 +206,19 @@ def main() -> None:
         part, vocabulary, dtype, teacher = name.split("/")
         measure: Callable[..., Iterator[dict[str, Any]]] = {"speed": speed, "memory": memory, "tune": tune}[part]
         load = os.getloadavg()[0]
-        rows = list(measure(int(vocabulary), dtype, teacher, arguments.threads if part == "memory" else arguments.rounds))
+        rows = list(
+            measure(int(vocabulary), dtype, teacher, arguments.threads if part == "memory" else arguments.rounds)
+        )
         command = f"python bench/head_loss.py --only {name} --rounds {arguments.rounds} --threads {arguments.threads}"
         done[name] = {"command": command, "threads": arguments.threads, "load_average": load, "rows": rows}
         print(json.dumps({name: done[name]}, indent=1), flush=True)
         found = {
-            "machine": machine_facts(), "torch": torch.__version__, "width": WIDTH, "top_k": K,
+            "machine": machine_facts(),
+            "torch": torch.__version__,
+            "width": WIDTH,
+            "top_k": K,
             "parts": {name: done[name] for name in parts if name in done},
-        }  # fmt: skip
+        }
         OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

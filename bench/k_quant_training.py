@@ -1,13 +1,15 @@
-"""A small llama trained on K-quants, exported, and asked by llama.cpp: the file holds what training saw, and gives what torch gives.
+"""A small llama trained on K-quants, exported, and asked by llama.cpp: the file holds what training saw, and gives what
+torch gives.
 
 Run    python bench/k_quant_training.py [--float-steps 300] [--steps 24] [--mix q4_k_m]
 Writes bench/results/k_quant_training.json
 
-A llama of width 512 is trained on the prose that comes along, then for a few steps on its grid against itself. Perplexity on prose that
-no training saw is then measured three times on the very same weights: torch in float32; llama.cpp on the decoded weights as F32, where
-nothing is rounded; llama.cpp on the packed file, where its kernels round activations to 8 bits a block of 256. The second must be torch's;
-the third differs from it by the rounding of activations alone, and by how much is the measurement. Beside them the float model's and
-plain rounding's perplexity.
+A llama of width 512 is trained on the prose that comes along, then for a few steps on its grid against itself.
+Perplexity on prose that
+no training saw is then measured three times on the very same weights: torch in float32; llama.cpp on the decoded
+weights as F32, where nothing is rounded; llama.cpp on the packed file, where its kernels round activations to 8 bits a
+block of 256. The second must be torch's; the third differs from it by the rounding of activations alone, and by how
+much is the measurement. Beside them the float model's and plain rounding's perplexity.
 """
 
 import argparse
@@ -47,22 +49,34 @@ OUT = Path(__file__).parent / "results" / "k_quant_training.json"
 SEQ_LEN, ROWS = 256, 4
 WINDOW = 256
 SIZES = {
-    "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
-    "max_position_embeddings": 512, "tie_word_embeddings": True,
-}  # fmt: skip
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
 
 
 def make_folder(folder: Path, text: str) -> None:
     """An untrained model with a byte-level BPE of 2,048 tokens trained on the text."""
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
-        [text], trainers.BpeTrainer(vocab_size=2048, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+        [text],
+        trainers.BpeTrainer(
+            vocab_size=2048, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+        ),
     )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>").save_pretrained(
+        folder
+    )
     config = LlamaConfig(**SIZES, vocab_size=len(tokenizer.get_vocab()), bos_token_id=0, eos_token_id=0)
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
@@ -74,7 +88,9 @@ def train_float(model: LlamaForCausalLM, ids: Tensor, steps: int) -> None:
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = (
+                1e-3 * min(1.0, (step + 1) / 20) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
         starts = torch.randint(0, len(ids) - SEQ_LEN, (ROWS,), generator=generator).tolist()
         rows = torch.stack([ids[s : s + SEQ_LEN] for s in starts])
         with torch.autocast("cpu", torch.bfloat16):
@@ -113,7 +129,9 @@ def torch_perplexity(model: LlamaForCausalLM, windows: list[list[int]]) -> float
     with torch.no_grad():
         logits = (model(torch.tensor([window])).logits[0, :-1] for window in windows)
         pairs = zip(logits, windows, strict=True)
-        parts = [torch.nn.functional.cross_entropy(rows, torch.tensor(ids[1:]), reduction="none") for rows, ids in pairs]
+        parts = [
+            torch.nn.functional.cross_entropy(rows, torch.tensor(ids[1:]), reduction="none") for rows, ids in pairs
+        ]
     return float(torch.cat(parts).double().mean().exp())
 
 
@@ -159,7 +177,9 @@ def main() -> None:
         packed = write_gguf(checkpoint, folder, shape, Path(scratch) / "packed.gguf", {"name": "small"})
         proof = verify_gguf(checkpoint, folder, shape, packed)
         decoded = {name: checkpoint.decode(name) for name in checkpoint.tensors}
-        exact = write_gguf(GridCheckpoint("f32", decoded), folder, shape, Path(scratch) / "decoded.gguf", {"name": "small"})
+        exact = write_gguf(
+            GridCheckpoint("f32", decoded), folder, shape, Path(scratch) / "decoded.gguf", {"name": "small"}
+        )
         plain = write_gguf(rounded, folder, shape, Path(scratch) / "rounded.gguf", {"name": "small"})
 
         grids: dict[str, int] = {}
@@ -170,9 +190,13 @@ def main() -> None:
         in_llama_f32 = llama_perplexity(exact, windows, arguments.threads)
         in_llama = llama_perplexity(packed, windows, arguments.threads)
         found = {
-            "command": f"python bench/k_quant_training.py --float-steps {arguments.float_steps} --steps {arguments.steps} "
+            "command": f"python bench/k_quant_training.py --float-steps {arguments.float_steps} --steps "
+            f"{arguments.steps} "
             f"--mix {arguments.mix}",
-            "machine": machine_facts(), "model": SIZES, "mix": arguments.mix, "tensors": grids,
+            "machine": machine_facts(),
+            "model": SIZES,
+            "mix": arguments.mix,
+            "tensors": grids,
             "verify": {"tensors": proof.tensors, "blocks": proof.blocks, "differences": len(proof.differences)},
             "judged_tokens": len(windows) * (WINDOW - 1),
             "perplexity": {
@@ -184,7 +208,7 @@ def main() -> None:
             },
             "runtime_difference": in_llama_f32 / in_torch - 1,
             "activation_rounding_difference": in_llama / in_llama_f32 - 1,
-        }  # fmt: skip
+        }
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
 

@@ -1,16 +1,22 @@
-"""Load our ONNX folders in what others use: onnxruntime-genai, transformers.js in Node, optimum. The same tokens, the same chat template?
+"""Load our ONNX folders in what others use: onnxruntime-genai, transformers.js in Node, optimum. The same tokens, the
+same chat template?
 
 Run    python bench/onnx_loaders.py [genai] [transformers.js] [optimum]      (downloads packages; some minutes)
-Writes bench/results/onnx_loaders.json: for each loader and model the ids of a greedy continuation against those of our own runtime, and
+Writes bench/results/onnx_loaders.json: for each loader and model the ids of a greedy continuation against those of our
+own runtime, and
        the text of a chat after the folder's template. A loader that isn't asked for keeps the rows that it has.
 
-Each loader gets an environment of its own in a temporary folder; EDGEDISTILL_LOADERS=FOLDER keeps them. Models are the families' tiny
-random ones in q8_0, and a llama of width 256 on every grid, at accuracy level 0: with float activations, so that a close second token
-doesn't decide. optimum needs transformers below 4.58, which is put before this environment's own; the rest it takes from here.
+Each loader gets an environment of its own in a temporary folder; EDGEDISTILL_LOADERS=FOLDER keeps them. Models are the
+families' tiny
+random ones in q8_0, and a llama of width 256 on every grid, at accuracy level 0: with float activations, so that a
+close second token doesn't decide. optimum needs transformers below 4.58, which is put before this environment's own;
+the rest it takes from here.
 
-optimum-onnx 0.1 makes empty caches by the config instead of by the graph's inputs, and knows of head_dim and num_key_value_heads for
-some families only (ORTModelForCausalLM.__init__): llama, mistral and qwen3 with heads of another size than width / heads, and phi3 and
-olmo2 with fewer heads of keys than of queries, it can't start, whoever exported them. NAME-square has heads of that size.
+optimum-onnx 0.1 makes empty caches by the config instead of by the graph's inputs, and knows of head_dim and
+num_key_value_heads for
+some families only (ORTModelForCausalLM.__init__): llama, mistral and qwen3 with heads of another size than width /
+heads, and phi3 and olmo2 with fewer heads of keys than of queries, it can't start, whoever exported them. NAME-square
+has heads of that size.
 """
 
 import json
@@ -66,7 +72,8 @@ for name, folder in jobs["folders"].items():
         found[name] = {"ids": ids, "chat": chat}
     except Exception as error:
         found[name] = {"error": str(error)[:300]}
-print(json.dumps({"versions": {"onnxruntime-genai": og.__version__, "onnxruntime": onnxruntime.__version__}, "found": found}))
+versions = {"onnxruntime-genai": og.__version__, "onnxruntime": onnxruntime.__version__}
+print(json.dumps({"versions": versions, "found": found}))
 """
 
 JAVASCRIPT = """
@@ -84,7 +91,8 @@ for (const [name, folder] of Object.entries(jobs.folders)) {
     const inputs = { input_ids: tensor(jobs.prompt), attention_mask: tensor(jobs.prompt.map(() => 1)) };
     const out = await model.generate({ ...inputs, max_new_tokens: jobs.new, do_sample: false });
     const ids = Array.from(out.data, Number).slice(jobs.prompt.length);
-    found[name] = { ids, chat: tokenizer.apply_chat_template(jobs.chat, { tokenize: false, add_generation_prompt: true }) };
+    const chat = tokenizer.apply_chat_template(jobs.chat, { tokenize: false, add_generation_prompt: true });
+    found[name] = { ids, chat };
     await model.dispose();
   } catch (error) {
     found[name] = { error: String(error).slice(0, 300) };
@@ -92,7 +100,8 @@ for (const [name, folder] of Object.entries(jobs.folders)) {
 }
 const version = (name) => JSON.parse(readFileSync(`node_modules/${name}/package.json`, 'utf8')).version;
 const versions = {
-  node: process.version, 'transformers.js': version('@huggingface/transformers'), 'onnxruntime-node': version('onnxruntime-node'),
+  node: process.version,
+  'transformers.js': version('@huggingface/transformers'), 'onnxruntime-node': version('onnxruntime-node'),
 };
 console.log(JSON.stringify({ versions, found }));
 """
@@ -107,10 +116,12 @@ found = {}
 jobs = json.loads(sys.stdin.read())
 for name, folder in jobs["folders"].items():
     try:
-        model = ORTModelForCausalLM.from_pretrained(folder, subfolder="onnx", file_name=jobs["files"][name], use_io_binding=False)
+        options = {"subfolder": "onnx", "file_name": jobs["files"][name], "use_io_binding": False}
+        model = ORTModelForCausalLM.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         prompt = torch.tensor([jobs["prompt"]])
-        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=jobs["new"], do_sample=False)
+        mask = torch.ones_like(prompt)
+        out = model.generate(prompt, attention_mask=mask, max_new_tokens=jobs["new"], do_sample=False)
         chat = tokenizer.apply_chat_template(jobs["chat"], tokenize=False, add_generation_prompt=True)
         found[name] = {"ids": out[0, len(jobs["prompt"]):].tolist(), "chat": chat}
     except Exception as error:
@@ -122,7 +133,9 @@ print(json.dumps({"versions": {name: version(name) for name in names}, "found": 
 
 @dataclass(frozen=True)
 class Loader:
-    """How to make a loader's environment in a folder, and the command and environment variables that run its program there."""
+    """How to make a loader's environment in a folder, and the command and environment variables that run its program
+    there.
+    """
 
     install: Callable[[Path], None]
     command: Callable[[Path], list[str]]
@@ -160,18 +173,26 @@ def path_of(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder / "packages")}
 
 
-OPTIMUM_PACKAGES = ("optimum-onnx==0.1.*", "optimum==2.0.*", "transformers==4.57.*", "huggingface-hub<1", "tokenizers==0.22.*")
+OPTIMUM_PACKAGES = (
+    "optimum-onnx==0.1.*",
+    "optimum==2.0.*",
+    "transformers==4.57.*",
+    "huggingface-hub<1",
+    "tokenizers==0.22.*",
+)
 LOADERS = {
     "genai": Loader(
         lambda folder: pip(folder, "onnxruntime-genai==0.18.*"),
-        lambda folder: [sys.executable, str(program("try.py", GENAI)(folder))], path_of,
+        lambda folder: [sys.executable, str(program("try.py", GENAI)(folder))],
+        path_of,
     ),
     "transformers.js": Loader(install_javascript, lambda folder: ["node", str(program("try.mjs", JAVASCRIPT)(folder))]),
     "optimum": Loader(
         lambda folder: pip(folder, *OPTIMUM_PACKAGES),
-        lambda folder: [sys.executable, str(program("try.py", OPTIMUM)(folder))], path_of,
+        lambda folder: [sys.executable, str(program("try.py", OPTIMUM)(folder))],
+        path_of,
     ),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -187,7 +208,9 @@ def main() -> None:
         for loader in wanted:
             rows += try_loader(loader, environments / loader, folders, expected)
     rows.sort(key=lambda row: (list(LOADERS).index(row["loader"]), row["model"]))
-    OUT.write_text(json.dumps({"schema": "edgedistill.onnx_loaders/1", "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    OUT.write_text(
+        json.dumps({"schema": "edgedistill.onnx_loaders/1", "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def make_folders(root: Path) -> dict[str, Path]:
@@ -234,9 +257,14 @@ def try_loader(name: str, place: Path, folders: dict[str, Path], expected: dict[
     files = {model: next((folder / "onnx").glob("*.onnx")).name for model, folder in folders.items()}
     dtypes = {"model_q4.onnx": "q4", "model_quantized.onnx": "q8", "model.onnx": "fp32"}
     jobs = {
-        "folders": {model: str(folder) for model, folder in folders.items()}, "root": str(next(iter(folders.values())).parent),
-        "files": files, "dtypes": {model: dtypes[file] for model, file in files.items()}, "prompt": PROMPT, "new": NEW, "chat": CHAT,
-    }  # fmt: skip
+        "folders": {model: str(folder) for model, folder in folders.items()},
+        "root": str(next(iter(folders.values())).parent),
+        "files": files,
+        "dtypes": {model: dtypes[file] for model, file in files.items()},
+        "prompt": PROMPT,
+        "new": NEW,
+        "chat": CHAT,
+    }
     variables = {**os.environ, **loader.variables(place)}
     answer = json.loads(run(loader.command(place), input=json.dumps(jobs), cwd=place, env=variables).splitlines()[-1])
     rows = []
@@ -245,10 +273,16 @@ def try_loader(name: str, place: Path, folders: dict[str, Path], expected: dict[
         # Some end with the stop token, some before it.
         said, meant = ([i for i in ids or [] if i not in wanted["stops"]] for ids in (found.get("ids"), wanted["ids"]))
         row = {
-            "loader": name, "model": model, "file": files[model], "tokens": len(meant), "ids_equal": said == meant,
-            "chat_equal": found.get("chat") == wanted["chat"], "error": found.get("error"),
-            "versions": answer["versions"], "command": f"python bench/onnx_loaders.py {name}",
-        }  # fmt: skip
+            "loader": name,
+            "model": model,
+            "file": files[model],
+            "tokens": len(meant),
+            "ids_equal": said == meant,
+            "chat_equal": found.get("chat") == wanted["chat"],
+            "error": found.get("error"),
+            "versions": answer["versions"],
+            "command": f"python bench/onnx_loaders.py {name}",
+        }
         if not row["ids_equal"]:
             row |= {"expected": meant, "found": said}
         print(f"{name:16} {model:14} ids {row['ids_equal']} chat {row['chat_equal']} {row['error'] or ''}", flush=True)

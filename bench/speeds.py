@@ -1,7 +1,8 @@
 """Speeds of packed files against the first, in llama.cpp: what a choice of number formats costs beside its bytes.
 
 Run    python bench/speeds.py FILE.gguf [OTHER.gguf ...] [--names NAME,...] [--rounds 7] [--threads 2]
-Writes bench/results/speeds.json: for each file prefill and decode in tokens/s, and the median over rounds of its ratio to the first.
+Writes bench/results/speeds.json: for each file prefill and decode in tokens/s, and the median over rounds of its ratio
+to the first.
 
 In each round every file is loaded anew and timed once, so that what disturbs one disturbs all.
 """
@@ -27,7 +28,10 @@ PREFILL, DECODE, CONTEXT = 512, 128, 1024  # tokens
 def ratios(trials: list[Trial], first: list[Trial]) -> dict[str, float]:
     """The median over rounds of a file's tokens/s over the first's."""
     pairs = list(zip(trials, first, strict=True))
-    return {name: statistics.median(one[name]["tokens_per_s"] / other[name]["tokens_per_s"] for one, other in pairs) for name in TESTS}
+    return {
+        name: statistics.median(one[name]["tokens_per_s"] / other[name]["tokens_per_s"] for one, other in pairs)
+        for name in TESTS
+    }
 
 
 def main() -> None:
@@ -54,14 +58,22 @@ def main() -> None:
     progress.finish()
     rows: list[dict[str, Any]] = [
         {
-            "file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path),
-            "over_first": ratios(trials[name], trials[names[0]]), **summary(trials[name]),
+            "file": name,
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+            "over_first": ratios(trials[name], trials[names[0]]),
+            **summary(trials[name]),
         }
         for name, path in zip(names, asked.files, strict=True)
-    ]  # fmt: skip
-    command = f"python bench/speeds.py {' '.join(f'{name}.gguf' for name in names)} --rounds {asked.rounds} --threads {asked.threads}"
+    ]
+    command = (
+        f"python bench/speeds.py {' '.join(f'{name}.gguf' for name in names)} --rounds {asked.rounds} --threads "
+        f"{asked.threads}"
+    )
     tokens = {"prefill": PREFILL, "decode": DECODE}
-    write_json(OUT, {"command": command, "machine": machine_facts(), "runtime": runtime, "tokens": tokens, "rows": rows})
+    write_json(
+        OUT, {"command": command, "machine": machine_facts(), "runtime": runtime, "tokens": tokens, "rows": rows}
+    )
     for row in rows:
         sys.stdout.write(json.dumps({"file": row["file"], **row["over_first"]}) + "\n")
 

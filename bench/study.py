@@ -2,13 +2,15 @@
 
 Run    edgedistill recover MODEL --recipe bench/study.yaml -o RUN     (its recipe names the texts; change them to yours)
        python bench/study.py RUN --work DIR [--tokens 8192] [--only PATTERN] [--threads 2]
-Writes bench/results/study.json: for each variant the KL to the float model on held-out chats, free text and prose, in nats a token, before
+Writes bench/results/study.json: for each variant the KL to the float model on held-out chats, free text and prose, in
+nats a token, before
        training and after it, and what a step took.
 
-RUN gives the float student, its captured text and what each weight's error costs. A variant is the base recipe with some settings changed;
-it goes through the recover stage itself. Judged in torch in float32 on held-out text, which no training saw, with exactly the
-weights that would be packed: a study of many variants. What ships is judged in its runtime (bench/recovery.py). Finished variants stay
-under DIR, are not trained again, and are in the record whatever PATTERN says.
+RUN gives the float student, its captured text and what each weight's error costs. A variant is the base recipe with
+some settings changed; it goes through the recover stage itself. Judged in torch in float32 on held-out text, which no
+training saw, with exactly the
+weights that would be packed: a study of many variants. What ships is judged in its runtime (bench/recovery.py).
+Finished variants stay under DIR, are not trained again, and are in the record whatever PATTERN says.
 """
 
 import argparse
@@ -45,14 +47,23 @@ OUT = Path(__file__).parent / "results" / "study.json"
 FOUND = "found.json"
 KINDS = {"chats": WRITTEN, "free": FREE, "prose": PROSE}
 BASE: dict[str, Any] = {
-    "batch_tokens": 512, "validate_every": 10_000, "patience": 100, "tokens_by_mix": {}, "rate_by_mix": {},
-}  # fmt: skip
-VALIDATED, JUDGED = 4_096, 4_096  # tokens that say whether training improved on its start, and of each kind that the KL is of
+    "batch_tokens": 512,
+    "validate_every": 10_000,
+    "patience": 100,
+    "tokens_by_mix": {},
+    "rate_by_mix": {},
+}
+VALIDATED, JUDGED = (
+    4_096,
+    4_096,
+)  # tokens that say whether training improved on its start, and of each kind that the KL is of
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the base: settings of the recipe's recover part, the mix, or the kinds of text that it trains on."""
+    """One change of the base: settings of the recipe's recover part, the mix, or the kinds of text that it trains
+    on.
+    """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -70,8 +81,14 @@ VARIANTS = (
         for fit in ("ggml", "importance", "fisher", "curvature")
     ),
     Variant("base"),
-    *(Variant(f"start from {fit}", {"fit": fit, "train": ["scales", "norms"]}) for fit in ("ggml", "importance", "fisher")),
-    *(Variant(f"start from {fit}, weights too", {"fit": fit, "train": [*ALL]}) for fit in ("ggml", "fisher", "curvature")),
+    *(
+        Variant(f"start from {fit}", {"fit": fit, "train": ["scales", "norms"]})
+        for fit in ("ggml", "importance", "fisher")
+    ),
+    *(
+        Variant(f"start from {fit}, weights too", {"fit": fit, "train": [*ALL]})
+        for fit in ("ggml", "fisher", "curvature")
+    ),
     *(Variant(f"{part} only", {"train": [part]}) for part in ALL),
     *(Variant(f"low rank {rank}", {"low_rank": rank}) for rank in (8, 32)),
     *(Variant(f"weights at {rate:g}", {"train": [*ALL], "learning_rate": rate}) for rate in (5e-5, 5e-4)),
@@ -94,15 +111,20 @@ class Study:
         current = json.loads((run / "run.json").read_text(encoding="utf-8"))["current"]
         stages = {name: run / "stages" / folder for name, folder in current.items()}
         self.student, self.taught, self.captured = stages["student"], stages["teach"], stages["capture"]
-        self.costs = {"ggml": None, "importance": load_importance(self.captured), "fisher": load_fisher(stages["fisher"]),
-                      "curvature": CurvatureFiles(stages["curvature"])}  # fmt: skip
+        self.costs = {
+            "ggml": None,
+            "importance": load_importance(self.captured),
+            "fisher": load_fisher(stages["fisher"]),
+            "curvature": CurvatureFiles(stages["curvature"]),
+        }
         self.shape, self.work, self.tokens = read_shape(self.student), work, tokens
         self.judged: dict[str, list[Document]] = {}
 
     def judges(self, progress: Progress) -> dict[str, list[Document]]:
         """Held-out text with the float student's hidden states, by kind."""
         for kind, folder in KINDS.items():
-            # Prose has no judge split of its own. Its validation split only said whether training had improved on its start.
+            # Prose has no judge split of its own. Its validation split only said whether training had improved on its
+            # start.
             held_out = list(iter_shards(self.taught / f"{folder}{'validation' if folder == PROSE else 'judge'}"))
             documents = spread_documents(held_out, JUDGED, 512)
             if documents:
@@ -131,7 +153,9 @@ class Study:
         if not found.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             settings = {"tokens": round(self.tokens * variant.share), **BASE, **variant.changes}
-            recipe = Recipe.model_validate({"schema": SCHEMA, "name": "study", "student": {"as_is": True}, "recover": settings})
+            recipe = Recipe.model_validate(
+                {"schema": SCHEMA, "name": "study", "student": {"as_is": True}, "recover": settings}
+            )
             formats = assign_formats(self.shape, Mix(variant.mix, variant.mix))
             began = time.monotonic()
             validation = spread_documents(list(iter_shards(self.captured / "validation")), VALIDATED, 512)
@@ -145,9 +169,14 @@ class Study:
             recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress, start)
             seconds = time.monotonic() - began
             record = {
-                "variant": variant.name, "mix": variant.mix, "tokens": settings["tokens"], "changes": variant.changes,
-                "kinds": list(variant.kinds), "seconds": seconds, "kl": {},
-            }  # fmt: skip
+                "variant": variant.name,
+                "mix": variant.mix,
+                "tokens": settings["tokens"],
+                "changes": variant.changes,
+                "kinds": list(variant.kinds),
+                "seconds": seconds,
+                "kl": {},
+            }
             found.write_text(json.dumps(record), encoding="utf-8")
         record = json.loads(found.read_text(encoding="utf-8"))
         if set(record["kl"]) != set(self.judged):
@@ -171,8 +200,12 @@ class Study:
         """Plain rounding's KL by kind of text."""
         kept = self.work / f"rounded-{mix}.json"
         if not kept.is_file():
-            rounded = round_weights(load_model(self.student).state_dict(), assign_formats(self.shape, Mix(mix, mix)), mix)
-            kept.write_text(json.dumps(self.judge({name: rounded.decode(name) for name in rounded.tensors})), encoding="utf-8")
+            rounded = round_weights(
+                load_model(self.student).state_dict(), assign_formats(self.shape, Mix(mix, mix)), mix
+            )
+            kept.write_text(
+                json.dumps(self.judge({name: rounded.decode(name) for name in rounded.tensors})), encoding="utf-8"
+            )
         return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
     def judge(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
@@ -207,10 +240,14 @@ def main() -> None:
             sys.stdout.flush()
     record = {
         "command": f"python bench/study.py RUN --work DIR --tokens {asked.tokens} --threads {asked.threads}",
-        "machine": machine_facts(), "version": __version__, "torch": torch.__version__, "base": BASE | {"tokens": asked.tokens},
+        "machine": machine_facts(),
+        "version": __version__,
+        "torch": torch.__version__,
+        "base": BASE | {"tokens": asked.tokens},
         "judged_tokens": {kind: sum(d.kept for d in documents) for kind, documents in judged.items()},
-        "rounded": {mix: study.rounded(mix) for mix in sorted({row["mix"] for row in rows})}, "rows": rows,
-    }  # fmt: skip
+        "rounded": {mix: study.rounded(mix) for mix in sorted({row["mix"] for row in rows})},
+        "rows": rows,
+    }
     OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

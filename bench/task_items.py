@@ -6,7 +6,8 @@
     xstest       requests that only look unsafe, and ones that are; each as a chat turn
     strongreject forbidden requests, likewise
 
-The folder is EDGEDISTILL_DATA, or ../shared/data beside the repository; each set lies there as its folder's SOURCE.txt says.
+The folder is EDGEDISTILL_DATA, or ../shared/data beside the repository; each set lies there as its folder's SOURCE.txt
+says.
 """
 
 import bz2
@@ -24,14 +25,19 @@ from edgedistill.measure.multiple_choice import Question
 
 DATA = Path(os.environ.get("EDGEDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SEED = 0
-INSTRUCTION = re.compile(r"Please choose the correct answer to the question: (.+?)\s*\n\n(Answer1: .+)\n\nAnswer format: \S+$", re.DOTALL)
+INSTRUCTION = re.compile(
+    r"Please choose the correct answer to the question: (.+?)\s*\n\n(Answer1: .+)\n\nAnswer format: \S+$", re.DOTALL
+)
 OPTION = re.compile(r"(?:^| )Answer\d: ")
 HELLASWAG_LINES = 6  # a question: context, index of the right ending, four endings
 
 
 def arc_easy(data: Path) -> list[Question]:
     """The 2,376 questions of ARC-Easy's test split."""
-    return [Question(f"Question: {stem}\nAnswer:", *rest) for stem, *rest in _instructions(data / "arc" / "ARC-Easy_test.json")]
+    return [
+        Question(f"Question: {stem}\nAnswer:", *rest)
+        for stem, *rest in _instructions(data / "arc" / "ARC-Easy_test.json")
+    ]
 
 
 def openbookqa(data: Path) -> list[Question]:
@@ -60,10 +66,16 @@ def strongreject(data: Path) -> list[str]:
     return [row["forbidden_prompt"] for row in _table(data / "strongreject" / "strongreject_dataset.csv")]
 
 
-QUESTIONS: dict[str, Callable[[Path], list[Question]]] = {"arc_easy": arc_easy, "hellaswag": hellaswag, "openbookqa": openbookqa}
+QUESTIONS: dict[str, Callable[[Path], list[Question]]] = {
+    "arc_easy": arc_easy,
+    "hellaswag": hellaswag,
+    "openbookqa": openbookqa,
+}
 REQUESTS: dict[str, Callable[[Path], list[str]]] = {
-    "xstest_safe": lambda data: xstest(data, "safe"), "xstest_unsafe": lambda data: xstest(data, "unsafe"), "strongreject": strongreject,
-}  # fmt: skip
+    "xstest_safe": lambda data: xstest(data, "safe"),
+    "xstest_unsafe": lambda data: xstest(data, "unsafe"),
+    "strongreject": strongreject,
+}
 
 
 def subset(items: Sequence[Any], limit: int) -> list[Any]:
@@ -81,7 +93,10 @@ def _instructions(path: Path) -> list[tuple[str, tuple[str, ...], int]]:
         options = OPTION.split(parts[2])[1:] if parts else []
         right = int(row["answer"].removeprefix("answer")) - 1
         if parts is None or not 0 <= right < len(options):
-            raise InputError(f"{path}: row {number} is not 'question, Answer1: ..., Answer format: ...' with {row['answer']} among them")
+            raise InputError(
+                f"{path}: row {number} is not 'question, Answer1: ..., Answer format: ...' with "
+                f"{row['answer']} among them"
+            )
         found.append((parts[1], tuple(options), right))
     return found
 

@@ -1,11 +1,14 @@
-"""Did anything else get worse? Multiple choice and refusals of packed files, and which differences are more than chance.
+"""Did anything else get worse? Multiple choice and refusals of packed files, and which differences are more than
+chance.
 
 Run    python bench/tasks.py FLOAT.gguf [OTHER.gguf ...] --out JSON [--cache DIR] [--limit TASK=N ...] [--threads N]
-Writes for each file and task the share of right answers (or of refusals) with its 95 % interval and one bit an item, and for each other
-       file the paired difference from the first on the same items. It is "worse" or "better" where the interval leaves 0 out; one in
-       twenty comparisons of equal files does, so the pooled rows count most.
+Writes for each file and task the share of right answers (or of refusals) with its 95 % interval and one bit an item,
+and for each other
+       file the paired difference from the first on the same items. It is "worse" or "better" where the interval leaves
+       0 out; one in twenty comparisons of equal files does, so the pooled rows count most.
 
-Other scripts call `run_tasks` and `compare`. What is in the cache isn't measured again: its key hashes the file, the items and versions.
+Other scripts call `run_tasks` and `compare`. What is in the cache isn't measured again: its key hashes the file, the
+items and versions.
 """
 
 import argparse
@@ -34,7 +37,14 @@ from edgedistill.runtimes.llama import LlamaCpp  # noqa: E402
 from edgedistill.store.files import file_sha256, write_json  # noqa: E402
 
 # Half of the time would go into 300 questions of hellaswag: they are the longest.
-LIMITS = {"arc_easy": 300, "hellaswag": 200, "openbookqa": 300, "xstest_safe": 200, "xstest_unsafe": 200, "strongreject": 100}
+LIMITS = {
+    "arc_easy": 300,
+    "hellaswag": 200,
+    "openbookqa": 300,
+    "xstest_safe": 200,
+    "xstest_unsafe": 200,
+    "strongreject": 100,
+}
 # What the harness's own tables lead with; both figures are in the record.
 MAIN = {"arc_easy": "acc", "hellaswag": "acc_norm", "openbookqa": "acc_norm"} | dict.fromkeys(REQUESTS, "refused")
 LOWER_IS_BETTER = {"xstest_safe"}
@@ -44,13 +54,20 @@ FORMAT = 1  # of a row in the cache
 
 
 def run_tasks(
-    path: Path, cache_dir: Path, limits: Mapping[str, int] | None = None, *, threads: int | None = None,
-    data: Path | None = None, progress: Progress | None = None,
+    path: Path,
+    cache_dir: Path,
+    limits: Mapping[str, int] | None = None,
+    *,
+    threads: int | None = None,
+    data: Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure a .gguf file on every task of `limits` (items at most, by task; LIMITS if None). What comes back is ready for JSON.
+    """Measure a .gguf file on every task of `limits` (items at most, by task; LIMITS if None). What comes back is ready
+    for JSON.
 
     Returns:
-        file, sha256, file_bytes, runtime_version and tasks: by name n, main (the figure that counts), lower_is_better, items_sha256,
+        file, sha256, file_bytes, runtime_version and tasks: by name n, main (the figure that counts), lower_is_better,
+            items_sha256,
         seconds and figures: by name share, low, high and bits ("1" where an item was right, or refused).
     Raises:
         InputError: an unknown task, a limit below 1, a missing test set, or no GGUF file.
@@ -58,7 +75,9 @@ def run_tasks(
     chosen = dict(LIMITS if limits is None else limits)
     for task, limit in chosen.items():
         if task not in LIMITS:
-            raise InputError(f"task '{task}' is unknown; it must be one of {', '.join(LIMITS)}.{did_you_mean(task, LIMITS)}")
+            raise InputError(
+                f"task '{task}' is unknown; it must be one of {', '.join(LIMITS)}.{did_you_mean(task, LIMITS)}"
+            )
         if limit < 1:
             raise InputError(f"task '{task}': the limit is {limit}; it must be at least 1")
     show = progress or QuietProgress()
@@ -71,7 +90,8 @@ def run_tasks(
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By task that both have, and pooled: the second file's main figure minus the first's on the same items, its interval, a verdict.
+    """By task that both have, and pooled: the second file's main figure minus the first's on the same items, its
+    interval, a verdict.
 
     Raises:
         InputError: a task's items differ.
@@ -82,7 +102,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, di
         if other is None:
             continue
         if other["items_sha256"] != row["items_sha256"]:
-            raise InputError(f"{first['file']} and {second['file']} answered different items of {task}; measure both with the same limits")
+            raise InputError(
+                f"{first['file']} and {second['file']} answered different items of {task}; measure both with "
+                "the same limits"
+            )
         bits[task] = _bits(row), _bits(other)
     for name, tasks in POOLED.items():
         held = [bits[task] for task in tasks if task in bits]
@@ -102,7 +125,9 @@ def _row(
     place = cache_dir / f"{task}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"
     if not place.is_file():
         progress.start(f"{task} on {model.path.name}", len(items), "items")
-        write_json(place, {"row": {"n": len(items), **_measure(model, task, items, progress), "items_sha256": items_sha256}})
+        write_json(
+            place, {"row": {"n": len(items), **_measure(model, task, items, progress), "items_sha256": items_sha256}}
+        )
     row: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))["row"]
     return {name: value for name, value in row.items() if name != "said"}  # what was said is for reading, in the cache
 
@@ -119,7 +144,13 @@ def _measure(model: LlamaCpp, task: str, items: list[Any], progress: Progress) -
         figures = {"refused": _figure([reply.refused for reply in replies])}
         said = [reply.text for reply in replies]
     seconds = round(time.monotonic() - started, 1)
-    return {"main": MAIN[task], "lower_is_better": task in LOWER_IS_BETTER, "figures": figures, "seconds": seconds, "said": said}
+    return {
+        "main": MAIN[task],
+        "lower_is_better": task in LOWER_IS_BETTER,
+        "figures": figures,
+        "seconds": seconds,
+        "said": said,
+    }
 
 
 def _figure(bits: Sequence[bool]) -> dict[str, Any]:
@@ -142,12 +173,20 @@ def _table(files: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str
     lines = []
     for measured in files:
         for task, row in measured["tasks"].items():
-            shown = "  ".join(f"{name} {f['share']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for name, f in row["figures"].items())
+            shown = "  ".join(
+                f"{name} {f['share']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for name, f in row["figures"].items()
+            )
             lines.append(f"{measured['file']}  {task}  n {row['n']}  {shown}  {row['seconds']} s")
     for entry in comparisons:
         for task, row in entry["tasks"].items():
-            change = f"{row['first']:.3f} -> {row['second']:.3f}  {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-            lines.append(f"{entry['second']} against {entry['first']}  {task}  {change}  p {row['p_value']:.3f}  {row['verdict']}")
+            change = (
+                f"{row['first']:.3f} -> {row['second']:.3f}  {row['difference']:+.3f} [{row['low']:+.3f}, "
+                f"{row['high']:+.3f}]"
+            )
+            lines.append(
+                f"{entry['second']} against {entry['first']}  {task}  {change}  p {row['p_value']:.3f}  "
+                f"{row['verdict']}"
+            )
     return "\n".join(lines)
 
 
@@ -157,19 +196,27 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.gguf")
     parser.add_argument("--out", required=True, type=Path, metavar="JSON")
     parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "tasks", metavar="DIR")
-    parser.add_argument("--limit", action="append", default=[], metavar="TASK=N", help="only these tasks, with so many items")
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="TASK=N", help="only these tasks, with so many items"
+    )
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
     try:
         limits = {task: int(count) for task, _, count in (entry.partition("=") for entry in given.limit)} or None
         show = RichProgress()
         files = [run_tasks(path, given.cache, limits, threads=given.threads, progress=show) for path in given.files]
-        comparisons = [{"first": files[0]["file"], "second": f["file"], "tasks": compare(files[0], f)} for f in files[1:]]
+        comparisons = [
+            {"first": files[0]["file"], "second": f["file"], "tasks": compare(files[0], f)} for f in files[1:]
+        ]
         words = [*(path.name for path in given.files), "--out JSON", *(f"--limit {limit}" for limit in given.limit)]
         record = {
-            "command": " ".join(["python bench/tasks.py", *words]), "machine": machine_facts(), "load_average": load_average(),
-            "versions": {name: version(name) for name in ("llama-cpp-python", "numpy")}, "files": files, "comparisons": comparisons,
-        }  # fmt: skip
+            "command": " ".join(["python bench/tasks.py", *words]),
+            "machine": machine_facts(),
+            "load_average": load_average(),
+            "versions": {name: version(name) for name in ("llama-cpp-python", "numpy")},
+            "files": files,
+            "comparisons": comparisons,
+        }
         write_json(given.out, record)
     except (EdgeDistillError, ValueError) as error:
         sys.exit(f"Error: {error}")

@@ -1,22 +1,26 @@
-"""A recovery step against the same step without fake quantization and against TRL's GKDTrainer: tokens/s and peak memory.
+"""A recovery step against the same step without fake quantization and against TRL's GKDTrainer: tokens/s and peak
+memory.
 
 Run    python bench/trl_step.py FOLDER --trl PYTHON [--rounds 6] [--threads 2] [--rows 2] [--length 512]
 Writes bench/results/trl_step.json
 
-FOLDER is a float model (Hugging Face); PYTHON is the interpreter of the environment `trl` (bench/rivals/setup.py trl). Every variant is a
-process of its own that takes a step when told, so that steps of all variants of a type take turns within one run while the others wait:
-a machine that is slow for a minute is slow for all. All train the same model at the same batch towards the float model's distribution
-(KL), with AdamW (ours keeps its moments in bfloat16, TRL's in float32), by matrix products in the type that is named:
+FOLDER is a float model (Hugging Face); PYTHON is the interpreter of the environment `trl` (bench/rivals/setup.py trl).
+Every variant is a process of its own that takes a step when told, so that steps of all variants of a type take turns
+within one run while the others wait: a machine that is slow for a minute is slow for all. All train the same model at
+the same batch towards the float model's distribution (KL), with AdamW (ours keeps its moments in bfloat16, TRL's in
+float32), by matrix products in the type that is named:
 
-    q4_0          edgedistill's recover step: linear layers on q4_0; weights, scales and norms trained, the teacher's hidden states at hand
+    q4_0          edgedistill's recover step: linear layers on q4_0; weights, scales and norms trained, the teacher's
+    hidden states at hand
     q4_0 scales   the same with the codes frozen: only scales and norms trained
     float         the same without fake quantization
-    capture       what edgedistill pays once for those hidden states, however often the text is used: the float model's forward pass
-    trl fastest   GKDTrainer, the float model as its live teacher, gradient checkpointing off, the tied table frozen as ours is
-    trl default   the same with gradient checkpointing on and all weights trained, as TRL has it
+    capture       what edgedistill pays once for those hidden states, however often the text is used: the float model's
+        forward pass
+    trl fastest   GKDTrainer, the float model as its live teacher, gradient checkpointing off, the tied table frozen as
+    ours is trl default   the same with gradient checkpointing on and all weights trained, as TRL has it
 
-Peak memory is the highest resident size during a step of a process that gives freed buffers back at once; beside it the one of the
-process that was timed. A step on random tokens costs what a step on text costs.
+Peak memory is the highest resident size during a step of a process that gives freed buffers back at once; beside it the
+one of the process that was timed. A step on random tokens costs what a step on text costs.
 """
 
 import argparse
@@ -46,7 +50,9 @@ class Child:
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **more}
         self.command = command
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self._answer()
 
     def ask(self, command: str) -> dict[str, float]:
@@ -100,13 +106,20 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     width, vocab = model.config.hidden_size, model.config.vocab_size
     model.get_input_embeddings().weight.requires_grad_(False)
     if variant.startswith("q4_0"):
-        linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+        linear = {
+            f"{name}.weight"
+            for name, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear) and name != "lm_head"
+        }
         place_on_grid(model, dict.fromkeys(linear, FORMATS["q4_0"]), None, Learned(weights=variant == "q4_0"))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW({str(at): p for at, p in enumerate(trained)}, AdamWSettings())
     rates = dict.fromkeys(optimizer.parameters, 1e-5)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
-    documents = [Document(torch.randint(0, vocab, (length,)), 0, {"hidden": torch.randn(length - 1, width).to(dtype)}) for _ in range(rows)]
+    documents = [
+        Document(torch.randint(0, vocab, (length,)), 0, {"hidden": torch.randn(length - 1, width).to(dtype)})
+        for _ in range(rows)
+    ]
     batch = make_batch([[document] for document in documents], length)
     teacher = ForwardKL(batch.signal["hidden"].to(dtype), weight)
 
@@ -128,10 +141,22 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
 
 def commands(arguments: argparse.Namespace, dtype: str) -> dict[str, list[str]]:
     """How each variant's process is started."""
-    sizes = ["--dtype", dtype, "--rows", str(arguments.rows), "--length", str(arguments.length), "--threads", str(arguments.threads)]
+    sizes = [
+        "--dtype",
+        dtype,
+        "--rows",
+        str(arguments.rows),
+        "--length",
+        str(arguments.length),
+        "--threads",
+        str(arguments.threads),
+    ]
     folder = str(arguments.folder)
     ours = {variant: [sys.executable, __file__, folder, "--serve", variant, *sizes] for variant in OURS}
-    theirs = {f"trl {variant}": [str(arguments.trl), str(RIVALS / "trl_gkd.py"), folder, variant, *sizes] for variant in THEIRS}
+    theirs = {
+        f"trl {variant}": [str(arguments.trl), str(RIVALS / "trl_gkd.py"), folder, variant, *sizes]
+        for variant in THEIRS
+    }
     return ours | theirs
 
 
@@ -159,17 +184,23 @@ def measure(arguments: argparse.Namespace, dtype: str) -> list[dict[str, Any]]:
         cpu = [answer["cpu_seconds"] for answer in answers[name]]
         rows.append(
             {
-                "variant": name, "dtype": dtype, "tokens_per_s": tokens / statistics.median(seconds),
+                "variant": name,
+                "dtype": dtype,
+                "tokens_per_s": tokens / statistics.median(seconds),
                 "seconds": {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)},
-                "cpu_seconds": statistics.median(cpu), "peak_bytes": peak, "peak_bytes_timed": timed_peaks[name],
+                "cpu_seconds": statistics.median(cpu),
+                "peak_bytes": peak,
+                "peak_bytes_timed": timed_peaks[name],
                 "all_seconds": [round(value, 4) for value in seconds],
             }
-        )  # fmt: skip
+        )
     return rows
 
 
 def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of one type: the recovery step's rate over each other variant's (median of the ratios round by round), and its peak over theirs."""
+    """Of one type: the recovery step's rate over each other variant's (median of the ratios round by round), and its
+    peak over theirs.
+    """
     by_name = {row["variant"]: row for row in rows}
     ours, capture = by_name["q4_0"], by_name["capture"]
     found: dict[str, Any] = {}
@@ -220,12 +251,20 @@ def main() -> None:
     import transformers
 
     record = {
-        "command": f"python bench/trl_step.py FOLDER --trl PYTHON --rounds {arguments.rounds} --threads {arguments.threads} "
+        "command": f"python bench/trl_step.py FOLDER --trl PYTHON --rounds {arguments.rounds} --threads "
+        f"{arguments.threads} "
         f"--rows {arguments.rows} --length {arguments.length}",
-        "machine": machine_facts(), "load_average_before": busy, "batch": [arguments.rows, arguments.length], "threads": arguments.threads,
-        "versions": {"ours": {"torch": torch.__version__, "transformers": transformers.__version__}, "trl": json.loads(theirs)},
-        "rows": rows, "q4_0_against": compared,
-    }  # fmt: skip
+        "machine": machine_facts(),
+        "load_average_before": busy,
+        "batch": [arguments.rows, arguments.length],
+        "threads": arguments.threads,
+        "versions": {
+            "ours": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "trl": json.loads(theirs),
+        },
+        "rows": rows,
+        "q4_0_against": compared,
+    }
     arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(compared, indent=1) + "\n")
 

@@ -1,10 +1,11 @@
-"""docs/reference/: commands, keys of recipes and targets, number formats and mixes, written from the code that they describe.
+"""docs/reference/: commands, keys of recipes and targets, number formats and mixes, written from the code that they
+describe.
 
 Run    python docs/make_reference.py
        A test holds the pages to the code, so run it after a command, a key or a format has changed.
 
-Commands come from Click, keys from the pydantic models' JSON Schema, formats and mixes from their tables, and what a grid is from the
-first lines of its module. Nothing here imports torch.
+Commands come from Click, keys from the pydantic models' JSON Schema, formats and mixes from their tables, and what a
+grid is from the first lines of its module. Nothing here imports torch.
 """
 
 import ast
@@ -21,31 +22,37 @@ ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "reference"
 WRITTEN = "<!-- Written by python docs/make_reference.py; change the code that it reads, not this page. -->"
 
-COMMANDS = """`edgedistill COMMAND --help` says the same in a terminal. Results go to stdout, progress and messages to stderr; `--json`
-prints one JSON object or list in place of text."""
+COMMANDS = """`edgedistill COMMAND --help` says the same in a terminal. Results go to stdout, progress and messages to
+stderr; `--json` prints one JSON object or list in place of text."""
 EXIT_CODES = [
-    ["0", "it is done"], ["1", "the run failed; the same command goes on where it stopped"], ["2", "the input is wrong, and nothing ran"],
-    ["3", "the plan is sound, but too big for the device or this machine"], ["130", "stopped with Ctrl-C; the same command goes on"],
-]  # fmt: skip
-RECIPE = """A recipe says what to build: `--recipe NAME`, or `--recipe FILE.yaml`. How to write one: [guide](../write-a-recipe.md).
-A key that is left out has its default; a misspelt one is an error. `edgedistill recipes schema` prints the JSON Schema, for editors that
-check YAML.
+    ["0", "it is done"],
+    ["1", "the run failed; the same command goes on where it stopped"],
+    ["2", "the input is wrong, and nothing ran"],
+    ["3", "the plan is sound, but too big for the device or this machine"],
+    ["130", "stopped with Ctrl-C; the same command goes on"],
+]
+RECIPE = """A recipe says what to build: `--recipe NAME`, or `--recipe FILE.yaml`. How to write one:
+[guide](../write-a-recipe.md). A key that is left out has its default; a misspelt one is an error. `edgedistill recipes
+schema` prints the JSON Schema, for editors that check YAML.
 
 What comes along:"""
-TARGET = """A target says what to build for: `--target NAME`, or `--target FILE.yaml`. How to add one: [guide](../add-a-target.md).
-Figures carry their unit. `edgedistill targets schema` prints the JSON Schema, for editors that check YAML.
+TARGET = """A target says what to build for: `--target NAME`, or `--target FILE.yaml`. How to add one:
+[guide](../add-a-target.md). Figures carry their unit. `edgedistill targets schema` prints the JSON Schema, for editors
+that check YAML.
 
 What comes along:"""
-NUMBER_FORMATS = """A number format stores a tensor's rows in blocks that share a scale. Every one in the table is read and written, bit
-for bit, and all that are quantized can be trained on. Norms and biases are always `f32`. Adding one: [guide](../add-a-grid.md).
+NUMBER_FORMATS = """A number format stores a tensor's rows in blocks that share a scale. Every one in the table is read
+and written, bit for bit, and all that are quantized can be trained on. Norms and biases are always `f32`. Adding one:
+[guide](../add-a-grid.md).
 
-Bits a weight count scales. An ONNX file has codes of 2, 4 and 8 bits only, so there some formats are wider, with the same weights.
-*Scale moves*: whether training can move a block's scale, or chooses codes alone."""
-BUILT_IN_MIXES = """A mix says which tensor gets which format. The built-in ones choose as llama.cpp's quantizer does, tensor by tensor,
-without an importance matrix; `mxfp4` is ours (llama.cpp has it for experts only). Where a row doesn't divide into a format's blocks,
-another one stores it, which `plan` shows. The columns on the right say what that comes to, in bits a weight over all weights and in
-tensors of each format: for a model whose rows divide by 256 (the shape of Llama 3.2 1B), and for one whose rows of 576 don't
-(SmolLM2-135M). In both the embedding is the output layer too. Computed from the tables, not measured."""
+Bits a weight count scales. An ONNX file has codes of 2, 4 and 8 bits only, so there some formats are wider, with the
+same weights. *Scale moves*: whether training can move a block's scale, or chooses codes alone."""
+BUILT_IN_MIXES = """A mix says which tensor gets which format. The built-in ones choose as llama.cpp's quantizer does,
+tensor by tensor, without an importance matrix; `mxfp4` is ours (llama.cpp has it for experts only). Where a row
+doesn't divide into a format's blocks, another one stores it, which `plan` shows. The columns on the right say what
+that comes to, in bits a weight over all weights and in tensors of each format: for a model whose rows divide by 256
+(the shape of Llama 3.2 1B), and for one whose rows of 576 don't (SmolLM2-135M). In both the embedding is the output
+layer too. Computed from the tables, not measured."""
 
 Schema = Mapping[str, Any]
 
@@ -57,7 +64,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[i
 
 
 def prose(text: str) -> str:
-    """Text as it can stand in a table's cell or a paragraph: nothing in it is markup but what stands between backquotes."""
+    """Text as it can stand in a table's cell or a paragraph: nothing in it is markup but what stands between
+    backquotes.
+    """
     parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
     plain = ((part, re.sub(r"([*<>\[\]]|\b_|_\b)", r"\\\1", part)) for part in parts)
     return "".join(part if part.startswith("`") else escaped for part, escaped in plain).replace("|", "\\|")
@@ -148,14 +157,21 @@ def value_of(param: click.Option) -> str:
         return param.metavar
     if isinstance(param.type, click.Choice):
         return "|".join(map(str, param.type.choices))
-    return {"integer": "NUMBER", "integer range": "NUMBER", "float": "NUMBER", "float range": "NUMBER"}.get(param.type.name, "TEXT")
+    return {"integer": "NUMBER", "integer range": "NUMBER", "float": "NUMBER", "float range": "NUMBER"}.get(
+        param.type.name, "TEXT"
+    )
 
 
 def default_of(param: click.Option) -> str:
     """An option's default where it is a value that one could type."""
     if param.required:
         return "required"
-    if param.is_flag or isinstance(param.default, bool) or not isinstance(param.default, (str, int, float)) or param.default == "":
+    if (
+        param.is_flag
+        or isinstance(param.default, bool)
+        or not isinstance(param.default, (str, int, float))
+        or param.default == ""
+    ):
         return ""
     return code(str(param.default))
 
@@ -184,8 +200,18 @@ def target_page() -> str:
         limits = target.limits
         decode = "" if limits.decode is None else f"{show_number(limits.decode)} tokens/s"
         file = "" if limits.file is None else show_bytes(limits.file)
-        rows.append([f"[{name}](../../targets/{name}.yaml)", prose(target.title), show_bytes(target.memory.usable), file, decode])
-    units = [[quantity, ", ".join(map(code, allowed)), code(EXAMPLES[quantity])] for quantity, allowed in QUANTITIES.items()]
+        rows.append(
+            [
+                f"[{name}](../../targets/{name}.yaml)",
+                prose(target.title),
+                show_bytes(target.memory.usable),
+                file,
+                decode,
+            ]
+        )
+    units = [
+        [quantity, ", ".join(map(code, allowed)), code(EXAMPLES[quantity])] for quantity, allowed in QUANTITIES.items()
+    ]
     known = table(["target", "device", "memory for the model", "largest file", "least decode"], rows)
     intro = f"{TARGET}\n\n{known}\n\nUnits:\n\n{table(['quantity', 'units', 'such as'], units)}"
     return page("Keys of a target", intro, *sections(target_schema()))
@@ -208,12 +234,16 @@ def groups(schema: Schema, defs: Schema, path: str) -> Iterator[str]:
 
 
 def group_of(found: Schema) -> tuple[str | None, str]:
-    """The name of the definition that a key's value, a list's entries or a mapping's values follow, and what its path gets appended."""
+    """The name of the definition that a key's value, a list's entries or a mapping's values follow, and what its path
+    gets appended.
+    """
     for place, suffix in (
-        (found, ""), (found.get("items", {}), "[]"), (found.get("additionalProperties", {}), ".NAME"),
+        (found, ""),
+        (found.get("items", {}), "[]"),
+        (found.get("additionalProperties", {}), ".NAME"),
         *((pattern, ".NAME") for pattern in found.get("patternProperties", {}).values()),
         *((option, "") for option in found.get("anyOf", ())),
-    ):  # fmt: skip
+    ):
         if isinstance(place, Mapping) and "$ref" in place:
             return str(place["$ref"]).rpartition("/")[2], suffix
     return None, ""
@@ -229,7 +259,9 @@ def section(title: str, text: str, schema: Schema, defs: Schema) -> str:
         path = "" if title == "The file" else f"{title}."
         words = type_words(found, f"{path}{name}")
         rows.append([code(name), words, default, prose(text_of_key)])
-    return "\n\n".join(part for part in (f"## {title}", text, table(["key", "value", "default", "what it is"], rows)) if part)
+    return "\n\n".join(
+        part for part in (f"## {title}", text, table(["key", "value", "default", "what it is"], rows)) if part
+    )
 
 
 def default_value(found: Schema, inner: str | None) -> str:
@@ -250,7 +282,9 @@ def type_words(found: Schema, path: str) -> str:
         words = {"": "keys of", "[]": "list, each with the keys of", ".NAME": "names, each with the keys of"}[suffix]
         return f"{words} {link}" + (", or `null`" if "anyOf" in found else "")
     if "anyOf" in found:
-        return ", or ".join("`null`" if option.get("type") == "null" else type_words(option, path) for option in found["anyOf"])
+        return ", or ".join(
+            "`null`" if option.get("type") == "null" else type_words(option, path) for option in found["anyOf"]
+        )
     if "const" in found:
         return code(str(found["const"]))
     if "enum" in found:
@@ -289,10 +323,14 @@ def formats_page() -> str:
     for name, number_format in FORMATS.items():
         what, trained = grid_words(name) if number_format.quantized else ("a float a weight", "")
         bits, onnx = f"{number_format.bits_per_weight:.5g}", f"{number_format.onnx_bits:g}"
-        rows.append([code(name), str(number_format.block), str(number_format.block_bytes), bits, onnx, trained, prose(what)])
+        rows.append(
+            [code(name), str(number_format.block), str(number_format.block_bytes), bits, onnx, trained, prose(what)]
+        )
     heads = ["format", "block", "bytes a block", "bits a weight", "in ONNX", "scale moves", "a block"]
     formats = table(heads, rows, right=(1, 2, 3, 4))
-    return page("Number formats and mixes", NUMBER_FORMATS, formats, "## Mixes", BUILT_IN_MIXES, mixes_table(), own_mixes())
+    return page(
+        "Number formats and mixes", NUMBER_FORMATS, formats, "## Mixes", BUILT_IN_MIXES, mixes_table(), own_mixes()
+    )
 
 
 def grid_words(name: str) -> tuple[str, str]:
@@ -301,9 +339,11 @@ def grid_words(name: str) -> tuple[str, str]:
     first = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split()).partition(": ")[2]
     learned = {
         target.id: ast.literal_eval(node.value)
-        for node in tree.body if isinstance(node, ast.Assign)
-        for target in node.targets if isinstance(target, ast.Name) and target.id == "LEARNED"
-    }  # fmt: skip
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id == "LEARNED"
+    }
     return first.rstrip("."), "yes" if learned["LEARNED"] else "no"
 
 
@@ -313,11 +353,35 @@ def mixes_table() -> str:
     from edgedistill.mixes import MIXES, assign_formats, mix_bytes
 
     shapes = [
-        ModelShape("llama", layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, ffn=8192, vocab=128256, context=131072, tied=True,
-                   rope_theta=5e5, norm_eps=1e-5),
-        ModelShape("llama", layers=30, width=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152, context=8192, tied=True,
-                   rope_theta=1e5, norm_eps=1e-5),
-    ]  # fmt: skip
+        ModelShape(
+            "llama",
+            layers=16,
+            width=2048,
+            heads=32,
+            kv_heads=8,
+            head_dim=64,
+            ffn=8192,
+            vocab=128256,
+            context=131072,
+            tied=True,
+            rope_theta=5e5,
+            norm_eps=1e-5,
+        ),
+        ModelShape(
+            "llama",
+            layers=30,
+            width=576,
+            heads=9,
+            kv_heads=3,
+            head_dim=64,
+            ffn=1536,
+            vocab=49152,
+            context=8192,
+            tied=True,
+            rope_theta=1e5,
+            norm_eps=1e-5,
+        ),
+    ]
     rows = []
     for mix in MIXES:
         cells = [code(mix)]
@@ -326,7 +390,10 @@ def mixes_table() -> str:
             for name, stored in assign_formats(shape, mix).items():
                 if not name.endswith("norm.weight"):
                     counts[stored.name] = counts.get(stored.name, 0) + 1
-            cells += [f"{8 * mix_bytes(shape, mix) / shape.parameters:.2f}", ", ".join(f"{n} {name}" for name, n in counts.items())]
+            cells += [
+                f"{8 * mix_bytes(shape, mix) / shape.parameters:.2f}",
+                ", ".join(f"{n} {name}" for name, n in counts.items()),
+            ]
         rows.append(cells)
     heads = ["mix", "rows of 2048: bits", "tensors", "rows of 576: bits", "tensors"]
     return table(heads, rows, right=(1, 3))
@@ -339,10 +406,12 @@ def own_mixes() -> str:
 
     first, choices = QUANTIZED_MIXES[0], ", ".join(map(code, CANDIDATES))
     return (
-        f"`{AUTO}` before a quantized mix's name, such as `{AUTO}{first}`, is a mix fitted to that one's bytes: what each format costs\n"
+        f"`{AUTO}` before a quantized mix's name, such as `{AUTO}{first}`, is a mix fitted to that one's "
+        "bytes: what each format costs\n"
         "each group of tensors is foretold ([how](../method.md#the-choice-of-grids)), and a knapsack chooses among\n"
         f"{choices}, as far as rows divide.\n"
-        "Commands that train take it. Your own, by rules or fitted to any size: [define_mixes](recipe.md#define_mixesname)."
+        "Commands that train take it. Your own, by rules or fitted to any size: "
+        "[define_mixes](recipe.md#define_mixesname)."
     )
 
 

@@ -4,8 +4,9 @@
        │          held-out ─► judges, reference-student ─► measure-LABEL ─┴► measure ─► report ─► bundle/
        └► teach ─► capture, costs ─► recover-MIX ─► gguf-MIX ─┘
 
-The line that begins with teach is there with --recover alone. The judges don't depend on it, nor does a row on the other files: adding
-a mix, or recovery, to a finished comparison makes and judges what is new. It is the engine of compile.py with other stages in its order.
+The line that begins with teach is there with --recover alone. The judges don't depend on it, nor does a row on the
+other files: adding a mix, or recovery, to a finished comparison makes and judges what is new. It is the engine of
+compile.py with other stages in its order.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,13 @@ CSV = "compare.csv"
 
 
 def compare_model(
-    recipe: Recipe, target: Target, facts: ModelFacts, out: Path, command: str, progress: Progress, license_text: str | None,
+    recipe: Recipe,
+    target: Target,
+    facts: ModelFacts,
+    out: Path,
+    command: str,
+    progress: Progress,
+    license_text: str | None,
     recovering: bool,
 ) -> Outcome:
     """Make and measure the files of all mixes in the run folder `out`, going on from what is there.
@@ -75,13 +82,16 @@ class _Comparison(Training):
         torch.set_num_threads(usable_cores())
         if self.facts.quantized:
             self.progress.note(
-                f"{self.facts.name}: its weights are already rounded, most of them to {self.facts.quantized}; all is compared with these "
+                f"{self.facts.name}: its weights are already rounded, most of them to {self.facts.quantized}; "
+                "all is compared with these "
                 "weights, not with those that they were rounded from"
             )
         own_file, chats = self.facts.kind == "gguf", self.recipe.teach.style == "chat"
         fit = (self.recipe.recover.fit,) if self.recipe.recover.fit in MEASURED else ()
         once = ("student", *(("held-out",) if chats else ()), *(("teach", "capture", *fit) if recovering else ()))
-        self.expect(once, recovering, 1 + own_file + len(self.recipe.mixes) * (1 + recovering * len(self.recipe.export)))
+        self.expect(
+            once, recovering, 1 + own_file + len(self.recipe.mixes) * (1 + recovering * len(self.recipe.export))
+        )
         student = self.student()
         floats = files.float_gguf(self, student)
         asked = None if own_file else floats
@@ -114,4 +124,3 @@ def _first(artifacts: Mapping[str, Path], report: Mapping[str, Any]) -> dict[str
     """The artifacts, those of the recommended mix before all others."""
     mix = (report.get("recommendation") or {}).get("mix")
     return dict(sorted(artifacts.items(), key=lambda item: item[0].partition("-")[2] != mix))
-

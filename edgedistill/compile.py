@@ -1,13 +1,14 @@
-"""The one command: teacher + target + recipe -> a run folder with report and bundle. Stages in order, complete ones left out.
+"""The one command: teacher + target + recipe -> a run folder with report and bundle. Stages in order, complete ones
+left out.
 
     teach ─► distill ─► capture ─► recover-MIX ─► gguf-MIX, onnx-MIX ─► measure ─► report ─► bundle/
                  └────► float-gguf, rounded-MIX ──────────────────────────┘
-    A teacher that isn't a GGUF file has `teacher-gguf` before teach. A student that is the teacher as it is has `student`, its
-    float copy, in place of distill, and before teach. A mix that is fitted to a size has `sensitivity` and `fit-MIX` between
-    capture and recover.
+    A teacher that isn't a GGUF file has `teacher-gguf` before teach. A student that is the teacher as it is has
+    `student`, its float copy, in place of distill, and before teach. A mix that is fitted to a size has `sensitivity`
+    and `fit-MIX` between capture and recover.
 
-Each stage reads finished stages and writes one folder; its key hashes all that it depends on. Here is the order; the stages are in
-stages/. No torch at import: the checks that come before the first stage answer at once.
+Each stage reads finished stages and writes one folder; its key hashes all that it depends on. Here is the order; the
+stages are in stages/. No torch at import: the checks that come before the first stage answer at once.
 """
 
 from pathlib import Path
@@ -29,7 +30,13 @@ from edgedistill.store.run import RunFolder
 
 
 def compile_model(
-    recipe: Recipe, target: Target, facts: ModelFacts, out: Path, command: str, progress: Progress, license_text: str | None = None
+    recipe: Recipe,
+    target: Target,
+    facts: ModelFacts,
+    out: Path,
+    command: str,
+    progress: Progress,
+    license_text: str | None = None,
 ) -> Outcome:
     """Build everything that the recipe asks for in the run folder `out`, going on from what is there.
 
@@ -67,14 +74,17 @@ class _Build(Training):
         torch.set_num_threads(usable_cores())
         if self.as_is and self.facts.quantized:
             self.progress.note(
-                f"{self.facts.name}: its weights are already rounded, most of them to {self.facts.quantized}; recovery goes towards "
+                f"{self.facts.name}: its weights are already rounded, most of them to {self.facts.quantized}; "
+                "recovery goes towards "
                 "these weights, not towards those that they were rounded from"
             )
         own_file = self.facts.kind == "gguf"
         files_measured = 1 + (own_file or not self.as_is) + len(self.recipe.mixes) * (1 + len(self.recipe.export))
         teacher_file = () if own_file or self.as_is else ("teacher-gguf",)
         fit = (self.recipe.recover.fit,) if self.recipe.recover.fit in MEASURED else ()
-        self.expect(("student" if self.as_is else "distill", *teacher_file, "teach", "capture", *fit), True, files_measured)
+        self.expect(
+            ("student" if self.as_is else "distill", *teacher_file, "teach", "capture", *fit), True, files_measured
+        )
         asked = None if own_file or self.as_is else files.teacher_gguf(self)
         if self.as_is:
             student = self.student()
@@ -94,6 +104,8 @@ class _Build(Training):
             recovered = self.recover(mix, student, captured, costs)
             for kind in self.recipe.export:
                 exported[kind, mix.name] = files.exported(self, kind, mix.name, recovered)
-        measured = judging.measure(self, judging.of_training(self, taught), student, floats, asked, rounded, exported, captured)
+        measured = judging.measure(
+            self, judging.of_training(self, taught), student, floats, asked, rounded, exported, captured
+        )
         report, result = papers.report(self, taught, student, measured, exported)
         return papers.shipped(self, report, result, papers.exports(exported))

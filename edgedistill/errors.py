@@ -38,6 +38,6 @@ class DoesNotFitError(EdgeDistillError):
 
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for the nearest allowed word, or an empty string where none is near."""
+    """ " Did you mean 'x'?" for the nearest allowed word, or an empty string where none is near."""
     near = difflib.get_close_matches(found, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

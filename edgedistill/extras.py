@@ -1,4 +1,6 @@
-"""Packages that not every install has: loaded in the one module that needs them, or named with the line that installs them."""
+"""Packages that not every install has: loaded in the one module that needs them, or named with the line that installs
+them.
+"""
 
 import importlib
 from types import ModuleType
@@ -21,4 +23,6 @@ def require(package: str, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != package.split(".")[0]:
             raise  # the package is there, something that it needs isn't: the traceback says more than we could
-        raise InputError(f"{purpose} needs {package}, which is not installed. Run: pip install 'edgedistill[{extra}]'") from None
+        raise InputError(
+            f"{purpose} needs {package}, which is not installed. Run: pip install 'edgedistill[{extra}]'"
+        ) from None

@@ -46,8 +46,8 @@ class TensorShape:
 class ModelShape:
     """The shape of a decoder of one of the known families. All sizes count elements; `context` counts tokens.
 
-    The defaults of what follows `rope_scaling` are a plain llama's. A layer's attention is windowed where `windowed` says so:
-    a key is seen if query - key < `window`.
+    The defaults of what follows `rope_scaling` are a plain llama's. A layer's attention is windowed where `windowed`
+    says so: a key is seen if query - key < `window`.
     """
 
     family: str  # transformers' model_type: see families.py
@@ -78,13 +78,17 @@ class ModelShape:
     logit_scale: float = 1.0  # what the logits are multiplied by
 
     def with_layers(self, layers: int) -> "ModelShape":
-        """The same model with its number of layers cut to `layers`; what differs by layer keeps its place from the first."""
+        """The same model with its number of layers cut to `layers`; what differs by layer keeps its place from the
+        first.
+        """
         windowed, no_rope = self.windowed and self.windowed[:layers], self.no_rope and self.no_rope[:layers]
         return replace(self, layers=layers, windowed=windowed, no_rope=no_rope)
 
     @property
     def norm_offset(self) -> bool:
-        """Whether a norm multiplies by 1 + w of its stored w, as gemma's do. GGUF and ONNX files hold float32(1 + w)."""
+        """Whether a norm multiplies by 1 + w of its stored w, as gemma's do. GGUF and ONNX files hold float32(1 +
+        w).
+        """
         return FAMILIES[self.family].norm_offset
 
     def layer_kind(self, index: int) -> tuple[bool, bool]:
@@ -151,11 +155,12 @@ class ModelShape:
 
 
 def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> None:
-    """Raise InputError where a student of `layers` layers can't be cut from a teacher of `shape` so that runtimes run it as it was trained.
+    """Raise InputError where a student of `layers` layers can't be cut from a teacher of `shape` so that runtimes run
+    it as it was trained.
 
-    Runtimes go by a layer's place: gemma3's every sixth sees all keys, SmolLM3's every fourth has no rotary embedding. A cut
-    keeps the first and the last layer, so the place of the student's last must be of the last one's kind; then layers for all
-    places between them can be found.
+    Runtimes go by a layer's place: gemma3's every sixth sees all keys, SmolLM3's every fourth has no rotary embedding.
+    A cut keeps the first and the last layer, so the place of the student's last must be of the last one's kind; then
+    layers for all places between them can be found.
     """
     if not 2 <= layers <= shape.layers:
         raise InputError(
@@ -163,14 +168,19 @@ def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> Non
             f"so student.layers must be from 2 to {shape.layers}."
         )
     if shape.layer_kind(layers - 1) != shape.layer_kind(shape.layers - 1):
-        allowed = [n for n in range(2, shape.layers + 1) if shape.layer_kind(n - 1) == shape.layer_kind(shape.layers - 1)]
+        allowed = [
+            n for n in range(2, shape.layers + 1) if shape.layer_kind(n - 1) == shape.layer_kind(shape.layers - 1)
+        ]
         raise InputError(
-            f"{where}: {shape.family} layers differ by their place, and in a student of {layers} the last of the teacher's {shape.layers} "
-            f"layers would stand in the place of another kind; student.layers must be one of {', '.join(map(str, allowed))}."
+            f"{where}: {shape.family} layers differ by their place, and in a student of {layers} the last of "
+            f"the teacher's {shape.layers} "
+            "layers would stand in the place of another kind; student.layers must be one of "
+            f"{', '.join(map(str, allowed))}."
         )
     if shape.family == "gemma3_text" and shape.attention_scale is not None and layers != shape.layers:
         raise InputError(
-            f"{where}: llama.cpp knows this gemma3's attention scale by its {shape.layers} layers alone, so a student of {layers} layers "
+            f"{where}: llama.cpp knows this gemma3's attention scale by its {shape.layers} layers alone, so a "
+            f"student of {layers} layers "
             "would run with another; keep all of them, or take a smaller gemma3 as the teacher."
         )
 
@@ -205,9 +215,12 @@ ONNX_HEAD_MULTIPLE = 8  # what onnxruntime's GroupQueryAttention takes
 
 
 def check_onnx(where: str, shape: ModelShape) -> None:
-    """Raise InputError where onnxruntime's attention doesn't take the model. Every number format has its place in an ONNX file."""
+    """Raise InputError where onnxruntime's attention doesn't take the model. Every number format has its place in an
+    ONNX file.
+    """
     if shape.head_dim % ONNX_HEAD_MULTIPLE:
         raise InputError(
-            f"{where}: heads are {shape.head_dim} wide; onnxruntime's attention takes multiples of {ONNX_HEAD_MULTIPLE}. "
+            f"{where}: heads are {shape.head_dim} wide; onnxruntime's attention takes multiples of "
+            f"{ONNX_HEAD_MULTIPLE}. "
             "Export it as GGUF, which takes any."
         )

@@ -1,7 +1,8 @@
 """THE table of number formats: weights a block, bytes a block, and where each can live.
 
-`ggml_type` is the id in a GGUF file (ggml.h, enum ggml_type). `onnx_bits` is what a weight takes in an ONNX file, scales included:
-MatMulNBits has codes of 2, 4 and 8 bits, so there most grids are wider (export/onnx/blocks.py). Block layouts: ggml-common.h.
+`ggml_type` is the id in a GGUF file (ggml.h, enum ggml_type). `onnx_bits` is what a weight takes in an ONNX file,
+scales included: MatMulNBits has codes of 2, 4 and 8 bits, so there most grids are wider (export/onnx/blocks.py). Block
+layouts: ggml-common.h.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ class NumberFormat:
             ValueError: a row does not divide into whole blocks.
         """
         if not self.fits(cols):
-            raise ValueError(f"{self.name} rows must be a multiple of {self.block} weights, got {cols} in {(rows, cols)}")
+            raise ValueError(
+                f"{self.name} rows must be a multiple of {self.block} weights, got {cols} in {(rows, cols)}"
+            )
         return rows * (cols // self.block) * self.block_bytes
 
 
@@ -56,5 +59,6 @@ TQ2_0 = NumberFormat("tq2_0", 256, 66, 35, 2.125, quantized=True)
 MXFP4 = NumberFormat("mxfp4", 32, 17, 39, 9.0, quantized=True)
 
 FORMATS: dict[str, NumberFormat] = {
-    f.name: f for f in (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, TQ2_0, MXFP4)
+    f.name: f
+    for f in (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, TQ2_0, MXFP4)
 }

@@ -28,7 +28,9 @@ class Progress:
         """End the task at hand. Harmless when there is none."""
 
     def overall(self, text_of: Callable[[float | None], str] | None) -> None:
-        """Show beside each task how far all of it is: what `text_of` says, given the seconds that the task at hand has left or None."""
+        """Show beside each task how far all of it is: what `text_of` says, given the seconds that the task at hand has
+        left or None.
+        """
 
 
 class QuietProgress(Progress):
@@ -65,9 +67,14 @@ class RichProgress(Progress):
             self._live = _rich_bars(self._stream)
             self._live.start()
             self._task = self._live.add_task(what, total=total or None, state="", left="")
-            self._all = self._live.add_task(self._overall_text(), total=0, state="", left="", visible=self._text_of is not None)
+            self._all = self._live.add_task(
+                self._overall_text(), total=0, state="", left="", visible=self._text_of is not None
+            )
         else:
-            self._line((f"{what}: {_number(total)} {unit}" if total else what) + (f" ({self._overall_text()})" if self._text_of else ""))
+            self._line(
+                (f"{what}: {_number(total)} {unit}" if total else what)
+                + (f" ({self._overall_text()})" if self._text_of else "")
+            )
 
     def advance(self, amount: float, **figures: float) -> None:
         """See `Progress.advance`."""
@@ -75,7 +82,12 @@ class RichProgress(Progress):
         self._figures.update(figures)
         if self._live is not None:
             left = self._left_s()
-            self._live.update(self._task, completed=self._done, state=self._state(), left="" if left is None else f"{_duration(left)} left")
+            self._live.update(
+                self._task,
+                completed=self._done,
+                state=self._state(),
+                left="" if left is None else f"{_duration(left)} left",
+            )
             self._live.update(self._all, description=self._overall_text())
         elif self._what and time.monotonic() - self._last_line >= self._line_every_s:
             self._last_line = time.monotonic()
@@ -96,7 +108,10 @@ class RichProgress(Progress):
             self._live.stop()
             self._live = None
         else:
-            self._line(f"{self._what}: {_number(self._done)} {self._unit} in {_duration(time.monotonic() - self._started)}{self._shown()}")
+            self._line(
+                f"{self._what}: {_number(self._done)} {self._unit} in "
+                f"{_duration(time.monotonic() - self._started)}{self._shown()}"
+            )
         self._what = ""
 
     def _line(self, text: str) -> None:
@@ -144,8 +159,12 @@ def _rich_bars(stream: TextIO) -> Any:
             return Text() if task.total == 0 else super().render(task)
 
     return Bars(
-        TextColumn("{task.description}", markup=False), Bar(bar_width=24), Percent("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[state]}", markup=False), TextColumn("{task.fields[left]}", markup=False), console=Console(file=stream),
+        TextColumn("{task.description}", markup=False),
+        Bar(bar_width=24),
+        Percent("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[state]}", markup=False),
+        TextColumn("{task.fields[left]}", markup=False),
+        console=Console(file=stream),
     )
 
 
@@ -157,7 +176,7 @@ def _number(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """"8 s", "3 min 20 s", "2 h 05 min"."""
+    """ "8 s", "3 min 20 s", "2 h 05 min"."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -13,7 +13,8 @@ from typing import Any
 from edgedistill.errors import RunError
 
 DASH = "–"  # a number that nobody measured
-THIN = "\u202f"  # narrow space, unbreakable, between thousands: a comma or a point means something else in half of the world
+# narrow space, unbreakable, between thousands: a comma or a point means something else in half of the world
+THIN = "\u202f"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,17 +54,31 @@ class Record:
             if not isinstance(found, str) or not found.strip():
                 raise RunError(f"record of {self.what!r}: {name} is {found!r}; it must be a text that is not empty.")
         if not _is_number(self.value):
-            raise RunError(f"record of {self.what!r} for {self.artifact!r}: value is {self.value!r}; it must be a finite number.")
+            raise RunError(
+                f"record of {self.what!r} for {self.artifact!r}: value is {self.value!r}; it must be a finite number."
+            )
         if not isinstance(self.file_sha256, str) or not SHA256.fullmatch(self.file_sha256):
-            raise RunError(f"record of {self.what!r} for {self.artifact!r}: file_sha256 is {self.file_sha256!r}; it must be 64 hex digits.")
+            raise RunError(
+                f"record of {self.what!r} for {self.artifact!r}: file_sha256 is {self.file_sha256!r}; it must "
+                "be 64 hex digits."
+            )
         if not isinstance(self.trials, int) or isinstance(self.trials, bool) or self.trials < 1:
-            raise RunError(f"record of {self.what!r} for {self.artifact!r}: trials is {self.trials!r}; it must be 1 or more.")
+            raise RunError(
+                f"record of {self.what!r} for {self.artifact!r}: trials is {self.trials!r}; it must be 1 or more."
+            )
         if self.spread is not None and (not _is_number(self.spread) or self.spread < 0):
-            raise RunError(f"record of {self.what!r} for {self.artifact!r}: spread is {self.spread!r}; it must be null or 0 or more.")
+            raise RunError(
+                f"record of {self.what!r} for {self.artifact!r}: spread is {self.spread!r}; it must be null "
+                "or 0 or more."
+            )
         if not isinstance(self.machine, dict):
-            raise RunError(f"record of {self.what!r} for {self.artifact!r}: machine is {self.machine!r}; it must be an object.")
+            raise RunError(
+                f"record of {self.what!r} for {self.artifact!r}: machine is {self.machine!r}; it must be an object."
+            )
         if self.text is not None and not isinstance(self.text, str):
-            raise RunError(f"record of {self.what!r} for {self.artifact!r}: text is {self.text!r}; it must be null or a name.")
+            raise RunError(
+                f"record of {self.what!r} for {self.artifact!r}: text is {self.text!r}; it must be null or a name."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON types."""
@@ -77,13 +92,18 @@ class Record:
             RunError: it is no object, a key is unknown or missing, or a value is impossible.
         """
         if not isinstance(found, dict):
-            raise RunError(f"a record is {type(found).__name__}; it must be an object with {', '.join(f.name for f in fields(cls))}.")
+            raise RunError(
+                f"a record is {type(found).__name__}; it must be an object with "
+                f"{', '.join(f.name for f in fields(cls))}."
+            )
         known = [f.name for f in fields(cls)]
         optional = ("trials", "spread", "text")
         if unknown := [str(key) for key in found if key not in known]:
             raise RunError(f"record of {found.get('what')!r} holds '{unknown[0]}'; its keys are {', '.join(known)}.")
         if missing := [key for key in known if key not in found and key not in optional]:
-            raise RunError(f"record of {found.get('what')!r} lacks '{missing[0]}'; only {', '.join(optional)} may be left out.")
+            raise RunError(
+                f"record of {found.get('what')!r} lacks '{missing[0]}'; only {', '.join(optional)} may be left out."
+            )
         return cls(**found)
 
 
@@ -112,7 +132,9 @@ def show(value: Any, unit: str = "") -> str:
 
 
 def show_spread(mean: Any, spread: Any) -> str:
-    """'117 ± 2': the mean as `show` writes it and the spread with the same number of decimals; no ± without a spread."""
+    """'117 ± 2': the mean as `show` writes it and the spread with the same number of decimals; no ± without a
+    spread.
+    """
     shown = show(mean)
     if not _is_number(mean) or not _is_number(spread) or not spread:
         return shown
@@ -139,7 +161,12 @@ def visible(text: Any, lines: bool = True) -> str:
             out.append("␡")
         elif 0xD800 <= code <= 0xDFFF:
             out.append("\ufffd")
-        elif code != 0x200D and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp"):  # keep the joiner: emoji need it
+        elif code != 0x200D and unicodedata.category(char) in (
+            "Cc",
+            "Cf",
+            "Zl",
+            "Zp",
+        ):  # keep the joiner: emoji need it
             out.append(f"⟨U+{code:04X}⟩")
         else:
             out.append(char)

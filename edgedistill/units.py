@@ -7,7 +7,17 @@ program it is a plain number in the base unit that its name tells (`memory_bytes
 import re
 from decimal import Decimal
 
-_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
 _FLOPS = {"FLOP": 1, "MFLOP": 10**6, "GFLOP": 10**9, "TFLOP": 10**12}
 
 # Quantity -> unit -> how many of the base unit it is. The first example is what error messages show.
@@ -20,8 +30,13 @@ QUANTITIES: dict[str, dict[str, float]] = {
     "time": {"s": 1, "ms": 1e-3, "min": 60, "h": 3600},
 }
 EXAMPLES = {
-    "size": "8 GiB", "bandwidth": "17.1 GB/s", "compute": "400 GFLOP/s", "length": "2048 tokens", "rate": "8 tokens/s", "time": "2 s",
-}  # fmt: skip
+    "size": "8 GiB",
+    "bandwidth": "17.1 GB/s",
+    "compute": "400 GFLOP/s",
+    "length": "2048 tokens",
+    "rate": "8 tokens/s",
+    "time": "2 s",
+}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6}
 _COUNT = re.compile(r"\s*([0-9][0-9_]{0,14}(?:\.[0-9]{1,9})?)\s*([kKmM]?)\s*")
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z/]+)\s*")
@@ -58,7 +73,9 @@ def parse_count(text: str, least: int = 1) -> int:
     found = _COUNT.fullmatch(text)
     value = Decimal(found[1].replace("_", "")) * _COUNTS[found[2].lower()] if found else Decimal(-1)
     if value < least or value != int(value):
-        raise ValueError(f"it must be a whole number {'above 0' if least else 'from 0 on'}, such as 400k, 1.5M or 20000")
+        raise ValueError(
+            f"it must be a whole number {'above 0' if least else 'from 0 on'}, such as 400k, 1.5M or 20000"
+        )
     return int(value)
 
 

@@ -1,4 +1,5 @@
-"""A headless Chromium for tests, driven over the pipe that it offers itself (--remote-debugging-pipe): no driver, no port, no package.
+"""A headless Chromium for tests, driven over the pipe that it offers itself (--remote-debugging-pipe): no driver, no
+port, no package.
 
     with Browser() as browser:
         page = browser.page(width=360, height=800, dark=True)
@@ -6,7 +7,8 @@
         page.js("document.title")            # JSON in, JSON out; a promise is awaited
         page.press("Tab")
         page.picture(Path("shot.png")), page.pdf()
-        page.requests, page.problems         # every URL that was asked for; console errors, exceptions, refusals of the CSP
+        page.requests, page.problems         # every URL that was asked for; console errors, exceptions, refusals of the
+        CSP
 
 Protocol: https://chromedevtools.github.io/devtools-protocol/ (messages are JSON, each ended by a zero byte).
 """
@@ -30,15 +32,38 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-default-browser-check",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--mute-audio", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--mute-audio",
+    "--remote-debugging-pipe",
+)
 # Chromium reads commands from its file descriptor 3 and answers on 4; subprocess can't put a pipe on a chosen number.
-PLUG = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+PLUG = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+)
 KEYS = {
-    "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
-}  # fmt: skip
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    " ": 32,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
 
 
 def find_chromium() -> str | None:
@@ -63,9 +88,24 @@ class Browser:
         read_there, self._out = os.pipe()
         self._in, write_there = os.pipe()
         there = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_there, write_there)]  # out of the way of 3 and 4
-        command = [sys.executable, "-c", PLUG, *map(str, there), program, *FLAGS, f"--user-data-dir={self.profile}", *flags, "about:blank"]
+        command = [
+            sys.executable,
+            "-c",
+            PLUG,
+            *map(str, there),
+            program,
+            *FLAGS,
+            f"--user-data-dir={self.profile}",
+            *flags,
+            "about:blank",
+        ]
         self._process = subprocess.Popen(
-            command, pass_fds=there, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            pass_fds=there,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         for end in (read_there, write_there, *there):
             os.close(end)
@@ -81,7 +121,9 @@ class Browser:
     def __enter__(self) -> "Browser":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -95,15 +137,22 @@ class Browser:
         self._process.wait()
         shutil.rmtree(self.profile, ignore_errors=True)
 
-    def page(self, width: int = 1280, height: int = 900, dark: bool = False, scale: float = 1.0, script: bool = True) -> "Page":
-        """A new empty tab of that size in CSS pixels; `scale` device pixels each. Without `script`, the page's own scripts don't run."""
+    def page(
+        self, width: int = 1280, height: int = 900, dark: bool = False, scale: float = 1.0, script: bool = True
+    ) -> "Page":
+        """A new empty tab of that size in CSS pixels; `scale` device pixels each. Without `script`, the page's own
+        scripts don't run.
+        """
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         page = self._pages[session] = Page(self, session, target)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
         page.resize(width, height, scale)
-        page.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        page.call(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
+        )
         if not script:
             page.call("Emulation.setScriptExecutionDisabled", {"value": True})
         return page
@@ -116,7 +165,12 @@ class Browser:
         """
         self._number += 1
         mine = self._number
-        message = {"id": mine, "method": method, "params": dict(params or {}), **({"sessionId": session} if session else {})}
+        message = {
+            "id": mine,
+            "method": method,
+            "params": dict(params or {}),
+            **({"sessionId": session} if session else {}),
+        }
         waiting = json.dumps(message).encode() + b"\0"
         while waiting:
             waiting = waiting[os.write(self._out, waiting) :]
@@ -176,7 +230,9 @@ class Page:
             if params["type"] in ("error", "warning", "assert"):
                 self.problems.append(f"console {params['type']}: {words}")
         elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.problems.append(f"log {params['entry']['level']}: {params['entry']['text']} {params['entry'].get('url', '')}".rstrip())
+            self.problems.append(
+                f"log {params['entry']['level']}: {params['entry']['text']} {params['entry'].get('url', '')}".rstrip()
+            )
         elif event == "Page.loadEventFired":
             self._loaded = True
 
@@ -206,7 +262,9 @@ class Page:
         found = self.call("Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True})
         if "exceptionDetails" in found:
             details = found["exceptionDetails"]
-            raise RuntimeError(f"chromium: {expression[:80]}: {details.get('exception', {}).get('description') or details['text']}")
+            raise RuntimeError(
+                f"chromium: {expression[:80]}: {details.get('exception', {}).get('description') or details['text']}"
+            )
         return found["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 30.0) -> Any:
@@ -218,19 +276,27 @@ class Page:
         end = time.monotonic() + seconds
         while not (found := self.js(expression)):
             if time.monotonic() > end:
-                raise RuntimeError(f"chromium: {expression[:80]} was not true in {seconds:.0f} s; problems: {self.problems}")
+                raise RuntimeError(
+                    f"chromium: {expression[:80]} was not true in {seconds:.0f} s; problems: {self.problems}"
+                )
             self.browser.listen(0.1)
         return found
 
     def resize(self, width: int, height: int, scale: float = 1.0) -> None:
         """Another size of the tab, in CSS pixels."""
-        self.call("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False})
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False},
+        )
 
     def press(self, key: str, shift: bool = False) -> None:
         """One key, as a keyboard gives it: a name of KEYS or a character."""
         common = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS.get(key, 0), "modifiers": 8 if shift else 0}
         words = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 else "")
-        self.call("Input.dispatchKeyEvent", {"type": "keyDown" if words else "rawKeyDown", **common, **({"text": words} if words else {})})
+        self.call(
+            "Input.dispatchKeyEvent",
+            {"type": "keyDown" if words else "rawKeyDown", **common, **({"text": words} if words else {})},
+        )
         self.call("Input.dispatchKeyEvent", {"type": "keyUp", **common})
 
     def type(self, words: str) -> None:

@@ -19,13 +19,17 @@ from tests.browser import NAMES, Browser, find_chromium
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder of a random 4-layer llama, 64 wide, with tied embeddings and a chat template. Read it, never write into it."""
+    """A Hugging Face folder of a random 4-layer llama, 64 wide, with tied embeddings and a chat template. Read it,
+    never write into it.
+    """
     return tiny.make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
 def talking_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same trained for some seconds, so that it writes text that a teacher may teach; read it, never write into it."""
+    """The same trained for some seconds, so that it writes text that a teacher may teach; read it, never write into
+    it.
+    """
     return tiny.make_talking_llama(tmp_path_factory.mktemp("models") / "talking-llama")
 
 

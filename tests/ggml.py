@@ -1,4 +1,6 @@
-"""ggml's own quantizers and decoders, through the library that llama-cpp-python builds: the truth that our grids are held against."""
+"""ggml's own quantizers and decoders, through the library that llama-cpp-python builds: the truth that our grids are
+held against.
+"""
 
 import ctypes
 import functools
@@ -27,8 +29,12 @@ def library() -> ctypes.CDLL:
     return ggml
 
 
-def quantize(weight: NDArray[np.float32], name: str, importance: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
-    """uint8 [O, row bytes] of float32 [O, I] as llama.cpp's quantizer makes it; importance [I] as an importance matrix gives it."""
+def quantize(
+    weight: NDArray[np.float32], name: str, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """uint8 [O, row bytes] of float32 [O, I] as llama.cpp's quantizer makes it; importance [I] as an importance matrix
+    gives it.
+    """
     pointer = ctypes.POINTER(ctypes.c_float)
     number_format = FORMATS[name]
     weight = np.ascontiguousarray(weight, dtype=np.float32)

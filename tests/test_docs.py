@@ -1,4 +1,6 @@
-"""What the pages say exists: commands, options, keys, files, links, tables. So that the documentation can't rot unseen."""
+"""What the pages say exists: commands, options, keys, files, links, tables. So that the documentation can't rot
+unseen.
+"""
 
 import ast
 import functools
@@ -46,9 +48,13 @@ def plain(page: str) -> str:
 
 
 def command_lines(page: str) -> list[str]:
-    """The `edgedistill ...` commands in a page's blocks of code, without what a shell takes away: pipes, comments, files written."""
+    """The `edgedistill ...` commands in a page's blocks of code, without what a shell takes away: pipes, comments,
+    files written.
+    """
     blocks = [re.sub(r"^ {4,}", "", line) for line in read(page).splitlines() if re.match(r" {4,}\S", line)]
-    blocks += [line for language, text in fenced(page) if language in ("sh", "bash", "console") for line in text.splitlines()]
+    blocks += [
+        line for language, text in fenced(page) if language in ("sh", "bash", "console") for line in text.splitlines()
+    ]
     parts = (part.strip() for line in blocks for part in re.split(r"\||&&|;|\s#\s", line))
     return [part.partition(">")[0].strip() for part in parts if part.startswith("edgedistill ")]
 
@@ -82,7 +88,13 @@ def test_command_lines_are_found_where_people_look_first():
 
 
 @pytest.mark.parametrize(
-    "line", ["edgedistill plan --targt phone", "edgedistill chat x --runtime tflite", "edgedistill compile -o x", "edgedistill fly"]
+    "line",
+    [
+        "edgedistill plan --targt phone",
+        "edgedistill chat x --runtime tflite",
+        "edgedistill compile -o x",
+        "edgedistill fly",
+    ],
 )
 def test_a_wrong_command_line_is_noticed(line: str):
     with pytest.raises((click.UsageError, AssertionError)):
@@ -129,7 +141,10 @@ def test_the_reference_has_every_command_and_every_key():
 
     commands = make_reference.commands_page()
     assert set(re.findall(r"^## ([a-z]+)$", commands, re.MULTILINE)) == set(COMMANDS)
-    for page, schema in ((make_reference.recipe_page(), recipe_schema()), (make_reference.target_page(), target_schema())):
+    for page, schema in (
+        (make_reference.recipe_page(), recipe_schema()),
+        (make_reference.target_page(), target_schema()),
+    ):
         for keys in (schema["properties"], *(found["properties"] for found in schema["$defs"].values())):
             missing = [key for key in keys if f"| `{key}` |" not in page]
             assert not missing
@@ -141,14 +156,21 @@ def test_every_key_says_what_it_is():
     for schema in (recipe_schema(), target_schema()):
         for name, group in [("the file", schema), *schema["$defs"].items()]:
             assert group.get("description"), name
-            silent = [key for key, found in group["properties"].items() if not found.get("description") and "$ref" not in json.dumps(found)]
+            silent = [
+                key
+                for key, found in group["properties"].items()
+                if not found.get("description") and "$ref" not in json.dumps(found)
+            ]
             assert not silent, f"{name}: give Field(description=...) to {', '.join(silent)}"
 
 
 def test_the_reference_needs_no_torch():
     import subprocess
 
-    code = "import sys; sys.path[:0] = ['.', 'docs']; import make_reference; make_reference.pages(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; sys.path[:0] = ['.', 'docs']; import make_reference; make_reference.pages(); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -156,12 +178,18 @@ def test_the_reference_needs_no_torch():
 
 
 def snippets() -> list[tuple[str, int, str]]:
-    return [(page, number, text) for page in GUIDES for number, (kind, text) in enumerate(fenced(page)) if kind == "yaml"]
+    return [
+        (page, number, text) for page in GUIDES for number, (kind, text) in enumerate(fenced(page)) if kind == "yaml"
+    ]
 
 
-@pytest.mark.parametrize(("page", "number", "text"), snippets(), ids=[f"{page}, block {number}" for page, number, _ in snippets()])
+@pytest.mark.parametrize(
+    ("page", "number", "text"), snippets(), ids=[f"{page}, block {number}" for page, number, _ in snippets()]
+)
 def test_yaml_of_the_guides_loads(page: str, number: int, text: str, tmp_path: Path):
-    """A whole file as it stands; a piece, which begins with `# in a recipe` or `# in a target`, within a file that needs nothing else."""
+    """A whole file as it stands; a piece, which begins with `# in a recipe` or `# in a target`, within a file that
+    needs nothing else.
+    """
     from edgedistill.config import load_recipe, load_target
 
     piece = re.match(r"# in a (recipe|target)\n", text)
@@ -169,7 +197,11 @@ def test_yaml_of_the_guides_loads(page: str, number: int, text: str, tmp_path: P
     kind = piece[1] if piece else found["schema"].removeprefix("edgedistill.").partition("/")[0]
     file = tmp_path / "snippet.yaml"
     if piece:
-        base = {"schema": "edgedistill.recipe/1", "name": "base"} if kind == "recipe" else yaml.safe_load(read("targets/laptop-cpu.yaml"))
+        base = (
+            {"schema": "edgedistill.recipe/1", "name": "base"}
+            if kind == "recipe"
+            else yaml.safe_load(read("targets/laptop-cpu.yaml"))
+        )
         file.write_text(yaml.safe_dump(merged(base, found)), encoding="utf-8")
         # Read as it stands too: PyYAML writes numbers otherwise than the page does.
         assert yaml.safe_load(text) == found
@@ -185,14 +217,21 @@ def merged(base: Mapping[str, Any], piece: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_there_are_snippets_of_both_kinds():
-    kinds = [kind for _, _, text in snippets() for kind in KINDS if f"edgedistill.{kind}/1" in text or f"# in a {kind}" in text]
+    kinds = [
+        kind
+        for _, _, text in snippets()
+        for kind in KINDS
+        if f"edgedistill.{kind}/1" in text or f"# in a {kind}" in text
+    ]
     assert set(kinds) == set(KINDS)
 
 
 @pytest.mark.parametrize("page", GUIDES)
 def test_python_of_the_guides_is_python(page: str):
     for kind, text in fenced(page):
-        assert kind in ("yaml", "python"), f"a block of {kind or 'no kind'}: indent commands by four, so that they are checked"
+        assert kind in ("yaml", "python"), (
+            f"a block of {kind or 'no kind'}: indent commands by four, so that they are checked"
+        )
         if kind == "python":
             ast.parse(text)
 
@@ -229,7 +268,11 @@ def test_links_lead_to_files_and_headings(page: str):
 def test_files_that_are_named_exist(page: str):
     named = set(re.findall(r"`((?:edgedistill|tests|bench|docs|recipes|targets)/[\w./*-]+)`", read(page)))
     named |= set(re.findall(r"python ((?:bench|docs)/[\w./]+\.py)", read(page)))
-    missing = [name for name in named if not list(ROOT.glob(name)) and name not in ("edgedistill/_data/", "edgedistill/quant/iq4_xs.py")]
+    missing = [
+        name
+        for name in named
+        if not list(ROOT.glob(name)) and name not in ("edgedistill/_data/", "edgedistill/quant/iq4_xs.py")
+    ]
     assert not missing
 
 
@@ -247,8 +290,10 @@ def test_every_page_is_within_two_steps_of_the_readme():
     for _ in range(2):
         links = {
             str((ROOT / page).parent.joinpath(link).resolve().relative_to(ROOT))
-            for page in waiting for link in re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", plain(page)) if "://" not in link
-        }  # fmt: skip
+            for page in waiting
+            for link in re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", plain(page))
+            if "://" not in link
+        }
         seen, waiting = seen | links, sorted(links - seen)
     assert {page for page in PAGES if page.startswith("docs/")} <= seen
 
@@ -263,7 +308,10 @@ def test_rooms_of_the_contributing_page_are_the_rooms():
     rows = re.findall(r"^\| \d+ \| (.+) \|$", read("CONTRIBUTING.md"), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
     package = ROOT / "edgedistill"
-    rooms = {path.stem for path in package.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"} - {"__init__", "__main__"}
+    rooms = {path.stem for path in package.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"} - {
+        "__init__",
+        "__main__",
+    }
     assert named == rooms
 
 
@@ -273,7 +321,13 @@ EDGES, LEAST = " '\"();:,.", 8  # what may stand around a text, and how long it 
 def messages_of(page: str) -> list[str]:
     """What a guide's table of troubles quotes of the tool, in the first column: code of three words or more."""
     rows = re.findall(r"^\| (.+?) \| .+ \|$", read(page).partition("## What can go wrong")[2], re.MULTILINE)
-    return [quoted for row in rows if "test_" not in row for quoted in re.findall(r"`([^`]+)`", row) if len(quoted.split()) > 2]
+    return [
+        quoted
+        for row in rows
+        if "test_" not in row
+        for quoted in re.findall(r"`([^`]+)`", row)
+        if len(quoted.split()) > 2
+    ]
 
 
 @functools.cache
@@ -288,9 +342,16 @@ def texts_of_the_code() -> set[str]:
 def test_messages_that_are_quoted_are_the_tools(page: str):
     """Around its `...` and figures a quotation has words of a text in the code."""
     texts = texts_of_the_code()
-    quoted = {message: [p for part in message.split("...") if len(p := part.strip(EDGES)) >= LEAST] for message in messages_of(page)}
+    quoted = {
+        message: [p for part in message.split("...") if len(p := part.strip(EDGES)) >= LEAST]
+        for message in messages_of(page)
+    }
     assert quoted
-    unknown = [message for message, parts in quoted.items() if not any(text in part or part in text for part in parts for text in texts)]
+    unknown = [
+        message
+        for message, parts in quoted.items()
+        if not any(text in part or part in text for part in parts for text in texts)
+    ]
     assert not unknown
 
 

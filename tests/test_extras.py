@@ -19,7 +19,9 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it():
         require("no_such_package", extra="onnx", purpose="ONNX export")
 
 
-def test_a_package_that_lacks_one_of_its_own_is_a_bug_not_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_package_that_lacks_one_of_its_own_is_a_bug_not_a_missing_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "half_installed.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):

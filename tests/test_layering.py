@@ -1,4 +1,6 @@
-"""Imports point to lower layers only, rooms of one layer never import each other, and `--help` and `plan` never load torch."""
+"""Imports point to lower layers only, rooms of one layer never import each other, and `--help` and `plan` never load
+torch.
+"""
 
 import ast
 import os
@@ -27,7 +29,20 @@ LAYERS = [
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms} | {"errors": -1}  # all may raise
 HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp", "accelerate", "peft", "matplotlib"}
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
-LIGHT = {*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3], "plan", "report", "bundle", "stages", "compile", "compare", "cli", "__main__"}
+LIGHT = {
+    *LAYERS[0],
+    *LAYERS[1],
+    *LAYERS[2],
+    *LAYERS[3],
+    "plan",
+    "report",
+    "bundle",
+    "stages",
+    "compile",
+    "compare",
+    "cli",
+    "__main__",
+}
 LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py"}
 
 
@@ -37,7 +52,9 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path, everywhere: bool) -> set[str]:
-    """Modules that a file imports, `edgedistill.x` for `from edgedistill import x`; at its top only, or anywhere in it."""
+    """Modules that a file imports, `edgedistill.x` for `from edgedistill import x`; at its top only, or anywhere in
+    it.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
     for node in ast.walk(tree) if everywhere else top_level(tree):
@@ -90,7 +107,9 @@ def test_imports_point_to_lower_layers(path: Path):
         assert not rooms_imported(path), "the package itself imports nothing of its own"
         return
     for other in rooms_imported(path) - {room}:
-        assert LAYER_OF[other] < LAYER_OF[room], f"{room} (layer {LAYER_OF[room]}) imports {other} (layer {LAYER_OF[other]})"
+        assert LAYER_OF[other] < LAYER_OF[room], (
+            f"{room} (layer {LAYER_OF[room]}) imports {other} (layer {LAYER_OF[other]})"
+        )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +125,10 @@ def test_light_rooms_import_nothing_heavy_at_their_top(path: Path):
 def test_no_file_is_part_of_an_import_cycle():
     """Between files, counting only what runs at import: nanochat has none, Olive has one through 12 of its 23 rooms."""
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
-    edges = {name: {found for found in imports(path, everywhere=False) if found in names and found != name} for name, path in names.items()}
+    edges = {
+        name: {found for found in imports(path, everywhere=False) if found in names and found != name}
+        for name, path in names.items()
+    }
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -146,14 +168,30 @@ def test_help_loads_nothing_heavy_and_is_quick():
 
 
 def test_plan_loads_nothing_heavy_and_is_quick(tiny_llama: Path):
-    modules, seconds = loaded_by("plan", "--teacher", tiny_llama, "--target", "laptop-cpu", "--recipe", "tiny", "--json")
+    modules, seconds = loaded_by(
+        "plan", "--teacher", tiny_llama, "--target", "laptop-cpu", "--recipe", "tiny", "--json"
+    )
     assert "pydantic" in modules
     assert not modules & HEAVY
     assert seconds < 3
 
 
 @pytest.mark.parametrize(
-    "command", ["compile", "recover", "compare", "plan", "verify", "bench", "chat", "serve", "targets", "recipes", "runs", "doctor"]
+    "command",
+    [
+        "compile",
+        "recover",
+        "compare",
+        "plan",
+        "verify",
+        "bench",
+        "chat",
+        "serve",
+        "targets",
+        "recipes",
+        "runs",
+        "doctor",
+    ],
 )
 def test_no_commands_own_help_loads_torch(command: str):
     modules, _ = loaded_by(command, "--help")

@@ -1,4 +1,6 @@
-"""What passing files on asks: a sentence for each known licence, a warning for every other, and never a word from the file."""
+"""What passing files on asks: a sentence for each known licence, a warning for every other, and never a word from the
+file.
+"""
 
 import pytest
 

@@ -12,14 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-IMPORT_NAMES = {"llama-cpp-python": "llama_cpp", "protobuf": "google", "pyyaml": "yaml"}  # where they differ by more than a dash
+IMPORT_NAMES = {
+    "llama-cpp-python": "llama_cpp",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+}  # where they differ by more than a dash
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built by hatchling itself: needs no network, unlike `pip wheel` with its isolated build."""
     out = tmp_path_factory.mktemp("dist")
-    done = subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = out.glob("edgedistill-*-py3-none-any.whl")
     return built
@@ -30,7 +36,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the wheel is installed into, away from the checkout."""
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps", "--target", folder, wheel],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--no-deps",
+            "--target",
+            folder,
+            wheel,
+        ],
         check=True,
     )
     return folder
@@ -38,11 +56,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(installed: Path, tmp_path: Path):
-    """Run the installed edgedistill in an empty folder; PYTHONPATH comes before the checkout that the environment may hold."""
+    """Run the installed edgedistill in an empty folder; PYTHONPATH comes before the checkout that the environment may
+    hold.
+    """
 
     def run_command(*args: str | Path) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYTHONPATH": str(installed)}
-        return subprocess.run([sys.executable, "-m", "edgedistill", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "edgedistill", *args], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
 
     return run_command
 
@@ -57,7 +79,11 @@ def names(folder: str) -> list[str]:
 def test_wheel_holds_every_file_of_the_package_and_nothing_of_the_tests(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "edgedistill").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    package = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "edgedistill").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
     data = {f"edgedistill/_data/{folder}/{name}.yaml" for folder in ("recipes", "targets") for name in names(folder)}
     assert packed == package | data
     assert "edgedistill/py.typed" in packed
@@ -92,17 +118,27 @@ def imported_packages(source: bytes) -> set[str]:
 
 def test_packages_that_are_imported_are_the_ones_declared(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        imported = set().union(*(imported_packages(archive.read(name)) for name in archive.namelist() if name.endswith(".py")))
+        (metadata,) = (
+            archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA")
+        )
+        imported = set().union(
+            *(imported_packages(archive.read(name)) for name in archive.namelist() if name.endswith(".py"))
+        )
     required = re.findall(r"^Requires-Dist: ([A-Za-z0-9_.-]+)([^\n]*)$", metadata, re.MULTILINE)
-    declared = {IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")) for name, rest in required if "extra == 'dev'" not in rest}
+    declared = {
+        IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_"))
+        for name, rest in required
+        if "extra == 'dev'" not in rest
+    }
     assert imported - set(sys.stdlib_module_names) - {"edgedistill"} == declared
 
 
 def test_installed_package_is_the_one_that_runs(installed: Path, tmp_path: Path):
     env = {**os.environ, "PYTHONPATH": str(installed)}
     code = "import edgedistill; print(edgedistill.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
     assert Path(done.stdout.strip()).is_relative_to(installed)
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>' + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
@@ -23,12 +24,18 @@ def make_tokenizer(vocab_size: int = 512, chat: bool = True):
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     words = " ".join(NOUNS + VERBS + ADJECTIVES)
     tokenizer.train_from_iterator([*CORPUS, *[f"The {words}. user assistant"] * 8], trainer)
@@ -88,27 +95,67 @@ def make_tiny_llama(
     return folder
 
 
-# What the tiny model of a family has beside the sizes: its patterns, scalings and biases, each once and none of them neutral.
-# A window is shorter than the texts that tests run, the yarn and longrope factors act at a few dozen tokens.
+# What the tiny model of a family has beside the sizes: its patterns, scalings and biases, each once and none of them
+# neutral. A window is shorter than the texts that tests run, the yarn and longrope factors act at a few dozen tokens.
 VARIANTS: dict[str, dict[str, object]] = {
-    "llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 32, "rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64}},
+    "llama": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 32,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
     "mistral": {"tie_word_embeddings": False, "sliding_window": 256, "head_dim": 32},
-    "qwen2": {"tie_word_embeddings": True, "rope_parameters": {
-        "rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0, "original_max_position_embeddings": 32}},
+    "qwen2": {
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
     "qwen3": {"head_dim": 32, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
-    "gemma3_text": {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "rope_parameters": {
-        "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
-    "phi3": {"original_max_position_embeddings": 512, "max_position_embeddings": 2048, "head_dim": None, "rope_parameters": {
-        "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
-        "short_factor": [1.0, 1.1, 1.3, 1.4, 1.6, 2.0], "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0]}},
+    "gemma3_text": {
+        "num_hidden_layers": 7,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 16,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+    "phi3": {
+        "original_max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
+        "head_dim": None,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.1, 1.3, 1.4, 1.6, 2.0],
+            "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0],
+        },
+    },
     "smollm3": {"num_hidden_layers": 5, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}},
-    "granite": {"attention_bias": True, "mlp_bias": True, "embedding_multiplier": 2.0, "residual_multiplier": 0.6,
-                "attention_multiplier": 0.4, "logits_scaling": 0.7, "tie_word_embeddings": True},
+    "granite": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.6,
+        "attention_multiplier": 0.4,
+        "logits_scaling": 0.7,
+        "tie_word_embeddings": True,
+    },
     "olmo2": {},
-}  # fmt: skip
+}
 
 
 def make_tiny(family: str, folder: Path, seed: int = 0, **changes: object) -> Path:
@@ -121,11 +168,21 @@ def make_tiny(family: str, folder: Path, seed: int = 0, **changes: object) -> Pa
 
     tokenizer = make_tokenizer()
     values: dict[str, object] = {
-        "vocab_size": len(tokenizer) + 5, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "initializer_range": 0.15,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-        **VARIANTS[family], **changes,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer) + 5,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.15,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **VARIANTS[family],
+        **changes,
+    }
     config = AutoConfig.for_model(family, **{key: value for key, value in values.items() if value is not None})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
@@ -153,7 +210,9 @@ def sentence(random) -> str:
 
 
 def make_talking_llama(folder: Path, steps: int = 150) -> Path:
-    """A tiny llama trained for some seconds on made-up chats and sentences, so that what it writes is text that ends."""
+    """A tiny llama trained for some seconds on made-up chats and sentences, so that what it writes is text that
+    ends.
+    """
     return teach_to_talk(make_tiny_llama(folder, seed=1), steps)
 
 
@@ -165,7 +224,9 @@ KNOWN = {
 
 
 def make_knowing_llama(folder: Path) -> Path:
-    """A tiny llama trained for some seconds on KNOWN alone: so sure of its answers that every runtime gives the same."""
+    """A tiny llama trained for some seconds on KNOWN alone: so sure of its answers that every runtime gives the
+    same.
+    """
     return teach_to_talk(make_tiny_llama(folder, seed=1), 60, answers=KNOWN)
 
 
@@ -181,7 +242,9 @@ def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3, answers: dict[st
     rng = random.Random(0)
 
     def chat() -> list[int]:
-        asked, said = rng.choice(list(answers.items())) if answers else (sentence(rng), sentence(rng) + " " + sentence(rng))
+        asked, said = (
+            rng.choice(list(answers.items())) if answers else (sentence(rng), sentence(rng) + " " + sentence(rng))
+        )
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         return tokenizer(text, add_special_tokens=False)["input_ids"][:127]

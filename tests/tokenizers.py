@@ -1,4 +1,6 @@
-"""Tokenizers that the tests train themselves, as tokenizer.json: byte-level BPE of every split, and sentencepiece's BPE."""
+"""Tokenizers that the tests train themselves, as tokenizer.json: byte-level BPE of every split, and sentencepiece's
+BPE.
+"""
 
 import json
 import random
@@ -10,12 +12,24 @@ from edgedistill.models.pretokenizers import IGNORE_MERGES, PRE_TOKENIZERS
 from edgedistill.models.tokenizer import TEST_TEXTS
 from tests.tiny import CHAT_TEMPLATE, CORPUS
 
-# What a split decides on: letters of several scripts, marks, digits of several kinds, punctuation, spaces of several kinds.
+# What a split decides on: letters of several scripts, marks, digits of several kinds, punctuation, spaces of several
+# kinds.
 PIECES = [*"aZ'sStTé\u0301ßжЖ中文한๓٣½²Ⅳ0123456789.,!?-_#$(){}\"<>|\\/@~`^+= \t\n\r\u00a0\u3000\u200d🚀🇫▁\x00\x85\x1c"]
 PIECES += ["'ll", "'RE", "  ", "\r\n", "\n\n", " '", "ab", " the", " and", "        "]
 PIECES += ["<s>", "</s>", "<|im_end|>", "<|end|>", "<tool>", "[INST]"]
 # The first ids of every tokenizer here; the last three aren't special.
-ADDED = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|im_end|>", "<|user|>", "<|end|>", "<tool>", "[INST]", "<|assistant|>"]
+ADDED = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|user|>",
+    "<|end|>",
+    "<tool>",
+    "[INST]",
+    "<|assistant|>",
+]
 SPECIAL = set(ADDED[:7])
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 RUNS = range(2, 17)
@@ -41,13 +55,23 @@ def processor(template: list[str] | None) -> dict | None:
         return None
 
     def pieces(sequence: str) -> list[dict]:
-        return [{"Sequence": {"id": sequence, "type_id": 0}} if p == "$A" else {"SpecialToken": {"id": p, "type_id": 0}} for p in template]
+        return [
+            {"Sequence": {"id": sequence, "type_id": 0}} if p == "$A" else {"SpecialToken": {"id": p, "type_id": 0}}
+            for p in template
+        ]
 
     special = {p: {"id": p, "ids": [ADDED.index(p)], "tokens": [p]} for p in template if p != "$A"}
-    return {"type": "TemplateProcessing", "single": pieces("A"), "pair": [*pieces("A"), *pieces("B")], "special_tokens": special}
+    return {
+        "type": "TemplateProcessing",
+        "single": pieces("A"),
+        "pair": [*pieces("A"), *pieces("B")],
+        "special_tokens": special,
+    }
 
 
-def byte_level(pre: str, normalizer: dict | None = None, template: list[str] | None = None, without: str | None = None) -> dict:
+def byte_level(
+    pre: str, normalizer: dict | None = None, template: list[str] | None = None, without: str | None = None
+) -> dict:
     """A byte-level BPE tokenizer that splits as `pre`.
 
     Args:
@@ -75,15 +99,20 @@ def shell_decoder() -> dict:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
-def sentencepiece(prefix: str, runs_added: bool = False, rstrip: bool = False, template: list[str] | None = None) -> dict:
-    """A tokenizer.json as transformers makes it of a sentencepiece BPE model: every pair of tokens that makes a token is a merge.
+def sentencepiece(
+    prefix: str, runs_added: bool = False, rstrip: bool = False, template: list[str] | None = None
+) -> dict:
+    """A tokenizer.json as transformers makes it of a sentencepiece BPE model: every pair of tokens that makes a token
+    is a merge.
 
     Args:
         prefix: "each" (Llama 2's normalizer), "none" (Gemma's), "first" or "never" (Metaspace's schemes).
         runs_added: runs of spaces and newlines are added tokens, whose merges come first and mixed, as in Gemma.
         rstrip: added tokens take the spaces behind them, as in Phi-3.
     """
-    runs = [character * length for character in ("▁", "\n") for length in RUNS] if runs_added else ["▁" * n for n in RUNS]
+    runs = (
+        [character * length for character in ("▁", "\n") for length in RUNS] if runs_added else ["▁" * n for n in RUNS]
+    )
     vocab = {token: index for index, token in enumerate([*ADDED, *BYTES, *runs])}
     for token in _trained_characters():
         if "\0" not in token:  # llama.cpp can't hold one
@@ -95,23 +124,50 @@ def sentencepiece(prefix: str, runs_added: bool = False, rstrip: bool = False, t
         for left, right in pairs:
             if left in vocab and right in vocab:
                 merges.append((0 if first else index, -len(left) if first else len(left), left, right))
-    added = [entry(vocab[content], content, rstrip=rstrip and content not in ("<unk>", "<s>", "<|endoftext|>")) for content in ADDED]
+    added = [
+        entry(vocab[content], content, rstrip=rstrip and content not in ("<unk>", "<s>", "<|endoftext|>"))
+        for content in ADDED
+    ]
     added += [entry(vocab[content], content) for content in runs if runs_added]
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    normalizer = {"each": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}, "none": replace}.get(prefix)
-    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False} if prefix == "none" else None
+    normalizer = {
+        "each": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
+        "none": replace,
+    }.get(prefix)
+    split = (
+        {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+        if prefix == "none"
+        else None
+    )
     if prefix in ("first", "never"):
         split = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prefix, "split": False}
-    decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    decoders = [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer, "pre_tokenizer": split,
-        "post_processor": processor(template), "decoder": {"type": "Sequence", "decoders": decoders},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": split,
+        "post_processor": processor(template),
+        "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": vocab,
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
             "merges": [[left, right] for *_, left, right in sorted(merges, key=lambda merge: merge[:2])],
         },
-    }  # fmt: skip
+    }
 
 
 @cache

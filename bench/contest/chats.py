@@ -1,7 +1,8 @@
 """Chats in the float model's own words: some to learn and calibrate on, others to judge on; no prompt is in both.
 
-Judged are answers to MT-bench's first turns and Self-Instruct's user-oriented tasks; learned from are answers to Arena-Hard's prompts and
-Self-Instruct's seed tasks. Answers are drawn by llama.cpp at temperature 0.8 from the model in bfloat16, one seed a prompt.
+Judged are answers to MT-bench's first turns and Self-Instruct's user-oriented tasks; learned from are answers to
+Arena-Hard's prompts and Self-Instruct's seed tasks. Answers are drawn by llama.cpp at temperature 0.8 from the model in
+bfloat16, one seed a prompt.
 """
 
 import json
@@ -39,14 +40,18 @@ def learn_prompts(data: Path, judged: Sequence[str]) -> list[str]:
 
 def training_prompts(data: Path, judged: Sequence[str]) -> list[str]:
     """All short prompts of Arena-Hard's two versions and all seed tasks, none of `judged` and none twice."""
-    arena = [row["prompt"] for name in ("v0.1", "v2.0") for row in _rows(data / "arena_hard" / f"arena_hard_{name}.jsonl")]
+    arena = [
+        row["prompt"] for name in ("v0.1", "v2.0") for row in _rows(data / "arena_hard" / f"arena_hard_{name}.jsonl")
+    ]
     tasks = [_task(row) for row in _rows(data / "self_instruct" / "seed_tasks.jsonl")]
     seen = {_plain(prompt) for prompt in judged}
     found = {_plain(prompt): prompt for prompt in [*arena, *tasks] if len(prompt) <= LONGEST_PROMPT}
     return [prompt for plain, prompt in found.items() if plain not in seen]
 
 
-def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
+def write_chats(
+    model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path, progress: Progress
+) -> list[dict[str, Any]]:
     """Answer every prompt that leaves room to answer; keep all in `out` and return it.
 
     Args:
@@ -56,7 +61,9 @@ def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path
     """
     if not out.is_file():
         known = {prompt: model.apply_template([{"role": "user", "content": prompt}])[1] for prompt in prompts}
-        prompts = [prompt for prompt in prompts if len(known[prompt]) + longest <= CONTEXT]  # some are numbers, a token each digit
+        prompts = [
+            prompt for prompt in prompts if len(known[prompt]) + longest <= CONTEXT
+        ]  # some are numbers, a token each digit
         asked = [known[prompt] for prompt in prompts]
         progress.start(f"write {out.stem}", len(asked), "chats")
         answers: dict[int, list[int]] = {}
@@ -65,7 +72,12 @@ def write_chats(model: LlamaCpp, prompts: Sequence[str], longest: int, out: Path
             progress.advance(1)
         progress.finish()
         chats = [
-            {"prompt": prompt, "answer": model.detokenize(answers[i]), "ids": [*asked[i], *answers[i]], "first": len(asked[i]) - 1}
+            {
+                "prompt": prompt,
+                "answer": model.detokenize(answers[i]),
+                "ids": [*asked[i], *answers[i]],
+                "first": len(asked[i]) - 1,
+            }
             for i, prompt in enumerate(prompts)
         ]
         put(out, json.dumps(chats, ensure_ascii=False, indent=1) + "\n")

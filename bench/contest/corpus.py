@@ -4,8 +4,9 @@
     calibration.txt   about 50,000 tokens of the four, evenly taken from the whole of each: the same text for every tool
     judge/        wiki.test.raw, book.txt
 
-WikiText-2's validation split marks rare words as <unk>, which no model ever sees in use: sentences with such a mark are left out. Books are
-unwrapped, without Project Gutenberg's licence. Everything follows from the data folder alone, so that two runs write the same bytes.
+WikiText-2's validation split marks rare words as <unk>, which no model ever sees in use: sentences with such a mark are
+left out. Books are unwrapped, without Project Gutenberg's licence. Everything follows from the data folder alone, so
+that two runs write the same bytes.
 """
 
 import re
@@ -21,7 +22,9 @@ STRETCH = 2_000  # characters that calibration takes in a row
 
 
 def wiki_text(raw: str) -> str:
-    """WikiText's tokenized split as its raw one reads: one line a heading or paragraph, without sentences that hold <unk>."""
+    """WikiText's tokenized split as its raw one reads: one line a heading or paragraph, without sentences that hold
+    <unk>.
+    """
     lines = []
     for line in raw.splitlines():
         if line.strip().startswith("="):
@@ -40,7 +43,9 @@ def book_text(raw: str) -> str:
     Raises:
         ValueError: the marks that the book stands between aren't there.
     """
-    found = re.search(r"\*\*\* ?START OF TH.*?\*\*\*(.*)(?:\*\*\* ?END|End of (?:the )?Project)", raw.replace("\r\n", "\n"), re.DOTALL)
+    found = re.search(
+        r"\*\*\* ?START OF TH.*?\*\*\*(.*)(?:\*\*\* ?END|End of (?:the )?Project)", raw.replace("\r\n", "\n"), re.DOTALL
+    )
     if found is None:
         raise ValueError("the text isn't Project Gutenberg's: its START and END marks are missing")
     paragraphs = (" ".join(block.split()) for block in re.split(r"\n\s*\n", found[1]))

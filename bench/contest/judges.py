@@ -1,6 +1,8 @@
-"""The judges of the comparison: WikiText-2's test split, a book and chats, none of which any tool has seen; and the float model's view.
+"""The judges of the comparison: WikiText-2's test split, a book and chats, none of which any tool has seen; and the
+float model's view.
 
-A judge is cut into windows of 512 tokens. A window's every token but its first is judged, of a chat those of the answer.
+A judge is cut into windows of 512 tokens. A window's every token but its first is judged, of a chat those of the
+answer.
 """
 
 import hashlib
@@ -30,7 +32,10 @@ def make_judges(model: Path, wiki: str, book: str, chats: list[dict[str, Any]]) 
 
     def windows(text: str) -> list[Document]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {}) for i in range(0, len(ids) - 1, WINDOW)]
+        return [
+            Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {})
+            for i in range(0, len(ids) - 1, WINDOW)
+        ]
 
     answered = [Document(torch.tensor(chat["ids"][:WINDOW], dtype=torch.int32), chat["first"], {}) for chat in chats]
     found = zip(TOKENS, (windows(wiki), windows(book), [d for d in answered if d.kept > 0]), strict=True)
@@ -50,11 +55,15 @@ def describe(judges: list[Judge]) -> list[dict[str, Any]]:
     """Name, source, judged tokens and SHA-256 of the token ids of each judge."""
     return [
         {
-            "name": judge.name, "source": judge.source, "tokens": judge.tokens, "documents": len(judge.documents), "window": WINDOW,
+            "name": judge.name,
+            "source": judge.source,
+            "tokens": judge.tokens,
+            "documents": len(judge.documents),
+            "window": WINDOW,
             "ids_sha256": hashlib.sha256(json.dumps([d.tokens.tolist() for d in judge.documents]).encode()).hexdigest(),
         }
         for judge in judges
-    ]  # fmt: skip
+    ]
 
 
 def reference_of(model: Path, judges: list[Judge], key: str, work: Path, progress: Progress) -> Reference:

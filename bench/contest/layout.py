@@ -1,12 +1,13 @@
-"""The folder that rows come from: which GGUF files are compared, as which tool and mix, and what is known of how each was made.
+"""The folder that rows come from: which GGUF files are compared, as which tool and mix, and what is known of how each
+was made.
 
     WORK/float/f32.gguf            the float model
     WORK/made/TOOL/MIX.gguf        llama.cpp's own, made by llama_rows.py
     WORK/ours/NAME/MIX.gguf        "edgedistill NAME": fit, 10k, 100k, 400k
     WORK/rivals/NAME/MIX.gguf      another tool's
 
-Beside each may stand MIX.json: an object with `tokens` (trained on), `calibration_tokens`, `seconds`, `command`, versions and the like.
-All of it goes into the record.
+Beside each may stand MIX.json: an object with `tokens` (trained on), `calibration_tokens`, `seconds`, `command`,
+versions and the like. All of it goes into the record.
 """
 
 import json
@@ -35,10 +36,12 @@ class Entry:
 
 
 def entries(work: Path, given: Sequence[str], only: str) -> list[Entry]:
-    """All entries whose name matches the pattern `only`: float first, then by folder and mix, then those given as NAME=MIX=PATH[=JSON].
+    """All entries whose name matches the pattern `only`: float first, then by folder and mix, then those given as
+    NAME=MIX=PATH[=JSON].
 
     Raises:
-        SystemExit: an argument has another form, its file is missing, two entries have one name, or a JSON file holds no object.
+        SystemExit: an argument has another form, its file is missing, two entries have one name, or a JSON file holds
+            no object.
     """
     found = [Entry(FLOAT, "f32", path) for path in (work / "float").glob("f32.gguf")]
     for kind, prefix in (("made", ""), ("ours", "edgedistill "), ("rivals", "")):

@@ -1,7 +1,7 @@
 """llama.cpp's own files: plain rounding, and rounding with an importance matrix, from the float model's F32 GGUF file.
 
-With an importance matrix llama.cpp gives q4_0's first `ffn_down` tensors more bits (q4_1). Where types differ, its file is made twice: with
-those of plain rounding, for the comparison at equal bytes, and as it comes.
+With an importance matrix llama.cpp gives q4_0's first `ffn_down` tensors more bits (q4_1). Where types differ, its file
+is made twice: with those of plain rounding, for the comparison at equal bytes, and as it comes.
 """
 
 import json
@@ -30,10 +30,13 @@ def quantize(source: Path, out: Path, mix: str, importance: Path | None, types: 
     part = out.with_name(out.name + ".part")
     out.parent.mkdir(parents=True, exist_ok=True)
     asked = {
-        "source": str(source), "out": str(part), "file_type": FILE_TYPES[mix], "threads": threads,
+        "source": str(source),
+        "out": str(part),
+        "file_type": FILE_TYPES[mix],
+        "threads": threads,
         "importance": str(importance) if importance else None,
         "types": {f"^{name.replace('.', chr(92) + '.')}$": kind for name, kind in types.items()},
-    }  # fmt: skip
+    }
     child = [sys.executable, str(Path(__file__).parent / "quantize_child.py")]
     done = subprocess.run(child, input=json.dumps(asked), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -51,11 +54,19 @@ def tensor_facts(path: Path) -> dict[str, object]:
     """File size, bytes of the tensors alone, and how many tensors have which type."""
     tensors = read_header(path).tensors.values()
     counts = Counter(tensor.type_name for tensor in tensors)
-    return {"bytes": path.stat().st_size, "tensor_bytes": sum(tensor.size for tensor in tensors), "tensors": dict(counts.most_common())}
+    return {
+        "bytes": path.stat().st_size,
+        "tensor_bytes": sum(tensor.size for tensor in tensors),
+        "tensors": dict(counts.most_common()),
+    }
 
 
-def make_rows(source: Path, mixes: list[str], importance: Path, calibration_tokens: int, work: Path, threads: int) -> None:
-    """Write `work`/NAME/MIX.gguf, each with its JSON beside it, for the two or three kinds; files that are there are left."""
+def make_rows(
+    source: Path, mixes: list[str], importance: Path, calibration_tokens: int, work: Path, threads: int
+) -> None:
+    """Write `work`/NAME/MIX.gguf, each with its JSON beside it, for the two or three kinds; files that are there are
+    left.
+    """
     for mix in mixes:
         plain, same, own = (work / name / f"{mix}.gguf" for name in (PLAIN, IMATRIX, IMATRIX_TYPES))
         if not plain.is_file():
@@ -65,15 +76,30 @@ def make_rows(source: Path, mixes: list[str], importance: Path, calibration_toke
             _make(source, same, mix, importance, tensor_types(plain), matrix, threads)
             _make(source, own, mix, importance, {}, matrix, threads)
             if tensor_types(same) != tensor_types(plain):
-                raise SystemExit(f"{same}: its tensor types aren't those of plain rounding, so the two can't be compared at equal bytes")
+                raise SystemExit(
+                    f"{same}: its tensor types aren't those of plain rounding, so the two can't be compared "
+                    "at equal bytes"
+                )
             if tensor_types(own) == tensor_types(plain):
                 own.unlink()
                 own.with_suffix(".json").unlink()
 
 
-def _make(source: Path, out: Path, mix: str, importance: Path | None, types: dict[str, int], facts: dict[str, int], threads: int) -> None:
+def _make(
+    source: Path,
+    out: Path,
+    mix: str,
+    importance: Path | None,
+    types: dict[str, int],
+    facts: dict[str, int],
+    threads: int,
+) -> None:
     started = time.perf_counter()
     quantize(source, out, mix, importance, types, threads)
-    how = "llama-quantize" + (" --imatrix" if importance else "") + (" --tensor-type, each as in plain rounding" if types else "")
+    how = (
+        "llama-quantize"
+        + (" --imatrix" if importance else "")
+        + (" --tensor-type, each as in plain rounding" if types else "")
+    )
     record = {**facts, "seconds": round(time.perf_counter() - started, 1), "tool_command": f"{how} {mix.upper()}"}
     put(out.with_suffix(".json"), json.dumps(record, indent=1) + "\n")

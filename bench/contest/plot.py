@@ -1,4 +1,6 @@
-"""The plot of the comparison: KL against bytes for every tool, and KL against training tokens for ours; a panel each for every judge."""
+"""The plot of the comparison: KL against bytes for every tool, and KL against training tokens for ours; a panel each
+for every judge.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +34,16 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
         here = [row for row in rows if row["judge"] == judge]
         for tool in tools:
             points = sorted((row["bytes"] / 1e6, row["kl"]) for row in here if row["tool"] == tool)
-            style = {"marker": "o", "color": colours[tool]} if tool.startswith(OURS) else {"marker": "x", "color": colours[tool]}
+            style = (
+                {"marker": "o", "color": colours[tool]}
+                if tool.startswith(OURS)
+                else {"marker": "x", "color": colours[tool]}
+            )
             by_bytes.plot(*zip(*points, strict=True), linewidth=0, label=tool, **style) if points else None
         for mix in dict.fromkeys(row["mix"] for row in here):
-            ours = sorted((row["tokens"], row["kl"]) for row in here if row["mix"] == mix and row["tool"].startswith(OURS))
+            ours = sorted(
+                (row["tokens"], row["kl"]) for row in here if row["mix"] == mix and row["tool"].startswith(OURS)
+            )
             if ours:
                 by_tokens.plot(*zip(*ours, strict=True), marker="o", linewidth=1, label=mix)
         by_bytes.set(title=judge, xlabel="file, MB", ylabel="KL to the float model, nats a token", yscale="log")

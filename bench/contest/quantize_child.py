@@ -1,7 +1,8 @@
-"""Run as a child process: llama.cpp's own quantizer over one GGUF file, with or without an importance matrix. It may abort the process.
+"""Run as a child process: llama.cpp's own quantizer over one GGUF file, with or without an importance matrix. It may
+abort the process.
 
-Reads {"source", "out", "file_type", "threads", "importance": safetensors file or null, "types": {regular expression: ggml type}} as JSON on
-stdin. With an importance matrix it does what `llama-quantize --imatrix` does.
+Reads {"source", "out", "file_type", "threads", "importance": safetensors file or null, "types": {regular expression:
+ggml type}} as JSON on stdin. With an importance matrix it does what `llama-quantize --imatrix` does.
 """
 
 import ctypes
@@ -35,7 +36,11 @@ def main() -> None:
     overrides = (Override * (len(kinds) + 1))(*(Override(key.encode(), kind) for key, kind in kinds.items()))
     if kinds:
         parameters.tt_overrides = ctypes.cast(overrides, type(parameters.tt_overrides))
-    matrix = {name: values.astype("<f4") for name, values in load_file(asked["importance"]).items()} if asked["importance"] else {}
+    matrix = (
+        {name: values.astype("<f4") for name, values in load_file(asked["importance"]).items()}
+        if asked["importance"]
+        else {}
+    )
     # Both lists end with an empty entry, as C expects.
     entries = (llama_cpp.llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
     for entry, (name, values) in zip(entries, matrix.items(), strict=False):

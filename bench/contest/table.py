@@ -1,7 +1,9 @@
-"""From measured files to the table: one row for each tool, mix and judge, with the share of plain rounding's loss that it wins back.
+"""From measured files to the table: one row for each tool, mix and judge, with the share of plain rounding's loss that
+it wins back.
 
-recovered_kl = 1 - KL / KL of llama.cpp's plain rounding of the same mix; recovered_ppl = the same of the rise of perplexity over the float
-model's in llama.cpp. Both are 0 for plain rounding and 1 for the float model; below 0 is worse than rounding.
+recovered_kl = 1 - KL / KL of llama.cpp's plain rounding of the same mix; recovered_ppl = the same of the rise of
+perplexity over the float model's in llama.cpp. Both are 0 for plain rounding and 1 for the float model; below 0 is
+worse than rounding.
 """
 
 from collections.abc import Sequence
@@ -25,13 +27,21 @@ def flat_rows(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in measured:
         plain = by_name.get((PLAIN, row["mix"]))
         for judge, found in row["quality"].items():
-            flat = {"tool": row["tool"], "mix": row["mix"], "judge": judge, "bytes": row["bytes"], "tensor_bytes": row["tensor_bytes"]}
+            flat = {
+                "tool": row["tool"],
+                "mix": row["mix"],
+                "judge": judge,
+                "bytes": row["bytes"],
+                "tensor_bytes": row["tensor_bytes"],
+            }
             flat["bytes_over_plain"] = row["tensor_bytes"] - plain["tensor_bytes"] if plain else None
             flat["tokens"] = row["made"].get("tokens", 0)
             flat |= {name: found[name] for name in FIGURES}
             flat["recovered_kl"] = _share(found["kl"], plain["quality"][judge]["kl"], 0.0) if plain else None
             limit = floats[judge]["ppl"] if judge in floats else None
-            flat["recovered_ppl"] = _share(found["ppl"], plain["quality"][judge]["ppl"], limit) if plain and limit is not None else None
+            flat["recovered_ppl"] = (
+                _share(found["ppl"], plain["quality"][judge]["ppl"], limit) if plain and limit is not None else None
+            )
             rows.append(flat)
     mixes = list(FILE_TYPES)
     place = {name: i for i, name in enumerate(mixes)}
@@ -45,9 +55,13 @@ def to_text(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         over = row["bytes_over_plain"]
         mark = "" if not over else f"  {over:+d} bytes"
-        shares = "".join(f"{'' if share is None else format(share, '.3f'):>8}" for share in (row["recovered_kl"], row["recovered_ppl"]))
+        shares = "".join(
+            f"{'' if share is None else format(share, '.3f'):>8}"
+            for share in (row["recovered_kl"], row["recovered_ppl"])
+        )
         lines.append(
-            f"{row['judge']:<16}{row['mix']:<8}{row['tool']:<34}{row['bytes'] / 1e6:8.2f}{row['tokens']:9d}{row['kl']:9.4f}"
+            f"{row['judge']:<16}{row['mix']:<8}{row['tool']:<34}{row['bytes'] / 1e6:8.2f}"
+            f"{row['tokens']:9d}{row['kl']:9.4f}"
             f"{row['kl_p99']:8.3f}{row['top1']:7.3f}{row['ppl']:8.3f}{shares}{mark}"
         )
     return "\n".join(lines)

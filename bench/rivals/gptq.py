@@ -1,4 +1,5 @@
-"""GPTQ (PyPI llmcompressor) on the CPU, int4 in symmetric groups of 32: rounding that corrects each column by what the ones before lost.
+"""GPTQ (PyPI llmcompressor) on the CPU, int4 in symmetric groups of 32: rounding that corrects each column by what the
+ones before lost.
 
 Run in its own environment (bench/rivals/setup.py gptq):
     python bench/rivals/gptq.py FOLDER TEXT -o OUT/rounded
@@ -47,24 +48,39 @@ def main() -> None:
     rows = token_rows(tokenizer, arguments.text, arguments.rows, arguments.length)
     model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=torch.float32)
     weights = {
-        "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP, "observer": arguments.observer,
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": GROUP,
+        "observer": arguments.observer,
         "actorder": None if arguments.actorder == "none" else arguments.actorder,
-    }  # fmt: skip
+    }
     modifier = GPTQModifier(config_groups={"group_0": {"targets": ["Linear"], "weights": weights}}, ignore=["lm_head"])
     data = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * arguments.length] * len(rows)})
     oneshot(
-        model=model, dataset=data, recipe=modifier, max_seq_length=arguments.length, num_calibration_samples=len(rows),
+        model=model,
+        dataset=data,
+        recipe=modifier,
+        max_seq_length=arguments.length,
+        num_calibration_samples=len(rows),
         shuffle_calibration_samples=False,
-    )  # fmt: skip
+    )
     save(model, arguments.output)
     settings = {
-        "modifier": "GPTQModifier", "weights": weights, "num_calibration_samples": len(rows), "max_seq_length": arguments.length,
+        "modifier": "GPTQModifier",
+        "weights": weights,
+        "num_calibration_samples": len(rows),
+        "max_seq_length": arguments.length,
         "threads": arguments.threads,
-    }  # fmt: skip
+    }
     facts = {
-        "versions": versions("llmcompressor", "compressed-tensors", "torch", "transformers"), "settings": settings,
-        "tokens": arguments.rows * arguments.length, "text": text_facts(arguments.text), **cost.to_dict(),
-    }  # fmt: skip
+        "versions": versions("llmcompressor", "compressed-tensors", "torch", "transformers"),
+        "settings": settings,
+        "tokens": arguments.rows * arguments.length,
+        "text": text_facts(arguments.text),
+        **cost.to_dict(),
+    }
     write_record(arguments.output / "record.json", "llmcompressor GPTQ", "int4", facts)
 
 
@@ -87,7 +103,9 @@ def save(model: Any, folder: Path) -> None:
         steps = weight.view(weight.shape[0], -1, GROUP) / scale.detach().float().unsqueeze(-1)
         whole = steps.round()
         if (steps - whole).abs().max() > 0.01 or whole.min() < -8 or whole.max() > 7:
-            raise SystemExit(f"{name}: the weights aren't on the grid of its scales (off by {(steps - whole).abs().max():.3f} steps)")
+            raise SystemExit(
+                f"{name}: the weights aren't on the grid of its scales (off by {(steps - whole).abs().max():.3f} steps)"
+            )
         floats[f"{name}.weight"] = weight.contiguous()
         codes[f"{name}.weight.codes"] = whole.flatten(1).to(torch.int8)
         codes[f"{name}.weight.scale"] = scale.detach().float().contiguous()

@@ -1,13 +1,15 @@
-"""Another tool's weights as a GGUF file: llama.cpp's own quantizer, and the tool's own int4 codes where q4_0 can hold them.
+"""Another tool's weights as a GGUF file: llama.cpp's own quantizer, and the tool's own int4 codes where q4_0 can hold
+them.
 
 Run in edgedistill's environment:
     python bench/rivals/pack.py WEIGHTS FOLDER -o OUT/q4_0.gguf --mix q4_0 [--codes] [--record FILE.json]
 
-WEIGHTS holds model.safetensors (float weights under Hugging Face names; what it lacks is taken from FOLDER, the float model) and, for
-`--codes`, codes.safetensors: NAME.codes int8 [O, I] in -8..7 and NAME.scale [O, I/32]. A symmetric group of 32 int4 codes with a scale is
-a q4_0 block but for the scale's rounding to float16, so with `--codes` every tensor that the mix stores as q4_0 holds the tool's own codes.
-No released tool does that; llama.cpp's quantizer rounds weights that are on such a grid a second time. It is the kinder of the two.
-Without `--codes`, the weights go through the quantizer as they are. `--record` names the tool's record, copied into the file's own.
+WEIGHTS holds model.safetensors (float weights under Hugging Face names; what it lacks is taken from FOLDER, the float
+model) and, for `--codes`, codes.safetensors: NAME.codes int8 [O, I] in -8..7 and NAME.scale [O, I/32]. A symmetric
+group of 32 int4 codes with a scale is a q4_0 block but for the scale's rounding to float16, so with `--codes` every
+tensor that the mix stores as q4_0 holds the tool's own codes. No released tool does that; llama.cpp's quantizer rounds
+weights that are on such a grid a second time. It is the kinder of the two. Without `--codes`, the weights go through
+the quantizer as they are. `--record` names the tool's record, copied into the file's own.
 """
 
 import argparse
@@ -100,7 +102,9 @@ def main() -> None:
     for key in ("tool", "mix", "command"):
         facts.pop(key, None)
     write_record(arguments.output.with_suffix(".json"), tool.get("tool", arguments.weights.name), arguments.mix, facts)
-    sys.stdout.write(f"{arguments.output} {facts['tensor_bytes']} bytes of tensors, {replaced} with the tool's own codes\n")
+    sys.stdout.write(
+        f"{arguments.output} {facts['tensor_bytes']} bytes of tensors, {replaced} with the tool's own codes\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What every rival's script says about its run, in the JSON file beside the GGUF file: tool, versions, settings, cost, tensor types.
+"""What every rival's script says about its run, in the JSON file beside the GGUF file: tool, versions, settings, cost,
+tensor types.
 
 Only the standard library (and `gguf` to look into a file), since each script runs in the environment of its own tool.
 """
@@ -46,7 +47,9 @@ def text_facts(path: Path) -> dict[str, str | int]:
 
 
 def gguf_facts(path: Path) -> dict[str, Any]:
-    """File size, bytes of the tensors alone, and how many tensors have which type: a label such as Q2_K says nothing of these."""
+    """File size, bytes of the tensors alone, and how many tensors have which type: a label such as Q2_K says nothing of
+    these.
+    """
     import gguf
 
     tensors = gguf.GGUFReader(path).tensors

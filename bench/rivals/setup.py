@@ -3,8 +3,8 @@
 Run    python bench/rivals/setup.py NAME [--where DIR]
 Writes DIR/NAME, a virtual environment; DIR is bench/.venvs unless told, which git ignores.
 
-Each tool has its own, since they pin other versions of transformers than edgedistill. PyTorch comes first and alone: on a machine
-without a GPU the tools' own requirements may otherwise draw in its CUDA build, gigabytes of it.
+Each tool has its own, since they pin other versions of transformers than edgedistill. PyTorch comes first and alone: on
+a machine without a GPU the tools' own requirements may otherwise draw in its CUDA build, gigabytes of it.
 """
 
 import argparse
@@ -15,7 +15,13 @@ from pathlib import Path
 
 TORCH = "torch==2.13.0"
 PINS = {
-    "autoround": ("auto-round==0.16.1", "gguf==0.19.0", "sentencepiece==0.2.3", "protobuf==7.36.2", "transformers==5.23.0"),
+    "autoround": (
+        "auto-round==0.16.1",
+        "gguf==0.19.0",
+        "sentencepiece==0.2.3",
+        "protobuf==7.36.2",
+        "transformers==5.23.0",
+    ),
     "torchao": ("torchao==0.18.0", "transformers==5.23.0", "accelerate==1.15.0"),
     "gptq": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "transformers==5.17.0"),
     "trl": ("trl==1.16.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0"),

@@ -1,8 +1,10 @@
-"""A training process that takes a step when told: commands come by standard input, answers go to standard output, a line of JSON each.
+"""A training process that takes a step when told: commands come by standard input, answers go to standard output, a
+line of JSON each.
 
-Both sides of bench/trl_step.py's comparison run under this, each in the environment of its own tool; only the standard library.
-"ready" is said once, when steps can be taken. Commands: "step" -> {"seconds", "cpu_seconds"}; "peak" -> {"peak_bytes"}, the highest
-resident memory during one step (VmHWM counted anew, Linux); "quit", or the end of input, ends the process.
+Both sides of bench/trl_step.py's comparison run under this, each in the environment of its own tool; only the standard
+library. "ready" is said once, when steps can be taken. Commands: "step" -> {"seconds", "cpu_seconds"}; "peak" ->
+{"peak_bytes"}, the highest resident memory during one step (VmHWM counted anew, Linux); "quit", or the end of input,
+ends the process.
 """
 
 import json

@@ -1,17 +1,20 @@
-"""torchao quantization-aware training (PyPI torchao), int4 in groups of 32, towards the float model's own distribution: KL, live teacher.
+"""torchao quantization-aware training (PyPI torchao), int4 in groups of 32, towards the float model's own distribution:
+KL, live teacher.
 
 Run in its own environment (bench/rivals/setup.py torchao):
     python bench/rivals/torchao_qat.py FOLDER TEXT -o OUT/trained [--tokens 100000] [--rates 5e-5,1e-4,2e-4]
 then, in edgedistill's environment, for each mix:
     python bench/rivals/pack.py OUT/trained FOLDER -o OUT/q4_0.gguf --mix q4_0
 
-Follows torchao's QAT guide: `quantize_(model, QATConfig(IntxWeightOnlyConfig(int4, PerGroup(32)), step="prepare"))`, training, convert.
-The guide fine-tunes on next tokens; the KL to the float model is the kinder loss here. The tied table is frozen, linear layers and norms
-are trained, matrix products run in bfloat16 over float32 masters. A short try of each learning rate is judged by its KL on rows that are
-never trained on; the best one is then run from the start. Nobody writes a GGUF file from torchao: what people do is to hand the trained
-weights to llama.cpp's quantizer. Written is therefore
+Follows torchao's QAT guide: `quantize_(model, QATConfig(IntxWeightOnlyConfig(int4, PerGroup(32)), step="prepare"))`,
+training, convert. The guide fine-tunes on next tokens; the KL to the float model is the kinder loss here. The tied
+table is frozen, linear layers and norms are trained, matrix products run in bfloat16 over float32 masters. A short try
+of each learning rate is judged by its KL on rows that are never trained on; the best one is then run from the start.
+Nobody writes a GGUF file from torchao: what people do is to hand the trained weights to llama.cpp's quantizer. Written
+is therefore
     OUT/trained/model.safetensors   the trained float weights ("latent"), under Hugging Face names
-    OUT/trained/codes.safetensors   what torchao's own convert step makes of them: NAME.codes int8 [O, I], NAME.scale float32 [O, I/32]
+    OUT/trained/codes.safetensors   what torchao's own convert step makes of them: NAME.codes int8 [O, I], NAME.scale
+    float32 [O, I/32]
 """
 
 import argparse
@@ -53,7 +56,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     count = max(1, round(arguments.tokens / arguments.length))
-    found = token_rows(AutoTokenizer.from_pretrained(arguments.folder), arguments.text, count + HELD_OUT, arguments.length)
+    found = token_rows(
+        AutoTokenizer.from_pretrained(arguments.folder), arguments.text, count + HELD_OUT, arguments.length
+    )
     rows = torch.tensor(found)
     held_out, training = rows[:HELD_OUT], rows[HELD_OUT:]
     run = Run(arguments, held_out)
@@ -71,16 +76,25 @@ def main() -> None:
     settings = {
         "base_config": f"IntxWeightOnlyConfig(int{arguments.bits}, PerGroup({GROUP}), symmetric)",
         "loss": "KL(float model || student), live teacher",
-        "rate": best, "tries": tries, "try_tokens": arguments.try_tokens, "batch": [arguments.batch, arguments.length],
-        "optimizer": "AdamW (0.9, 0.95), cosine to a tenth, a tenth of warm-up, clip 1", "compute": "bfloat16",
+        "rate": best,
+        "tries": tries,
+        "try_tokens": arguments.try_tokens,
+        "batch": [arguments.batch, arguments.length],
+        "optimizer": "AdamW (0.9, 0.95), cosine to a tenth, a tenth of warm-up, clip 1",
+        "compute": "bfloat16",
         "threads": arguments.threads,
-    }  # fmt: skip
+    }
     tried = len(tries) * max(1, arguments.try_tokens // arguments.length) * arguments.length
     facts = {
-        "versions": versions("torchao", "torch", "transformers"), "settings": settings, "tokens": training.numel(),
-        "tokens_of_tries": tried, "training_seconds": round(seconds, 1),
-        "held_out_kl": kl, "text": text_facts(arguments.text), **cost.to_dict(),
-    }  # fmt: skip
+        "versions": versions("torchao", "torch", "transformers"),
+        "settings": settings,
+        "tokens": training.numel(),
+        "tokens_of_tries": tried,
+        "training_seconds": round(seconds, 1),
+        "held_out_kl": kl,
+        "text": text_facts(arguments.text),
+        **cost.to_dict(),
+    }
     write_record(arguments.output / "record.json", "torchao", f"int{arguments.bits}", facts)
 
 
@@ -99,13 +113,17 @@ class Run:
         return AutoModelForCausalLM.from_pretrained(self.arguments.folder, dtype=torch.float32)
 
     def student(self) -> Any:
-        """The float model with torchao's fake-quantized linear layers; the output layer, tied to the embedding, stays float."""
+        """The float model with torchao's fake-quantized linear layers; the output layer, tied to the embedding, stays
+        float.
+        """
         import torch
         from torchao.quantization import IntxWeightOnlyConfig, PerGroup, quantize_
         from torchao.quantization.qat import QATConfig
 
         model = self.load()
-        self.base = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{self.arguments.bits}"), granularity=PerGroup(GROUP))
+        self.base = IntxWeightOnlyConfig(
+            weight_dtype=getattr(torch, f"int{self.arguments.bits}"), granularity=PerGroup(GROUP)
+        )
         quantize_(model, QATConfig(self.base, step="prepare"), filter_fn=is_inner)
         model.get_input_embeddings().weight.requires_grad_(False)
         model.get_output_embeddings().weight.requires_grad_(False)
@@ -141,7 +159,10 @@ class Run:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if step % 10 == 0:
-                sys.stderr.write(f"rate {rate} step {step}/{len(batches)} KL {loss.item():.4f} {time.perf_counter() - started:.0f} s\n")
+                sys.stderr.write(
+                    f"rate {rate} step {step}/{len(batches)} KL {loss.item():.4f} "
+                    f"{time.perf_counter() - started:.0f} s\n"
+                )
         return model, time.perf_counter() - started
 
     def judge(self, model: Any) -> float:
@@ -167,7 +188,11 @@ class Run:
             if is_inner(module, name):
                 codes[f"{name}.weight.codes"] = module.weight.qdata.clone()
                 codes[f"{name}.weight.scale"] = module.weight.scale.float().clone()
-        save_file(codes, folder / "codes.safetensors", metadata={"facts": json.dumps({"bits": self.arguments.bits, "group": GROUP})})
+        save_file(
+            codes,
+            folder / "codes.safetensors",
+            metadata={"facts": json.dumps({"bits": self.arguments.bits, "group": GROUP})},
+        )
 
 
 def is_inner(module: Any, name: str) -> bool:

@@ -1,11 +1,13 @@
-"""TRL's GKDTrainer (PyPI trl) on the CPU, one step at a time on command: the child of bench/trl_step.py, in the environment `trl`.
+"""TRL's GKDTrainer (PyPI trl) on the CPU, one step at a time on command: the child of bench/trl_step.py, in the
+environment `trl`.
 
     python bench/rivals/trl_gkd.py FOLDER VARIANT --dtype bfloat16 --rows 2 --length 512 --threads 2
 
-The trainer runs its own loop, `Trainer.train`; a callback lets it take its next step when told. Settings that don't slow it down:
-`lmbda=0` so that it generates nothing, `beta=0` (the KL, its cheapest divergence), no logging, no saving, the collator only stacks rows,
-and in bfloat16 the teacher's weights are in it too. Variant `fastest` turns off gradient checkpointing, which TRL has on, and freezes
-the tied table, as a recovery step does; `default` leaves both as TRL has them.
+The trainer runs its own loop, `Trainer.train`; a callback lets it take its next step when told. Settings that don't
+slow it down: `lmbda=0` so that it generates nothing, `beta=0` (the KL, its cheapest divergence), no logging, no saving,
+the collator only stacks rows, and in bfloat16 the teacher's weights are in it too. Variant `fastest` turns off gradient
+checkpointing, which TRL has on, and freezes the tied table, as a recovery step does; `default` leaves both as TRL has
+them.
 """
 
 import argparse
@@ -63,16 +65,33 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="trl-") as work:
         config = GKDConfig(
-            output_dir=work, per_device_train_batch_size=arguments.rows, max_steps=STEPS, lmbda=0.0, beta=0.0, temperature=1.0,
-            use_cpu=True, bf16=arguments.dtype == "bfloat16", learning_rate=1e-5, max_length=arguments.length, report_to=[],
-            save_strategy="no", logging_strategy="no", disable_tqdm=True, **({"gradient_checkpointing": False} if fastest else {}),
-        )  # fmt: skip
+            output_dir=work,
+            per_device_train_batch_size=arguments.rows,
+            max_steps=STEPS,
+            lmbda=0.0,
+            beta=0.0,
+            temperature=1.0,
+            use_cpu=True,
+            bf16=arguments.dtype == "bfloat16",
+            learning_rate=1e-5,
+            max_length=arguments.length,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            **({"gradient_checkpointing": False} if fastest else {}),
+        )
         if fastest:
             student.get_input_embeddings().weight.requires_grad_(False)
         trainer = GKDTrainer(
-            model=student, teacher_model=teacher, args=config, data_collator=collate, callbacks=[OneStep()],
-            train_dataset=Dataset.from_dict({"input_ids": tokens}), processing_class=AutoTokenizer.from_pretrained(arguments.folder),
-        )  # fmt: skip
+            model=student,
+            teacher_model=teacher,
+            args=config,
+            data_collator=collate,
+            callbacks=[OneStep()],
+            train_dataset=Dataset.from_dict({"input_ids": tokens}),
+            processing_class=AutoTokenizer.from_pretrained(arguments.folder),
+        )
         trainer.train()
 
 

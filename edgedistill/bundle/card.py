@@ -17,14 +17,14 @@ from edgedistill.bundle.names import split_key
 from edgedistill.records import DASH, show, visible
 from edgedistill.store.files import files_of
 
-LLAMA = '''from llama_cpp import Llama
+LLAMA = """from llama_cpp import Llama
 
 model = Llama(model_path="{file}", n_ctx=2048, verbose=False)
 answer = model.create_chat_completion([{{"role": "user", "content": "What is the capital of France?"}}], max_tokens=64)
 print(answer["choices"][0]["message"]["content"])
-'''
+"""
 
-ONNX = '''import numpy as np
+ONNX = """import numpy as np
 import onnxruntime
 from transformers import AutoTokenizer
 
@@ -52,11 +52,14 @@ while len(answer) < 64:
     answer.append(token)
     new, cache = [token], {{name: out[name.replace("past_key_values.", "present.")] for name in cache}}
 print(tokenizer.decode(answer))
-'''
+"""
 
 
-def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mapping[str, Path], hashes: Mapping[str, str]) -> str:
-    """README.md and MODEL_CARD.md in the form of Hugging Face's model cards: facts, files, figures, how to run it, limits, licence.
+def model_card(
+    report: Mapping[str, Any], name: str, folder: Path, placed: Mapping[str, Path], hashes: Mapping[str, str]
+) -> str:
+    """README.md and MODEL_CARD.md in the form of Hugging Face's model cards: facts, files, figures, how to run it,
+    limits, licence.
 
     Args:
         placed: where each artifact lies in `folder`, by gguf-MIX or onnx-MIX.
@@ -81,7 +84,10 @@ def model_card(report: Mapping[str, Any], name: str, folder: Path, placed: Mappi
         "",
         "| file | size | SHA-256 |",
         "|---|---:|---|",
-        *(f"| `{inner}` | {show((folder / inner).stat().st_size, 'bytes')} | `{sha256}` |" for inner, sha256 in hashes.items()),
+        *(
+            f"| `{inner}` | {show((folder / inner).stat().st_size, 'bytes')} | `{sha256}` |"
+            for inner, sha256 in hashes.items()
+        ),
         "",
         "`sha256sum -c SHA256SUMS` checks them all.",
         "",
@@ -105,9 +111,10 @@ def _summary(report: Mapping[str, Any]) -> str:
     goal = f"packed for {text(target.get('title') or target.get('name'))} by edgedistill."
     if student.get("as_is"):
         trained = any(row["kind"] == "recovered" for row in report["rows"])
-        return f"{source}, {'trained on the number grid of its file' if trained else 'rounded to the number grid of its file'} and {goal}"
+        return f"{source}, {'trained on' if trained else 'rounded to'} the number grid of its file and {goal}"
     sizes = (
-        f" The teacher has {show(teacher.get('parameters'), 'count')} weights in {teacher.get('layers') or DASH} layers, "
+        f" The teacher has {show(teacher.get('parameters'), 'count')} weights in "
+        f"{teacher.get('layers') or DASH} layers, "
         f"this student {show(student.get('parameters'), 'count')} in {student.get('layers') or DASH}."
     )
     return f"A student of {source}, distilled and {goal}{sizes}"
@@ -138,7 +145,14 @@ def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
     examples = folder / "examples"
     found = [file.relative_to(folder).as_posix() for file in files_of(examples)] if examples.is_dir() else []
     if found:
-        lines += ["## Examples", "", "Each runs as it is, in this folder:", "", *(f"- `{inner}`" for inner in found), ""]
+        lines += [
+            "## Examples",
+            "",
+            "Each runs as it is, in this folder:",
+            "",
+            *(f"- `{inner}`" for inner in found),
+            "",
+        ]
     gguf = next((path for key, path in placed.items() if split_key(key)[0] == "gguf"), None)
     onnx = next((path for key, path in placed.items() if split_key(key)[0] == "onnx"), None)
     if gguf:
@@ -155,18 +169,31 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
     rows, smaller = report["rows"], not report["student"].get("as_is")
     limits = []
     if rows and not report["on_target"]:
-        limits.append("Speed and memory were measured on another machine than the target; on the target they will differ.")
+        limits.append(
+            "Speed and memory were measured on another machine than the target; on the target they will differ."
+        )
     if any((row["speed"] or {}).get("busy") for row in rows):
         limits.append("The machine was busy with other work while some speeds were measured.")
     if smaller:
-        limits.append("It is smaller than its teacher and learned from the teacher's writing: it knows less, and long answers may wander.")
+        limits.append(
+            "It is smaller than its teacher and learned from the teacher's writing: it knows less, and long "
+            "answers may wander."
+        )
     if any(row["kind"] == "recovered" for row in rows):
-        limits.append("Training on the grid followed a sample of text; on other text less of the loss may have been won back.")
+        limits.append(
+            "Training on the grid followed a sample of text; on other text less of the loss may have been won back."
+        )
     if not any(row.get("tasks") for row in rows):
-        limits.append("No task was measured: nearness to the float weights says how much rounding changed, not how able the model is.")
+        limits.append(
+            "No task was measured: nearness to the float weights says how much rounding changed, not how "
+            "able the model is."
+        )
     if not any(row.get("refusals") for row in rows):
         limits.append("Whether it still refuses unsafe requests as its teacher does was not measured.")
-    limits.append("What its teacher gets wrong, or is biased in, it has inherited; test it on your own task before you rely on it.")
+    limits.append(
+        "What its teacher gets wrong, or is biased in, it has inherited; test it on your own task before you "
+        "rely on it."
+    )
     return ["## Limits", "", *(f"- {limit}" for limit in limits), ""]
 
 
@@ -184,7 +211,10 @@ def _making(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"All stages took {show(sum(seconds), 's')}{memory}.")
     checked = [entry for entry in provenance.get("verify") or [] if entry.get("differences") is not None]
     if checked:
-        blocks, differences = sum(entry.get("blocks") or 0 for entry in checked), sum(entry["differences"] for entry in checked)
+        blocks, differences = (
+            sum(entry.get("blocks") or 0 for entry in checked),
+            sum(entry["differences"] for entry in checked),
+        )
         lines.append(
             f"Each file's weights were compared with the trained checkpoint's: {show(blocks, 'count')} blocks, "
             f"{show(differences, 'count')} differences."

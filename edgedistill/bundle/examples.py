@@ -1,8 +1,8 @@
 """The bundle's `examples/`: small programs that run as they are, each naming the real files of its bundle.
 
-They are kept as text under programs/, with `@NAME@` where a value goes and `@if WORD@`, `@else@`, `@end@` on lines of their own.
-Only safe file names and whole numbers go in, and into main.cpp two string literals of escaped ASCII: whatever the model's makers wrote
-into names and templates, it can't become code.
+They are kept as text under programs/, with `@NAME@` where a value goes and `@if WORD@`, `@else@`, `@end@` on lines of
+their own. Only safe file names and whole numbers go in, and into main.cpp two string literals of escaped ASCII:
+whatever the model's makers wrote into names and templates, it can't become code.
 """
 
 import re
@@ -20,19 +20,31 @@ MOST_ANSWER = 256  # tokens
 # transformers.js asks for a file by its dtype.
 DTYPES = {"model_q4.onnx": "q4", "model_quantized.onnx": "q8", "model.onnx": "fp32"}
 MOST_LITERAL = 4000  # bytes of a string literal; compilers must take 65535, some 16380
-C_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 <>|_-.,:;!'/()[]{}=+*#@&~^")  # no ?: trigraphs
+C_PLAIN = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 <>|_-.,:;!'/()[]{}=+*#@&~^"
+)  # no ?: trigraphs
 LITERAL = re.compile(r'"(?:[A-Za-z0-9 <>|_\-.,:;!\'/()\[\]{}=+*#@&~^]|\\n|\\[0-7]{3})*"')
 
 ALWAYS = {
-    "README.md": "README.md", "browser/index.html": "browser/index.html", "browser/chat.mjs": "browser/chat.mjs",
-    "browser/serve.py": "browser/serve.py", "browser/package.json": "browser/package.json", "browser/README.md": "browser/README.md",
+    "README.md": "README.md",
+    "browser/index.html": "browser/index.html",
+    "browser/chat.mjs": "browser/chat.mjs",
+    "browser/serve.py": "browser/serve.py",
+    "browser/package.json": "browser/package.json",
+    "browser/README.md": "browser/README.md",
     "android/README.md": "android/README.md",
-}  # fmt: skip
+}
 GGUF = {
-    "chat_llama_cpp.py": "chat_llama_cpp.py", "chat_openai.py": "chat_openai.py", "browser/engine.mjs": "browser/wllama.mjs",
-}  # fmt: skip
+    "chat_llama_cpp.py": "chat_llama_cpp.py",
+    "chat_openai.py": "chat_openai.py",
+    "browser/engine.mjs": "browser/wllama.mjs",
+}
 CPP = {"cpp/main.cpp": "cpp/main.cpp", "cpp/CMakeLists.txt": "cpp/CMakeLists.txt", "cpp/README.md": "cpp/README.md"}
-ONNX = {"chat_onnxruntime.py": "chat_onnxruntime.py", "node/chat.mjs": "node/chat.mjs", "node/package.json": "node/package.json"}
+ONNX = {
+    "chat_onnxruntime.py": "chat_onnxruntime.py",
+    "node/chat.mjs": "node/chat.mjs",
+    "node/package.json": "node/package.json",
+}
 
 
 def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings: ModelSettings) -> None:
@@ -43,9 +55,12 @@ def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings:
         settings: of the model.
     """
     values: dict[str, str | int] = {
-        "CONTEXT": settings.context, "ANSWER": max(1, min(MOST_ANSWER, settings.context // 2)), "PAGE": PAGE, "DATA": "",
+        "CONTEXT": settings.context,
+        "ANSWER": max(1, min(MOST_ANSWER, settings.context // 2)),
+        "PAGE": PAGE,
+        "DATA": "",
         "SAMPLED": " `generation_config.json` says how the model's makers sample." if settings.sampling else "",
-    }  # fmt: skip
+    }
     words = {"chat"} if settings.template else set()
     files = dict(ALWAYS)
     if gguf:
@@ -75,7 +90,8 @@ def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings:
 
 
 def fill(text: str, values: Mapping[str, str | int], words: set[str]) -> str:
-    """A program with its values: lines between `@if WORD@` and `@end@` stay if the word is among `words`, those after `@else@` if not.
+    """A program with its values: lines between `@if WORD@` and `@end@` stay if the word is among `words`, those after
+    `@else@` if not.
 
     Raises:
         ValueError: the program wants a value that isn't there, or one isn't harmless in code.
@@ -104,7 +120,9 @@ def fill(text: str, values: Mapping[str, str | int], words: set[str]) -> str:
 
 
 def _literals(settings: ModelSettings) -> tuple[str, str] | None:
-    """The prompt around a question as C string literals; None where the template refuses one or is too long for a literal."""
+    """The prompt around a question as C string literals; None where the template refuses one or is too long for a
+    literal.
+    """
     if settings.template is None:
         return '""', '""'
     around = around_question(settings.template, settings.bos, settings.eos)
@@ -114,7 +132,9 @@ def _literals(settings: ModelSettings) -> tuple[str, str] | None:
 
 
 def c_string(text: str) -> str:
-    """A C string literal of plain ASCII: all else in octal, always three digits, so that a digit behind can't join it."""
+    """A C string literal of plain ASCII: all else in octal, always three digits, so that a digit behind can't join
+    it.
+    """
     out = []
     for byte in text.encode("utf-8", "replace"):
         out.append(chr(byte) if byte in C_PLAIN else "\\n" if byte == 0x0A else f"\\{byte:03o}")

@@ -20,10 +20,14 @@ def figure_table(report: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Measured",
         "",
-        f"{where.capitalize()}: {text(machine.get('cpu'))}, {text(machine.get('cores'))} cores, {text(machine.get('os'))}. "
-        "Every figure is of the packed file in the runtime that is named; report.json of the run holds each with the file's hash. "
-        f"Quality on {_judges(report)}. KL is the divergence from the {float_name(report)}'s next-token distribution, in nats per token "
-        "(0: the same; 99 %: what 99 of 100 tokens stay below); same top: the share of tokens at which both hold the same word likeliest; "
+        f"{where.capitalize()}: {text(machine.get('cpu'))}, {text(machine.get('cores'))} cores, "
+        f"{text(machine.get('os'))}. "
+        "Every figure is of the packed file in the runtime that is named; report.json of the run holds each "
+        "with the file's hash. "
+        f"Quality on {_judges(report)}. KL is the divergence from the {float_name(report)}'s next-token "
+        "distribution, in nats per token "
+        "(0: the same; 99 %: what 99 of 100 tokens stay below); same top: the share of tokens at which both "
+        "hold the same word likeliest; "
         "decode and prefill in tokens/s.",
         "",
         "| artifact | runtime | size | perplexity | KL | KL 99 % | same top | decode | prefill | peak RSS |",
@@ -32,17 +36,25 @@ def figure_table(report: Mapping[str, Any]) -> list[str]:
     for row in _ordered(report["rows"]):
         quality, speed = (row["quality"] or {}).get(judge) or {}, row["speed"]
         cells = [
-            text(row["label"]), text(row["runtime"]), show(row["file_bytes"], "bytes"), show(quality.get("ppl"), "perplexity"),
-            show(quality.get("kl_student_mean"), "nats per token"), show(quality.get("kl_student_p99"), "nats per token"),
-            show(quality.get("top1_student"), "share"), show((speed.get("decode_tokens_per_s") or {}).get("mean")),
-            show((speed.get("prefill_tokens_per_s") or {}).get("mean")), show(speed.get("peak_rss_bytes"), "bytes"),
-        ]  # fmt: skip
+            text(row["label"]),
+            text(row["runtime"]),
+            show(row["file_bytes"], "bytes"),
+            show(quality.get("ppl"), "perplexity"),
+            show(quality.get("kl_student_mean"), "nats per token"),
+            show(quality.get("kl_student_p99"), "nats per token"),
+            show(quality.get("top1_student"), "share"),
+            show((speed.get("decode_tokens_per_s") or {}).get("mean")),
+            show((speed.get("prefill_tokens_per_s") or {}).get("mean")),
+            show(speed.get("peak_rss_bytes"), "bytes"),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """As the page has them: what the files are compared with, then the mixes from small to large, rounded before recovered."""
+    """As the page has them: what the files are compared with, then the mixes from small to large, rounded before
+    recovered.
+    """
     packed = [row for row in rows if row["kind"] in ("rounded", "recovered")]
     sizes: dict[Any, float] = {}
     for row in packed:
@@ -85,7 +97,9 @@ def task_table(report: Mapping[str, Any]) -> list[str]:
         f"|---|{'---:|' * len(heads)}",
     ]
     for row in rows:
-        found = [(row.get("tasks") or {}).get(name) for name in tasks] + [(row.get("refusals") or {}).get(name) for name in refusals]
+        found = [(row.get("tasks") or {}).get(name) for name in tasks] + [
+            (row.get("refusals") or {}).get(name) for name in refusals
+        ]
         lines.append(f"| {text(row['label'])} | {' | '.join(_interval(share) for share in found)} |")
     return [*lines, ""]
 

@@ -26,25 +26,38 @@ from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_fo
 
 SUMS = "SHA256SUMS"
 CARD = "MODEL_CARD.md"
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)  # other disk, or one without hard links
+NO_LINKS = (
+    errno.EXDEV,
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EMLINK,
+    errno.ENOSYS,
+)  # other disk, or one without hard links
 
 
 def write_bundle(
-    artifacts: Mapping[str, Path], report: Mapping[str, Any], out: Path, name: str, license_text: str | None = None,
+    artifacts: Mapping[str, Path],
+    report: Mapping[str, Any],
+    out: Path,
+    name: str,
+    license_text: str | None = None,
     model: Path | None = None,
 ) -> Path:
     """Put the artifacts with their papers into the folder `out`, in place of an older bundle there.
 
     Args:
-        artifacts: by 'gguf-MIX' a .gguf file, which becomes NAME-MIX.gguf; by 'onnx-MIX' a folder, which becomes onnx-MIX/.
-        report: what `build_report` gave: README.md tells its figures; the examples name the mix that it recommends, else the first.
+        artifacts: by 'gguf-MIX' a .gguf file, which becomes NAME-MIX.gguf; by 'onnx-MIX' a folder, which becomes
+            onnx-MIX/.
+        report: what `build_report` gave: README.md tells its figures; the examples name the mix that it recommends,
+            else the first.
         out: the bundle's folder.
         name: the model's name; made safe for paths.
         license_text: the teacher's licence in full, appended to LICENSE.
-        model: the Hugging Face folder that the artifacts were made from; its tokenizer and generation settings go beside a GGUF.
-            Without one they come from an ONNX folder, else the tokenizer from the GGUF itself.
+        model: the Hugging Face folder that the artifacts were made from; its tokenizer and generation settings go
+            beside a GGUF. Without one they come from an ONNX folder, else the tokenizer from the GGUF itself.
     Raises:
-        InputError: there is no artifact, one doesn't exist or is damaged, or `out` holds something that is not a bundle.
+        InputError: there is no artifact, one doesn't exist or is damaged, or `out` holds something that is not a
+            bundle.
         RunError: a file isn't the one that was measured, is a link, or the disk can't take it.
     """
     _check(artifacts, out)
@@ -64,12 +77,16 @@ def write_bundle(
             shutil.rmtree(old)
     except OSError as error:
         found = error.strerror or error
-        raise RunError(f"{out}: the bundle can't be written ({found}). Free some disk, or choose another folder.") from error
+        raise RunError(
+            f"{out}: the bundle can't be written ({found}). Free some disk, or choose another folder."
+        ) from error
     return out
 
 
 def bundle_damage(out: Path) -> str | None:
-    """What is wrong with the bundle in `out` by its own SHA256SUMS: the first file that is missing or changed; None if all is well."""
+    """What is wrong with the bundle in `out` by its own SHA256SUMS: the first file that is missing or changed; None if
+    all is well.
+    """
     try:
         lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -89,15 +106,24 @@ def _check(artifacts: Mapping[str, Path], out: Path) -> None:
     for key, path in artifacts.items():
         kind, _ = split_key(key)
         if not (path.is_file() if kind == "gguf" else path.is_dir()):
-            raise InputError(f"{path}: the bundle's {key} must be a {'file' if kind == 'gguf' else 'folder'}, and there is none.")
+            raise InputError(
+                f"{path}: the bundle's {key} must be a {'file' if kind == 'gguf' else 'folder'}, and there is none."
+            )
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise InputError(f"{out}: it is no folder; name a new folder or an older bundle.")
     if out.exists() and any(out.iterdir()) and not (out / SUMS).is_file():
-        raise InputError(f"{out}: it holds files but no {SUMS}, so it is no bundle and stays untouched; name another folder.")
+        raise InputError(
+            f"{out}: it holds files but no {SUMS}, so it is no bundle and stays untouched; name another folder."
+        )
 
 
 def _fill(
-    folder: Path, artifacts: Mapping[str, Path], report: Mapping[str, Any], name: str, license_text: str | None, model: Path | None
+    folder: Path,
+    artifacts: Mapping[str, Path],
+    report: Mapping[str, Any],
+    name: str,
+    license_text: str | None,
+    model: Path | None,
 ) -> None:
     placed: dict[str, Path] = {}
     for key, path in artifacts.items():
@@ -116,14 +142,18 @@ def _fill(
     hashes = hashes_of(folder)
     _furnish(folder, placed, report, name, model)
     atomic_write(folder / "README.md", model_card(report, safe_name(name), folder, placed, hashes))
-    atomic_write(folder / CARD, (folder / "README.md").read_bytes())  # a hub shows README.md; who has the folder looks for a card
+    atomic_write(
+        folder / CARD, (folder / "README.md").read_bytes()
+    )  # a hub shows README.md; who has the folder looks for a card
     hashes[CARD] = file_sha256(folder / CARD)
     atomic_write(folder / "LICENSE", license_note(report, license_text))
     hashes |= hashes_of(folder, without=hashes)
     atomic_write(folder / SUMS, "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(hashes.items())))
 
 
-def _furnish(folder: Path, placed: Mapping[str, Path], report: Mapping[str, Any], name: str, model: Path | None) -> None:
+def _furnish(
+    folder: Path, placed: Mapping[str, Path], report: Mapping[str, Any], name: str, model: Path | None
+) -> None:
     """What makes model files a thing to embed: the tokenizer beside a GGUF, Ollama's Modelfile, the examples."""
     settings = read_settings(placed, model)
     gguf, onnx = (_chosen(placed, kind, report) for kind in ("gguf", "onnx"))
@@ -164,6 +194,12 @@ def _require_measured(file: Path, mix: str, report: Mapping[str, Any]) -> None:
     """The GGUF that ships is the one whose figures the report shows, where the report has a row for it."""
     kinds = {row["kind"] for row in report["rows"] if row["mix"] == mix}
     kind = "recovered" if "recovered" in kinds else "rounded"
-    measured = {row["sha256"] for row in report["rows"] if row["mix"] == mix and row["kind"] == kind and row["runtime"] == "llama.cpp"}
+    measured = {
+        row["sha256"]
+        for row in report["rows"]
+        if row["mix"] == mix and row["kind"] == kind and row["runtime"] == "llama.cpp"
+    }
     if measured and file_sha256(file) not in measured:
-        raise RunError(f"{file.name}: its content is not what was measured (the report has another SHA-256). Measure it again.")
+        raise RunError(
+            f"{file.name}: its content is not what was measured (the report has another SHA-256). Measure it again."
+        )

@@ -1,8 +1,10 @@
-"""Ollama's Modelfile: which file, where an answer ends, how to sample, and the chat template in Go's language where it has one.
+"""Ollama's Modelfile: which file, where an answer ends, how to sample, and the chat template in Go's language where it
+has one.
 
 Ollama reads a GGUF's own template only to look for it in a list of those that it knows. Where ours can be said as fixed
 texts between messages (turns.py), it is written out; else that is left to Ollama, and said.
-Texts of the model become Go's quoted strings of plain ASCII: nothing in them can end the string, the action, or the Modelfile's own quotes.
+Texts of the model become Go's quoted strings of plain ASCII: nothing in them can end the string, the action, or the
+Modelfile's own quotes.
 Source: parser/parser.go and template/template.go of Ollama.
 """
 
@@ -29,7 +31,12 @@ def modelfile(file: str, others: Sequence[str], model: str, settings: ModelSetti
         f"FROM ./{file}",
     ]
     if others:
-        lines += [f"# Other levels of the same model, to be named there instead: {', '.join(f'./{other}' for other in others)}"]
+        lines += [
+            (
+                "# Other levels of the same model, to be named there instead: "
+                f"{', '.join(f'./{other}' for other in others)}"
+            )
+        ]
     lines += ["", f"PARAMETER num_ctx {settings.context}"]
     lines += [f"PARAMETER {name} {value:g}" for name, value in settings.sampling.items()]
     stops = [end for end in settings.ends if _quotable(end)][:MANY_ENDS]
@@ -47,20 +54,31 @@ def _template(settings: ModelSettings) -> list[str]:
         why = "writes today's date" if DATE in settings.template else "does more than put fixed texts between messages"
         return [
             f"# No TEMPLATE: the model's own (chat_template.jinja, also in the GGUF) {why}, which wasn't translated.",
-            "# Ollama looks for the GGUF's among the templates that it knows. Compare `ollama show --template` before you rely on it.",
+            (
+                "# Ollama looks for the GGUF's among the templates that it knows. Compare `ollama show "
+                "--template` before you rely on it."
+            ),
         ]
-    lines = ["# The model's own chat template in Go's language: the same text for each conversation, but without tools."]
+    lines = [
+        "# The model's own chat template in Go's language: the same text for each conversation, but without tools."
+    ]
     if turns.system is None:
         lines.append("# It takes no system message, so SYSTEM has no effect.")
     return [*lines, f'TEMPLATE """{go_template(turns)}"""']
 
 
 def go_template(turns: Turns) -> str:
-    """The turns as a Go template over Ollama's .System and .Messages, in which messages of one role in a row are one already.
+    """The turns as a Go template over Ollama's .System and .Messages, in which messages of one role in a row are one
+    already.
 
     Every line begins with an action that trims the line break before it.
     """
-    lines = ["{{- $begun := false }}", "{{- range .Messages }}", '{{- if eq .Role "user" }}', "{{- if $begun }}" + _action(turns.again)]
+    lines = [
+        "{{- $begun := false }}",
+        "{{- range .Messages }}",
+        '{{- if eq .Role "user" }}',
+        "{{- if $begun }}" + _action(turns.again),
+    ]
     if turns.system is None:
         lines.append("{{- else }}" + _action(turns.first))
     else:

@@ -1,7 +1,8 @@
-"""What a bundle's Modelfile and programs must know of its model: the chat template, what ends an answer, context, sampling.
+"""What a bundle's Modelfile and programs must know of its model: the chat template, what ends an answer, context,
+sampling.
 
-Read from the files that ship: a GGUF's own metadata, else the ONNX folder; sampling from generation_config.json. All of it
-is text of the model's makers, and hostile.
+Read from the files that ship: a GGUF's own metadata, else the ONNX folder; sampling from generation_config.json. All of
+it is text of the model's makers, and hostile.
 """
 
 import math
@@ -20,14 +21,19 @@ MOST_CONTEXT = 4096  # tokens that the programs make room for: a cache for 128k 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 # generation_config.json's key -> Ollama's, and the values that mean something.
 SAMPLING = {
-    "temperature": ("temperature", 0.0, 5.0), "top_p": ("top_p", 0.0, 1.0), "top_k": ("top_k", 1.0, 1e6),
-    "min_p": ("min_p", 0.0, 1.0), "repetition_penalty": ("repeat_penalty", 0.5, 2.0),
-}  # fmt: skip
+    "temperature": ("temperature", 0.0, 5.0),
+    "top_p": ("top_p", 0.0, 1.0),
+    "top_k": ("top_k", 1.0, 1e6),
+    "min_p": ("min_p", 0.0, 1.0),
+    "repetition_penalty": ("repeat_penalty", 0.5, 2.0),
+}
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """`template` is None for a model without one; `context` in tokens; `sampling` by Ollama's names, empty where greedy."""
+    """`template` is None for a model without one; `context` in tokens; `sampling` by Ollama's names, empty where
+    greedy.
+    """
 
     template: str | None
     bos: str
@@ -62,9 +68,14 @@ def read_settings(placed: Mapping[str, Path], model: Path | None) -> ModelSettin
     context = trained if isinstance(trained, int) and trained > 0 else MOST_CONTEXT
     ends = _texts(vocabulary)
     return ModelSettings(
-        vocabulary.chat_template, vocabulary.token("bos") or "", vocabulary.token("eos") or "", vocabulary.add_bos, ends,
-        min(context, MOST_CONTEXT), _sampling(generation),
-    )  # fmt: skip
+        vocabulary.chat_template,
+        vocabulary.token("bos") or "",
+        vocabulary.token("eos") or "",
+        vocabulary.add_bos,
+        ends,
+        min(context, MOST_CONTEXT),
+        _sampling(generation),
+    )
 
 
 def _texts(vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -72,12 +83,19 @@ def _texts(vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def _sampling(generation: Mapping[str, Any]) -> dict[str, float]:
-    """How the model's makers sample, by Ollama's names: only numbers, each within its range, and only if they do sample."""
+    """How the model's makers sample, by Ollama's names: only numbers, each within its range, and only if they do
+    sample.
+    """
     if not generation.get("do_sample"):
         return {}
     found = {}
     for key, (name, least, most) in SAMPLING.items():
         value = generation.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most:
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and least <= value <= most
+        ):
             found[name] = value
     return found

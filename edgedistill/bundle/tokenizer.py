@@ -17,10 +17,12 @@ GENERATION = "generation_config.json"
 
 
 def place_tokenizer(folder: Path, source: Path) -> None:
-    """Put tokenizer.json, tokenizer_config.json, and where there are any chat_template.jinja and generation_config.json into `folder`.
+    """Put tokenizer.json, tokenizer_config.json, and where there are any chat_template.jinja and generation_config.json
+    into `folder`.
 
     Args:
-        source: a Hugging Face folder (of the hub's cache too, whose files are links), or a .gguf file, whose tokenizer is rebuilt.
+        source: a Hugging Face folder (of the hub's cache too, whose files are links), or a .gguf file, whose tokenizer
+            is rebuilt.
     Raises:
         InputError: a file is missing or damaged.
     """

@@ -1,8 +1,8 @@
 """A chat template as fixed texts between the messages, where it is nothing more than that.
 
 Ollama's templates are written in Go's language and a C++ program has no Jinja at hand: both can put fixed texts between
-messages. So conversations of marks are rendered, the texts between the marks are read off, and the result counts only if
-it renders every probe as the template itself does. Templates that trim messages are taken as if they didn't: nobody
+messages. So conversations of marks are rendered, the texts between the marks are read off, and the result counts only
+if it renders every probe as the template itself does. Templates that trim messages are taken as if they didn't: nobody
 types spaces around a question.
 """
 
@@ -15,7 +15,10 @@ from edgedistill.runtimes.template import render
 Chat = Sequence[tuple[str, str]]  # (role, content), a system message first or none at all
 
 SYSTEM, ASKED, ANSWERED, AGAIN = "qzsystemqz", "qzaskedqz", "qzansweredqz", "qzagainqz"
-LONG = "A sentence of some length, with 'quotes', \"double ones\", <b>tags</b> & {{ braces }}.\n\n- a list\n- naïve 日本語 🦙\n\ttab"
+LONG = (
+    "A sentence of some length, with 'quotes', \"double ones\", <b>tags</b> & {{ braces }}.\n\n- a list\n- naïve "
+    "日本語 🦙\n\ttab"
+)
 PROBES: tuple[Chat, ...] = (
     (("user", "Hi"),),
     (("user", LONG),),
@@ -98,7 +101,8 @@ def find_turns(template: str, bos: str, eos: str, drop_bos: bool) -> Turns | Non
 
 
 def around_question(template: str, bos: str, eos: str) -> tuple[str, str] | None:
-    """The prompt of a single question: the texts before and behind it, the bos token among them; None if the template refuses it.
+    """The prompt of a single question: the texts before and behind it, the bos token among them; None if the template
+    refuses it.
 
     A template that writes the date gets 26 Jul 2024.
     """

@@ -1,4 +1,6 @@
-"""A model's answer on its way to the screen: piece by piece, harmless, and broken between words where a terminal is narrow."""
+"""A model's answer on its way to the screen: piece by piece, harmless, and broken between words where a terminal is
+narrow.
+"""
 
 import re
 import sys
@@ -15,11 +17,13 @@ NEAR_CELLS = 16  # a word that begins so near to the right edge is held back unt
 class AnswerWriter:
     """Writes an answer as it comes.
 
-    Control and escape characters are shown as symbols, each by itself, so that it doesn't matter how a model splits them over
-    tokens. Between words only newlines are added, never a cursor moved: that works on any terminal. Lines of code stay whole.
+    Control and escape characters are shown as symbols, each by itself, so that it doesn't matter how a model splits
+    them over tokens. Between words only newlines are added, never a cursor moved: that works on any terminal. Lines of
+    code stay whole.
 
     Args:
-        width: the cells of a line, asked for each word since windows change; None where nothing is to be broken, as in a file.
+        width: the cells of a line, asked for each word since windows change; None where nothing is to be broken, as in
+            a file.
     """
 
     def __init__(self, out: TextIO, width: Callable[[], int] | None = None) -> None:
@@ -56,7 +60,12 @@ class AnswerWriter:
         for part in parts:
             self._show(part)
         # The last word may go on in the next piece. Far from the edge that does no harm.
-        if last and not self._code and self._column + cells(last) + NEAR_CELLS > self._width() and cells(last) < NEAR_CELLS:
+        if (
+            last
+            and not self._code
+            and self._column + cells(last) + NEAR_CELLS > self._width()
+            and cells(last) < NEAR_CELLS
+        ):
             self._word = last
         else:
             self._show(last)
@@ -88,7 +97,9 @@ def cells(text: str) -> int:
 
 
 def tolerant_streams() -> None:
-    """Let what a terminal or a file can't encode, and what piped input can't be decoded from, be a replacement character."""
+    """Let what a terminal or a file can't encode, and what piped input can't be decoded from, be a replacement
+    character.
+    """
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -1,4 +1,6 @@
-"""Which packed file or folder a path means: an artifact itself, or one of a run's or a bundle's, chosen by runtime and mix."""
+"""Which packed file or folder a path means: an artifact itself, or one of a run's or a bundle's, chosen by runtime and
+mix.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,8 @@ RUNTIMES = ("llama.cpp", "onnxruntime")
 
 
 def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str, Path]:
-    """The runtime and the file or folder that is meant by a path: a .gguf file, an ONNX folder or graph, a run or bundle folder.
+    """The runtime and the file or folder that is meant by a path: a .gguf file, an ONNX folder or graph, a run or
+    bundle folder.
 
     Raises:
         InputError: it is none of these, or has no artifact of that runtime or mix.
@@ -27,12 +30,17 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
         kind = runtime or RUNTIMES[0]
         found = bundle_artifacts(bundle, kind)
         if not found:
-            raise InputError(f"{path}: it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of a finished run")
+            raise InputError(
+                f"{path}: it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of "
+                "a finished run"
+            )
     if runtime and runtime != kind:
         raise InputError(f"{path}: it runs in {kind}, not in {runtime}; leave --runtime out")
     if found is None:
         if mix:
-            raise InputError(f"{path}: --mix chooses among the artifacts of a run folder, and this is one artifact; leave it out")
+            raise InputError(
+                f"{path}: --mix chooses among the artifacts of a run folder, and this is one artifact; leave it out"
+            )
         return kind, path
     if mix and mix not in found:
         raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(found)}")
@@ -40,7 +48,9 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
 
 
 def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:
-    """A bundle's artifacts for a runtime by their mix: NAME-MIX.gguf or onnx-MIX/; the mixes that we know first, in their order."""
+    """A bundle's artifacts for a runtime by their mix: NAME-MIX.gguf or onnx-MIX/; the mixes that we know first, in
+    their order.
+    """
     found = {mix_in_name(path): path for path in sorted(bundle.glob("*.gguf" if kind == RUNTIMES[0] else "onnx*/"))}
     order = [*(mix for mix in MIXES if mix in found), *(mix for mix in found if mix not in MIXES)]
     return {mix: found[mix] for mix in order}

@@ -11,12 +11,26 @@ import click
 @click.argument("artifact", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
 @click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="A UTF-8 text: adds perplexity.")
 @click.option(
-    "--reference", metavar="MODEL", help="A model folder or .gguf file: adds KL and agreement with its float weights on the text."
+    "--reference",
+    metavar="MODEL",
+    help="A model folder or .gguf file: adds KL and agreement with its float weights on the text.",
 )
-@click.option("--tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of the text to judge.")
-@click.option("--prefill", default=512, show_default=True, type=click.IntRange(min=1), help="Tokens of the prompt that is timed.")
-@click.option("--decode", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens written one by one that are timed.")
-@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Trials of each, after a warm-up.")
+@click.option(
+    "--tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of the text to judge."
+)
+@click.option(
+    "--prefill", default=512, show_default=True, type=click.IntRange(min=1), help="Tokens of the prompt that is timed."
+)
+@click.option(
+    "--decode",
+    default=128,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Tokens written one by one that are timed.",
+)
+@click.option(
+    "--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Trials of each, after a warm-up."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; by default all cores that this process may use.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def bench(
@@ -55,7 +69,8 @@ def bench(
         return
     speed = result["speed"]
     click.echo(
-        f"{artifact}  {show(result['file_bytes'], 'bytes')}, {result['runtime']} {result['runtime_version']}, {speed['threads']} threads"
+        f"{artifact}  {show(result['file_bytes'], 'bytes')}, {result['runtime']} {result['runtime_version']}, "
+        f"{speed['threads']} threads"
     )
     for name in ("prefill", "decode"):
         timing = speed[f"{name}_tokens_per_s"]

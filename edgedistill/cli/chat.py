@@ -41,26 +41,52 @@ class Wish:
 
 @click.command()
 @click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=click.Path(path_type=Path))
-@click.option("--runtime", type=click.Choice(RUNTIMES), help="For a run folder, which of its artifacts; a file decides by itself.")
-@click.option("--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is.")
+@click.option(
+    "--runtime", type=click.Choice(RUNTIMES), help="For a run folder, which of its artifacts; a file decides by itself."
+)
+@click.option(
+    "--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all cores.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.2, show_default=True, help="0 always takes the likeliest token.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Cut the unlikely tail.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same answers.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.2,
+    show_default=True,
+    help="0 always takes the likeliest token.",
+)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Cut the unlikely tail."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same answers."
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longest answer.")
-@click.option("--context", type=click.IntRange(min=16), default=2048, show_default=True, help="Longest conversation, in tokens.")
+@click.option(
+    "--context", type=click.IntRange(min=16), default=2048, show_default=True, help="Longest conversation, in tokens."
+)
 @click.option("--system", metavar="TEXT", help="A system message; the template's own otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each answer.")
 @click.pass_context
 def chat(
-    ctx: click.Context, artifact: Path, runtime: str | None, mix: str | None, threads: int | None, temperature: float, top_p: float,
-    seed: int, max_tokens: int, context: int, system: str | None, as_json: bool,
+    ctx: click.Context,
+    artifact: Path,
+    runtime: str | None,
+    mix: str | None,
+    threads: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    max_tokens: int,
+    context: int,
+    system: str | None,
+    as_json: bool,
 ) -> None:
     """Talk to a .gguf file, an ONNX folder or a run's bundle, in its real runtime.
 
-    Questions come from the keyboard or, piped, one a line; one of several lines stands between two \"\"\". Answers go to
-    stdout, figures to stderr. /reset forgets the conversation, /help lists the commands, /quit leaves, Ctrl-C stops an answer.
-    Where the context is full, the oldest questions are forgotten.
+    Questions come from the keyboard or, piped, one a line; one of several lines stands between two \"\"\". Answers go
+    to stdout, figures to stderr. /reset forgets the conversation, /help lists the commands, /quit leaves, Ctrl-C stops
+    an answer. Where the context is full, the oldest questions are forgotten.
 
     \b
     Example: echo "What is the capital of France?" | edgedistill chat runs/demo
@@ -73,11 +99,20 @@ def chat(
         with open_artifact(kind, path, threads or usable_cores(), context) as model:
             info = model.info()
             if not info.chat_template:
-                raise InputError(f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat")
-            note(f"{visible(path.name, lines=False)} in {info.version}, {model.threads} thread{'s' * (model.threads != 1)}")
+                raise InputError(
+                    f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat"
+                )
+            note(
+                f"{visible(path.name, lines=False)} in {info.version}, {model.threads} "
+                f"thread{'s' * (model.threads != 1)}"
+            )
             if sys.stdin.isatty():
                 note(HINT)
-            talk(Conversation(model, min(context, info.n_ctx_train), system), Wish(max_tokens, temperature, top_p, seed), as_json)
+            talk(
+                Conversation(model, min(context, info.n_ctx_train), system),
+                Wish(max_tokens, temperature, top_p, seed),
+                as_json,
+            )
     except KeyboardInterrupt:
         click.echo("\nStopped.", err=True)
         ctx.exit(STOPPED)
@@ -121,10 +156,11 @@ class Conversation:
         self.messages.pop()
 
     def make_room(self, wanted: int) -> int:
-        """Forget the oldest questions and answers where an answer of `wanted` tokens wouldn't fit; how many were forgotten.
+        """Forget the oldest questions and answers where an answer of `wanted` tokens wouldn't fit; how many were
+        forgotten.
 
-        A long answer gets a quarter of the room. If something must go, so much goes that the next questions fit too: each time
-        that the beginning changes, the whole conversation is read again.
+        A long answer gets a quarter of the room. If something must go, so much goes that the next questions fit too:
+        each time that the beginning changes, the whole conversation is read again.
         """
         answer = min(wanted, self.room // 4)
         if self.tokens() + answer <= self.room:
@@ -180,7 +216,9 @@ def talk(conversation: Conversation, wish: Wish, as_json: bool) -> None:
 
 
 def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, stream: bool) -> dict[str, Any]:
-    """Ask for one answer and, if `stream`, write it to stdout as it comes. It ends early when `pressed` is set; what was said stays."""
+    """Ask for one answer and, if `stream`, write it to stdout as it comes. It ends early when `pressed` is set; what
+    was said stays.
+    """
     model, said = conversation.model, list[str]()
     forgotten = conversation.make_room(wish.max_tokens)
     if forgotten:
@@ -190,7 +228,12 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
     reading = Reading()
     started, first = time.perf_counter(), None
     pieces = model.chat(
-        conversation.messages, max_tokens=wish.max_tokens, temperature=wish.temperature, top_p=wish.top_p, seed=wish.seed, keep=True
+        conversation.messages,
+        max_tokens=wish.max_tokens,
+        temperature=wish.temperature,
+        top_p=wish.top_p,
+        seed=wish.seed,
+        keep=True,
     )
     with contextlib.closing(pieces):
         for piece in pieces:
@@ -223,7 +266,9 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
 
 
 class Reading:
-    """On a terminal, how far a long conversation is read, once that takes longer than a moment; gone before the answer."""
+    """On a terminal, how far a long conversation is read, once that takes longer than a moment; gone before the
+    answer.
+    """
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -280,7 +325,9 @@ def describe(result: dict[str, Any], room: int) -> str:
     ending = "; stopped" if finish == "interrupted" else ""
     if finish == "length":
         full = result["prompt_tokens"] + tokens >= room
-        ending = f"; cut off: the context of {room} tokens is full" if full else "; cut off: --max-tokens allows no more"
+        ending = (
+            f"; cut off: the context of {room} tokens is full" if full else "; cut off: --max-tokens allows no more"
+        )
     elif not result["answer"]:
         ending += "; the answer is empty"
     return f"[{tokens} token{'s' * (tokens != 1)}{rate}, first after {result['ttft_s']:.2f} s{ending}]"

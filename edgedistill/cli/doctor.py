@@ -1,4 +1,6 @@
-"""`edgedistill doctor`: what is installed, what is missing, and the line that installs it. Imports nothing that it checks."""
+"""`edgedistill doctor`: what is installed, what is missing, and the line that installs it. Imports nothing that it
+checks.
+"""
 
 import importlib.metadata
 import json
@@ -11,7 +13,8 @@ from typing import Any
 
 import click
 
-# Package -> least version, first version too new ("" for none), the extra that brings it ("" for all installs), what it is for.
+# Package -> least version, first version too new ("" for none), the extra that brings it ("" for all installs), what it
+# is for.
 PACKAGES: dict[str, tuple[str, str, str, str]] = {
     "torch": ("2.13", "2.14", "", "training"),
     "transformers": ("5.20", "6", "", "loading teachers"),
@@ -29,9 +32,21 @@ PACKAGES: dict[str, tuple[str, str, str, str]] = {
 COMPILERS = ("c++", "g++", "clang++")
 # What the inner loops of llama.cpp, onnxruntime and torch use where they find it.
 CPU_FLAGS = (
-    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
-    "asimd", "asimddp", "i8mm", "bf16", "sve",
-)  # fmt: skip
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,8 @@ class Check:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Show what is installed and what is missing, with the line that installs it. Exits 1 when something needed is missing.
+    """Show what is installed and what is missing, with the line that installs it. Exits 1 when something needed is
+    missing.
 
     \b
     Example: edgedistill doctor
@@ -81,7 +97,12 @@ def all_checks() -> list[Check]:
     packages = [_package(name, *wanted) for name, wanted in PACKAGES.items()]
     # Once llama.cpp is built, its tools are needed no more.
     tools_needed = not next(check.ok for check in packages if check.name == "llama-cpp-python")
-    return [_python(), *packages, _tool("C++ compiler", COMPILERS, "g++", tools_needed), _tool("cmake", ("cmake",), "cmake", tools_needed)]
+    return [
+        _python(),
+        *packages,
+        _tool("C++ compiler", COMPILERS, "g++", tools_needed),
+        _tool("cmake", ("cmake",), "cmake", tools_needed),
+    ]
 
 
 def machine_figures() -> dict[str, Any]:
@@ -90,9 +111,13 @@ def machine_figures() -> dict[str, Any]:
 
     facts = machine_facts()
     return {
-        "cpu": facts["cpu"], "cores": facts["cores"], "cpu_flags": cpu_flags(), "memory_bytes": facts["memory_bytes"],
-        "free_memory_bytes": free_memory_bytes(), "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
-    }  # fmt: skip
+        "cpu": facts["cpu"],
+        "cores": facts["cores"],
+        "cpu_flags": cpu_flags(),
+        "memory_bytes": facts["memory_bytes"],
+        "free_memory_bytes": free_memory_bytes(),
+        "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
+    }
 
 
 def cpu_flags() -> list[str]:
@@ -110,7 +135,11 @@ def cpu_flags() -> list[str]:
 
 def _python() -> Check:
     ok = (3, 10) <= sys.version_info[:2] < (3, 14)
-    fix = None if ok else "Install Python 3.10 to 3.13, and make a new virtual environment with it: python3.12 -m venv .venv"
+    fix = (
+        None
+        if ok
+        else "Install Python 3.10 to 3.13, and make a new virtual environment with it: python3.12 -m venv .venv"
+    )
     return Check("python", platform.python_version(), ok, True, "3.10 to 3.13", fix)
 
 
@@ -129,7 +158,11 @@ def _package(name: str, least: str, below: str, extra: str, purpose: str) -> Che
 
 def _tool(name: str, commands: tuple[str, ...], package: str, needed: bool) -> Check:
     found = next((path for path in map(shutil.which, commands) if path), None)
-    fix = None if found else f"Run: apt-get install -y {package} (Fedora: dnf install -y {package.replace('g++', 'gcc-c++')})"
+    fix = (
+        None
+        if found
+        else f"Run: apt-get install -y {package} (Fedora: dnf install -y {package.replace('g++', 'gcc-c++')})"
+    )
     purpose = "compiling llama.cpp" + ("" if needed else ", which is done")
     return Check(name, found, found is not None, needed, purpose, fix)
 

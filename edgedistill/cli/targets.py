@@ -27,7 +27,11 @@ def list_command(as_json: bool) -> None:
 
     found = [load_target(name) for name in names("targets")]
     if as_json:
-        click.echo(json.dumps([{"name": t.name, "title": t.title, "usable_memory_bytes": t.memory.usable} for t in found], indent=2))
+        click.echo(
+            json.dumps(
+                [{"name": t.name, "title": t.title, "usable_memory_bytes": t.memory.usable} for t in found], indent=2
+            )
+        )
         return
     width = max(len(target.name) for target in found)
     for target in found:
@@ -36,7 +40,9 @@ def list_command(as_json: bool) -> None:
 
 @targets.command()
 @click.argument("target", metavar="NAME|FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print it checked, with every figure in base units, as one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print it checked, with every figure in base units, as one JSON object."
+)
 def show(target: str, as_json: bool) -> None:
     """Show a target's file, once it has been checked.
 

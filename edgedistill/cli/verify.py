@@ -21,8 +21,10 @@ SHOWN = 12  # differing tensors in the table; --json has all
 def verify(first: Path, others: tuple[Path, ...], mix: str | None, as_json: bool) -> None:
     """Compare weights tensor by tensor, bit for bit, and print their hash.
 
-    A RUN: all files of its bundle, or the FILEs given, with the checkpoint that training saw; their shape and tokenizer too.
-    Anything else that holds a model (a checkpoint, a GGUF file, an ONNX folder, a Hugging Face folder): with each FILE of any of
+    A RUN: all files of its bundle, or the FILEs given, with the checkpoint that training saw; their shape and tokenizer
+        too.
+    Anything else that holds a model (a checkpoint, a GGUF file, an ONNX folder, a Hugging Face folder): with each FILE
+        of any of
     these kinds; alone, its hash. Exits 1 at a difference, and says which tensors differ, where first, and how much.
 
     \b
@@ -75,11 +77,17 @@ def _verify_exports(folder: Path, files: tuple[Path, ...], mix: str | None, as_j
     else:
         for p in proofs:
             same = f"{p.comparison.tensors} tensors, {p.comparison.blocks:,} blocks, bit for bit the checkpoint's"
-            verdict = same if p.comparison.equal else f"{len(p.comparison.differences)} of {p.comparison.tensors} tensors differ"
+            verdict = (
+                same
+                if p.comparison.equal
+                else f"{len(p.comparison.differences)} of {p.comparison.tensors} tensors differ"
+            )
             click.echo(f"{p.path}\n  {p.mix}: {verdict}\n  weights {p.comparison.sha256}")
     for p in proofs:
         if not p.comparison.equal:
-            raise VerifyError(f"{p.path} doesn't hold the checkpoint: the first difference is in {p.comparison.differences[0]}")
+            raise VerifyError(
+                f"{p.path} doesn't hold the checkpoint: the first difference is in {p.comparison.differences[0]}"
+            )
 
 
 def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None:
@@ -89,7 +97,9 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
 
     found = {path: compare_weights(open_weights(first), open_weights(path)) for path in others}
     if as_json:
-        rows = [{"first": str(first), "second": str(path), **comparison.to_dict()} for path, comparison in found.items()]
+        rows = [
+            {"first": str(first), "second": str(path), **comparison.to_dict()} for path, comparison in found.items()
+        ]
         click.echo(json.dumps({"schema": "edgedistill.verify-pair/1", "pairs": rows}, indent=2))
     else:
         for path, comparison in found.items():
@@ -110,7 +120,10 @@ def _lines(first: Path, second: Path, found: "PairComparison") -> list[str]:
         lines.append(f"{'tensor':<48} {'formats':<14} {'differing':>18} {'largest':>10} {'relative':>9}")
     for d in found.differences[:SHOWN]:
         formats, share = "/".join(d.formats), f"{d.differing:,} of {d.weights:,}"
-        lines.append(f"{visible(d.tensor, lines=False):<48} {formats:<14} {share:>18} {d.largest:>10.3g} {d.relative_error:>9.2%}")
+        lines.append(
+            f"{visible(d.tensor, lines=False):<48} {formats:<14} {share:>18} {d.largest:>10.3g} "
+            f"{d.relative_error:>9.2%}"
+        )
         lines.append(f"  first at row {d.first.row}, block {d.first.block}: {d.first.expected!r} and {d.first.found!r}")
     if len(found.differences) > SHOWN:
         lines.append(f"and {len(found.differences) - SHOWN} more; --json lists all")
@@ -135,4 +148,6 @@ def _show_hash(path: Path, as_json: bool) -> None:
         click.echo(json.dumps({"schema": "edgedistill.weights/1", **found}, indent=2))
     else:
         counts = ", ".join(f"{count} {name}" for name, count in formats.items())
-        click.echo(f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {found['weights_sha256']}")
+        click.echo(
+            f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {found['weights_sha256']}"
+        )

@@ -1,4 +1,6 @@
-"""A recipe for the `compare` command: the model as it is in several mixes, rounded, and recovered where a budget is given."""
+"""A recipe for the `compare` command: the model as it is in several mixes, rounded, and recovered where a budget is
+given.
+"""
 
 from collections.abc import Sequence
 
@@ -12,8 +14,11 @@ from edgedistill.mixes import fallbacks, mix_bytes, storable
 APART = 0.03
 
 
-def comparison_recipe(recipe: Recipe, *, mixes: Sequence[str] = (), recover: str | None = None, texts: Sequence[str] = ()) -> Recipe:
-    """The recipe with `student.as_is`, and with what the command line says; what it leaves out stays as the recipe has it.
+def comparison_recipe(
+    recipe: Recipe, *, mixes: Sequence[str] = (), recover: str | None = None, texts: Sequence[str] = ()
+) -> Recipe:
+    """The recipe with `student.as_is`, and with what the command line says; what it leaves out stays as the recipe has
+    it.
 
     Args:
         recipe: any; its `distill` part isn't used, and its `recover` part only with a budget.
@@ -24,12 +29,15 @@ def comparison_recipe(recipe: Recipe, *, mixes: Sequence[str] = (), recover: str
         InputError: an option is wrong; one sentence that names it.
     """
     if recover is not None and not recover.strip():
-        raise InputError("--recover is empty; give the training tokens of each mix, such as 20k, or 0 for the fit alone")
+        raise InputError(
+            "--recover is empty; give the training tokens of each mix, such as 20k, or 0 for the fit alone"
+        )
     changed = recovery_recipe(recipe, mixes=mixes, tokens=recover, texts=texts, options=("--mixes", "--recover"))
     unfitted = [name for name in changed.mixes if changed.mix(name).unfitted]
     if recover is None and unfitted:
         raise InputError(
-            f"--mixes names '{unfitted[0]}', whose grids are chosen by what each costs on training text; give --recover too "
+            f"--mixes names '{unfitted[0]}', whose grids are chosen by what each costs on training text; give "
+            "--recover too "
             "(--recover 0 chooses and fits without training), or leave it out"
         )
     return changed
@@ -38,7 +46,8 @@ def comparison_recipe(recipe: Recipe, *, mixes: Sequence[str] = (), recover: str
 def apart(recipe: Recipe, shape: ModelShape) -> tuple[Recipe, list[str]]:
     """The recipe with only those of its mixes that come out apart for a model, and a sentence on each that is left out.
 
-    Where rows don't divide by 256, most of a K-quant mix is stored in other grids, and its file is nearly that of a neighbour.
+    Where rows don't divide by 256, most of a K-quant mix is stored in other grids, and its file is nearly that of a
+    neighbour.
     """
     kept: list[str] = []
     left_out: list[str] = []

@@ -1,4 +1,6 @@
-"""Recipes and targets by name: those that travel inside the installed package, or the top-level folders of a checkout."""
+"""Recipes and targets by name: those that travel inside the installed package, or the top-level folders of a
+checkout.
+"""
 
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def locate(kind: str, name_or_path: str) -> Path:
         return path
     what = kind.removesuffix("s")
     near = did_you_mean(name_or_path, known)
-    raise InputError(f"{what} '{name_or_path}' is unknown; it must be one of {', '.join(known)}, or the path of a .yaml file.{near}")
+    raise InputError(
+        f"{what} '{name_or_path}' is unknown; it must be one of {', '.join(known)}, or the path of a .yaml file.{near}"
+    )
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

@@ -1,4 +1,6 @@
-"""A recipe's own mixes: rules on top of a built-in mix, or a size to be fitted by measurement. What each means is mixes/'s to know."""
+"""A recipe's own mixes: rules on top of a built-in mix, or a size to be fitted by measurement. What each means is
+mixes/'s to know.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -43,9 +45,13 @@ def _size(found: Any) -> Any:
 class OwnRule(Model):
     """Tensors that get another grid than the base gives them."""
 
-    tensors: Annotated[str, Field(min_length=1)] = Field(description="Pattern on Hugging Face names; * stands for anything.")
+    tensors: Annotated[str, Field(min_length=1)] = Field(
+        description="Pattern on Hugging Face names; * stands for anything."
+    )
     grid: Annotated[str, Field(json_schema_extra={"enum": list(GRIDS)})] = Field(description="What they are stored in.")
-    layers: str | None = Field(default=None, description="Counted from 0, such as '0-3,28-'; null for all, and for the tables.")
+    layers: str | None = Field(
+        default=None, description="Counted from 0, such as '0-3,28-'; null for all, and for the tables."
+    )
 
     @field_validator("grid")
     @classmethod
@@ -71,15 +77,22 @@ class OwnMix(Model):
     )
     auto: Annotated[
         float | str | None, PlainValidator(_size), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
-    ] = Field(default=None, description=(
-        "Bits a weight, a size, or a built-in mix for its bytes: grids are chosen by what each costs so that all weights take at most that."
-    ))
+    ] = Field(
+        default=None,
+        description=(
+            "Bits a weight, a size, or a built-in mix for its bytes: grids are chosen by what each costs so "
+            "that all weights take at most that."
+        ),
+    )
     grids: Annotated[tuple[str, ...] | None, BeforeValidator(as_tuple)] = Field(
         default=None, description=f"What auto chooses from; null: {', '.join(CANDIDATES)}, as far as rows divide."
     )
     tokens: Annotated[int, Field(ge=64)] | None = Field(
         default=None,
-        description=f"Tokens that what auto chose is judged on, and each choice where fit isn't curvature; null: {SENSITIVITY_TOKENS}.",
+        description=(
+            "Tokens that what auto chose is judged on, and each choice where fit isn't curvature; null: "
+            f"{SENSITIVITY_TOKENS}."
+        ),
     )
 
     @field_validator("base")
@@ -92,7 +105,9 @@ class OwnMix(Model):
     def _known_grids(cls, found: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in found or ():
             if name not in QUANTIZED:
-                raise ValueError(f"'{name}' in it must be one of {', '.join(QUANTIZED)}.{did_you_mean(name, QUANTIZED)}")
+                raise ValueError(
+                    f"'{name}' in it must be one of {', '.join(QUANTIZED)}.{did_you_mean(name, QUANTIZED)}"
+                )
         if found is not None and (len(found) < 2 or len(set(found)) != len(found)):
             raise ValueError("it must have two entries or more, each only once")
         return found
@@ -128,7 +143,10 @@ def known_mixes(own: Iterable[str]) -> tuple[str, ...]:
 
 def allowed_mixes(own: Iterable[str]) -> str:
     """The same in words: what an error says after 'it must be one of'."""
-    return f"{', '.join((*QUANTIZED_MIXES, *own))}, or {AUTO}{QUANTIZED_MIXES[0]} and so on for a mix fitted to that one's bytes"
+    return (
+        f"{', '.join((*QUANTIZED_MIXES, *own))}, or {AUTO}{QUANTIZED_MIXES[0]} and so on for a mix fitted to that "
+        "one's bytes"
+    )
 
 
 def mix_named(name: str, own: Mapping[str, OwnMix]) -> Mix:

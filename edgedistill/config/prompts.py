@@ -19,8 +19,8 @@ MAX_ROW_CHARACTERS = 2**20
 def read_prompts(path: Path, field: str | None = None) -> list[str]:
     """All prompts of a file, in its order.
 
-    A row is a text, or has its prompt under `field` or the first of FIELDS that is there. Of a list of turns the first one
-    counts, of a list of chat messages the first of the user's. An Alpaca row's `input` follows its `instruction`.
+    A row is a text, or has its prompt under `field` or the first of FIELDS that is there. Of a list of turns the first
+    one counts, of a list of chat messages the first of the user's. An Alpaca row's `input` follows its `instruction`.
 
     Args:
         path: .jsonl, .json, .csv, .parquet, or .txt with a prompt a line.
@@ -29,13 +29,19 @@ def read_prompts(path: Path, field: str | None = None) -> list[str]:
         InputError: the file is missing, of another kind, empty, or a row is malformed; "FILE:LINE: ...".
     """
     readers: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
-        ".jsonl": _json_lines, ".json": _json_list, ".csv": _csv_rows, ".parquet": _parquet_rows, ".txt": _text_lines,
-    }  # fmt: skip
+        ".jsonl": _json_lines,
+        ".json": _json_list,
+        ".csv": _csv_rows,
+        ".parquet": _parquet_rows,
+        ".txt": _text_lines,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: prompts are read from {', '.join(readers)} files, not '{path.suffix or path.name}'.")
     if not path.is_file():
-        raise InputError(f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder.")
+        raise InputError(
+            f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder."
+        )
     try:
         prompts = [_prompt(row, where, field) for where, row in reader(path)]
     except UnicodeDecodeError as error:
@@ -69,7 +75,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise InputError(f"{path}:{reader.line_num}: the row has not as many cells as the first line, {reader.fieldnames}.")
+                    raise InputError(
+                        f"{path}:{reader.line_num}: the row has not as many cells as the first line, "
+                        f"{reader.fieldnames}."
+                    )
                 yield f"{path}:{reader.line_num}", row
         except csv.Error as error:
             raise InputError(f"{path}:{reader.line_num}: it is not CSV ({error}).") from None
@@ -105,11 +114,21 @@ def _prompt(row: Any, where: str, field: str | None) -> str:
     if isinstance(row, dict):
         name = field or next((name for name in FIELDS if row.get(name)), None)
         if name is None:
-            raise InputError(f"{where}: the row has no field {', '.join(FIELDS)}; it has {_names(row)}. Name one in teach.prompt_field.")
+            raise InputError(
+                f"{where}: the row has no field {', '.join(FIELDS)}; it has {_names(row)}. Name one in "
+                "teach.prompt_field."
+            )
         if name not in row:
-            raise InputError(f"{where}: the row has no field '{name}'; it has {_names(row)}.{did_you_mean(name, map(str, row))}")
+            raise InputError(
+                f"{where}: the row has no field '{name}'; it has {_names(row)}.{did_you_mean(name, map(str, row))}"
+            )
         found = _first(row[name])
-        if name == "instruction" and isinstance(found, str) and isinstance(row.get("input"), str) and row["input"].strip():
+        if (
+            name == "instruction"
+            and isinstance(found, str)
+            and isinstance(row.get("input"), str)
+            and row["input"].strip()
+        ):
             found = f"{found}\n\n{row['input']}"
     else:
         found = row
@@ -135,7 +154,14 @@ def _first(found: Any) -> Any:
 
 
 def _kind(found: Any) -> str:
-    kinds = {dict: "an object", list: "a list", type(None): "null", bool: "true or false", int: "a number", float: "a number"}
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        type(None): "null",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return kinds.get(type(found), type(found).__name__)
 
 

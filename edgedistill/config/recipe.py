@@ -23,22 +23,34 @@ SCHEMA = "edgedistill.recipe/1"
 class Teacher(Model):
     """Who teaches."""
 
-    model: Text | None = Field(default=None, description="Folder, hub id, .gguf file or pypi:NAME; --teacher comes before it.")
-    revision: Text | None = Field(default=None, description="Commit of a hub model; a branch would change under the run.")
-    top_k: Annotated[int, Field(ge=1, le=1024)] = Field(default=64, description="Log-probabilities kept of each token; 64 are 384 bytes.")
+    model: Text | None = Field(
+        default=None, description="Folder, hub id, .gguf file or pypi:NAME; --teacher comes before it."
+    )
+    revision: Text | None = Field(
+        default=None, description="Commit of a hub model; a branch would change under the run."
+    )
+    top_k: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=64, description="Log-probabilities kept of each token; 64 are 384 bytes."
+    )
 
 
 class Student(Model):
     """What of the teacher is kept."""
 
-    as_is: bool = Field(default=False, description="The student is the teacher itself: no layer is cut, nothing is distilled.")
+    as_is: bool = Field(
+        default=False, description="The student is the teacher itself: no layer is cut, nothing is distilled."
+    )
     layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
-    depth: Annotated[float, Field(gt=0, le=1)] = Field(default=0.9, description="Share of the teacher's layers, used while layers is null.")
+    depth: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9, description="Share of the teacher's layers, used while layers is null."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> "Student":
         if self.as_is and self.layers is not None:
-            raise ValueError(f"as_is keeps all of the teacher's layers; leave out layers ({self.layers}), or set as_is to false")
+            raise ValueError(
+                f"as_is keeps all of the teacher's layers; leave out layers ({self.layers}), or set as_is to false"
+            )
         return self
 
     def layers_of(self, teacher_layers: int) -> int:
@@ -51,7 +63,9 @@ class Student(Model):
 class DistillLoss(Model):
     """Weights of the parts of the loss, nats per token each."""
 
-    forward_kl: Annotated[float, Field(ge=0)] = Field(default=0.9, description="Towards the teacher's likeliest tokens.")
+    forward_kl: Annotated[float, Field(ge=0)] = Field(
+        default=0.9, description="Towards the teacher's likeliest tokens."
+    )
     cross_entropy: Annotated[float, Field(ge=0)] = Field(default=0.1, description="Towards the tokens of the text.")
 
     @model_validator(mode="after")
@@ -83,13 +97,19 @@ class Measure(Model):
     decode: PositiveInt = Field(default=128, description="Tokens written one by one that are timed.")
     repetitions: PositiveInt = Field(default=3, description="Trials of each, after a warm-up.")
     threads: PositiveInt | None = Field(default=None, description="null takes the cores that this process may use.")
-    accuracy_level: Literal[0, 1, 2, 3, 4] = Field(default=4, description="What MatMulNBits rounds activations to; 4 is int8.")
+    accuracy_level: Literal[0, 1, 2, 3, 4] = Field(
+        default=4, description="What MatMulNBits rounds activations to; 4 is int8."
+    )
     tasks: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
-        default=("openbookqa",), description="Multiple-choice questions: openbookqa, or .jsonl files beside the recipe; [] for none."
+        default=("openbookqa",),
+        description="Multiple-choice questions: openbookqa, or .jsonl files beside the recipe; [] for none.",
     )
     task_items: PositiveInt = Field(default=100, description="Questions asked of each, spread evenly over them.")
     refusal_items: Annotated[int, Field(ge=0)] = Field(
-        default=40, description="Requests to refuse, and as many that only look like these, asked of a model that chats; 0 for none."
+        default=40,
+        description=(
+            "Requests to refuse, and as many that only look like these, asked of a model that chats; 0 for none."
+        ),
     )
 
     @field_validator("tasks")
@@ -114,7 +134,10 @@ class Recipe(Model):
     recover: Recover = Recover()
     mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("q4_0", "q8_0"),
-        description="Built-in ones, which are llama.cpp's; auto_ and one of them, fitted to its bytes; or names under define_mixes.",
+        description=(
+            "Built-in ones, which are llama.cpp's; auto_ and one of them, fitted to its bytes; or names under "
+            "define_mixes."
+        ),
     )
     define_mixes: dict[MixName, OwnMix] = Field(default={}, description="Mixes of your own, by name.")
     export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
@@ -130,7 +153,11 @@ class Recipe(Model):
             if name in MIXES:
                 raise ValueError(f"define_mixes.{name} has the name of a built-in mix; give it another")
         known = known_mixes(self.define_mixes)
-        places = {"mixes": self.mixes, "recover.tokens_by_mix": self.recover.tokens_by_mix, "recover.rate_by_mix": self.recover.rate_by_mix}
+        places = {
+            "mixes": self.mixes,
+            "recover.tokens_by_mix": self.recover.tokens_by_mix,
+            "recover.rate_by_mix": self.recover.rate_by_mix,
+        }
         for place, names in places.items():
             for name in names:
                 if name not in known:
@@ -148,7 +175,9 @@ class Recipe(Model):
         return self.model_copy(update={"teacher": self.teacher.model_copy(update=changes)})
 
     def decided(self, has_chat_template: bool) -> "Recipe":
-        """The same recipe with what `teach` leaves open decided: the style, by whether the teacher chats, and the text's window."""
+        """The same recipe with what `teach` leaves open decided: the style, by whether the teacher chats, and the
+        text's window.
+        """
         teach = self.teach.styled(has_chat_template)
         if teach.text_window is None:
             lengths = [self.recover.seq_len] if self.student.as_is else [self.distill.seq_len, self.recover.seq_len]

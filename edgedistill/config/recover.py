@@ -14,13 +14,13 @@ Budget = Annotated[int, Field(ge=0)]
 Trained = Literal["weights", "scales", "norms"]
 CURVATURE_BYTES = 2 << 30  # of the matrices that are measured in one pass over the text
 MEASURED = ("curvature", "fisher")  # fits that have a stage of their own, of their name
-# Nats a token: what plain rounding must cost, before training the weights themselves pays. Codes that make up for each other's errors are
-# worth more than a short training of the weights that would give them up.
+# Nats a token: what plain rounding must cost, before training the weights themselves pays. Codes that make up for each
+# other's errors are worth more than a short training of the weights that would give them up.
 WEIGHTS_FROM, WEIGHTS_FROM_CURVATURE = 0.1, 1.0
 SCALE_RATE = 1e-3
 ALONE_RATE = 3e-4
-# Nats a token that plain rounding must cost for the full rates. Where less is lost, gradients are smaller by the root of it, and so must be
-# the steps, or their noise disturbs as much as they win.
+# Nats a token that plain rounding must cost for the full rates. Where less is lost, gradients are smaller by the root
+# of it, and so must be the steps, or their noise disturbs as much as they win.
 FULL_RATE_FROM = 0.3
 # What each divergence can be told, and by which number; see losses/choose.py.
 SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
@@ -29,35 +29,55 @@ SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"
 class Recover(Training):
     """How the student is trained on the grid that ships. Rates are peaks."""
 
-    tokens: Budget = Field(default=24_000, description="Training tokens of each mix; 0 trains nothing and ships the fit.")
+    tokens: Budget = Field(
+        default=24_000, description="Training tokens of each mix; 0 trains nothing and ships the fit."
+    )
     batch_tokens: PositiveInt = Field(default=512, description="Tokens of a step; a multiple of seq_len.")
     learning_rate: PositiveFloat = Field(default=1.5e-4, description="Of the weights.")
     scale_learning_rate: PositiveFloat | None = Field(
-        default=None, description=f"Of the factors on the blocks' scales; null: {SCALE_RATE:g} beside weights, {ALONE_RATE:g} without them."
+        default=None,
+        description=(
+            f"Of the factors on the blocks' scales; null: {SCALE_RATE:g} beside weights, {ALONE_RATE:g} without them."
+        ),
     )
     fit: Literal["curvature", "fisher", "importance", "ggml"] = Field(
         default="curvature", description="How the first scales and codes are found."
     )
-    fit_tokens: PositiveInt = Field(default=32_768, description="Text on which curvature and fisher measure what errors cost.")
-    train: Annotated[tuple[Trained, ...] | None, BeforeValidator(as_tuple)] = Field(
-        default=None, description="weights, scales, norms; null: scales and norms, and the weights too where rounding loses much."
+    fit_tokens: PositiveInt = Field(
+        default=32_768, description="Text on which curvature and fisher measure what errors cost."
     )
-    low_rank: PositiveInt | None = Field(default=None, description="Train W + BA with BA of this rank instead of W: less memory.")
-    simulate_activations: bool = Field(default=False, description="Round each layer's inputs to 8 bits, as the runtimes do.")
+    train: Annotated[tuple[Trained, ...] | None, BeforeValidator(as_tuple)] = Field(
+        default=None,
+        description="weights, scales, norms; null: scales and norms, and the weights too where rounding loses much.",
+    )
+    low_rank: PositiveInt | None = Field(
+        default=None, description="Train W + BA with BA of this rank instead of W: less memory."
+    )
+    simulate_activations: bool = Field(
+        default=False, description="Round each layer's inputs to 8 bits, as the runtimes do."
+    )
     loss: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = Field(
         default="forward_kl", description="The distance from the float student's distribution that is made small."
     )
-    loss_share: Share | None = Field(default=None, description="jsd's beta, or alpha of the skew losses; null for the loss's own default.")
+    loss_share: Share | None = Field(
+        default=None, description="jsd's beta, or alpha of the skew losses; null for the loss's own default."
+    )
     teacher_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0, description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student."
+        default=0.0,
+        description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student.",
     )
     patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
     validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
-    tokens_by_mix: dict[MixName, Budget] = Field(default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`.")
+    tokens_by_mix: dict[MixName, Budget] = Field(
+        default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`."
+    )
 
     rate_by_mix: dict[MixName, PositiveFloat] = Field(
         default={},
-        description=f"Factors on both rates for single mixes; without one: the root of what rounding loses, in {FULL_RATE_FROM} nats.",
+        description=(
+            "Factors on both rates for single mixes; without one: the root of what rounding loses, in "
+            f"{FULL_RATE_FROM} nats."
+        ),
     )
 
     @field_validator("train")
@@ -78,13 +98,15 @@ class Recover(Training):
     def trained(self, rounded_kl: float) -> tuple[Trained, ...]:
         """What is trained of a mix that plain rounding to costs this KL, in nats a token.
 
-        A step of a size moves the weights of every grid as far. On a coarse grid that wins more than it disturbs; where there is little
-        to win, it disturbs more, and the scales alone win.
+        A step of a size moves the weights of every grid as far. On a coarse grid that wins more than it disturbs; where
+        there is little to win, it disturbs more, and the scales alone win.
         """
         if self.train is not None:
             return self.train
         least = WEIGHTS_FROM_CURVATURE if self.fit == "curvature" else WEIGHTS_FROM
-        return ("weights", "scales", "norms") if rounded_kl > least or self.low_rank is not None else ("scales", "norms")
+        return (
+            ("weights", "scales", "norms") if rounded_kl > least or self.low_rank is not None else ("scales", "norms")
+        )
 
     def scale_rate(self, trained: Collection[Trained]) -> float:
         """The peak rate of the factors on scales."""

@@ -1,4 +1,6 @@
-"""A recipe for the `recover` command: the model stays as it is; mixes, budget, text and formats come from the command line."""
+"""A recipe for the `recover` command: the model stays as it is; mixes, budget, text and formats come from the command
+line.
+"""
 
 from collections.abc import Sequence
 
@@ -27,7 +29,8 @@ def recovery_recipe(
     formats: Sequence[str] = (),
     options: tuple[str, str] = ("--mix", "--tokens"),
 ) -> Recipe:
-    """The recipe with `student.as_is`, and with what the command line says; what it leaves out stays as the recipe has it.
+    """The recipe with `student.as_is`, and with what the command line says; what it leaves out stays as the recipe has
+    it.
 
     Args:
         recipe: any; its `distill` part isn't used.
@@ -73,8 +76,8 @@ def recovery_recipe(
 def _enough_text(teach: Teach, tokens: int) -> Teach:
     """The same with as much text as `tokens` of training want.
 
-    Text that is only read costs nothing, so there are no passes to save. What the model writes grows by doubling: a budget
-    that changes by less than that finds the text that is there.
+    Text that is only read costs nothing, so there are no passes to save. What the model writes grows by doubling: a
+    budget that changes by less than that finds the text that is there.
     """
     if not teach.tokens + teach.free_tokens:
         return teach.model_copy(update={"text_tokens": max(tokens, teach.text_tokens)})
@@ -97,6 +100,7 @@ def _check_mixes(recipe: Recipe, mixes: Sequence[str], option: str) -> None:
     for mix in mixes:
         if mix not in known:
             raise InputError(
-                f"{option} names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under define_mixes in a "
+                f"{option} names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined "
+                "under define_mixes in a "
                 f"--recipe.{did_you_mean(mix, known)}"
             )

@@ -59,7 +59,9 @@ class Bandwidth(Model):
 
     @property
     def best(self) -> float | None:
-        """Bytes/s to predict with: the peak, which `efficiency.decode` was derived from; where there is none, what was measured."""
+        """Bytes/s to predict with: the peak, which `efficiency.decode` was derived from; where there is none, what was
+        measured.
+        """
         return self.peak if self.peak is not None else self.measured
 
 
@@ -82,7 +84,9 @@ class Processor(Model):
     """A processor or graphics card."""
 
     cores: PositiveInt = Field(description="Cores, or a graphics card's multiprocessors.")
-    isa: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(default=(), description="Instruction sets that matter.")
+    isa: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Instruction sets that matter."
+    )
     source: Source
 
 
@@ -107,10 +111,12 @@ class Target(Model):
     compute: ComputePower
     cpu: Processor | None = None
     gpu: Processor | None = None
-    runtimes: Annotated[tuple[Literal["llama.cpp", "onnxruntime"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        description="What runs there."
+    runtimes: Annotated[
+        tuple[Literal["llama.cpp", "onnxruntime"], ...], BeforeValidator(as_tuple), Field(min_length=1)
+    ] = Field(description="What runs there.")
+    connection: Literal["local", "none"] = Field(
+        default="none", description="local: a machine of this kind can measure for itself."
     )
-    connection: Literal["local", "none"] = Field(default="none", description="local: a machine of this kind can measure for itself.")
     limits: Limits = Limits()
 
     def to_dict(self) -> dict[str, Any]:

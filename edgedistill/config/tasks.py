@@ -1,7 +1,9 @@
-"""What files are asked beside text: multiple-choice questions, and requests that a model may refuse. Sets that come along, or a user's own.
+"""What files are asked beside text: multiple-choice questions, and requests that a model may refuse. Sets that come
+along, or a user's own.
 
-A set is a JSONL file with a question a line: {"question": "...", "options": ["...", "..."], "answer": 1}, where the answer is the index of
-the right option, from 0, or its letter, from A. Its first line may be {"about": {"source": "...", "license": "..."}}.
+A set is a JSONL file with a question a line: {"question": "...", "options": ["...", "..."], "answer": 1}, where the
+answer is the index of the right option, from 0, or its letter, from A. Its first line may be {"about": {"source":
+"...", "license": "..."}}.
 
 It stands in config/ because the plan checks the files before anything long begins, and measure reads them again.
 """
@@ -56,7 +58,9 @@ def task_path(entry: str) -> Path:
 
 
 def check_entry(entry: str) -> None:
-    """Raise ValueError where an entry of measure.tasks is neither a set that comes along nor the path of a .jsonl file."""
+    """Raise ValueError where an entry of measure.tasks is neither a set that comes along nor the path of a .jsonl
+    file.
+    """
     if entry not in BUILT_IN and not entry.lower().endswith(SUFFIX):
         allowed = f"it must be {', '.join(BUILT_IN)}, or a {SUFFIX} file"
         raise ValueError(f"'{entry}' is no set of questions; {allowed}.{did_you_mean(entry, BUILT_IN)}")
@@ -75,7 +79,9 @@ def read_requests(most: int) -> tuple[ItemSet[str], ...]:
     """The requests that come along, a set for each of LABELS, with at most `most` of them."""
     found = _read(REQUESTS_FILE, "requests", lambda row, where: (str(row["label"]), str(row["request"])), None)
     return tuple(
-        ItemSet(label, tuple(evenly([text for of, text in found.items if of == label], most)), found.source, found.license)
+        ItemSet(
+            label, tuple(evenly([text for of, text in found.items if of == label], most)), found.source, found.license
+        )
         for label in LABELS
     )
 
@@ -108,8 +114,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if line.strip():
                     yield f"{path}:{number}", _object(line, f"{path}:{number}")
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file of questions. measure.tasks names {', '.join(BUILT_IN)}, or a path from the "
-                         "recipe's folder.") from None  # fmt: skip
+        raise InputError(
+            f"{path}: there is no such file of questions. measure.tasks names {', '.join(BUILT_IN)}, or a "
+            "path from the "
+            "recipe's folder."
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}).") from None
     except OSError as error:
@@ -120,11 +129,15 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: it is not JSON ({error.msg}, column {error.colno}). Write one object a line.") from None
+        raise InputError(
+            f"{where}: it is not JSON ({error.msg}, column {error.colno}). Write one object a line."
+        ) from None
     except (ValueError, RecursionError):
         raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
     if not isinstance(found, dict):
-        raise InputError(f'{where}: it is no object; write {{"question": "...", "options": ["...", "..."], "answer": 0}}.')
+        raise InputError(
+            f'{where}: it is no object; write {{"question": "...", "options": ["...", "..."], "answer": 0}}.'
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""A recipe's `teach` part: the training text. What the teacher writes, and what is read beside it, each with its budget in tokens."""
+"""A recipe's `teach` part: the training text. What the teacher writes, and what is read beside it, each with its budget
+in tokens.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -21,41 +23,71 @@ class Teach(Model):
     """What the teacher is asked, how it answers, and what is read beside its writing."""
 
     style: Literal["auto", "chat", "text"] = Field(
-        default="chat", description="chat: question and answer; text: plain continuation; auto: chat if the teacher has a chat template."
+        default="chat",
+        description=(
+            "chat: question and answer; text: plain continuation; auto: chat if the teacher has a chat template."
+        ),
     )
-    prompts: Text = Field(default=OWN_PROMPTS, description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.")
+    prompts: Text = Field(
+        default=OWN_PROMPTS,
+        description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.",
+    )
     hints: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("", "Answer in one or two sentences.", "Answer in a short paragraph."),
-        description="Added in turn to the questions that the teacher makes up: small models end short answers and get lost in long ones.",
+        description=(
+            "Added in turn to the questions that the teacher makes up: small models end short answers and get "
+            "lost in long ones."
+        ),
     )
-    prompt_field: Text | None = Field(default=None, description="Field of the prompts file; null takes the first one known.")
+    prompt_field: Text | None = Field(
+        default=None, description="Field of the prompts file; null takes the first one known."
+    )
     too_few_prompts: Literal["refuse", "accept"] = Field(
-        default="refuse", description="When all prompts of a file give less than `tokens`: refuse, or go on with what they gave."
+        default="refuse",
+        description="When all prompts of a file give less than `tokens`: refuse, or go on with what they gave.",
     )
-    tokens: Annotated[int, Field(ge=0)] = Field(default=40_000, description="Kept tokens of the teacher's own writing to collect.")
+    tokens: Annotated[int, Field(ge=0)] = Field(
+        default=40_000, description="Kept tokens of the teacher's own writing to collect."
+    )
     free_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Kept tokens of free text beside them, which the teacher writes on from a few words of the text below."
+        default=0,
+        description=(
+            "Kept tokens of free text beside them, which the teacher writes on from a few words of the text below."
+        ),
     )
     text_tokens: Annotated[int, Field(ge=0)] = Field(
         default=8_000, description="Tokens of plain prose read beside them, as far as it goes; 0 for none."
     )
     text: Annotated[tuple[Text, ...] | None, BeforeValidator(_texts)] = Field(
-        default=None, description="A text file to read, or a list of them, beside the recipe; null: prose that comes along."
+        default=None,
+        description="A text file to read, or a list of them, beside the recipe; null: prose that comes along.",
     )
     text_window: Annotated[int, Field(ge=16)] | None = Field(
-        default=None, description="Tokens of a piece that the text is cut into; null: the seq_len that it is trained at."
+        default=None,
+        description="Tokens of a piece that the text is cut into; null: the seq_len that it is trained at.",
     )
-    max_prompt_tokens: PositiveInt = Field(default=96, description="Longest question that it makes up; one from a file may have 512 more.")
+    max_prompt_tokens: PositiveInt = Field(
+        default=96, description="Longest question that it makes up; one from a file may have 512 more."
+    )
     max_answer_tokens: PositiveInt = Field(default=320, description="Longest answer, and longest piece of free text.")
     cut_answers: Literal["drop", "keep"] = Field(
-        default="drop", description="Answers that reach that limit. A student of them would learn not to end; recovery can use them."
+        default="drop",
+        description="Answers that reach that limit. A student of them would learn not to end; recovery can use them.",
     )
-    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Of questions that it makes up, and of plain text.")
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="Of questions that it makes up, and of plain text."
+    )
     answer_temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="Of answers to questions.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=0.95, description="Tokens are drawn from the likeliest with this share.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.95, description="Tokens are drawn from the likeliest with this share."
+    )
     parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")
-    holdout: Share = Field(default=0.16, description="Share of documents kept from training: half validate it, half judge the result.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=1, description="Of all that is drawn; the same seed gives the same text.")
+    holdout: Share = Field(
+        default=0.16, description="Share of documents kept from training: half validate it, half judge the result."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=1, description="Of all that is drawn; the same seed gives the same text."
+    )
 
     @field_validator("prompts")
     @classmethod
@@ -78,10 +110,14 @@ class Teach(Model):
         return self
 
     def styled(self, has_chat_template: bool) -> "Teach":
-        """The same with `auto` decided; a teacher that doesn't chat writes free text for the budget of the chats too."""
+        """The same with `auto` decided; a teacher that doesn't chat writes free text for the budget of the chats
+        too.
+        """
         if self.style != "auto":
             return self
         if has_chat_template:
             return self.model_copy(update={"style": "chat"})
         free = self.free_tokens if self.prompts == OWN_PROMPTS else 0
-        return self.model_copy(update={"style": "text", "tokens": self.tokens + free, "free_tokens": self.free_tokens - free})
+        return self.model_copy(
+            update={"style": "text", "tokens": self.tokens + free, "free_tokens": self.free_tokens - free}
+        )

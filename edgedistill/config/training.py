@@ -15,8 +15,12 @@ class Training(Model):
     seq_len: Annotated[int, Field(ge=16)] = Field(default=512, description="Tokens of a packed row.")
     batch_tokens: PositiveInt = Field(description="Tokens of a step; a multiple of seq_len.")
     learning_rate: PositiveFloat = Field(description="The peak.")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="Share of the steps in which the rate rises.")
-    checkpoint_seconds: PositiveFloat = Field(default=60.0, description="Seconds between checkpoints; changes no result.")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="Share of the steps in which the rate rises."
+    )
+    checkpoint_seconds: PositiveFloat = Field(
+        default=60.0, description="Seconds between checkpoints; changes no result."
+    )
     validate_every: PositiveInt = Field(description="Steps between validations.")
     compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
 

@@ -39,9 +39,13 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{_cut(str(key.value))}' is not a text", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{_cut(str(key.value))}' is not a text", key.start_mark
+                )
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{_cut(key.value)}' is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{_cut(key.value)}' is given twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -67,10 +71,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise InputError(f"{path}: the file has {size} bytes; a recipe or target has at most {MAX_BYTES}. Is it another file?")
+            raise InputError(
+                f"{path}: the file has {size} bytes; a recipe or target has at most {MAX_BYTES}. Is it another file?"
+            )
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file. `edgedistill recipes list` and `targets list` name those known.") from None
+        raise InputError(
+            f"{path}: there is no such file. `edgedistill recipes list` and `targets list` name those known."
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror}). Give a YAML file.") from None
     except UnicodeDecodeError:
@@ -120,7 +128,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{key} is {_number_trouble(found, whole=kind != 'float_type')}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         ((_, bound),) = context.items()
-        word = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}[kind]
+        word = {
+            "greater_than": "above",
+            "greater_than_equal": "at least",
+            "less_than": "below",
+            "less_than_equal": "at most",
+        }[kind]
         return f"{key} is {value}; it must be {word} {bound:g}."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         wanted = _keys(model, path)
@@ -178,7 +191,11 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
         field = next((f for name, f in model.model_fields.items() if part == (f.alias or name)), None)
         if field is None:
             return []
-        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        inner = [
+            t
+            for t in (field.annotation, *get_args(field.annotation))
+            if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
         if not inner:
             return []
         # A dict's key or a list's index names one of many alike; the dict or list itself has no fixed keys.

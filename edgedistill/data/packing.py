@@ -23,7 +23,8 @@ class Batch:
     Attributes:
         tokens: [B, T] int64.
         positions: [B, T] int64, from 0 in each document.
-        documents: lengths of the documents end to end over the B·T positions; what is padded at a row's end counts as one.
+        documents: lengths of the documents end to end over the B·T positions; what is padded at a row's end counts as
+            one.
         real: [B, T] bool, False on padding.
         kept: [N] int64, flat indices into B·T of the positions whose next token counts.
         labels: [N] int64, those next tokens.
@@ -110,7 +111,8 @@ def counting(documents: Sequence[Packed], seq_len: int, setting: str) -> list[Pa
     if documents and not found:
         least = min(document.first for document in documents) + 2
         raise InputError(
-            f"{setting}: rows of {seq_len} tokens end before any answer begins; it must be at least {least}, better several times that"
+            f"{setting}: rows of {seq_len} tokens end before any answer begins; it must be at least {least}, "
+            "better several times that"
         )
     return found
 

@@ -36,13 +36,18 @@ def read_prose(split: str, files: Sequence[str] | None) -> list[str]:
 
 def _part(path: Path, start: float, end: float) -> str:
     if not path.is_file():
-        raise InputError(f"{path}: no such file; teach.text names UTF-8 text files, or null for the prose that comes along")
+        raise InputError(
+            f"{path}: no such file; teach.text names UTF-8 text files, or null for the prose that comes along"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     if len(text) < SMALLEST_TEXT:
-        raise InputError(f"{path}: {len(text)} characters are too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}")
+        raise InputError(
+            f"{path}: {len(text)} characters are too few to train, validate and judge on; it needs at least "
+            f"{SMALLEST_TEXT}"
+        )
     return text[round(len(text) * start) : round(len(text) * end)]
 
 
@@ -53,7 +58,8 @@ def bos_of(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, window: int) -> list[list[int]]:
-    """A text as pieces of at most `window` ids and at least 2, each behind a bos token where the tokenizer puts one before a text.
+    """A text as pieces of at most `window` ids and at least 2, each behind a bos token where the tokenizer puts one
+    before a text.
 
     Without it a model that has only ever seen texts with a bos token at position 0 is far from itself there.
     """
@@ -67,7 +73,9 @@ def cut_ids(whole: Sequence[int], start: Sequence[int], window: int) -> list[lis
 
 
 def spread(pieces: Sequence[Item], lengths: Sequence[int], tokens: int) -> list[Item]:
-    """Pieces of about `tokens` tokens in all, at least one, taken evenly over the list; all of them where they hold no more."""
+    """Pieces of about `tokens` tokens in all, at least one, taken evenly over the list; all of them where they hold no
+    more.
+    """
     total = sum(lengths)
     if total <= tokens:
         return list(pieces)

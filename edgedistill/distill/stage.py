@@ -29,7 +29,13 @@ INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves pa
 
 
 def distill(
-    teacher: Path, training: Sequence[Document], validation: Sequence[Document], layers: int, recipe: Recipe, work: Path, progress: Progress
+    teacher: Path,
+    training: Sequence[Document],
+    validation: Sequence[Document],
+    layers: int,
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
 ) -> None:
     """Write the float student to `work`: a Hugging Face folder, `layers.json` and `curve.json`.
 
@@ -48,7 +54,9 @@ def distill(
         return
     settings = recipe.distill
     dtype = COMPUTE[settings.compute]
-    training, validation = (counting(documents, settings.seq_len, "distill.seq_len") for documents in (training, validation))
+    training, validation = (
+        counting(documents, settings.seq_len, "distill.seq_len") for documents in (training, validation)
+    )
     model = load_model(teacher)
     kept_layers, influence = _choose(model, training, layers, settings.seq_len, dtype, progress)
     student = cut_layers(model, kept_layers)
@@ -66,7 +74,10 @@ def distill(
     def loss_of_step(step: int) -> tuple[torch.Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
         parts: list[tuple[float, HeadLoss]] = [
-            (settings.loss.forward_kl, make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"]))),
+            (
+                settings.loss.forward_kl,
+                make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"])),
+            ),
             (settings.loss.cross_entropy, make_loss("cross_entropy", WrittenText(batch.labels))),
         ]
         return head_loss(kept_hidden(student, batch, dtype), weight, Weighted(parts)), len(batch.kept)
@@ -78,7 +89,15 @@ def distill(
     train_settings = TrainSettings(
         steps, settings.warmup, validate_every=settings.validate_every, checkpoint_seconds=settings.checkpoint_seconds
     )
-    curve = train({settings.learning_rate: parameters}, loss_of_step, validate, train_settings, work, progress, f"distill {layers} layers")
+    curve = train(
+        {settings.learning_rate: parameters},
+        loss_of_step,
+        validate,
+        train_settings,
+        work,
+        progress,
+        f"distill {layers} layers",
+    )
     save_model(student, teacher, work)
     report = {"kept": list(kept_layers), "influence": influence}
     (work / "layers.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -87,7 +106,9 @@ def distill(
 
 
 @torch.no_grad()
-def top_k_kl(model: PreTrainedModel, documents: Sequence[Document], weight: torch.Tensor, seq_len: int, dtype: torch.dtype) -> float:
+def top_k_kl(
+    model: PreTrainedModel, documents: Sequence[Document], weight: torch.Tensor, seq_len: int, dtype: torch.dtype
+) -> float:
     """Mean KL to the teacher's top-k signal over documents, in nats per token."""
     total, tokens = 0.0, 0
     for batch, _ in batches(documents, seq_len, rows_per_batch=2):
@@ -98,7 +119,12 @@ def top_k_kl(model: PreTrainedModel, documents: Sequence[Document], weight: torc
 
 
 def _choose(
-    model: PreTrainedModel, documents: Sequence[Document], layers: int, seq_len: int, dtype: torch.dtype, progress: Progress
+    model: PreTrainedModel,
+    documents: Sequence[Document],
+    layers: int,
+    seq_len: int,
+    dtype: torch.dtype,
+    progress: Progress,
 ) -> tuple[list[int], list[float]]:
     """The layers to keep, and every layer's influence on a sample of the training text."""
     sample: list[torch.Tensor] = []

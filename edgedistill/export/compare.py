@@ -5,8 +5,10 @@ whether it holds the checkpoint.
 
 The hash of a model's weights: for each tensor the SHA-256 of its name in UTF-8, a zero byte and its float32 values,
 little-endian and row by row; then the SHA-256 of these digests in `tensor_order`. A GGUF file, an ONNX file and a
-checkpoint that hold the same weights have the same hash, whatever order and format they store them in. A weight is what a
-layer multiplies by: of a norm that adds 1 to what is stored, as gemma's do, float32(1 + w), which is what GGUF and ONNX files hold.
+checkpoint that hold the same weights have the same hash, whatever order and format they store them in. A weight is what
+a
+layer multiplies by: of a norm that adds 1 to what is stored, as gemma's do, float32(1 + w), which is what GGUF and ONNX
+files hold.
 """
 
 import hashlib
@@ -43,8 +45,8 @@ class Difference:
 class Comparison:
     """What was compared, and what differs: the first weight of each tensor that isn't equal bit for bit.
 
-    `blocks` counts the blocks of quantized tensors, or single weights where a tensor isn't quantized. `sha256` is the hash of the
-    weights as read from the file.
+    `blocks` counts the blocks of quantized tensors, or single weights where a tensor isn't quantized. `sha256` is the
+    hash of the weights as read from the file.
     """
 
     tensors: int
@@ -86,21 +88,27 @@ def weights_hash(tensors: Iterable[tuple[str, Floats]]) -> str:
 
 
 def multiplier(name: str, values: Floats, norm_offset: bool) -> Floats:
-    """What a layer multiplies by, from what a checkpoint holds: float32(1 + w) for a norm of a family with `norm_offset`."""
+    """What a layer multiplies by, from what a checkpoint holds: float32(1 + w) for a norm of a family with
+    `norm_offset`.
+    """
     return values + np.float32(1) if norm_offset and name.endswith("norm.weight") else values
 
 
 def checkpoint_hash(checkpoint: GridCheckpoint, norm_offset: bool = False) -> str:
     """`weights_hash` of the checkpoint's decoded weights. `norm_offset`: its ModelShape's."""
-    return weights_hash((name, multiplier(name, checkpoint.decode(name).numpy(), norm_offset)) for name in checkpoint.tensors)
+    return weights_hash(
+        (name, multiplier(name, checkpoint.decode(name).numpy(), norm_offset)) for name in checkpoint.tensors
+    )
 
 
-def compare_tensors(checkpoint: GridCheckpoint, read: Iterable[tuple[str, Floats]], norm_offset: bool = False) -> Comparison:
+def compare_tensors(
+    checkpoint: GridCheckpoint, read: Iterable[tuple[str, Floats]], norm_offset: bool = False
+) -> Comparison:
     """Compare every tensor of a file with the checkpoint's decoded values.
 
     Args:
-        read: (Hugging Face name, float32 values [O, I] or [I]) of each tensor in the file, in any order. Two tensors that the
-            file stores once (a tied embedding) come once.
+        read: (Hugging Face name, float32 values [O, I] or [I]) of each tensor in the file, in any order. Two tensors
+            that the file stores once (a tied embedding) come once.
         norm_offset: the model's norms multiply by 1 + w (its ModelShape's `norm_offset`), and the file holds that sum.
     Raises:
         VerifyError: a tensor is missing, extra, comes twice, or has another shape.
@@ -114,9 +122,14 @@ def compare_tensors(checkpoint: GridCheckpoint, read: Iterable[tuple[str, Floats
             raise VerifyError(f"the file holds {name}, which the checkpoint doesn't have; export it again")
         if name in digests:
             raise VerifyError(f"the file holds {name} twice; export it again")
-        expected = np.ascontiguousarray(multiplier(name, checkpoint.decode(name).numpy(), norm_offset), dtype=np.float32)
+        expected = np.ascontiguousarray(
+            multiplier(name, checkpoint.decode(name).numpy(), norm_offset), dtype=np.float32
+        )
         if found.shape != expected.shape:
-            raise VerifyError(f"the file's {name} has shape {list(found.shape)}, the checkpoint's {list(expected.shape)}; export it again")
+            raise VerifyError(
+                f"the file's {name} has shape {list(found.shape)}, the checkpoint's {list(expected.shape)}; "
+                "export it again"
+            )
         block = _block_size(checkpoint, name)
         blocks += expected.size // block
         digests[name] = _tensor_digest(name, found)
@@ -125,7 +138,10 @@ def compare_tensors(checkpoint: GridCheckpoint, read: Iterable[tuple[str, Floats
             differences[name] = difference
     missing = [name for name in order if name not in digests]
     if missing:
-        raise VerifyError(f"the file lacks {len(missing)} of the checkpoint's {len(order)} tensors, first {missing[0]}; export it again")
+        raise VerifyError(
+            f"the file lacks {len(missing)} of the checkpoint's {len(order)} tensors, first {missing[0]}; "
+            "export it again"
+        )
     return Comparison(len(order), blocks, tuple(differences[n] for n in order if n in differences), _combine(digests))
 
 

@@ -23,7 +23,9 @@ from edgedistill.quant.rounded import round_weights
 
 @dataclass(frozen=True)
 class Exported:
-    """One file (or ONNX folder), and what its comparison with the checkpoint found: everything equal, or it would not be here."""
+    """One file (or ONNX folder), and what its comparison with the checkpoint found: everything equal, or it would not
+    be here.
+    """
 
     path: Path
     kind: str
@@ -35,9 +37,14 @@ class Exported:
         """As JSON types."""
         found = self.comparison
         return {
-            "path": str(self.path), "kind": self.kind, "mix": self.mix, "bytes": self.size_bytes,
-            "tensors": found.tensors, "blocks": found.blocks, "weights_sha256": found.sha256,
-        }  # fmt: skip
+            "path": str(self.path),
+            "kind": self.kind,
+            "mix": self.mix,
+            "bytes": self.size_bytes,
+            "tensors": found.tensors,
+            "blocks": found.blocks,
+            "weights_sha256": found.sha256,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,9 @@ class Wish:
                 raise InputError(f"{path} is there already; choose another folder with -o, or replace it with --force")
 
 
-def export_model(source: Path, shape: ModelShape, mixes: Sequence[Mix], wish: Wish, progress: Progress) -> list[Exported]:
+def export_model(
+    source: Path, shape: ModelShape, mixes: Sequence[Mix], wish: Wish, progress: Progress
+) -> list[Exported]:
     """Round a float model (a Hugging Face folder or a GGUF file) to several mixes.
 
     Raises:
@@ -87,8 +96,12 @@ def export_model(source: Path, shape: ModelShape, mixes: Sequence[Mix], wish: Wi
     return done
 
 
-def export_checkpoint(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, wish: Wish, progress: Progress) -> list[Exported]:
-    """Write one checkpoint in all the wished kinds; `folder` holds its config and tokenizer. Raises as `export_model`."""
+def export_checkpoint(
+    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, wish: Wish, progress: Progress
+) -> list[Exported]:
+    """Write one checkpoint in all the wished kinds; `folder` holds its config and tokenizer. Raises as
+    `export_model`.
+    """
     done = []
     for kind in wish.kinds:
         path = wish.path(kind, checkpoint.mix)

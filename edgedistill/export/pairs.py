@@ -1,4 +1,6 @@
-"""Two models' weights against each other, tensor by tensor: which are bit for bit the same, and how far apart the others are."""
+"""Two models' weights against each other, tensor by tensor: which are bit for bit the same, and how far apart the
+others are.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +14,9 @@ from edgedistill.export.weights import Floats, Weights, own_names
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How two tensors of one name differ: `first` is the first weight whose bits do; `relative_error` is |a − b| / |a|, Euclidean."""
+    """How two tensors of one name differ: `first` is the first weight whose bits do; `relative_error` is |a − b| / |a|,
+    Euclidean.
+    """
 
     tensor: str
     formats: tuple[str, str]
@@ -63,17 +67,22 @@ def compare_weights(first: Weights, second: Weights) -> PairComparison:
         one, other = first.tensors[name], second.tensors[name]
         a, b = one.values(), other.values()
         if a.shape != b.shape:
-            raise InputError(f"{name} is {list(a.shape)} in {first.path} and {list(b.shape)} in {second.path}; these are different models")
+            raise InputError(
+                f"{name} is {list(a.shape)} in {first.path} and {list(b.shape)} in {second.path}; these are "
+                "different models"
+            )
         blocks += a.size // one.block
         found = first_difference(name, a, b, one.block)
         if found:
             differences.append(_measure(name, (one.format, other.format), a, b, found))
     return PairComparison(
-        len(common), blocks, tuple(differences),
+        len(common),
+        blocks,
+        tuple(differences),
         tuple(n for n in tensor_order(first.tensors) if n not in second.tensors),
         tuple(n for n in tensor_order(second.tensors) if n not in first.tensors),
         (weights_hash(first.in_order()), weights_hash(second.in_order())),
-    )  # fmt: skip
+    )
 
 
 def _measure(name: str, formats: tuple[str, str], a: Floats, b: Floats, first: Difference) -> TensorDifference:
@@ -81,5 +90,11 @@ def _measure(name: str, formats: tuple[str, str], a: Floats, b: Floats, first: D
     size = float(np.linalg.norm(a.astype(np.float64)))
     differing = int((a.view(np.uint32) != b.view(np.uint32)).sum())
     return TensorDifference(
-        name, formats, a.size, differing, float(np.abs(gap).max()), float(np.linalg.norm(gap)) / size if size else float("inf"), first
+        name,
+        formats,
+        a.size,
+        differing,
+        float(np.abs(gap).max()),
+        float(np.linalg.norm(gap)) / size if size else float("inf"),
+        first,
     )

@@ -27,9 +27,11 @@ def write_proven(
         metadata: what the file says of itself.
         accuracy_level: MatMulNBits' in an ONNX file.
     Returns:
-        The comparison, and how many token ids llama.cpp gave alike; None for ONNX, whose folder holds the tokenizer's own files.
+        The comparison, and how many token ids llama.cpp gave alike; None for ONNX, whose folder holds the tokenizer's
+        own files.
     Raises:
-        VerifyError: the file doesn't hold the checkpoint's weights, shape or tokenizer, or llama.cpp splits text otherwise.
+        VerifyError: the file doesn't hold the checkpoint's weights, shape or tokenizer, or llama.cpp splits text
+            otherwise.
         RunError: the disk is full.
     """
     if kind == "gguf":

@@ -1,4 +1,5 @@
-"""The export stages: a checkpoint on its grid to a GGUF file or an ONNX folder, read back and compared before it counts.
+"""The export stages: a checkpoint on its grid to a GGUF file or an ONNX folder, read back and compared before it
+counts.
 
 Beside them the two files that a shipped one is compared with: the float model in F16, and plain rounding.
 """
@@ -26,14 +27,23 @@ def export_float(model: Path, shape: ModelShape, out: Path, metadata: Mapping[st
 
 
 def export_rounded(
-    model: Path, shape: ModelShape, mix: str, formats: Mapping[str, NumberFormat], out: Path, metadata: Mapping[str, str]
+    model: Path,
+    shape: ModelShape,
+    mix: str,
+    formats: Mapping[str, NumberFormat],
+    out: Path,
+    metadata: Mapping[str, str],
 ) -> None:
-    """The model of a folder as llama.cpp's own quantizer would round it to the mix, whose formats by tensor are given."""
+    """The model of a folder as llama.cpp's own quantizer would round it to the mix, whose formats by tensor are
+    given.
+    """
     checkpoint = round_weights(load_model(model).state_dict(), formats, mix)
     write_gguf(checkpoint, model, shape, out, dict(metadata))
 
 
-def export_recovered(kind: str, folder: Path, shape: ModelShape, work: Path, metadata: Mapping[str, str], accuracy_level: int) -> None:
+def export_recovered(
+    kind: str, folder: Path, shape: ModelShape, work: Path, metadata: Mapping[str, str], accuracy_level: int
+) -> None:
     """Write `work/model.gguf` or `work/onnx/`, and `work/verify.json` that says what was compared.
 
     Args:
@@ -44,10 +54,15 @@ def export_recovered(kind: str, folder: Path, shape: ModelShape, work: Path, met
         metadata: name, licence, teacher, recipe, mix and the key of the run.
         accuracy_level: MatMulNBits' in an ONNX file.
     Raises:
-        VerifyError: the file doesn't hold the checkpoint's weights, shape or tokenizer, or llama.cpp splits text otherwise.
+        VerifyError: the file doesn't hold the checkpoint's weights, shape or tokenizer, or llama.cpp splits text
+            otherwise.
     """
     checkpoint = load_grid(folder)
     path = work / (GGUF_NAME if kind == "gguf" else ONNX_NAME)
     comparison, token_ids = write_proven(kind, checkpoint, folder, shape, path, metadata, accuracy_level)
-    proof = {**asdict(comparison), "differences": len(comparison.differences), "token_ids_equal_to_llama_cpp": token_ids}
+    proof = {
+        **asdict(comparison),
+        "differences": len(comparison.differences),
+        "token_ids_equal_to_llama_cpp": token_ids,
+    }
     write_json(work / PROOF, {"kind": kind, "mix": checkpoint.mix, **proof})

@@ -36,16 +36,24 @@ def verify_run(run: RunFolder) -> list[Proof]:
     bundle = run.path / "bundle"
     files = [*sorted(bundle.glob("*.gguf")), *sorted(p for p in bundle.glob("onnx*") if p.is_dir())]
     if not files:
-        raise InputError(f"{bundle}: there is nothing to verify; run `edgedistill compile` to its end first, or name a file")
+        raise InputError(
+            f"{bundle}: there is nothing to verify; run `edgedistill compile` to its end first, or name a file"
+        )
     return [verify_file(path, checkpoints) for path in files]
 
 
 def checkpoints_of(run: RunFolder) -> dict[str, Path]:
     """The recovered checkpoints of a run by mix."""
-    found = {name.removeprefix(RECOVER): run.stages / folder for name, folder in run.current.items() if name.startswith(RECOVER)}
+    found = {
+        name.removeprefix(RECOVER): run.stages / folder
+        for name, folder in run.current.items()
+        if name.startswith(RECOVER)
+    }
     found = {mix: folder for mix, folder in found.items() if (folder / FILE).is_file()}
     if not found:
-        raise InputError(f"{run.path}: it holds no recovered checkpoint yet; run `edgedistill compile` to its end first")
+        raise InputError(
+            f"{run.path}: it holds no recovered checkpoint yet; run `edgedistill compile` to its end first"
+        )
     return found
 
 
@@ -60,7 +68,13 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
         InputError: it is neither, or its mix can't be told.
         VerifyError: it lacks a tensor or holds a foreign one, or its shape or tokenizer is another's.
     """
-    kind = "gguf" if path.is_file() and path.suffix == ".gguf" else "onnx" if path.is_dir() and (path / "onnx").is_dir() else None
+    kind = (
+        "gguf"
+        if path.is_file() and path.suffix == ".gguf"
+        else "onnx"
+        if path.is_dir() and (path / "onnx").is_dir()
+        else None
+    )
     if kind is None:
         raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
     if mix is None:

@@ -1,4 +1,5 @@
-"""The weights of anything that holds a model, by name: a checkpoint on its grid, a GGUF file, an ONNX folder, a Hugging Face folder.
+"""The weights of anything that holds a model, by name: a checkpoint on its grid, a GGUF file, an ONNX folder, a Hugging
+Face folder.
 
 Nothing is read before a tensor's values are asked for, so two models of any size can be compared a tensor at a time.
 """
@@ -41,7 +42,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a model. Names are Hugging Face's, or the file's own where its architecture isn't one of ours (`foreign` says why)."""
+    """All tensors of a model. Names are Hugging Face's, or the file's own where its architecture isn't one of ours
+    (`foreign` says why).
+    """
 
     path: Path
     kind: str  # "checkpoint", "gguf", "onnx" or "model"
@@ -76,7 +79,12 @@ def open_weights(path: Path) -> Weights:
 def own_names(path: Path) -> Weights:
     """A GGUF file's tensors under the file's own names and in its own order of rows."""
     header = read_header(path)
-    return Weights(path, "gguf", {n: Stored(t.type_name, partial(_read, header, t)) for n, t in header.tensors.items()}, "by its own names")
+    return Weights(
+        path,
+        "gguf",
+        {n: Stored(t.type_name, partial(_read, header, t)) for n, t in header.tensors.items()},
+        "by its own names",
+    )
 
 
 def _gguf(path: Path) -> Weights:
@@ -98,7 +106,9 @@ def _checkpoint(path: Path) -> Weights:
         return multiplier(name, checkpoint.decode(name).numpy(), shape.norm_offset)
 
     formats = {n: t.grid if isinstance(t, GridTensor) else FLOAT_NAMES[t.dtype] for n, t in checkpoint.tensors.items()}
-    return Weights(path, "checkpoint", {name: Stored(formats[name], partial(values, name)) for name in checkpoint.tensors})
+    return Weights(
+        path, "checkpoint", {name: Stored(formats[name], partial(values, name)) for name in checkpoint.tensors}
+    )
 
 
 def _onnx(path: Path) -> Weights:
@@ -117,9 +127,13 @@ def _folder(path: Path) -> Weights:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 if name in names:
-                    found[name] = Stored(opened.get_slice(name).get_dtype().lower(), partial(_from_safetensors, file, name, shape))
+                    found[name] = Stored(
+                        opened.get_slice(name).get_dtype().lower(), partial(_from_safetensors, file, name, shape)
+                    )
     if missing := names - set(found):
-        raise InputError(f"{path}: lacks {len(missing)} of the model's tensors, first {min(missing)}; download it again")
+        raise InputError(
+            f"{path}: lacks {len(missing)} of the model's tensors, first {min(missing)}; download it again"
+        )
     return Weights(path, "model", found)
 
 
@@ -139,4 +153,6 @@ def _dequantize(header: GGUFHeader, tensor: GGUFTensor, raw: NDArray[np.uint8]) 
     try:
         return dequantize(tensor, raw)
     except NotImplementedError as error:
-        raise InputError(f"{header.path}: a tensor is stored as {tensor.type_name}, which can't be dequantized here") from error
+        raise InputError(
+            f"{header.path}: a tensor is stored as {tensor.type_name}, which can't be dequantized here"
+        ) from error

@@ -45,11 +45,11 @@ def make_loss(name: str, teacher: Teacher, **settings: float) -> HeadLoss:
     Args:
         name: one of `LOSSES`.
         teacher: `WrittenText` for cross_entropy, any other for the divergences.
-        settings: `beta` of jsd (0.5), `alpha` of the skew losses (0.1), and of every divergence from a teacher that is known
-            exactly `temperature` (1.0).
+        settings: `beta` of jsd (0.5), `alpha` of the skew losses (0.1), and of every divergence from a teacher that is
+            known exactly `temperature` (1.0).
     Raises:
-        InputError: no such loss, a setting that the loss doesn't have or of a value that it can't take, or a teacher that can't be
-            compared in this way.
+        InputError: no such loss, a setting that the loss doesn't have or of a value that it can't take, or a teacher
+            that can't be compared in this way.
     """
     if name not in LOSSES:
         raise InputError(f"the loss is '{name}'; it must be one of {', '.join(LOSSES)}.{did_you_mean(name, LOSSES)}")
@@ -75,7 +75,8 @@ def make_loss(name: str, teacher: Teacher, **settings: float) -> HeadLoss:
         return ExactLoss(chosen, teacher, temperature)
     if temperature != 1.0:
         raise InputError(
-            f"loss {name}: temperature is {temperature}; it must be 1.0 for a teacher of whom only the likeliest words are known, "
+            f"loss {name}: temperature is {temperature}; it must be 1.0 for a teacher of whom only the "
+            "likeliest words are known, "
             "since how a temperature would spread the others is not."
         )
     return GroupedLoss(chosen, teacher)

@@ -1,7 +1,7 @@
 """A divergence from a teacher whose whole distribution is known.
 
-Both sides are softened by a temperature T and the result is multiplied by T², so the gradient keeps its size when the temperature
-changes (Hinton et al. 2015, arXiv 1503.02531, section 2).
+Both sides are softened by a temperature T and the result is multiplied by T², so the gradient keeps its size when the
+temperature changes (Hinton et al. 2015, arXiv 1503.02531, section 2).
 """
 
 from torch import Tensor
@@ -36,7 +36,8 @@ class ExactLoss:
         teacher = self.teacher.logits(start, start + logits.shape[0])
         if teacher.shape != logits.shape:
             raise ValueError(
-                f"a teacher with logits {tuple(teacher.shape)} cannot teach a student with logits {tuple(logits.shape)}: "
+                f"a teacher with logits {tuple(teacher.shape)} cannot teach a student with logits "
+                f"{tuple(logits.shape)}: "
                 "both need the same tokens and the same vocabulary"
             )
         if self.temperature == 1.0:

@@ -1,8 +1,9 @@
 """A divergence from a teacher of whom the k likeliest words and their probabilities are known.
 
-The rest counts as one outcome: the teacher's tail p_r = 1 − Σ p_k against the student's mass outside the k, q_r. All the divergences here
-are f-divergences, which grouping outcomes can only lower (data processing inequality: Csiszár 1967), so the value is never above the full
-one and exactly zero when the two agree. What it can't see is how either side spreads its mass within the tail, so the student's own
+The rest counts as one outcome: the teacher's tail p_r = 1 − Σ p_k against the student's mass outside the k, q_r. All
+the divergences here are f-divergences, which grouping outcomes can only lower (data processing inequality: Csiszár
+1967), so the value is never above the full one and exactly zero when the two agree. What it can't see is how either
+side spreads its mass within the tail, so the student's own
 spread stays: a tail word's logit moves with the tail as a whole, in proportion to its probability.
 """
 

@@ -1,10 +1,10 @@
 """The output layer and its loss in one pass over chunks of tokens, so that [N, V] logits never exist at once.
 
-A loss on logits z = hidden · weightᵀ has the gradients dhidden = dz · weight and dweight = dzᵀ · hidden. All are computed chunk by chunk
-while the chunk's logits are at hand; backward only scales them. A chunk is as long as the products need for their full speed. Within it
-the loss goes by blocks of few rows, whose dozen passes over the vocabulary then run in the cache, and dz takes the logits' place.
-At N = 4096 and V = 262,144 a chunk's float32 logits are 134 MB, where the whole would be 4.3 GB for each of logits, log-probabilities
-and their gradients.
+A loss on logits z = hidden · weightᵀ has the gradients dhidden = dz · weight and dweight = dzᵀ · hidden. All are
+computed chunk by chunk while the chunk's logits are at hand; backward only scales them. A chunk is as long as the
+products need for their full speed. Within it the loss goes by blocks of few rows, whose dozen passes over the
+vocabulary then run in the cache, and dz takes the logits' place. At N = 4096 and V = 262,144 a chunk's float32 logits
+are 134 MB, where the whole would be 4.3 GB for each of logits, log-probabilities and their gradients.
 Source of the idea: fused linear cross-entropy (Liger kernel, arXiv 2410.10989).
 """
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Tokens of a chunk: with 256 the head takes 18 % less time than with 64, and no less with 512 (bench/results/head_loss.json). A larger
-# vocabulary gets by with fewer, since its chunk's logits are what memory is needed for: 128 at V = 262,144 take 6 % longer than 256.
+# Tokens of a chunk: with 256 the head takes 18 % less time than with 64, and no less with 512
+# (bench/results/head_loss.json). A larger vocabulary gets by with fewer, since its chunk's logits are what memory is
+# needed for: 128 at V = 262,144 take 6 % longer than 256.
 CHUNK, CHUNK_LOGITS = 256, 2**25
-# Logits that a thread works on at once, 1 MiB in float32: half or four times as many take as long, 16 times as many 8 to 20 % longer.
+# Logits that a thread works on at once, 1 MiB in float32: half or four times as many take as long, 16 times as many 8
+# to 20 % longer.
 BLOCK_LOGITS = 2**18
 # Rows of a bfloat16 weight's gradient that are made at once before they go into the float32 sum.
 WEIGHT_ROWS = 8192
@@ -27,7 +29,9 @@ class HeadLoss(Protocol):
     """A loss of logits against something known for each of N tokens."""
 
     def chunk(self, start: int, stop: int) -> "HeadLoss":
-        """The loss of tokens start .. stop alone, counted from 0, with all done that is better done for many tokens at once."""
+        """The loss of tokens start .. stop alone, counted from 0, with all done that is better done for many tokens at
+        once.
+        """
         ...
 
     def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +79,9 @@ class _ChunkedHead(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale: Tensor):  # type: ignore[no-untyped-def]
         if ctx.grads is None:
-            raise RuntimeError("the gradients of head_loss were made with its value and have been handed out: compute the loss anew")
+            raise RuntimeError(
+                "the gradients of head_loss were made with its value and have been handed out: compute the loss anew"
+            )
         (grad_hidden, grad_weight, tokens, dtype), ctx.grads = ctx.grads, None
         factor = scale / tokens
         if grad_hidden is not None:
@@ -95,7 +101,9 @@ def _add_product(total: Tensor, grad: Tensor, rows: Tensor) -> None:
 
 
 def _scaled(total: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """total · factor in `dtype`, in the memory of `total`: a narrower type takes the front of it, for a second copy is what isn't there."""
+    """total · factor in `dtype`, in the memory of `total`: a narrower type takes the front of it, for a second copy is
+    what isn't there.
+    """
     if total.dtype == dtype:
         return total.mul_(factor)
     front = total.view(-1).view(dtype)[: total.numel()].view(total.shape)
@@ -110,7 +118,8 @@ def head_loss(hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int | None 
 
     Args:
         hidden: [N, D] last hidden states after the final norm; float32 or bfloat16. The products run in its type.
-        weight: [V, D] output matrix of the same type. Its gradient, where it wants one, is summed in float32: 4·V·D bytes.
+        weight: [V, D] output matrix of the same type. Its gradient, where it wants one, is summed in float32: 4·V·D
+            bytes.
         chunk: tokens whose logits exist at once; None takes what is fast for the vocabulary.
     Returns:
         Scalar float32, whose gradient can be taken once.

@@ -1,6 +1,7 @@
 """Generalized Jensen-Shannon divergence: β KL(p ‖ m) + (1 − β) KL(q ‖ m), m = β p + (1 − β) q, teacher p, student q.
 
-Bounded, by log 2 at β = ½. Divided by β it tends to KL(p ‖ q) for β → 0, divided by 1 − β to KL(q ‖ p) for β → 1; at 0 and 1 it vanishes.
+Bounded, by log 2 at β = ½. Divided by β it tends to KL(p ‖ q) for β → 0, divided by 1 − β to KL(q ‖ p) for β → 1; at 0
+and 1 it vanishes.
 Over grouped outcomes the tail is one term of each sum: its mass is compared, and what lies where in it is not.
 Source: Agarwal et al., On-Policy Distillation (GKD, arXiv 2306.13649).
 """

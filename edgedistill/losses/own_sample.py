@@ -1,7 +1,9 @@
-"""−log q(y) of a token y drawn from the model's own distribution q: the score whose squared gradients are the Fisher information.
+"""−log q(y) of a token y drawn from the model's own distribution q: the score whose squared gradients are the Fisher
+information.
 
-At the model itself the Fisher information is the Hessian of KL(model ‖ model + change), so it says what a change of each weight costs
-in KL (Martens 2020, arXiv 1412.1193, section 5). Labels from the text instead would give the empirical Fisher, which isn't that.
+At the model itself the Fisher information is the Hessian of KL(model ‖ model + change), so it says what a change of
+each weight costs in KL (Martens 2020, arXiv 1412.1193, section 5). Labels from the text instead would give the
+empirical Fisher, which isn't that.
 """
 
 import torch
@@ -14,7 +16,8 @@ class OwnSample:
     def __init__(self, seed: int) -> None:
         """Draw from a generator of its own."""
         self.generator = torch.Generator().manual_seed(seed)
-        # Of each block of tokens that was seen, 1 − Σ q²: what the squared score of the logits sums up to over the vocabulary on average.
+        # Of each block of tokens that was seen, 1 − Σ q²: what the squared score of the logits sums up to over the
+        # vocabulary on average.
         self.spread: list[Tensor] = []
 
     def chunk(self, start: int, stop: int) -> "OwnSample":
@@ -25,7 +28,8 @@ class OwnSample:
         """See `HeadLoss`. The gradient is q − onehot(y)."""
         q = torch.softmax(logits, -1)
         self.spread.append(1 - torch.linalg.vector_norm(q, dim=-1).square())
-        # By the inverse of the distribution function: torch.multinomial takes tens of times as long for a whole vocabulary.
+        # By the inverse of the distribution function: torch.multinomial takes tens of times as long for a whole
+        # vocabulary.
         mass = q.cumsum(-1)
         drawn = torch.rand(len(q), 1, generator=self.generator) * mass[:, -1:]
         labels = torch.searchsorted(mass, drawn).clamp_(max=q.shape[1] - 1)

@@ -1,8 +1,8 @@
 """Reverse KL: KL(q ‖ p) = Σ q (log q − log p), teacher p, student q.
 
-The student pays where it says what the teacher would not, so it keeps to the teacher's likeliest words and may drop others.
-Over grouped outcomes the tail's term is q_r (log q_r − log p_r): what the student puts into the tail is weighed against the tail's whole
-mass. Where in the tail it lies is free, so a bad word there costs no more than a good one.
+The student pays where it says what the teacher would not, so it keeps to the teacher's likeliest words and may drop
+others. Over grouped outcomes the tail's term is q_r (log q_r − log p_r): what the student puts into the tail is weighed
+against the tail's whole mass. Where in the tail it lies is free, so a bad word there costs no more than a good one.
 Source: Gu et al., MiniLLM (arXiv 2306.08543), taken token by token.
 """
 

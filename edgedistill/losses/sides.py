@@ -1,7 +1,7 @@
 """The two sides of a divergence, teacher and student, as probabilities and logits of the same outcomes.
 
-A divergence takes both sides and returns its value and its gradient with respect to the student's logits. Outcomes are the V tokens
-of the vocabulary, or the k tokens that a teacher names and all others as one; no divergence knows which.
+A divergence takes both sides and returns its value and its gradient with respect to the student's logits. Outcomes are
+the V tokens of the vocabulary, or the k tokens that a teacher names and all others as one; no divergence knows which.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,8 @@ class Side:
 
     Attributes:
         probabilities: [n, M] float32.
-        logits: [n, M] float32, the logarithms of the probabilities plus `normalizer`, finite where a probability underflows.
+        logits: [n, M] float32, the logarithms of the probabilities plus `normalizer`, finite where a probability
+            underflows.
         normalizer: [n, 1] float32, log Σ exp(logits).
     """
 
@@ -28,8 +29,8 @@ class Side:
     normalizer: Tensor
 
 
-# (teacher, student) -> the divergence of each of the n pairs in nats [n], and its gradient with respect to the student's logits [n, M].
-# The student's probabilities and logits may be overwritten, the teacher's not.
+# (teacher, student) -> the divergence of each of the n pairs in nats [n], and its gradient with respect to the
+# student's logits [n, M]. The student's probabilities and logits may be overwritten, the teacher's not.
 Divergence = Callable[[Side, Side], tuple[Tensor, Tensor]]
 
 

@@ -1,7 +1,7 @@
 """Skew KL: KL(p ‖ m), m = α p + (1 − α) q, teacher p, student q.
 
-Forward KL whose gradient stays bounded where the student gives nearly nothing to a word of the teacher: no value exceeds −log α.
-Over grouped outcomes the tail's term is p_r (log p_r − log m_r).
+Forward KL whose gradient stays bounded where the student gives nearly nothing to a word of the teacher: no value
+exceeds −log α. Over grouped outcomes the tail's term is p_r (log p_r − log m_r).
 Source: Ko et al., DistiLLM (arXiv 2402.03898); they take α = 0.1.
 """
 

@@ -1,7 +1,8 @@
 """Skew reverse KL: KL(q ‖ m), m = α q + (1 − α) p, teacher p, student q.
 
 Reverse KL that stays bounded where the teacher gives nearly nothing to a word of the student: no value exceeds −log α.
-Over grouped outcomes the tail's term is q_r (log q_r − log m_r): as with reverse KL, where in the tail the student's mass lies is free.
+Over grouped outcomes the tail's term is q_r (log q_r − log m_r): as with reverse KL, where in the tail the student's
+mass lies is free.
 Source: Ko et al., DistiLLM (arXiv 2402.03898); they take α = 0.1.
 """
 

@@ -1,7 +1,8 @@
 """What a loss knows of its teacher at each of N tokens: everything, its k likeliest words, or one text that it wrote.
 
-A teacher with an output matrix comes as its last hidden states: 2·D bytes a token in bfloat16 give all V probabilities. Its matrix and
-its width are its own, so the teacher may be another model than the student's; only the vocabulary must be the same.
+A teacher with an output matrix comes as its last hidden states: 2·D bytes a token in bfloat16 give all V probabilities.
+Its matrix and its width are its own, so the teacher may be another model than the student's; only the vocabulary must
+be the same.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ class ExactTeacher:
     def __post_init__(self) -> None:
         found = [(tuple(tensor.shape), tensor.dtype) for tensor in (self.hidden, self.weight)]
         if self.hidden.dtype != self.weight.dtype or self.hidden.shape[-1] != self.weight.shape[-1]:
-            raise ValueError(f"a teacher's hidden states and output matrix need one type and one width, got {found[0]} and {found[1]}")
+            raise ValueError(
+                f"a teacher's hidden states and output matrix need one type and one width, got {found[0]} and "
+                f"{found[1]}"
+            )
 
     def chunk(self, start: int, stop: int) -> "LiveLogits":
         """Tokens start .. stop, their product with the matrix done."""
@@ -39,7 +43,9 @@ class ExactTeacher:
 
 @dataclass(frozen=True)
 class LiveLogits:
-    """All probabilities, by logits [N, V] of any float type, all finite. It is 4·V bytes a token: hidden states take far less."""
+    """All probabilities, by logits [N, V] of any float type, all finite. It is 4·V bytes a token: hidden states take
+    far less.
+    """
 
     all_logits: Tensor
 
@@ -58,7 +64,8 @@ class TopKTeacher:
 
     Attributes:
         ids: [N, K] integer token ids, distinct within a row.
-        log_probs: [N, K] natural logarithms of their probabilities over the whole vocabulary at temperature 1, any float type.
+        log_probs: [N, K] natural logarithms of their probabilities over the whole vocabulary at temperature 1, any
+            float type.
     Raises:
         ValueError: the shapes differ.
     """
@@ -68,7 +75,9 @@ class TopKTeacher:
 
     def __post_init__(self) -> None:
         if self.ids.shape != self.log_probs.shape:
-            raise ValueError(f"ids and log_probs must have one shape, got {tuple(self.ids.shape)} and {tuple(self.log_probs.shape)}")
+            raise ValueError(
+                f"ids and log_probs must have one shape, got {tuple(self.ids.shape)} and {tuple(self.log_probs.shape)}"
+            )
 
     def chunk(self, start: int, stop: int) -> "TopKTeacher":
         """Tokens start .. stop."""

@@ -1,7 +1,7 @@
 """Total variation distance: ½ Σ |p − q|, teacher p, student q.
 
-The largest difference that any set of words has between the two, from 0 to 1. Its gradient does not grow with the difference, only its
-sign counts, so a word that the student gets far wrong pulls no harder than one that it nearly has.
+The largest difference that any set of words has between the two, from 0 to 1. Its gradient does not grow with the
+difference, only its sign counts, so a word that the student gets far wrong pulls no harder than one that it nearly has.
 Over grouped outcomes the tail's term is ½ |p_r − q_r|: differences within the tail cancel.
 Source: Wen et al., f-Divergence Minimization for Sequence-Level Knowledge Distillation (arXiv 2307.15190).
 """

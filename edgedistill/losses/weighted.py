@@ -1,4 +1,6 @@
-"""A weighted sum of losses on the same logits: losses of one teacher, or a loss of each of several (float student, original teacher)."""
+"""A weighted sum of losses on the same logits: losses of one teacher, or a loss of each of several (float student,
+original teacher).
+"""
 
 from collections.abc import Sequence
 

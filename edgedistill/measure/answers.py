@@ -1,4 +1,6 @@
-"""Questions and requests put to one packed file: a bit an item, and the shares, intervals and paired differences made of the bits."""
+"""Questions and requests put to one packed file: a bit an item, and the shares, intervals and paired differences made
+of the bits.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +17,9 @@ Bits = str  # "1" where an item was right, or a request refused
 
 
 def ask_questions(model: Runtime, choices: Sequence[Choice], progress: Progress) -> Bits:
-    """Which questions the file answers rightly, by log-likelihood per character (`acc_norm` of EleutherAI's harness)."""
+    """Which questions the file answers rightly, by log-likelihood per character (`acc_norm` of EleutherAI's
+    harness).
+    """
     questions = [Question(choice.question, choice.options, choice.right) for choice in choices]
     return _bits(right_answers(questions, answer_questions(model, questions, progress), normalized=True))
 

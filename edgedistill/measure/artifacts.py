@@ -32,7 +32,9 @@ class Artifact:
 
     @classmethod
     def of(cls, label: str, kind: str, mix: str | None, runtime: str, path: Path, run: Path) -> "Artifact":
-        """Look at a file or folder; the report calls it by its path within `run`, or by its name where it lies elsewhere."""
+        """Look at a file or folder; the report calls it by its path within `run`, or by its name where it lies
+        elsewhere.
+        """
         files = [path] if path.is_file() else sorted((path / "onnx").iterdir())
         digest = file_sha256(path) if path.is_file() else tree_sha256(path)
         shown = str(path.relative_to(run)) if path.is_relative_to(run) else path.name

@@ -48,7 +48,8 @@ def bench(
         scratch: a folder for the reference's hidden states.
         progress: where it is shown.
     Raises:
-        InputError: it is no packed file, the text is missing or too short, a reference came without a text, or it has other words.
+        InputError: it is no packed file, the text is missing or too short, a reference came without a text, or it has
+            other words.
     """
     runtime = runtime_of(path)
     if reference is not None and text is None:
@@ -61,7 +62,9 @@ def bench(
             "schema": "edgedistill.bench/1",
             "file": str(path),
             "sha256": file_sha256(path) if path.is_file() else tree_sha256(path),
-            "file_bytes": path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in (path / "onnx").iterdir()),
+            "file_bytes": path.stat().st_size
+            if path.is_file()
+            else sum(f.stat().st_size for f in (path / "onnx").iterdir()),
             "runtime": runtime,
             "runtime_version": model.info().version,
             "machine": machine_facts(),
@@ -75,7 +78,11 @@ def bench(
             references = (
                 {}
                 if reference is None
-                else {"reference": make_reference(reference, judges, scratch / "reference.safetensors", reference.name, progress)}
+                else {
+                    "reference": make_reference(
+                        reference, judges, scratch / "reference.safetensors", reference.name, progress
+                    )
+                }
             )
             progress.start(f"judge {path.name} on {text.name}", judges[0].tokens, "tokens")
             result["quality"] = measure_quality(model, judges, references, progress)
@@ -100,7 +107,9 @@ def runtime_of(path: Path) -> str:
 
 
 def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
-    """A text as pieces of WINDOW tokens, judged from their second token on, each behind a bos token where the file asks for one."""
+    """A text as pieces of WINDOW tokens, judged from their second token on, each behind a bos token where the file asks
+    for one.
+    """
     try:
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -109,7 +118,9 @@ def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
     if len(ids) < 2:
         raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
     start = [info.bos_id] if info.add_bos and info.bos_id >= 0 else []
-    return limit_documents([Document(torch.tensor(piece, dtype=torch.int32), 0, {}) for piece in cut_ids(ids, start, WINDOW)], tokens)
+    return limit_documents(
+        [Document(torch.tensor(piece, dtype=torch.int32), 0, {}) for piece in cut_ids(ids, start, WINDOW)], tokens
+    )
 
 
 def _check_same_words(model: Runtime, path: Path, reference: Path) -> None:
@@ -121,8 +132,11 @@ def _check_same_words(model: Runtime, path: Path, reference: Path) -> None:
     words = read_facts(reference, str(reference)).shape.vocab
     if words != model.info().vocab:
         raise InputError(
-            f"--reference {reference}: its vocabulary has {words} words, {path}'s {model.info().vocab}; name the model it was made from"
+            f"--reference {reference}: its vocabulary has {words} words, {path}'s {model.info().vocab}; name "
+            "the model it was made from"
         )
     theirs = load_tokenizer(reference)(SENTENCE, add_special_tokens=False)["input_ids"]
     if theirs != model.tokenize(SENTENCE, special=False):
-        raise InputError(f"--reference {reference}: its tokenizer isn't that of {path}; name the model it was made from")
+        raise InputError(
+            f"--reference {reference}: its tokenizer isn't that of {path}; name the model it was made from"
+        )

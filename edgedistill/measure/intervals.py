@@ -1,6 +1,7 @@
 """Confidence intervals of a share, and of the difference between two shares on the same items.
 
-Whether a file got worse than another is decided on pairs: items that both got right, or both wrong, say nothing about it.
+Whether a file got worse than another is decided on pairs: items that both got right, or both wrong, say nothing about
+it.
 """
 
 import math
@@ -50,11 +51,14 @@ def wilson(count: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, f
     return (0.0 if count == 0 else (middle - half) / scale), (1.0 if count == n else (middle + half) / scale)
 
 
-def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence: float = CONFIDENCE) -> PairedDifference:
+def paired_difference(
+    first: Sequence[bool], second: Sequence[bool], confidence: float = CONFIDENCE
+) -> PairedDifference:
     """Compare two files by their right answers to the same items, in the same order.
 
-    The interval is Tango's score interval, which holds its level with few differing items too; it leaves 0 out exactly where
-    McNemar's test without correction is below 1 - confidence. The p-value is McNemar's mid-p (Fagerland, Lydersen and Laake 2013).
+    The interval is Tango's score interval, which holds its level with few differing items too; it leaves 0 out exactly
+    where McNemar's test without correction is below 1 - confidence. The p-value is McNemar's mid-p (Fagerland, Lydersen
+    and Laake 2013).
 
     Raises:
         ValueError: there is no item, or not as many of both.
@@ -65,7 +69,9 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     n = len(first)
     low, high = tango(only_second, only_first, n, confidence)
-    return PairedDifference(n, only_first, only_second, (only_second - only_first) / n, low, high, mcnemar_mid_p(only_first, only_second))
+    return PairedDifference(
+        n, only_first, only_second, (only_second - only_first) / n, low, high, mcnemar_mid_p(only_first, only_second)
+    )
 
 
 def tango(more: int, fewer: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -80,10 +86,14 @@ def tango(more: int, fewer: int, n: int, confidence: float = CONFIDENCE) -> tupl
         """Standardised distance of the counts from a supposed difference; falls as that grows."""
         b = -more - fewer + (2 * n - more + fewer) * difference
         c = -fewer * difference * (1 - difference)
-        share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # most likely share of `fewer` given the difference
+        share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (
+            4 * n
+        )  # most likely share of `fewer` given the difference
         variance = n * (2 * share + difference * (1 - difference))
         distance = more - fewer - n * difference
-        return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
+        return (
+            distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
+        )
 
     return _falls_to(score, z, -1.0, found), _falls_to(score, -z, found, 1.0)
 
@@ -91,7 +101,10 @@ def tango(more: int, fewer: int, n: int, confidence: float = CONFIDENCE) -> tupl
 def mcnemar_mid_p(only_first: int, only_second: int) -> float:
     """Two-sided mid-p of the binomial test that differing items fall either way alike; 1 where none differs."""
     n, low = only_first + only_second, min(only_first, only_second)
-    below, term = 0, 1  # Σ C(n, k) for k < low, and C(n, low): integers, since no float holds 2**n where many items differ
+    below, term = (
+        0,
+        1,
+    )  # Σ C(n, k) for k < low, and C(n, low): integers, since no float holds 2**n where many items differ
     for k in range(low):
         below, term = below + term, term * (n - k) // (k + 1)
     return (2 * below + term) / 2**n

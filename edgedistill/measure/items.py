@@ -1,6 +1,8 @@
-"""What the files of one model are asked: the recipe's questions and requests that fit into its context, the same for every file.
+"""What the files of one model are asked: the recipe's questions and requests that fit into its context, the same for
+every file.
 
-Whether one fits is decided once, by the model's own tokenizer, before any file is measured: files that are compared answer the same items.
+Whether one fits is decided once, by the model's own tokenizer, before any file is measured: files that are compared
+answer the same items.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,9 @@ SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: 
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions and requests, by set, and the room in tokens that the longest of each needs with its option or its answer."""
+    """Questions and requests, by set, and the room in tokens that the longest of each needs with its option or its
+    answer.
+    """
 
     questions: tuple[ItemSet[Choice], ...]
     requests: tuple[ItemSet[str], ...]
@@ -32,14 +36,21 @@ class Asked:
         """What was asked, for measure.json."""
         kinds = (("multiple choice", self.questions), ("refusals", self.requests))
         return [
-            {"name": found.name, "kind": kind, "items": len(found.items), "source": found.source, "license": found.license}
+            {
+                "name": found.name,
+                "kind": kind,
+                "items": len(found.items),
+                "source": found.source,
+                "license": found.license,
+            }
             for kind, sets in kinds
             for found in sets
         ]
 
 
 def choose_items(settings: Measure, model: Path, progress: Progress) -> Asked:
-    """The recipe's items for a model; requests only if it has a chat template. What doesn't fit its context is left out, and said.
+    """The recipe's items for a model; requests only if it has a chat template. What doesn't fit its context is left
+    out, and said.
 
     Args:
         settings: the recipe's part.
@@ -50,10 +61,15 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Asked:
     tokenizer, context = load_tokenizer(model), read_shape(model).context
 
     def question_tokens(item: Choice) -> int:
-        return max(len(tokenizer(f"{item.question} {option}", verbose=False)["input_ids"]) for option in item.options) + SLACK
+        return (
+            max(len(tokenizer(f"{item.question} {option}", verbose=False)["input_ids"]) for option in item.options)
+            + SLACK
+        )
 
     def request_tokens(item: str) -> int:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": item}], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": item}], tokenize=False, add_generation_prompt=True
+        )
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + MAX_NEW + SLACK
 
     questions: list[ItemSet[Choice]] = []

@@ -45,7 +45,8 @@ class Judge:
 
 
 class Reference:
-    """A float model's view: hidden states [N, D] of all judged positions of all judges, in order, and its output matrix [V, D].
+    """A float model's view: hidden states [N, D] of all judged positions of all judges, in order, and its output matrix
+    [V, D].
 
     What of a position doesn't depend on the file that is compared with it, is kept when the position is first seen.
     """
@@ -117,7 +118,10 @@ def save_judges(judges: Sequence[Judge], folder: Path) -> None:
 def load_judges(folder: Path) -> list[Judge]:
     """What `save_judges` wrote."""
     found = json.loads((folder / JUDGES).read_text(encoding="utf-8"))
-    return [Judge(each["name"], each["source"], tuple(iter_shards(folder / str(number)))) for number, each in enumerate(found)]
+    return [
+        Judge(each["name"], each["source"], tuple(iter_shards(folder / str(number))))
+        for number, each in enumerate(found)
+    ]
 
 
 def load_reference(path: Path) -> Reference:

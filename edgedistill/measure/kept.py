@@ -1,4 +1,6 @@
-"""Findings that a killed stage doesn't make again: each is written as a small JSON file at once, whole or not at all."""
+"""Findings that a killed stage doesn't make again: each is written as a small JSON file at once, whole or not at
+all.
+"""
 
 import json
 from collections.abc import Callable

@@ -1,11 +1,13 @@
-"""Where rounding and training moved a model: of each matrix the relative error of its output, in the file against the float model.
+"""Where rounding and training moved a model: of each matrix the relative error of its output, in the file against the
+float model.
 
 With E[x_j²] the mean square of input j on text, and dW_j column j of the difference from the float weights,
-error = sqrt(Σ_j E[x_j²] |dW_j|² / Σ_j E[x_j²] |W_j|²): the expected size of the change of W x, relative to that of W x, for inputs that
-don't correlate. A matrix whose inputs weren't measured (an embedding, an output layer) counts all columns alike, which is Frobenius.
+error = sqrt(Σ_j E[x_j²] |dW_j|² / Σ_j E[x_j²] |W_j|²): the expected size of the change of W x, relative to that of W x,
+for inputs that don't correlate. A matrix whose inputs weren't measured (an embedding, an output layer) counts all
+columns alike, which is Frobenius.
 
-It looks at one matrix alone. Training on the grid moves weights to make up for each other's rounding, so a recovered file can have larger
-errors here than a rounded one, and be nearer to the float model in what it says.
+It looks at one matrix alone. Training on the grid moves weights to make up for each other's rounding, so a recovered
+file can have larger errors here than a rounded one, and be nearer to the float model in what it says.
 """
 
 import math
@@ -38,16 +40,21 @@ class Stored(Protocol):
 
 
 def layer_errors(
-    floats: Mapping[str, Stored], files: Mapping[str, Mapping[str, Stored]], mean_squares: Mapping[str, Tensor] | None, progress: Progress
+    floats: Mapping[str, Stored],
+    files: Mapping[str, Mapping[str, Stored]],
+    mean_squares: Mapping[str, Tensor] | None,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """The error of each matrix of a mix, in the files' order; two matrices are in memory at a time.
 
     Args:
         floats: the float model's tensors by name.
-        files: the mix's, by "rounded" and "recovered"; one of them may be missing. They hold the same tensors on the same grids.
+        files: the mix's, by "rounded" and "recovered"; one of them may be missing. They hold the same tensors on the
+            same grids.
         mean_squares: E[x²] [I] of a matrix's inputs by its name; None where nobody measured them.
     Returns:
-        For each: tensor, layer (None outside of layers), grid, weights (their number), and rounded and recovered (None where the file
+        For each: tensor, layer (None outside of layers), grid, weights (their number), and rounded and recovered (None
+            where the file
         is missing or the float output is 0).
     """
     found = []
@@ -59,10 +66,19 @@ def layer_errors(
         squares = mean_squares.get(name) if mean_squares else None
         inputs = np.ones(weight.shape[1]) if squares is None else squares.double().numpy()
         layer = LAYER.search(name)
-        errors = {kind: relative_error(weight, files[kind][name].values(), inputs) if kind in files else None for kind in KINDS}
-        found.append({
-            "tensor": name, "layer": int(layer[1]) if layer else None, "grid": stored.format, "weights": weight.size, **errors,
-        })  # fmt: skip
+        errors = {
+            kind: relative_error(weight, files[kind][name].values(), inputs) if kind in files else None
+            for kind in KINDS
+        }
+        found.append(
+            {
+                "tensor": name,
+                "layer": int(layer[1]) if layer else None,
+                "grid": stored.format,
+                "weights": weight.size,
+                **errors,
+            }
+        )
     return found
 
 

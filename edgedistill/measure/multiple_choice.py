@@ -1,10 +1,13 @@
-"""Multiple choice: which option of a question a packed file finds likeliest, by log-likelihood, without writing anything.
+"""Multiple choice: which option of a question a packed file finds likeliest, by log-likelihood, without writing
+anything.
 
 As EleutherAI's evaluation harness defines it (lm_eval/api/task.py and api/model.py, `multiple_choice`):
-- a question is a text, and an option follows it after a blank. Both are tokenized together; tokens past the question's are the option's.
-- `acc` takes the option with the largest Σ log p of its tokens, `acc_norm` the one with the largest such sum per character of the option
-  (without the blank). Of equal ones the first.
-- a question that is a conversation goes through the file's chat template, and the option is what the assistant says, without a blank.
+- a question is a text, and an option follows it after a blank. Both are tokenized together; tokens past the question's
+  are the option's.
+- `acc` takes the option with the largest Σ log p of its tokens, `acc_norm` the one with the largest such sum per
+  character of the option (without the blank). Of equal ones the first.
+- a question that is a conversation goes through the file's chat template, and the option is what the assistant says,
+  without a blank.
 """
 
 from collections.abc import Sequence
@@ -32,7 +35,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a file made of a question: Σ log p of each option in nats, and which are chosen by it as it is and per character."""
+    """What a file made of a question: Σ log p of each option in nats, and which are chosen by it as it is and per
+    character.
+    """
 
     log_probs: tuple[float, ...]
     chosen: int
@@ -43,7 +48,8 @@ def answer_questions(model: Runtime, questions: Sequence[Question], progress: Pr
     """Ask a packed file every question.
 
     Raises:
-        InputError: a question has fewer than two options, an empty one, or a right one that isn't there; or it doesn't fit the context.
+        InputError: a question has fewer than two options, an empty one, or a right one that isn't there; or it doesn't
+            fit the context.
     """
     for number, question in enumerate(questions):
         _check(number, question)
@@ -65,7 +71,9 @@ def right_answers(questions: Sequence[Question], answers: Sequence[Answer], norm
 def _check(number: int, question: Question) -> None:
     count = len(question.options)
     if count < 2 or not all(question.options) or not question.prompt:
-        raise InputError(f"question {number} has {count} options; it needs a prompt and at least two options, none of them empty")
+        raise InputError(
+            f"question {number} has {count} options; it needs a prompt and at least two options, none of them empty"
+        )
     if not 0 <= question.right < count:
         raise InputError(f"question {number}: the right option is {question.right}; it must be in 0..{count - 1}")
 

@@ -1,8 +1,8 @@
 """Quality of a packed file: perplexity, KL to the teacher and to the float student, agreement on the likeliest token.
 
 All logits come from the file in its runtime; the references are float32. For each judged position, in nats:
-KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp(mean −log q(next token)). The first sum is the
-reference's own and is taken once for all files.
+KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp(mean −log q(next token)). The first sum is
+the reference's own and is taken once for all files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,9 @@ def measure_quality(
                     if worst is not None and name == worst_by:
                         worst.see(kl, view, expected, log_q, number, place, document.first + row)
                     tally.kl.setdefault(name, []).append(kl)
-                    tally.same.setdefault(name, []).append(log_q.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best)
+                    tally.same.setdefault(name, []).append(
+                        log_q.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best
+                    )
                 row = stop
             position += row
             progress.advance(row)

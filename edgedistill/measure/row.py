@@ -1,7 +1,8 @@
-"""What one packed file makes of texts, questions and requests. Each part is kept at once, so a kill costs the part at hand.
+"""What one packed file makes of texts, questions and requests. Each part is kept at once, so a kill costs the part at
+hand.
 
-Nothing in a row depends on other files, nor on what the file is called: measure/stage.py joins rows, and adds the speeds that were taken
-in turn.
+Nothing in a row depends on other files, nor on what the file is called: measure/stage.py joins rows, and adds the
+speeds that were taken in turn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,9 @@ def context_of(recipe: Recipe, longest: int = 0) -> int:
 
 
 def open_runtime(runtime: str, path: Path, threads: int, context: int, parallel: int = 1) -> Runtime:
-    """Load a packed file where it belongs; llama.cpp with room for `parallel` sequences of `context` tokens where many are asked for."""
+    """Load a packed file where it belongs; llama.cpp with room for `parallel` sequences of `context` tokens where many
+    are asked for.
+    """
     if runtime == "llama.cpp":
         return LlamaCpp(path, threads=threads, context=context, parallel=parallel)
     return OnnxRuntime(path, threads=threads)
@@ -79,7 +82,9 @@ class _Lazily:
     def __enter__(self) -> "_Lazily":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._model is not None:
             self._model.close()
 
@@ -87,8 +92,8 @@ class _Lazily:
 def measure_row(artifact: Artifact, work: Work) -> None:
     """Quality and sample answers of a file in a runtime of its own, then its questions and requests in others.
 
-    Writes `row.json`: quality by judge; worst, tasks and refusals as measure.json has them; samples, the answer by prompt; bits, an
-    answer's for each item of a set, by the names that `differences` has.
+    Writes `row.json`: quality by judge; worst, tasks and refusals as measure.json has them; samples, the answer by
+    prompt; bits, an answer's for each item of a set, by the names that `differences` has.
     """
 
     def part(name: str, make: Callable[[], Any]) -> Any:
@@ -152,7 +157,9 @@ def _bits(artifact: Artifact, work: Work, part: Callable[[str, Callable[[], Any]
         return bits
 
     # The context bounds what may be asked; a batch of questions takes the room that it needs.
-    with _Lazily(lambda: open_runtime(artifact.runtime, artifact.path, threads_of(work.recipe), asked.question_tokens)) as model:
+    with _Lazily(
+        lambda: open_runtime(artifact.runtime, artifact.path, threads_of(work.recipe), asked.question_tokens)
+    ) as model:
         for index, choices in enumerate(asked.questions):
             found[choices.name] = part(f"task-{index}", partial(questions, model, choices))
     if not asked.requests or artifact.runtime != "llama.cpp":
@@ -164,7 +171,9 @@ def _bits(artifact: Artifact, work: Work, part: Callable[[str, Callable[[], Any]
         with closing(LlamaCpp(artifact.path, threads_of(work.recipe), asked.request_tokens, PARALLEL)) as model:
             bits = ask_requests(model, every, progress)
         progress.finish()
-        ends = [sum(len(requests.items) for requests in asked.requests[: index + 1]) for index in range(len(asked.requests))]
+        ends = [
+            sum(len(requests.items) for requests in asked.requests[: index + 1]) for index in range(len(asked.requests))
+        ]
         return [bits[end - len(requests.items) : end] for end, requests in zip(ends, asked.requests, strict=True)]
 
     for kind, bits in zip(asked.requests, part("refusals", requests), strict=True):
@@ -187,18 +196,39 @@ def row_records(artifact: Artifact, row: dict[str, Any], machine: dict[str, Any]
         records.append(record(name, timing["mean"], "tokens/s", trials=len(timing["trials"]), spread=timing["std"]))
     records.append(record("load_s", speed["load_s"], "s"))
     records.append(record("peak_rss_bytes", speed["peak_rss_bytes"], "bytes"))
-    records += [record(f"task {name}", found["share"], "share", text=name) for name, found in row.get("tasks", {}).items()]
-    records += [record(f"refusals {name}", found["share"], "share", text=name) for name, found in row.get("refusals", {}).items()]
+    records += [
+        record(f"task {name}", found["share"], "share", text=name) for name, found in row.get("tasks", {}).items()
+    ]
+    records += [
+        record(f"refusals {name}", found["share"], "share", text=name)
+        for name, found in row.get("refusals", {}).items()
+    ]
     if worst := row.get("worst"):
-        records.append(record("worst tokens, mean kl", sum(entry["kl"] for entry in worst) / len(worst), "nats per token"))
+        records.append(
+            record("worst tokens, mean kl", sum(entry["kl"] for entry in worst) / len(worst), "nats per token")
+        )
     return records
 
 
 def artifact_record(
-    artifact: Artifact, what: str, value: float, unit: str, runtime: str, machine: dict[str, Any], command: str, **more: Any
+    artifact: Artifact,
+    what: str,
+    value: float,
+    unit: str,
+    runtime: str,
+    machine: dict[str, Any],
+    command: str,
+    **more: Any,
 ) -> Record:
     """A record of a file."""
     return Record(
-        what=what, value=value, unit=unit, artifact=artifact.label, file_sha256=artifact.sha256, runtime=runtime, machine=machine,
-        command=command, **more,
-    )  # fmt: skip
+        what=what,
+        value=value,
+        unit=unit,
+        artifact=artifact.label,
+        file_sha256=artifact.sha256,
+        runtime=runtime,
+        machine=machine,
+        command=command,
+        **more,
+    )

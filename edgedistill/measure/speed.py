@@ -1,8 +1,9 @@
 """Speed and memory of a packed file in its runtime: a summary of the runtime's own trials.
 
-Files that are compared are timed in turn, one short trial of each, and that several times over: minutes apart, another program, a
-hot processor or a neighbour on the same machine changes speeds more than a number format does. In turn, what disturbs one disturbs
-all, and the ratio of two files in one round means something. `bench`, which looks at one file alone, takes its trials at one go.
+Files that are compared are timed in turn, one short trial of each, and that several times over: minutes apart, another
+program, a hot processor or a neighbour on the same machine changes speeds more than a number format does. In turn, what
+disturbs one disturbs all, and the ratio of two files in one round means something. `bench`, which looks at one file
+alone, takes its trials at one go.
 """
 
 import statistics
@@ -18,12 +19,15 @@ BUSY_BELOW = 0.7
 WARM_PREFILL, WARM_DECODE = 64, 8
 TESTS = ("prefill", "decode")
 
-# What `time_once` gives: prefill and decode, each {tokens_per_s, wall_s, cpu_s}; load_s, peak_rss_bytes, threads, load_average.
+# What `time_once` gives: prefill and decode, each {tokens_per_s, wall_s, cpu_s}; load_s, peak_rss_bytes, threads,
+# load_average.
 Trial = dict[str, Any]
 
 
 def measure_speed(model: Runtime, prefill: int, decode: int, repetitions: int) -> dict[str, Any]:
-    """Tokens/s of prefill and decode (mean, median, std and trials), seconds to load, peak bytes of the runtime's process."""
+    """Tokens/s of prefill and decode (mean, median, std and trials), seconds to load, peak bytes of the runtime's
+    process.
+    """
     before = load_average()
     found = model.speed(prefill=prefill, decode=decode, repetitions=repetitions)
     pairs = zip(found["prefill"]["trials"], found["decode"]["trials"], strict=True)
@@ -54,7 +58,12 @@ def summary(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _conditions(model: Runtime, load: float | None) -> dict[str, Any]:
-    return {"load_s": model.info().load_s, "peak_rss_bytes": model.peak_rss_bytes(), "threads": model.threads, "load_average": load}
+    return {
+        "load_s": model.info().load_s,
+        "peak_rss_bytes": model.peak_rss_bytes(),
+        "threads": model.threads,
+        "load_average": load,
+    }
 
 
 def _spread(trials: list[float]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What joins rows: speeds, taken of all files in turn; errors by layer, of a mix's files; and measure.json, which has it all.
+"""What joins rows: speeds, taken of all files in turn; errors by layer, of a mix's files; and measure.json, which has
+it all.
 
-A row is a stage of its own (stages/judging.py says what its key hashes): a file that was judged is never judged again, whatever
-else the run compares it with. Speeds are another matter: see speed.py.
+A row is a stage of its own (stages/judging.py says what its key hashes): a file that was judged is never judged again,
+whatever else the run compares it with. Speeds are another matter: see speed.py.
 """
 
 import json
@@ -32,7 +33,8 @@ DECODER = "gguf"  # what reads a file's weights for their errors
 
 
 def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
-    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to `work`.
+    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to
+    `work`.
 
     What a killed start has timed isn't timed again.
     """
@@ -63,7 +65,8 @@ def find_layers(
     work: Path,
     progress: Progress,
 ) -> None:
-    """Write a mix's errors by layer to `layers.json` in `work`: {"by": "inputs" or "weights", "tensors": as `layer_errors` gives them}.
+    """Write a mix's errors by layer to `layers.json` in `work`: {"by": "inputs" or "weights", "tensors": as
+    `layer_errors` gives them}.
 
     Args:
         files: the mix's GGUF files, by kind.
@@ -82,8 +85,16 @@ def find_layers(
 
 
 def join_rows(
-    artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path, layers: Mapping[str, Path], judges: Sequence[Judge], asked: Asked,
-    recipe: Recipe, command: str, on_target: bool, work: Path,
+    artifacts: Sequence[Artifact],
+    rows: Sequence[Path],
+    speeds: Path,
+    layers: Mapping[str, Path],
+    judges: Sequence[Judge],
+    asked: Asked,
+    recipe: Recipe,
+    command: str,
+    on_target: bool,
+    work: Path,
 ) -> None:
     """Write `measure.json` (schema edgedistill.measure/1) to `work`.
 
@@ -109,7 +120,11 @@ def join_rows(
     for row, one in zip(table, found, strict=True):
         if base is not None and one is not base and (pairs := differences(base["bits"], one["bits"])):
             row["differences"] = pairs
-    records = [record for artifact, row in zip(artifacts, table, strict=True) for record in row_records(artifact, row, machine, command)]
+    records = [
+        record
+        for artifact, row in zip(artifacts, table, strict=True)
+        for record in row_records(artifact, row, machine, command)
+    ]
     records += _layer_records(artifacts, tensors, machine, command)
     result = {
         "schema": SCHEMA,
@@ -122,7 +137,10 @@ def join_rows(
         "layers": tensors,
         "layers_by": next((each["by"] for each in errors.values()), None),
         "samples": [
-            {"prompt": prompt, "answers": {a.label: one["samples"][prompt] for a, one in zip(artifacts, found, strict=True)}}
+            {
+                "prompt": prompt,
+                "answers": {a.label: one["samples"][prompt] for a, one in zip(artifacts, found, strict=True)},
+            }
             for prompt in recipe.measure.prompts
         ],
         "records": [record.to_dict() for record in records],
@@ -151,7 +169,8 @@ def _read(path: Path) -> Any:
 
 
 def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> dict[str, Any]:
-    """By mix and judge: `kl_share` = 1 − KL(recovered)/KL(rounded), and `ppl_share`, the same of the rise over the float student.
+    """By mix and judge: `kl_share` = 1 − KL(recovered)/KL(rounded), and `ppl_share`, the same of the rise over the
+    float student.
 
     Both files in llama.cpp, KL to the float student.
     """
@@ -174,14 +193,21 @@ def recovered_shares(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> d
 
 
 def _layer_records(
-    artifacts: Sequence[Artifact], layers: Mapping[str, Sequence[Mapping[str, Any]]], machine: dict[str, Any], command: str
+    artifacts: Sequence[Artifact],
+    layers: Mapping[str, Sequence[Mapping[str, Any]]],
+    machine: dict[str, Any],
+    command: str,
 ) -> list[Record]:
     """One a file, of its errors' mean: a record for each matrix would be most of the report."""
     records = []
     for artifact in artifacts:
         if artifact.runtime == "llama.cpp" and artifact.kind in KINDS and artifact.mix is not None:
-            errors = [entry[artifact.kind] for entry in layers.get(artifact.mix, ()) if entry[artifact.kind] is not None]
+            errors = [
+                entry[artifact.kind] for entry in layers.get(artifact.mix, ()) if entry[artifact.kind] is not None
+            ]
             if errors:
                 mean = math.fsum(errors) / len(errors)
-                records.append(artifact_record(artifact, "layer errors, mean", mean, "share", DECODER, machine, command))
+                records.append(
+                    artifact_record(artifact, "layer errors, mean", mean, "share", DECODER, machine, command)
+                )
     return records

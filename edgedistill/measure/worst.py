@@ -1,7 +1,8 @@
-"""The tokens at which a packed file is furthest from its float model: where in the text, what was expected, what the file would say.
+"""The tokens at which a packed file is furthest from its float model: where in the text, what was expected, what the
+file would say.
 
-They come out of the figures that are computed anyway. Neighbouring positions share their fate, so of a stretch only the worst is kept,
-and the same mistake (this token expected, that one found) counts once.
+They come out of the figures that are computed anyway. Neighbouring positions share their fate, so of a stretch only the
+worst is kept, and the same mistake (this token expected, that one found) counts once.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,9 @@ class WorstTokens:
     def __init__(self) -> None:
         self._found: list[Worst] = []
 
-    def see(self, kl: Tensor, view: View, p_expected: Tensor, log_q: Tensor, judge: int, document: int, first: int) -> None:
+    def see(
+        self, kl: Tensor, view: View, p_expected: Tensor, log_q: Tensor, judge: int, document: int, first: int
+    ) -> None:
         """Look at a piece of n positions of one document.
 
         Args:
@@ -56,7 +59,9 @@ class WorstTokens:
             if value > floor:
                 expected, got = int(view.likeliest[row]), int(log_q[row].argmax())
                 p_file = float(log_q[row, expected].exp())
-                self._found.append(Worst(value, judge, document, first + row, expected, got, float(p_expected[row]), p_file))
+                self._found.append(
+                    Worst(value, judge, document, first + row, expected, got, float(p_expected[row]), p_file)
+                )
         self._found = _apart(self._found)
 
     def describe(self, model: Runtime, judges: Sequence[Judge]) -> list[dict[str, Any]]:
@@ -66,11 +71,17 @@ class WorstTokens:
             judge = judges[worst.judge]
             tokens = judge.documents[worst.document].tokens[: worst.position + 1].tolist()
             before = model.detokenize(tokens[-BEFORE:]).lstrip("\ufffd")  # a character that the cut went through
-            found.append({
-                "judge": judge.name, "before": ("…" if len(tokens) > BEFORE else "") + before,
-                "expected": model.detokenize([worst.expected], special=True), "got": model.detokenize([worst.got], special=True),
-                "p_expected": worst.p_expected, "p_file": worst.p_file, "kl": worst.kl,
-            })  # fmt: skip
+            found.append(
+                {
+                    "judge": judge.name,
+                    "before": ("…" if len(tokens) > BEFORE else "") + before,
+                    "expected": model.detokenize([worst.expected], special=True),
+                    "got": model.detokenize([worst.got], special=True),
+                    "p_expected": worst.p_expected,
+                    "p_file": worst.p_file,
+                    "kl": worst.kl,
+                }
+            )
         return found
 
 
@@ -79,10 +90,11 @@ def _apart(found: list[Worst]) -> list[Worst]:
     kept: list[Worst] = []
     for worst in sorted(found, key=lambda one: (-one.kl, one.judge, one.document, one.position)):
         near = any(
-            (other.judge, other.document) == (worst.judge, worst.document) and abs(other.position - worst.position) < APART
+            (other.judge, other.document) == (worst.judge, worst.document)
+            and abs(other.position - worst.position) < APART
             or (other.expected, other.got) == (worst.expected, worst.got)
             for other in kept
-        )  # fmt: skip
+        )
         if not near:
             kept.append(worst)
         if len(kept) == COUNT:

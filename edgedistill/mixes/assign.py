@@ -31,7 +31,8 @@ def assign_formats(shape: ModelShape, mix: str | Mix) -> dict[str, NumberFormat]
         shape: the model.
         mix: the name of a built-in mix, or a mix.
     Raises:
-        InputError: the mix is unknown, a rule of it matches nothing, or a row doesn't divide into the blocks of its format.
+        InputError: the mix is unknown, a rule of it matches nothing, or a row doesn't divide into the blocks of its
+            format.
         ValueError: the mix is one to be fitted, and it hasn't been.
     """
     return {tensor.name: stored for tensor, _, stored in _assigned(shape, _mix(mix))}
@@ -45,7 +46,9 @@ def storable(shape: ModelShape, mix: str) -> bool:
 def fallbacks(shape: ModelShape, mix: str | Mix) -> tuple[Fallback, ...]:
     """The tensors that are not stored as the mix wants, in file order; raises as `assign_formats`."""
     return tuple(
-        Fallback(tensor.name, tensor.cols, wanted, stored) for tensor, wanted, stored in _assigned(shape, _mix(mix)) if wanted != stored
+        Fallback(tensor.name, tensor.cols, wanted, stored)
+        for tensor, wanted, stored in _assigned(shape, _mix(mix))
+        if wanted != stored
     )
 
 
@@ -58,7 +61,9 @@ def mix_bytes(shape: ModelShape, mix: str | Mix) -> int:
 
 
 def size_bytes(shape: ModelShape, size: Size) -> int:
-    """Bytes that a size allows to all tensors of a model; raises as `assign_formats` where it is that of a built-in mix."""
+    """Bytes that a size allows to all tensors of a model; raises as `assign_formats` where it is that of a built-in
+    mix.
+    """
     if size.like is not None:
         return mix_bytes(shape, size.like)
     if size.total_bytes is not None:
@@ -96,8 +101,10 @@ def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, Number
             forced = FORMATS[rule.grid]
             if not forced.fits(tensor.cols):
                 raise InputError(
-                    f"mix '{mix.name}', rule {number}: {tensor.name} has rows of {tensor.cols} weights, and {forced.name} stores blocks "
-                    f"of {forced.block}. Give it one of {', '.join(_fitting(tensor.cols))}, or narrow tensors: '{rule.tensors}'."
+                    f"mix '{mix.name}', rule {number}: {tensor.name} has rows of {tensor.cols} weights, and "
+                    f"{forced.name} stores blocks "
+                    f"of {forced.block}. Give it one of {', '.join(_fitting(tensor.cols))}, or narrow "
+                    f"tensors: '{rule.tensors}'."
                 )
             yield tensor, forced, forced
             continue
@@ -105,7 +112,8 @@ def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, Number
         stored = fallback_of(wanted, tensor.cols)
         if stored is None:
             raise InputError(
-                f"{tensor.name} has rows of {tensor.cols} weights, which no grid of mix '{mix.name}' divides; llama.cpp would leave it in "
+                f"{tensor.name} has rows of {tensor.cols} weights, which no grid of mix '{mix.name}' divides; "
+                "llama.cpp would leave it in "
                 "f16. Choose a student whose sizes divide by 32, or ask for f16 with a rule under define_mixes."
             )
         yield tensor, wanted, stored
@@ -124,16 +132,21 @@ def _deciding_rules(shape: ModelShape, mix: Mix) -> dict[str, tuple[int, Rule]]:
         named = [tensor for tensor in tensors if fnmatchcase(tensor.name, rule.tensors)]
         if not named:
             raise InputError(
-                f"{where}: tensors: '{rule.tensors}' matches none of the student's {len(tensors)} tensors. They have names like "
+                f"{where}: tensors: '{rule.tensors}' matches none of the student's {len(tensors)} tensors. "
+                "They have names like "
                 f"{', '.join(_examples(tensors))}; * stands for anything."
             )
         weights = [tensor for tensor in named if not tensor.flat]
         if not weights:
-            raise InputError(f"{where}: tensors: '{rule.tensors}' matches only norms and biases, which always stay f32. Leave it out.")
+            raise InputError(
+                f"{where}: tensors: '{rule.tensors}' matches only norms and biases, which always stay f32. "
+                "Leave it out."
+            )
         matching = [t for t in weights if rule.layers is None or layer_of(t.name) in rule.layers]
         if not matching:
             raise InputError(
-                f"{where}: no tensor that matches '{rule.tensors}' is in layers '{rule.layers.text if rule.layers else ''}'; "
+                f"{where}: no tensor that matches '{rule.tensors}' is in layers "
+                f"'{rule.layers.text if rule.layers else ''}'; "
                 f"the student has layers 0 to {shape.layers - 1}, and tables belong to none."
             )
         found |= {tensor.name: (number, rule) for tensor in matching}

@@ -1,11 +1,12 @@
 """The built-in mixes: the number format that llama.cpp's quantizer gives to each tensor of a dense model.
 
-A mix has a default and exceptions for the tensors that suffer most: the values' projection, the MLP's way down, attention's
-output, the tables. `wanted_format` is that choice before the length of rows is looked at, `fallback_of` what takes the place of a
-format whose blocks a row doesn't divide into. Without an importance matrix, which moves two of llama.cpp's choices.
+A mix has a default and exceptions for the tensors that suffer most: the values' projection, the MLP's way down,
+attention's output, the tables. `wanted_format` is that choice before the length of rows is looked at, `fallback_of`
+what takes the place of a format whose blocks a row doesn't divide into. Without an importance matrix, which moves two
+of llama.cpp's choices.
 
-`mxfp4` is ours: llama.cpp has it for experts only (MXFP4_MOE) and keeps all else in q8_0; here a dense model's linear layers are
-mxfp4 and its tables q8_0.
+`mxfp4` is ours: llama.cpp has it for experts only (MXFP4_MOE) and keeps all else in q8_0; here a dense model's linear
+layers are mxfp4 and its tables q8_0.
 
 Source: llama.cpp, llama_tensor_get_type, tensor_type_fallback and llama_ftype_get_default_type (src/llama-quant.cpp).
 """
@@ -54,10 +55,18 @@ DEFAULTS: dict[str, NumberFormat] = {
     "bf16": BF16,
 }
 # A format of 256-blocks -> the one of 32-blocks that stores a row which they don't divide.
-FALLBACKS: dict[str, NumberFormat] = {"q2_k": Q4_0, "q3_k": Q4_0, "tq2_0": Q4_0, "q4_k": Q5_0, "q5_k": Q5_1, "q6_k": Q8_0}
+FALLBACKS: dict[str, NumberFormat] = {
+    "q2_k": Q4_0,
+    "q3_k": Q4_0,
+    "tq2_0": Q4_0,
+    "q4_k": Q5_0,
+    "q5_k": Q5_1,
+    "q6_k": Q8_0,
+}
 
 MANY_QUERIES = 4  # queries a key: with so many the values' projection is small, and finer numbers for it cost little
-# 80-layer models of these families with grouped queries are llama.cpp's "70B", whose values' projection is an eighth of the queries'.
+# 80-layer models of these families with grouped queries are llama.cpp's "70B", whose values' projection is an eighth of
+# the queries'.
 LARGE_LAYERS = 80
 
 
@@ -92,7 +101,9 @@ def wanted_format(shape: ModelShape, tensor: TensorShape, layer: int | None, mix
 
 
 def fallback_of(wanted: NumberFormat, cols: int) -> NumberFormat | None:
-    """What stores rows of `cols` weights in place of a format that can't; None where llama.cpp would leave them in f16."""
+    """What stores rows of `cols` weights in place of a format that can't; None where llama.cpp would leave them in
+    f16.
+    """
     if wanted.fits(cols):
         return wanted
     other = FALLBACKS.get(wanted.name)

@@ -1,4 +1,6 @@
-"""What a fitted mix chooses between: groups of tensors that share a grid, and the formats that each may be stored in."""
+"""What a fitted mix chooses between: groups of tensors that share a grid, and the formats that each may be stored
+in.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,7 +60,8 @@ def groups_of(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
         if not fitting:
             raise InputError(
                 f"mix '{mix.name}': {tensors[0].name} has rows of {tensors[0].cols} weights, which none of its grids "
-                f"({', '.join(mix.candidates)}) stores. Add one of 32-blocks, such as q4_0, or choose a student whose sizes divide by 32."
+                f"({', '.join(mix.candidates)}) stores. Add one of 32-blocks, such as q4_0, or choose a "
+                "student whose sizes divide by 32."
             )
         groups.append(Group(name, layer_of(tensors[0].name), tuple(tensors), tuple(fitting)))
     return tuple(groups)
@@ -72,11 +75,16 @@ def fit_groups(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
     """
     groups = groups_of(shape, mix)
     assert mix.size is not None
-    allowed, least = size_bytes(shape, mix.size), flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
+    allowed, least = (
+        size_bytes(shape, mix.size),
+        flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups),
+    )
     if least > allowed:
         raise InputError(
-            f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its grids they take "
-            f"{show_bytes(least)}, {8 * least / shape.parameters:.2f} bits a weight. Allow at least that, or add smaller grids."
+            f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its "
+            "grids they take "
+            f"{show_bytes(least)}, {8 * least / shape.parameters:.2f} bits a weight. Allow at least that, or "
+            "add smaller grids."
         )
     return groups
 
@@ -88,4 +96,8 @@ def flat_bytes(shape: ModelShape) -> int:
 
 def _group_name(tensor: str) -> str:
     layer, parts = layer_of(tensor), tensor.split(".")
-    return tensor.removesuffix(".weight") if layer is None else f"layer {layer} {TOGETHER.get(parts[-2], parts[-2].removesuffix('_proj'))}"
+    return (
+        tensor.removesuffix(".weight")
+        if layer is None
+        else f"layer {layer} {TOGETHER.get(parts[-2], parts[-2].removesuffix('_proj'))}"
+    )

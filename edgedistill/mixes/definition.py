@@ -1,4 +1,5 @@
-"""A mix as it is asked for: a built-in one, one of a recipe's own with rules on top of a built-in one, or a size to be fitted.
+"""A mix as it is asked for: a built-in one, one of a recipe's own with rules on top of a built-in one, or a size to be
+fitted.
 
 Names of mixes become parts of file names and stage names, so they are short words.
 """
@@ -11,8 +12,8 @@ NAME = r"^[a-z0-9][a-z0-9_]{0,31}$"
 _RANGE = re.compile(r"(\d{1,4})(?:(-)(\d{1,4})?)?")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
-# What a fitted mix chooses from, unless it says otherwise: the best of each size, which every llama.cpp backend computes with.
-# Those of 256-blocks are left out where rows don't divide.
+# What a fitted mix chooses from, unless it says otherwise: the best of each size, which every llama.cpp backend
+# computes with. Those of 256-blocks are left out where rows don't divide.
 CANDIDATES = ("q2_k", "q3_k", "q4_0", "q4_k", "iq4_nl", "q5_0", "q5_k", "q6_k", "q8_0")
 SENSITIVITY_TOKENS = 512
 
@@ -47,12 +48,16 @@ class Layers:
         return tuple(found)
 
     def __contains__(self, layer: object) -> bool:
-        return isinstance(layer, int) and any(first <= layer and (last is None or layer <= last) for first, last in self.ranges())
+        return isinstance(layer, int) and any(
+            first <= layer and (last is None or layer <= last) for first, last in self.ranges()
+        )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors that get another grid: those whose Hugging Face name matches a pattern (fnmatch), in some layers or in all."""
+    """Tensors that get another grid: those whose Hugging Face name matches a pattern (fnmatch), in some layers or in
+    all.
+    """
 
     tensors: str
     grid: str
@@ -61,7 +66,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Size:
-    """What all weights of a model may take, the file's header not counted: bits a weight, bytes, or as much as in a built-in mix.
+    """What all weights of a model may take, the file's header not counted: bits a weight, bytes, or as much as in a
+    built-in mix.
 
     One of the three is given; `mix_bytes` says what it comes to for a model.
     """

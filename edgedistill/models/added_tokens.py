@@ -1,8 +1,8 @@
 """Tokens that are found in a text before it is split: what `tokenizers` and llama.cpp do alike with them, and what not.
 
 `tokenizers` goes through the text from left to right and takes the longest token that begins there; llama.cpp
-(tokenizer_st_partition) takes the longest token first wherever it stands, then the next. The two differ where the end of
-one token is the beginning of a longer one.
+(tokenizer_st_partition) takes the longest token first wherever it stands, then the next. The two differ where the end
+of one token is the beginning of a longer one.
 """
 
 from pathlib import Path
@@ -12,7 +12,9 @@ from edgedistill.errors import InputError
 from edgedistill.models.tokens import RSTRIP_NAMES, SPACE, rstrip_ids
 
 
-def check_added(path: Path, added: list[dict[str, Any]], normalizer: Any, tokens: tuple[str, ...], types: tuple[int, ...]) -> bool:
+def check_added(
+    path: Path, added: list[dict[str, Any]], normalizer: Any, tokens: tuple[str, ...], types: tuple[int, ...]
+) -> bool:
     """Whether the tokens take the spaces behind them, as Phi-3's do.
 
     Args:
@@ -34,7 +36,8 @@ def check_added(path: Path, added: list[dict[str, Any]], normalizer: Any, tokens
         if token.get("normalized") and _changed(content, normalizer):
             raise InputError(
                 f"{path}: its token {content!r} is searched for after a space was put before the text ('normalized'), "
-                "which we can't give llama.cpp unchanged; set \"normalized\" to false in tokenizer.json, as newer files have it"
+                'which we can\'t give llama.cpp unchanged; set "normalized" to false in tokenizer.json, as '
+                "newer files have it"
             )
     if stripping and stripping != (wanted := rstrip_ids(tokens, types)):
         odd = min(stripping ^ wanted)
@@ -54,7 +57,9 @@ def _changed(content: str, normalizer: Any) -> bool:
 
 
 def _check_overlaps(path: Path, contents: list[str]) -> None:
-    """Raise InputError where the end of a token is the beginning of a longer one, unless both repeat one character in every length."""
+    """Raise InputError where the end of a token is the beginning of a longer one, unless both repeat one character in
+    every length.
+    """
     ends: dict[str, str] = {}  # end of a token -> the shortest such token
     for content in sorted(contents, key=len, reverse=True):
         for at in range(1, len(content)):
@@ -65,9 +70,12 @@ def _check_overlaps(path: Path, contents: list[str]) -> None:
             first = ends.get(content[:length])
             if first is None or len(first.encode()) >= len(content.encode()):
                 continue
-            if len(set(content)) == 1 and all((content[0], shorter) in runs for shorter in range(len(first), len(content))):
+            if len(set(content)) == 1 and all(
+                (content[0], shorter) in runs for shorter in range(len(first), len(content))
+            ):
                 continue
             raise InputError(
-                f"{path}: its tokens {first!r} and {content!r} overlap in {content[:length]!r}: where both could be found, llama.cpp takes "
+                f"{path}: its tokens {first!r} and {content!r} overlap in {content[:length]!r}: where both "
+                "could be found, llama.cpp takes "
                 "the longer one, transformers the first; remove one of them"
             )

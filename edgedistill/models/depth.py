@@ -68,11 +68,11 @@ def choose_layers(influence: Sequence[float], keep: int, kinds: Sequence[object]
     """The indices of the `keep` blocks to keep, in order: the least influential go, never the first or the last.
 
     Args:
-        kinds: where blocks differ by their place, what each is; every kept block then comes to a place of its own kind, and
-            of all such choices the one of most influence is taken.
+        kinds: where blocks differ by their place, what each is; every kept block then comes to a place of its own kind,
+            and of all such choices the one of most influence is taken.
     Raises:
-        ValueError: `keep` isn't between 2 (1 for a model of one block) and the number of blocks, or the last block's place
-            would be one of another kind.
+        ValueError: `keep` isn't between 2 (1 for a model of one block) and the number of blocks, or the last block's
+            place would be one of another kind.
     """
     total = len(influence)
     if not min(2, total) <= keep <= total:
@@ -85,16 +85,26 @@ def choose_layers(influence: Sequence[float], keep: int, kinds: Sequence[object]
 
 
 def _choose_by_kind(influence: Sequence[float], keep: int, kinds: Sequence[object]) -> list[int]:
-    """The rising indices, 0 and the last among them, whose kinds are kinds[:keep] and whose influence adds up to most."""
+    """The rising indices, 0 and the last among them, whose kinds are kinds[:keep] and whose influence adds up to
+    most.
+    """
     last = len(influence) - 1
     if kinds[keep - 1] != kinds[last]:
-        raise ValueError(f"a model of {last + 1} layers can't be cut to {keep}: its last layer is of another kind than layer {keep - 1}")
-    # best[n]: (sum of influence, the indices) of the best choice of n blocks among those seen, None where there is none yet.
+        raise ValueError(
+            f"a model of {last + 1} layers can't be cut to {keep}: its last layer is of another kind than "
+            f"layer {keep - 1}"
+        )
+    # best[n]: (sum of influence, the indices) of the best choice of n blocks among those seen, None where there is none
+    # yet.
     best: list[tuple[float, list[int]] | None] = [None, (influence[0], [0])] + [None] * (keep - 1)
     for index in range(1, last):
         for count in range(min(index, keep - 2), 0, -1):
             found, longer = best[count], best[count + 1]
-            if found is not None and kinds[index] == kinds[count] and (longer is None or found[0] + influence[index] > longer[0]):
+            if (
+                found is not None
+                and kinds[index] == kinds[count]
+                and (longer is None or found[0] + influence[index] > longer[0])
+            ):
                 best[count + 1] = (found[0] + influence[index], [*found[1], index])
     chosen = best[keep - 1]
     assert chosen is not None, "the first blocks are always a choice"

@@ -1,7 +1,8 @@
-"""Texts that llama.cpp is known to split otherwise than `tokenizers`: rare ones, of tokenizers that it otherwise runs alike.
+"""Texts that llama.cpp is known to split otherwise than `tokenizers`: rare ones, of tokenizers that it otherwise runs
+alike.
 
-Each is held by a test, so that a llama.cpp that learns it shows. A tokenizer that differs on common text is refused where
-it is read (`folder_tokenizer`), not listed here.
+Each is held by a test, so that a llama.cpp that learns it shows. A tokenizer that differs on common text is refused
+where it is read (`folder_tokenizer`), not listed here.
 """
 
 import re
@@ -34,15 +35,24 @@ def known_difference(vocabulary: Vocabulary, text: str, special: bool = True) ->
         return "it spells a token that llama.cpp takes for a control token by its text"
     if vocabulary.model == "llama" and SPACE * 2 in text:
         return "it holds the character ▁ itself twice, which Gemma's tokenizer.json finds before all else"
-    if vocabulary.rstrip and any(text[: found.start()].endswith(_added(vocabulary)) for found in _UNICODE_SPACES.finditer(text)):
+    if vocabulary.rstrip and any(
+        text[: found.start()].endswith(_added(vocabulary)) for found in _UNICODE_SPACES.finditer(text)
+    ):
         return "spaces other than ASCII's stay behind a special token in llama.cpp"
-    if vocabulary.prefix == "first" and text and not text.startswith((" ", SPACE)) and not text.startswith(_added(vocabulary, special)):
+    if (
+        vocabulary.prefix == "first"
+        and text
+        and not text.startswith((" ", SPACE))
+        and not text.startswith(_added(vocabulary, special))
+    ):
         return "a space is put before a text that begins with no special token, which GGUF can't say"
     return None
 
 
 def _by_case(text: str) -> bool:
-    """Whether a text holds a mark, or a word beyond ASCII in which an upper-case letter comes after a lower-case one."""
+    """Whether a text holds a mark, or a word beyond ASCII in which an upper-case letter comes after a lower-case
+    one.
+    """
     lower = foreign = False
     for character in text:
         category = unicodedata.category(character)
@@ -63,7 +73,9 @@ def _by_case(text: str) -> bool:
 def _taken_for_control(vocabulary: Vocabulary, spelled: list[str]) -> bool:
     """Whether one of these tokens is none that `tokenizers` would find before it splits: "</s>" in Qwen."""
     added = (CONTROL, UNKNOWN, USER_DEFINED)
-    return any(token in spelled and kind not in added for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True))
+    return any(
+        token in spelled and kind not in added for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+    )
 
 
 def _added(vocabulary: Vocabulary, special: bool = True) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ def read_facts(path: Path, source: str, config_only: bool = False) -> ModelFacts
     Args:
         path: a Hugging Face folder or a .gguf file, as `source.resolve` gives it.
         source: what the user typed.
-        config_only: the folder may be without weights (`source.resolve_config_only`); their bytes are then counted as 16-bit.
+        config_only: the folder may be without weights (`source.resolve_config_only`); their bytes are then counted as
+            16-bit.
     Raises:
         InputError: anything missing, damaged or unsupported; one sentence that names it.
     """
@@ -42,11 +43,29 @@ def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
     _check_vocabulary(path, vocabulary, shape.vocab)
     _check_end(path, vocabulary.eos)
     has_weights = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
-    weight_bytes = check_weights(path, shape) if has_weights or not config_only else shape.parameters * CONFIG_ONLY_WEIGHT_BYTES
-    name = source.rstrip("/").rsplit("/", 1)[-1] if sources.is_hub_id(source) and not Path(source).exists() else path.resolve().name
-    tokenizer = TokenizerFacts(vocabulary.model, vocabulary.pre, len(vocabulary.tokens), vocabulary.chat_template is not None)
+    weight_bytes = (
+        check_weights(path, shape) if has_weights or not config_only else shape.parameters * CONFIG_ONLY_WEIGHT_BYTES
+    )
+    name = (
+        source.rstrip("/").rsplit("/", 1)[-1]
+        if sources.is_hub_id(source) and not Path(source).exists()
+        else path.resolve().name
+    )
+    tokenizer = TokenizerFacts(
+        vocabulary.model, vocabulary.pre, len(vocabulary.tokens), vocabulary.chat_template is not None
+    )
     stated = read_json(path / "config.json").get("max_position_embeddings")
-    return ModelFacts(name, source, str(path), "hf", shape, tokenizer, weight_bytes, license_of(path), _more_than(shape.context, stated))
+    return ModelFacts(
+        name,
+        source,
+        str(path),
+        "hf",
+        shape,
+        tokenizer,
+        weight_bytes,
+        license_of(path),
+        _more_than(shape.context, stated),
+    )
 
 
 def _gguf_facts(path: Path, source: str) -> ModelFacts:
@@ -64,7 +83,9 @@ def _gguf_facts(path: Path, source: str) -> ModelFacts:
     weight_bytes = sum(tensor.size for tensor in header.tensors.values())
     context = header.get(f"{header.get('general.architecture', str)}.context_length", int)
     limit = _more_than(shape.context, context)
-    return ModelFacts(name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated, limit, _quantized(header))
+    return ModelFacts(
+        name, source, str(path), "gguf", shape, tokenizer, weight_bytes, stated, limit, _quantized(header)
+    )
 
 
 def _quantized(header: GGUFHeader) -> str | None:
@@ -82,7 +103,10 @@ def _more_than(context: int, stated: object) -> int | None:
 
 def _check_end(path: Path, eos: int | None) -> None:
     if eos is None:
-        raise InputError(f"{path}: its tokenizer names no eos token, so generation would never end; name one in tokenizer_config.json")
+        raise InputError(
+            f"{path}: its tokenizer names no eos token, so generation would never end; name one in "
+            "tokenizer_config.json"
+        )
 
 
 def _check_vocabulary(path: Path, vocabulary: Vocabulary, rows: int) -> None:

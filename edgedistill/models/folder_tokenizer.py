@@ -1,7 +1,8 @@
-"""The tokenizer of a Hugging Face folder: tokenizer.json, with tokenizer_config.json and generation_config.json beside it.
+"""The tokenizer of a Hugging Face folder: tokenizer.json, with tokenizer_config.json and generation_config.json beside
+it.
 
-tokenizer.json alone says how text becomes ids; a tokenizer.model isn't needed, as its merges hold what its scores would.
-Everything in it that llama.cpp can't do alike is refused here, before anything is trained.
+tokenizer.json alone says how text becomes ids; a tokenizer.model isn't needed, as its merges hold what its scores
+would. Everything in it that llama.cpp can't do alike is refused here, before anything is trained.
 """
 
 import json
@@ -65,13 +66,18 @@ def from_folder(folder: Path) -> Vocabulary:
         model, pre, prefix = _detect(path, data)
         return _from_json(path, data, model, pre, prefix)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: malformed tokenizer ({type(error).__name__}: {error}); download the model again") from error
+        raise InputError(
+            f"{path}: malformed tokenizer ({type(error).__name__}: {error}); download the model again"
+        ) from error
 
 
 def _tokenizer_json(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise InputError(f"{folder}: has no tokenizer.json, which the tokenizer is read from; write one with tokenizer.save_pretrained")
+        raise InputError(
+            f"{folder}: has no tokenizer.json, which the tokenizer is read from; write one with "
+            "tokenizer.save_pretrained"
+        )
     return path, read_json(path)
 
 
@@ -111,13 +117,21 @@ def _prefix(data: dict[str, Any], refuse: Any) -> str:
             if normalizer == known:
                 return prefix
         raise refuse(f"it normalizes text by {json.dumps(normalizer)[:200]}")
-    if not isinstance(split, dict) or split.get("type") != "Metaspace" or split.get("replacement") != SPACE or normalizer is not None:
+    if (
+        not isinstance(split, dict)
+        or split.get("type") != "Metaspace"
+        or split.get("replacement") != SPACE
+        or normalizer is not None
+    ):
         raise refuse(f"it normalizes text by {json.dumps(normalizer)[:100]} and splits it by {json.dumps(split)[:200]}")
     if split.get("split", True):
         raise refuse("its Metaspace splits text at spaces")
     scheme = split.get("prepend_scheme", "always")
     if scheme not in ("first", "never"):
-        raise refuse(f"its Metaspace has prepend_scheme '{scheme}': a space before each stretch of text but those that begin with one")
+        raise refuse(
+            f"its Metaspace has prepend_scheme '{scheme}': a space before each stretch of text but those that "
+            "begin with one"
+        )
     return "first" if scheme == "first" else "none"
 
 
@@ -128,7 +142,9 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in data["model"]["merges"]]
     entries = data.get("added_tokens") or []
     rows = _rows(path.parent)
-    added = {int(t["id"]): t for t in entries if not (rows is not None and int(t["id"]) >= rows and t["content"] == NO_ROW)}
+    added = {
+        int(t["id"]): t for t in entries if not (rows is not None and int(t["id"]) >= rows and t["content"] == NO_ROW)
+    }
     for index, token in added.items():
         ids[index] = str(token["content"])
     # A hostile id would make a vocabulary of any size; no real one has more holes than tokens.
@@ -138,7 +154,11 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
     tokens, types = [], []
     for index in range(max(ids) + 1):
         tokens.append(ids.get(index, padding_token(index)))
-        types.append(UNUSED if tokens[-1] == padding_token(index) and index not in added else _type(tokens[-1], added.get(index), model))
+        types.append(
+            UNUSED
+            if tokens[-1] == padding_token(index) and index not in added
+            else _type(tokens[-1], added.get(index), model)
+        )
     check_texts(path, tokens)
     plain = [" ".join(merge) for merge in merges]
     check_merges(path, plain, tokens)
@@ -146,31 +166,55 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
     if model == "llama":
         sentencepiece.check_bytes(path, tokens)
         pairs = [(left, right) for left, right in merges]
-        scores, plain = sentencepiece.scores_of(path, tokens, pairs, frozenset(str(t["content"]) for t in added.values())), []
-    rstrip = check_added(path, list(added.values()), data.get("normalizer") if model == "llama" else None, tuple(tokens), tuple(types))
+        scores, plain = (
+            sentencepiece.scores_of(path, tokens, pairs, frozenset(str(t["content"]) for t in added.values())),
+            [],
+        )
+    rstrip = check_added(
+        path, list(added.values()), data.get("normalizer") if model == "llama" else None, tuple(tokens), tuple(types)
+    )
     by_text = {token: index for index, token in enumerate(tokens)}
     special = {name: by_text.get(text) if text else None for name, text in _special_texts(path.parent).items()}
     ends = _generation_ends(path.parent, len(tokens))
     further = [index for index in ends if index != special["eos"] and tokens[index] not in ENDS_BY_TEXT]
     if len(further) > 2:
         raise InputError(
-            f"{path.parent}: generation_config.json ends a text at {', '.join(repr(tokens[i]) for i in further)} beside the eos token; "
+            f"{path.parent}: generation_config.json ends a text at "
+            f"{', '.join(repr(tokens[i]) for i in further)} beside the eos token; "
             "GGUF has room for two; leave out those that the model never ends with"
         )
     eot, eom = (*further, None, None)[:2]
     add_bos, add_eos = _adds(path, data.get("post_processor"), tokens, special)
     return Vocabulary(
-        model, pre, tuple(tokens), tuple(types), tuple(plain), special["bos"], special["eos"], special["pad"], special["unk"],
-        add_bos, add_eos, chat_template_of(path.parent), scores=tuple(scores), sep=special["sep"], eot=eot, eom=eom, prefix=prefix,
-        rstrip=rstrip, nfc=model == "gpt2" and data.get("normalizer") is not None, named_templates=named_templates_of(path.parent),
-    )  # fmt: skip
+        model,
+        pre,
+        tuple(tokens),
+        tuple(types),
+        tuple(plain),
+        special["bos"],
+        special["eos"],
+        special["pad"],
+        special["unk"],
+        add_bos,
+        add_eos,
+        chat_template_of(path.parent),
+        scores=tuple(scores),
+        sep=special["sep"],
+        eot=eot,
+        eom=eom,
+        prefix=prefix,
+        rstrip=rstrip,
+        nfc=model == "gpt2" and data.get("normalizer") is not None,
+        named_templates=named_templates_of(path.parent),
+    )
 
 
 def _type(token: str, added: dict[str, Any] | None, model: str) -> int:
     if added is not None:
         if added.get("special"):
             return CONTROL
-        # Gemma adds its runs of spaces as ▁▁. Merges make them from spaces; as an added token llama.cpp would write ▁▁ out.
+        # Gemma adds its runs of spaces as ▁▁. Merges make them from spaces; as an added token llama.cpp would write ▁▁
+        # out.
         return NORMAL if model == "llama" and SPACE in token else USER_DEFINED
     return BYTE if model == "llama" and BYTE_TOKEN.fullmatch(token) else NORMAL
 
@@ -190,7 +234,10 @@ def _generation_ends(folder: Path, count: int) -> list[int]:
     ends = [] if stated is None else stated if isinstance(stated, list) else [stated]
     for index in ends:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
-            raise InputError(f"{path}: eos_token_id holds {index!r}; it must be an id below {count}, the tokenizer's number of tokens")
+            raise InputError(
+                f"{path}: eos_token_id holds {index!r}; it must be an id below {count}, the tokenizer's "
+                "number of tokens"
+            )
     return list(dict.fromkeys(ends))
 
 
@@ -207,14 +254,18 @@ def _special_texts(folder: Path) -> dict[str, str | None]:
     return texts
 
 
-def _adds(path: Path, processor: dict[str, Any] | None, tokens: list[str], special: dict[str, int | None]) -> tuple[bool, bool]:
+def _adds(
+    path: Path, processor: dict[str, Any] | None, tokens: list[str], special: dict[str, int | None]
+) -> tuple[bool, bool]:
     """Whether bos goes before and eos after every text: by tokenizer.json's post-processor alone, as in transformers 5.
 
     Raises:
         InputError: it adds anything else.
     """
     add_bos = add_eos = False
-    steps = [processor] if processor and processor.get("type") != "Sequence" else (processor or {}).get("processors", [])
+    steps = (
+        [processor] if processor and processor.get("type") != "Sequence" else (processor or {}).get("processors", [])
+    )
     for step in steps:
         if step.get("type") == "ByteLevel":
             continue

@@ -24,13 +24,33 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "
 
 # ggml type -> name, weights a block, bytes a block: the types that gguf-py can dequantize.
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("f32", 1, 4), 1: ("f16", 1, 2), 30: ("bf16", 1, 2),
-    2: ("q4_0", 32, 18), 3: ("q4_1", 32, 20), 6: ("q5_0", 32, 22), 7: ("q5_1", 32, 24), 8: ("q8_0", 32, 34),
-    10: ("q2_k", 256, 84), 11: ("q3_k", 256, 110), 12: ("q4_k", 256, 144), 13: ("q5_k", 256, 176), 14: ("q6_k", 256, 210),
-    16: ("iq2_xxs", 256, 66), 17: ("iq2_xs", 256, 74), 18: ("iq3_xxs", 256, 98), 19: ("iq1_s", 256, 50), 20: ("iq4_nl", 32, 18),
-    21: ("iq3_s", 256, 110), 22: ("iq2_s", 256, 82), 23: ("iq4_xs", 256, 136), 29: ("iq1_m", 256, 56),
-    34: ("tq1_0", 256, 54), 35: ("tq2_0", 256, 66), 39: ("mxfp4", 32, 17), 40: ("nvfp4", 64, 36),
-}  # fmt: skip
+    0: ("f32", 1, 4),
+    1: ("f16", 1, 2),
+    30: ("bf16", 1, 2),
+    2: ("q4_0", 32, 18),
+    3: ("q4_1", 32, 20),
+    6: ("q5_0", 32, 22),
+    7: ("q5_1", 32, 24),
+    8: ("q8_0", 32, 34),
+    10: ("q2_k", 256, 84),
+    11: ("q3_k", 256, 110),
+    12: ("q4_k", 256, 144),
+    13: ("q5_k", 256, 176),
+    14: ("q6_k", 256, 210),
+    16: ("iq2_xxs", 256, 66),
+    17: ("iq2_xs", 256, 74),
+    18: ("iq3_xxs", 256, 98),
+    19: ("iq1_s", 256, 50),
+    20: ("iq4_nl", 32, 18),
+    21: ("iq3_s", 256, 110),
+    22: ("iq2_s", 256, 82),
+    23: ("iq4_xs", 256, 136),
+    29: ("iq1_m", 256, 56),
+    34: ("tq1_0", 256, 54),
+    35: ("tq2_0", 256, 66),
+    39: ("mxfp4", 32, 17),
+    40: ("nvfp4", 64, 36),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,10 @@ class GGUFHeader:
             return float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             found = "an array" if key in self.arrays else repr(value)[:60]
-            raise InputError(f"{self.path}: {key} is {found}; it must be of type {kind.__name__}. The file is damaged; download it again.")
+            raise InputError(
+                f"{self.path}: {key} is {found}; it must be of type {kind.__name__}. The file is damaged; "
+                "download it again."
+            )
         return value
 
     def count(self, key: str) -> int:
@@ -95,7 +118,9 @@ class GGUFHeader:
         array = self.arrays[key]
         wanted = {str: "s", int: "BbHhIiQq", float: "fd"}[kind]
         if (code := SCALARS.get(array.element, "s")) not in wanted or array.element == BOOL:
-            raise InputError(f"{self.path}: {key} holds elements of type {array.element}; it must be an array of {kind.__name__}")
+            raise InputError(
+                f"{self.path}: {key} holds elements of type {array.element}; it must be an array of {kind.__name__}"
+            )
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if kind is not str:
                 return list(struct.unpack_from(f"<{array.count}{code}", data, array.offset))
@@ -107,7 +132,9 @@ class GGUFHeader:
                     words.append(data[at + 8 : at + 8 + length].decode())
                     at += 8 + length
             except UnicodeDecodeError as error:
-                raise InputError(f"{self.path}: {key}[{len(words)}] isn't UTF-8 text; the file is damaged, download it again") from error
+                raise InputError(
+                    f"{self.path}: {key}[{len(words)}] isn't UTF-8 text; the file is damaged, download it again"
+                ) from error
             return words
 
     def flags(self, key: str) -> list[bool]:
@@ -124,7 +151,8 @@ def read_header(path: Path) -> GGUFHeader:
     """Read a GGUF file's metadata and tensor table, and check that every tensor lies within the file.
 
     Raises:
-        InputError: it isn't a GGUF file, is truncated or damaged, one part of several, or holds a tensor type that can't be dequantized.
+        InputError: it isn't a GGUF file, is truncated or damaged, one part of several, or holds a tensor type that
+            can't be dequantized.
     """
     try:
         size = path.stat().st_size
@@ -201,7 +229,9 @@ class _Cursor:
     def header(self) -> GGUFHeader:
         version = self.number("I", "version")
         if version not in VERSIONS:
-            raise InputError(f"{self.path}: GGUF version {version} isn't supported; it must be little-endian and of version 2 or 3")
+            raise InputError(
+                f"{self.path}: GGUF version {version} isn't supported; it must be little-endian and of version 2 or 3"
+            )
         tensor_count, key_count = self.number("Q", "tensor count"), self.number("Q", "key count")
         scalars: dict[str, Any] = {}
         arrays: dict[str, _Array] = {}
@@ -221,7 +251,10 @@ class _Cursor:
             else:
                 raise self.fail(f"metadata key {key!r} has type {kind}, which GGUF doesn't define")
         if isinstance(parts := scalars.get("split.count"), int) and parts > 1:
-            raise InputError(f"{self.path}: one of {parts} parts of a split GGUF; merge them with llama.cpp's `llama-gguf-split --merge`")
+            raise InputError(
+                f"{self.path}: one of {parts} parts of a split GGUF; merge them with llama.cpp's "
+                "`llama-gguf-split --merge`"
+            )
         tensors = self.tensors(tensor_count, scalars.get("general.alignment", 32))
         return GGUFHeader(self.path, version, scalars, arrays, tensors)
 
@@ -243,21 +276,28 @@ class _Cursor:
         start = -(-self.at // alignment) * alignment
         return {name: self.place(name, *entry, start, alignment) for name, entry in entries.items()}
 
-    def place(self, name: str, shape: tuple[int, ...], type_id: int, offset: int, start: int, alignment: int) -> GGUFTensor:
+    def place(
+        self, name: str, shape: tuple[int, ...], type_id: int, offset: int, start: int, alignment: int
+    ) -> GGUFTensor:
         if type_id not in TENSOR_TYPES:
             known = ", ".join(name for name, _, _ in TENSOR_TYPES.values())
-            raise InputError(f"{self.path}: tensor {name!r} has ggml type {type_id}, which we can't dequantize; it must be one of {known}")
+            raise InputError(
+                f"{self.path}: tensor {name!r} has ggml type {type_id}, which we can't dequantize; it must be "
+                f"one of {known}"
+            )
         type_name, block, block_bytes = TENSOR_TYPES[type_id]
         weights = 1
         for length in shape:
             weights *= length
         if not weights or shape[-1] % block:
-            raise self.fail(f"tensor {name!r} has shape {list(shape)}, whose rows don't divide into {type_name}'s blocks of {block}")
+            raise self.fail(
+                f"tensor {name!r} has shape {list(shape)}, whose rows don't divide into {type_name}'s blocks of {block}"
+            )
         size = weights // block * block_bytes
         if offset % alignment:
-            raise self.fail(f"tensor {name!r} starts at byte {offset} of the data, which isn't a multiple of {alignment}")
+            raise self.fail(
+                f"tensor {name!r} starts at byte {offset} of the data, which isn't a multiple of {alignment}"
+            )
         if start + offset + size > self.size:
             raise self.fail(f"tensor {name!r} ends at byte {start + offset + size}, the file at byte {self.size}")
         return GGUFTensor(name, shape, type_id, type_name, start + offset, size)
-
-

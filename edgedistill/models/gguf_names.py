@@ -1,8 +1,8 @@
 """A model's weights as a GGUF file has them: names, the order of q's and k's rows, gemma's norms. No torch.
 
 Names are gguf-py's. llama.cpp rotates neighbouring pairs of a head where transformers rotates its two halves; for some
-architectures it leaves that to the file, which then holds the rows of q_proj and k_proj interleaved. Blocks run along a row,
-so whole packed rows can be moved. Where a norm multiplies by 1 + w, the file holds 1 + w.
+architectures it leaves that to the file, which then holds the rows of q_proj and k_proj interleaved. Blocks run along a
+row, so whole packed rows can be moved. Where a norm multiplies by 1 + w, the file holds 1 + w.
 Source: LlamaModel.permute and Gemma3Model.norm_shift in llama.cpp's converter, and its llama_model_rope_type.
 """
 

@@ -1,4 +1,5 @@
-"""The tokenizer of a GGUF file, from its `tokenizer.*` keys, with the values that llama.cpp takes where a key is absent.
+"""The tokenizer of a GGUF file, from its `tokenizer.*` keys, with the values that llama.cpp takes where a key is
+absent.
 
 Source: llama_vocab::impl::load in llama-vocab.cpp.
 """
@@ -9,7 +10,15 @@ from edgedistill.errors import InputError
 from edgedistill.models import pretokenizers, sentencepiece
 from edgedistill.models.gguf_file import GGUFHeader
 from edgedistill.models.templates import plain_name
-from edgedistill.models.tokens import GGUF_ID_NAMES, NORMAL, RSTRIP_NAMES, Vocabulary, check_merges, check_texts, types_in_llama_cpp
+from edgedistill.models.tokens import (
+    GGUF_ID_NAMES,
+    NORMAL,
+    RSTRIP_NAMES,
+    Vocabulary,
+    check_merges,
+    check_texts,
+    types_in_llama_cpp,
+)
 
 # Of a file with sentencepiece's BPE that doesn't name them.
 LLAMA_IDS = {"bos": 1, "eos": 2, "unk": 0}
@@ -39,24 +48,42 @@ def from_gguf(header: GGUFHeader) -> Vocabulary:
     else:
         scores = header.array("tokenizer.ggml.scores", float)
         if len(scores) != len(tokens) or not all(map(math.isfinite, scores)):
-            raise InputError(f"{header.path}: {len(tokens)} tokens but {len(scores)} finite scores; the file is damaged")
+            raise InputError(
+                f"{header.path}: {len(tokens)} tokens but {len(scores)} finite scores; the file is damaged"
+            )
         sentencepiece.check_bytes(header.path, tokens)
     ids: dict[str, int | None] = {}
     for name, key in GGUF_ID_NAMES.items():
         index = header.get(f"tokenizer.ggml.{key}_token_id", int, LLAMA_IDS.get(name) if model == "llama" else None)
         if index is not None and not 0 <= index < len(tokens):
-            raise InputError(f"{header.path}: its {name} token is {index}, the vocabulary has {len(tokens)}; the file is damaged")
+            raise InputError(
+                f"{header.path}: its {name} token is {index}, the vocabulary has {len(tokens)}; the file is damaged"
+            )
         ids[name] = index
     adds_bos = model == "llama" or pre in pretokenizers.ADD_BOS
     prefix = model == "llama" and header.get("tokenizer.ggml.add_space_prefix", bool, True)
     name = header.get("general.name", str, "").lower()
     return Vocabulary(
-        model, pre, tuple(tokens), types_in_llama_cpp(tokens, types), tuple(merges), ids["bos"], ids["eos"], ids["pad"], ids["unk"],
+        model,
+        pre,
+        tuple(tokens),
+        types_in_llama_cpp(tokens, types),
+        tuple(merges),
+        ids["bos"],
+        ids["eos"],
+        ids["pad"],
+        ids["unk"],
         header.get("tokenizer.ggml.add_bos_token", bool, adds_bos) and ids["bos"] is not None,
         header.get("tokenizer.ggml.add_eos_token", bool, False) and ids["eos"] is not None,
-        header.get("tokenizer.chat_template", str), scores=tuple(scores), sep=ids["sep"], eot=ids["eot"], eom=ids["eom"],
-        prefix="each" if prefix else "none", rstrip=any(part in name for part in RSTRIP_NAMES), named_templates=_named_templates(header),
-    )  # fmt: skip
+        header.get("tokenizer.chat_template", str),
+        scores=tuple(scores),
+        sep=ids["sep"],
+        eot=ids["eot"],
+        eom=ids["eom"],
+        prefix="each" if prefix else "none",
+        rstrip=any(part in name for part in RSTRIP_NAMES),
+        named_templates=_named_templates(header),
+    )
 
 
 def gguf_pre(header: GGUFHeader) -> tuple[str, str]:
@@ -68,7 +95,8 @@ def gguf_pre(header: GGUFHeader) -> tuple[str, str]:
     model = header.get("tokenizer.ggml.model", str)
     if model not in MODELS:
         raise InputError(
-            f"{header.path}: tokenizer model {model!r} isn't supported; it must be 'gpt2' (byte-level BPE) or 'llama' (sentencepiece's BPE)"
+            f"{header.path}: tokenizer model {model!r} isn't supported; it must be 'gpt2' (byte-level BPE) or "
+            "'llama' (sentencepiece's BPE)"
         )
     if model == "llama":
         return model, "default"  # llama.cpp reads no pre-tokenizer for it

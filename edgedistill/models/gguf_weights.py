@@ -1,7 +1,7 @@
 """A GGUF file's weights in float32, under Hugging Face names and with Hugging Face's order of rows.
 
-The values are gguf-py's dequantization, unchanged: whole rows are moved, and where a family's norms multiply by 1 + w, the 1
-that the file has in them is taken off, which float32 does exactly.
+The values are gguf-py's dequantization, unchanged: whole rows are moved, and where a family's norms multiply by 1 + w,
+the 1 that the file has in them is taken off, which float32 does exactly.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from edgedistill.models.gguf_names import from_gguf_rows, gguf_names, permuted_h
 
 
 def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, GGUFTensor, NDArray[np.uint8]]]:
-    """(Hugging Face name, its entry in the file, bytes [O, row bytes] or [row bytes]) of each tensor, in the shape's order.
+    """(Hugging Face name, its entry in the file, bytes [O, row bytes] or [row bytes]) of each tensor, in the shape's
+    order.
 
     The bytes are a view of the file; those of q and k are copies in Hugging Face's order of rows. Norms are the file's.
     """
@@ -30,7 +31,9 @@ def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str,
 
 
 def dequantized_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(Hugging Face name, float32 [O, I] or [I]) of each tensor as a Hugging Face folder holds it, in the shape's order."""
+    """(Hugging Face name, float32 [O, I] or [I]) of each tensor as a Hugging Face folder holds it, in the shape's
+    order.
+    """
     for name, tensor, raw in packed_tensors(header, shape):
         values = dequantize(tensor, raw)
         yield name, values - np.float32(1) if shape.norm_offset and name.endswith("norm.weight") else values

@@ -18,8 +18,13 @@ SUPPORTED = tuple(FAMILIES)
 ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # ours -> transformers'
 # Options of a config that change what a model computes, and that none of the supported families' usual models has on.
 ODD_OPTIONS = (
-    "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention", "num_local_experts", "num_experts", "clip_qkv",
-)  # fmt: skip
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "use_bidirectional_attention",
+    "num_local_experts",
+    "num_experts",
+    "clip_qkv",
+)
 GEMMA_PATTERN = 6  # every sixth layer sees all keys
 GEMMA_27B_LAYERS = 62
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes a weight
@@ -35,7 +40,9 @@ def read_shape(folder: Path) -> ModelShape:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise InputError(f"{folder}: has no config.json; a model folder holds config.json, *.safetensors and tokenizer.json")
+        raise InputError(
+            f"{folder}: has no config.json; a model folder holds config.json, *.safetensors and tokenizer.json"
+        )
     return shape_of(path, read_json(path))
 
 
@@ -72,22 +79,43 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
         context, window, windowed = min(context, window), None, None
     scales: dict[str, Any] = {}
     if family.name == "granite":
-        scales = {"embedding_scale": number("embedding_multiplier", 1), "residual_scale": number("residual_multiplier", 1),
-                  "attention_scale": number("attention_multiplier", 1), "logit_scale": 1 / number("logits_scaling", 1)}  # fmt: skip
+        scales = {
+            "embedding_scale": number("embedding_multiplier", 1),
+            "residual_scale": number("residual_multiplier", 1),
+            "attention_scale": number("attention_multiplier", 1),
+            "logit_scale": 1 / number("logits_scaling", 1),
+        }
     elif family.name == "gemma3_text":
         scalar = number("query_pre_attn_scalar", head_dim)
         scales = {"embedding_scale": width**0.5, "attention_scale": None if scalar == head_dim else scalar**-0.5}
-    biases = {option: option in family.bias_options and bool(config.get(option)) for option in ("attention_bias", "mlp_bias")}
+    biases = {
+        option: option in family.bias_options and bool(config.get(option)) for option in ("attention_bias", "mlp_bias")
+    }
     shape = ModelShape(
-        family=family.name, layers=layers, width=width, heads=heads,
-        kv_heads=size("num_key_value_heads", heads), head_dim=head_dim, ffn=size("intermediate_size"), vocab=size("vocab_size"),
+        family=family.name,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=size("num_key_value_heads", heads),
+        head_dim=head_dim,
+        ffn=size("intermediate_size"),
+        vocab=size("vocab_size"),
         context=min(context, rotary.most_tokens or context),
         tied=bool(config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))),
-        rope_theta=rotary.theta, norm_eps=eps, rope_scaling=rotary.scaling,
-        qkv_bias=family.qkv_bias or biases["attention_bias"], output_bias=biases["attention_bias"], mlp_bias=biases["mlp_bias"],
-        rotary_dim=rotary.rotary_dim, window=window, windowed=windowed, local_rope_theta=rotary.local_theta,
-        no_rope=_no_rope(path, config, family, layers), activation=family.activation, **scales,
-    )  # fmt: skip
+        rope_theta=rotary.theta,
+        norm_eps=eps,
+        rope_scaling=rotary.scaling,
+        qkv_bias=family.qkv_bias or biases["attention_bias"],
+        output_bias=biases["attention_bias"],
+        mlp_bias=biases["mlp_bias"],
+        rotary_dim=rotary.rotary_dim,
+        window=window,
+        windowed=windowed,
+        local_rope_theta=rotary.local_theta,
+        no_rope=_no_rope(path, config, family, layers),
+        activation=family.activation,
+        **scales,
+    )
     check_shape(path, shape)
     return shape
 
@@ -95,7 +123,9 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
 def _family(path: Path, config: dict[str, Any]) -> Family:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        hint = " (gemma3 reads images too; take a model of text alone, which is gemma3_text)" if name == "gemma3" else ""
+        hint = (
+            " (gemma3 reads images too; take a model of text alone, which is gemma3_text)" if name == "gemma3" else ""
+        )
         raise InputError(f"{path}: model_type is {name!r}{hint}; supported architectures are {', '.join(SUPPORTED)}")
     return FAMILIES[name]
 
@@ -107,26 +137,41 @@ def _refuse_odd(path: Path, config: dict[str, Any], family: Family) -> None:
         raise InputError(f"{path}: its weights are quantized by {method!r}; take the model's float version")
     for option in ("attention_bias", "mlp_bias"):
         if config.get(option) and option not in family.bias_options:
-            raise InputError(f"{path}: {option} is on; only {family.name} models without it are supported, llama.cpp has no such biases")
+            raise InputError(
+                f"{path}: {option} is on; only {family.name} models without it are supported, llama.cpp has "
+                "no such biases"
+            )
     for option in ODD_OPTIONS:
         if config.get(option):
-            raise InputError(f"{path}: {option} is {config[option]!r}; only {family.name} models without it are supported")
+            raise InputError(
+                f"{path}: {option} is {config[option]!r}; only {family.name} models without it are supported"
+            )
     wanted = ACTIVATIONS[family.activation]
     if (activation := config.get(family.activation_key) or wanted) != wanted:
         raise InputError(f"{path}: {family.activation_key} is {activation!r}; it must be {wanted!r}")
 
 
-def _windows(path: Path, config: dict[str, Any], family: Family, layers: int) -> tuple[int | None, tuple[bool, ...] | None]:
-    """(window in tokens, which layers have it), as transformers takes them from a config; (None, None) where no layer has one."""
+def _windows(
+    path: Path, config: dict[str, Any], family: Family, layers: int
+) -> tuple[int | None, tuple[bool, ...] | None]:
+    """(window in tokens, which layers have it), as transformers takes them from a config; (None, None) where no layer
+    has one.
+    """
     window = config.get("sliding_window", family.defaults.get("sliding_window"))
-    if family.window_layers is None or window is None or (family.window_layers == "switched" and not config.get("use_sliding_window")):
+    if (
+        family.window_layers is None
+        or window is None
+        or (family.window_layers == "switched" and not config.get("use_sliding_window"))
+    ):
         return None, None
     if isinstance(window, bool) or not isinstance(window, int) or not 0 < window < 1 << 31:
         raise InputError(f"{path}: sliding_window is {window!r}; it must be a whole number above 0, or null")
     kinds = config.get("layer_types") if family.window_layers != "all" else None
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= {rope.FULL, rope.SLIDING}:
-            raise InputError(f"{path}: layer_types must be {layers} times {rope.FULL!r} or {rope.SLIDING!r}, one for each layer")
+            raise InputError(
+                f"{path}: layer_types must be {layers} times {rope.FULL!r} or {rope.SLIDING!r}, one for each layer"
+            )
         windowed = tuple(kind == rope.SLIDING for kind in kinds)
     elif family.window_layers == "pattern":
         every = config.get("sliding_window_pattern", GEMMA_PATTERN)
@@ -136,7 +181,9 @@ def _windows(path: Path, config: dict[str, Any], family: Family, layers: int) ->
     elif family.no_rope_every is not None:
         windowed = tuple((index + 1) % family.no_rope_every == 0 for index in range(layers))
     elif family.window_layers == "switched":
-        windowed = tuple(index >= config.get("max_window_layers", family.defaults["max_window_layers"]) for index in range(layers))
+        windowed = tuple(
+            index >= config.get("max_window_layers", family.defaults["max_window_layers"]) for index in range(layers)
+        )
     else:
         windowed = (True,) * layers
     return (window, windowed) if any(windowed) else (None, None)
@@ -166,22 +213,30 @@ def check_shape(where: object, shape: ModelShape) -> None:
     rotary = shape.rotary_dim or shape.head_dim
     if shape.heads % shape.kv_heads or shape.head_dim % 2 or rotary % 2:
         raise InputError(
-            f"{where}: {shape.heads} heads of {shape.head_dim} over {shape.kv_heads} key heads; heads must be a multiple of key heads, "
+            f"{where}: {shape.heads} heads of {shape.head_dim} over {shape.kv_heads} key heads; heads must be "
+            "a multiple of key heads, "
             "and a head's size, or the part of it that is rotated, even"
         )
     if family.square and shape.heads * shape.head_dim != shape.width:
         raise InputError(
-            f"{where}: {shape.heads} heads of {shape.head_dim} aren't the width {shape.width}; llama.cpp runs {shape.family} models only "
+            f"{where}: {shape.heads} heads of {shape.head_dim} aren't the width {shape.width}; llama.cpp runs "
+            f"{shape.family} models only "
             "where they are"
         )
     if family.untied and shape.tied:
-        raise InputError(f"{where}: tie_word_embeddings is on; llama.cpp runs {shape.family} models only with an output matrix of its own")
+        raise InputError(
+            f"{where}: tie_word_embeddings is on; llama.cpp runs {shape.family} models only with an output "
+            "matrix of its own"
+        )
     if shape.family == "gemma3_text":
         # llama.cpp takes this from the number of layers: only Gemma 3 27B has 62.
         fixed = gemma_attention_scale(shape.layers, shape.width, shape.heads, shape.head_dim)
         if shape.attention_scale != fixed:
             wanted = shape.head_dim if fixed is None else shape.width // shape.heads
-            raise InputError(f"{where}: query_pre_attn_scalar must be {wanted}, as llama.cpp has it for a gemma3 of {shape.layers} layers")
+            raise InputError(
+                f"{where}: query_pre_attn_scalar must be {wanted}, as llama.cpp has it for a gemma3 of "
+                f"{shape.layers} layers"
+            )
 
 
 def gemma_attention_scale(layers: int, width: int, heads: int, head_dim: int) -> float | None:
@@ -193,7 +248,8 @@ def check_weights(folder: Path, shape: ModelShape) -> int:
     """Check that the folder's safetensors hold exactly the tensors of `shape`, uncut; return the bytes of its weights.
 
     Raises:
-        InputError: no safetensors, only pickles, a damaged or truncated file, a tensor missing, extra or of another shape.
+        InputError: no safetensors, only pickles, a damaged or truncated file, a tensor missing, extra or of another
+            shape.
     """
     if (folder / GRID_FILE).is_file() and not any(folder.glob("model*.safetensors")):
         return (folder / GRID_FILE).stat().st_size
@@ -203,7 +259,9 @@ def check_weights(folder: Path, shape: ModelShape) -> int:
     total = 0
     for tensor in shape.tensors():
         if tensor.name not in found:
-            raise InputError(f"{folder}: its safetensors lack {tensor.name}, which config.json calls for; download the model again")
+            raise InputError(
+                f"{folder}: its safetensors lack {tensor.name}, which config.json calls for; download the model again"
+            )
         dtype, dimensions = found.pop(tensor.name)
         wanted = list(tensor.dimensions)
         if dimensions != wanted:
@@ -229,7 +287,9 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
-            raise InputError(f"{index}: weight_map must map each tensor to a file name in the folder; download the model again")
+            raise InputError(
+                f"{index}: weight_map must map each tensor to a file name in the folder; download the model again"
+            )
         files = [folder / name for name in sorted(set(names.values()))]
         if missing := [file.name for file in files if not file.is_file()]:
             raise InputError(f"{folder}: {missing[0]} is missing, which its index names; download the model again")
@@ -242,7 +302,9 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{folder}: its weights are the pickle {pickles[0]}, which isn't loaded because a pickle can run code; "
                 "convert it with transformers' save_pretrained to model.safetensors"
             )
-        raise InputError(f"{folder}: has no *.safetensors; a model folder holds config.json, *.safetensors and tokenizer.json")
+        raise InputError(
+            f"{folder}: has no *.safetensors; a model folder holds config.json, *.safetensors and tokenizer.json"
+        )
     return files
 
 
@@ -257,12 +319,16 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
                 raise InputError(f"{damaged}: it has {size} bytes; download it again")
             (length,) = struct.unpack("<Q", start)
             if length > min(size - 8, MAX_HEADER_BYTES):
-                raise InputError(f"{damaged}: its header of {length} bytes doesn't fit into the file's {size}; download it again")
+                raise InputError(
+                    f"{damaged}: its header of {length} bytes doesn't fit into the file's {size}; download it again"
+                )
             header = json.loads(file.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         if 8 + length + end != size:
-            raise InputError(f"{damaged}: its data should end at byte {8 + length + end}, the file ends at {size}; download it again")
+            raise InputError(
+                f"{damaged}: its data should end at byte {8 + length + end}, the file ends at {size}; download it again"
+            )
         return {name: (str(entry["dtype"]), [int(n) for n in entry["shape"]]) for name, entry in entries.items()}
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error

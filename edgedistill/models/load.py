@@ -1,4 +1,5 @@
-"""A causal language model as torch runs it, from a Hugging Face folder, a GGUF file, or weights in hand; and back to disk.
+"""A causal language model as torch runs it, from a Hugging Face folder, a GGUF file, or weights in hand; and back to
+disk.
 
 Read by hand instead of by from_pretrained: nothing is printed, nothing is downloaded, no pickle and no code of the
 model's is ever loaded, and a GGUF file's weights are exactly gguf's dequantization.
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None) -> "PreTrainedModel":
+def load_model(
+    path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None
+) -> "PreTrainedModel":
     """The model of a Hugging Face folder or a .gguf file, in evaluation mode, with sdpa attention.
 
     Args:
         path: a folder or a .gguf file.
         dtype: of all weights; float32 keeps a GGUF file's dequantized values exactly.
-        weights: tensors by Hugging Face name, [O, I] or [I], used instead of the folder's own: a checkpoint on its grid is
-            loaded with its decoded tensors. They are copied.
+        weights: tensors by Hugging Face name, [O, I] or [I], used instead of the folder's own: a checkpoint on its grid
+            is loaded with its decoded tensors. They are copied.
     Raises:
         InputError: missing, damaged or unsupported files, or a weight that isn't a finite number.
     """
@@ -57,7 +60,8 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[
 
 
 def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -> None:
-    """Write a float checkpoint: config.json, generation_config.json, model.safetensors in the model's dtype, and a tokenizer.
+    """Write a float checkpoint: config.json, generation_config.json, model.safetensors in the model's dtype, and a
+    tokenizer.
 
     Args:
         tokenizer_source: the folder or .gguf file whose tokenizer the model has.
@@ -65,15 +69,20 @@ def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    _save_configs(model.config, model.generation_config, shape_of(folder / "config.json", model.config.to_dict()), folder)
+    _save_configs(
+        model.config, model.generation_config, shape_of(folder / "config.json", model.config.to_dict()), folder
+    )
     tied = model.config.tie_word_embeddings
-    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items() if not (tied and name == HEAD)}
+    tensors = {
+        name: value.detach().contiguous() for name, value in model.state_dict().items() if not (tied and name == HEAD)
+    }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     save_tokenizer(tokenizer_source, folder)
 
 
 def save_side_files(source: Path, folder: Path) -> None:
-    """Write what stands beside the weights of the model at `source`: config.json, generation_config.json and the tokenizer.
+    """Write what stands beside the weights of the model at `source`: config.json, generation_config.json and the
+    tokenizer.
 
     A folder's are copied byte for byte.
     """
@@ -106,11 +115,20 @@ def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "PreTrainedConfig
 
     family = FAMILIES[shape.family]
     values: dict[str, Any] = {
-        "vocab_size": shape.vocab, "hidden_size": shape.width, "intermediate_size": shape.ffn, "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "max_position_embeddings": shape.context,
-        "rms_norm_eps": shape.norm_eps, "rope_parameters": rope.rope_parameters(shape), "tie_word_embeddings": shape.tied,
-        "bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos, "pad_token_id": vocabulary.pad,
-    }  # fmt: skip
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_parameters": rope.rope_parameters(shape),
+        "tie_word_embeddings": shape.tied,
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
+        "pad_token_id": vocabulary.pad,
+    }
     if not family.square:
         values["head_dim"] = shape.head_dim
     if family.bias_options:
@@ -119,12 +137,19 @@ def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "PreTrainedConfig
         values["sliding_window"] = shape.window
     if family.windows:
         kinds = [rope.SLIDING if shape.layer_kind(index)[0] else rope.FULL for index in range(shape.layers)]
-        values |= {"layer_types": kinds, "query_pre_attn_scalar": round((shape.attention_scale or shape.head_dim**-0.5) ** -2)}
+        values |= {
+            "layer_types": kinds,
+            "query_pre_attn_scalar": round((shape.attention_scale or shape.head_dim**-0.5) ** -2),
+        }
     if shape.no_rope is not None:
         values["no_rope_layers"] = [int(not without) for without in shape.no_rope]
     if shape.family == "granite":
-        values |= {"embedding_multiplier": shape.embedding_scale, "residual_multiplier": shape.residual_scale,
-                   "attention_multiplier": shape.attention_scale, "logits_scaling": 1 / shape.logit_scale}  # fmt: skip
+        values |= {
+            "embedding_multiplier": shape.embedding_scale,
+            "residual_multiplier": shape.residual_scale,
+            "attention_multiplier": shape.attention_scale,
+            "logits_scaling": 1 / shape.logit_scale,
+        }
     if shape.rope_scaling and family.fused:
         values[rope.ORIGINAL] = shape.rope_scaling[rope.ORIGINAL]
     config: PreTrainedConfig = AutoConfig.for_model(shape.family, **values)
@@ -151,7 +176,9 @@ def build_model(
         if tuple(value.shape) != size:
             raise InputError(f"{where}: {name} has shape {list(value.shape)}, it must be {list(size)}")
         if not torch.isfinite(value).all():
-            raise InputError(f"{where}: {name} holds values that aren't finite numbers; the file is damaged or its training diverged")
+            raise InputError(
+                f"{where}: {name} holds values that aren't finite numbers; the file is damaged or its training diverged"
+            )
         state[name] = value.to(dtype)
     if missing := wanted.keys() - state.keys():
         raise InputError(f"{where}: {len(missing)} of {len(wanted)} tensors are missing, among them {min(missing)}")

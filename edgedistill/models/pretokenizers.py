@@ -1,4 +1,5 @@
-"""How text is split before byte-level BPE: the splits that both `tokenizers` and llama.cpp know, under llama.cpp's names.
+"""How text is split before byte-level BPE: the splits that both `tokenizers` and llama.cpp know, under llama.cpp's
+names.
 
 Each entry is the `pre_tokenizer` of a tokenizer.json; the regular expressions behind a name are in llama.cpp's
 llama-vocab.cpp (llm_tokenizer_bpe). A name is listed here once a test has shown equal ids on both sides; the few texts
@@ -13,8 +14,13 @@ Json = dict[str, Any]
 ALIASES = {
     **dict.fromkeys(("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"), "llama-bpe"),
     **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"), "smollm"),
-    **dict.fromkeys(("phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "a.x-4.0", "mellum"), "gpt-2"),
-    **dict.fromkeys(("stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan", "solar-open", "grok-2"), "qwen2"),
+    **dict.fromkeys(
+        ("phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "a.x-4.0", "mellum"),
+        "gpt-2",
+    ),
+    **dict.fromkeys(
+        ("stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan", "solar-open", "grok-2"), "qwen2"
+    ),
     **dict.fromkeys(("smaug-bpe",), "dbrx"),
     **dict.fromkeys(("llama4", "kanana2", "talkie", "minimax-m2"), "gpt-4o"),
 }
@@ -62,7 +68,8 @@ def name_of(pre_tokenizer: Json | None, ignore_merges: bool | None = None) -> st
     """llama.cpp's name of a tokenizer.json's `pre_tokenizer`, None where we know none.
 
     Args:
-        ignore_merges: what the BPE model says of it, which tells "llama-bpe" from "dbrx"; None takes the first that splits so.
+        ignore_merges: what the BPE model says of it, which tells "llama-bpe" from "dbrx"; None takes the first that
+            splits so.
     """
     found = _canonical(pre_tokenizer)
     same = (name for name, known in PRE_TOKENIZERS.items() if _canonical(known) == found)

@@ -1,10 +1,10 @@
 """Rotary position settings: which of them a Hugging Face config can hold, and how GGUF says the same.
 
-A config written by transformers 5 has `rope_parameters` {rope_theta, rope_type, ...}, gemma3's one such object for each kind
-of layer; an older one has `rope_theta` and `rope_scaling`. Supported, each where llama.cpp and transformers compute the same:
-no scaling, "linear" (positions divided by a factor), "llama3" (low frequencies divided), "yarn" with its usual constants, and
-phi3's "longrope" up to the length that the model was first trained for: beyond it transformers changes to the long factors
-by the length of the text, llama.cpp by the length of the context.
+A config written by transformers 5 has `rope_parameters` {rope_theta, rope_type, ...}, gemma3's one such object for each
+kind of layer; an older one has `rope_theta` and `rope_scaling`. Supported, each where llama.cpp and transformers
+compute the same: no scaling, "linear" (positions divided by a factor), "llama3" (low frequencies divided), "yarn" with
+its usual constants, and phi3's "longrope" up to the length that the model was first trained for: beyond it transformers
+changes to the long factors by the length of the text, llama.cpp by the length of the context.
 llama.cpp takes llama3's and longrope's as tensors of factors, one for each rotated pair of a head.
 """
 
@@ -24,11 +24,17 @@ ORIGINAL = "original_max_position_embeddings"
 STATED_KEY = "edgedistill.rope_scaling"  # JSON: the scaling behind a file's factors, as we export it
 OLD_NAMES = {"su": "longrope"}
 # What llama.cpp takes for yarn and a file can't change: transformers' defaults.
-YARN_FIXED: dict[str, tuple[Any, ...]] = {"beta_fast": (None, 32), "beta_slow": (None, 1), "mscale": (None,), "mscale_all_dim": (None,),
-                                          "truncate": (None, True)}  # fmt: skip
+YARN_FIXED: dict[str, tuple[Any, ...]] = {
+    "beta_fast": (None, 32),
+    "beta_slow": (None, 1),
+    "mscale": (None,),
+    "mscale_all_dim": (None,),
+    "truncate": (None, True),
+}
 # What Llama 3.1 and Llama 3.2 use: a GGUF file holds only the factors that come out.
 KNOWN_LLAMA3 = tuple(
-    {"rope_type": "llama3", "factor": f, "low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 8192} for f in (8.0, 32.0)
+    {"rope_type": "llama3", "factor": f, "low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 8192}
+    for f in (8.0, 32.0)
 )
 
 Scaling = dict[str, Any]
@@ -66,7 +72,10 @@ def from_config(where: object, config: dict[str, Any], family: Family = FAMILIES
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     kind = OLD_NAMES.get(kind, kind)
     if kind not in family.rope:
-        raise InputError(f"{where}: rope scaling {kind!r} isn't supported for {family.name}; it must be one of {', '.join(family.rope)}")
+        raise InputError(
+            f"{where}: rope scaling {kind!r} isn't supported for {family.name}; it must be one of "
+            f"{', '.join(family.rope)}"
+        )
     share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     share = 1.0 if share is None else _positive(where, "partial_rotary_factor", share)
     if share != 1 and not family.fused or share > 1:
@@ -74,16 +83,25 @@ def from_config(where: object, config: dict[str, Any], family: Family = FAMILIES
     rotary_dim = int(head_dim * share)
     theta = scaling.get("rope_theta") or config.get("rope_theta") or family.defaults.get("rope_theta", DEFAULT_THETA)
     found, most = _scaling(where, config, family, kind, scaling, rotary_dim)
-    return Rotary(_positive(where, "rope_theta", theta), found, local, rotary_dim if rotary_dim != head_dim else None, most)
+    return Rotary(
+        _positive(where, "rope_theta", theta), found, local, rotary_dim if rotary_dim != head_dim else None, most
+    )
 
 
-def _by_layer(where: object, config: dict[str, Any], family: Family, parameters: dict[str, Any]) -> tuple[dict[str, Any], float]:
+def _by_layer(
+    where: object, config: dict[str, Any], family: Family, parameters: dict[str, Any]
+) -> tuple[dict[str, Any], float]:
     """(the settings of layers that see all keys, the base of windowed layers): gemma3's."""
     full, sliding = parameters.get(FULL) or {}, parameters.get(SLIDING) or {}
     if set(parameters) - {FULL, SLIDING} or not isinstance(full, dict) or not isinstance(sliding, dict):
-        raise InputError(f"{where}: rope_parameters is {str(parameters)[:80]}; {family.name}'s must have objects {FULL} and {SLIDING}")
+        raise InputError(
+            f"{where}: rope_parameters is {str(parameters)[:80]}; {family.name}'s must have objects {FULL} "
+            f"and {SLIDING}"
+        )
     if (kind := sliding.get("rope_type") or "default") != "default":
-        raise InputError(f"{where}: rope scaling {kind!r} of windowed layers isn't supported for {family.name}; it must be 'default'")
+        raise InputError(
+            f"{where}: rope scaling {kind!r} of windowed layers isn't supported for {family.name}; it must be 'default'"
+        )
     local = sliding.get("rope_theta") or config.get("rope_local_base_freq") or family.defaults["rope_local_base_freq"]
     return full, _positive(where, "rope_local_base_freq", local)
 
@@ -109,7 +127,10 @@ def _scaling(
         stated = _positive(where, "attention_factor", scaling.get("attention_factor") or usual)
         if odd or factor < 1 or not math.isclose(stated, usual, rel_tol=1e-5):
             key = odd[0] if odd else "factor" if factor < 1 else "attention_factor"
-            raise InputError(f"{where}: yarn's {key} is {scaling[key]!r}; llama.cpp has only yarn's usual constants and factors above 1")
+            raise InputError(
+                f"{where}: yarn's {key} is {scaling[key]!r}; llama.cpp has only yarn's usual constants and "
+                "factors above 1"
+            )
         return {"rope_type": kind, "factor": factor, ORIGINAL: original}, None
     factors = {key: _factors(where, key, scaling.get(key), rotary_dim // 2) for key in (SHORT, LONG)}
     attention = scaling.get("attention_factor")
@@ -123,7 +144,9 @@ def _scaling(
 def _factors(where: object, key: str, values: Any, count: int) -> list[float]:
     if not isinstance(values, list) or len(values) != count:
         found = f"has {len(values)} numbers" if isinstance(values, list) else f"is {values!r}"
-        raise InputError(f"{where}: {key} {found}; longrope must have one for each of the {count} rotated pairs of a head")
+        raise InputError(
+            f"{where}: {key} {found}; longrope must have one for each of the {count} rotated pairs of a head"
+        )
     return [_positive(where, key, value) for value in values]
 
 
@@ -171,11 +194,17 @@ def llama3_factors(theta: float, head_dim: int, scaling: Scaling) -> list[float]
     return factors
 
 
-def scaling_of_factors(theta: float, head_dim: int, factors: list[float], stated: Scaling | None = None) -> Scaling | None:
-    """The llama3 scaling that gives these factors, of the one that the file states and the known ones; None where none does."""
+def scaling_of_factors(
+    theta: float, head_dim: int, factors: list[float], stated: Scaling | None = None
+) -> Scaling | None:
+    """The llama3 scaling that gives these factors, of the one that the file states and the known ones; None where none
+    does.
+    """
     for scaling in (stated, *KNOWN_LLAMA3) if stated else KNOWN_LLAMA3:
         expected = llama3_factors(theta, head_dim, scaling)
-        if len(expected) == len(factors) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)):
+        if len(expected) == len(factors) and all(
+            math.isclose(a, b, rel_tol=1e-4) for a, b in zip(expected, factors, strict=True)
+        ):
             return scaling
     return None
 

@@ -34,7 +34,8 @@ def student_of(path: Path) -> RunStudent | None:
     stage = next((s for s in STUDENTS if s in run.current and (run.stages / run.current[s] / MARK).is_file()), None)
     if stage is None:
         raise InputError(
-            f"{path}: the run isn't that far: it has no float student yet (stage {' or '.join(STUDENTS)}). Run its command again until it "
+            f"{path}: the run isn't that far: it has no float student yet (stage {' or '.join(STUDENTS)}). "
+            "Run its command again until it "
             "has, or name the model itself."
         )
     folder = run.stages / run.current[stage]
@@ -43,7 +44,9 @@ def student_of(path: Path) -> RunStudent | None:
     except RunError as error:
         trouble = str(error)
     if trouble:
-        raise InputError(f"{path}: the run's float student isn't whole ({trouble}). Run its command again, which makes it anew.")
+        raise InputError(
+            f"{path}: the run's float student isn't whole ({trouble}). Run its command again, which makes it anew."
+        )
     return RunStudent(folder, _name(run, stage), *_license(path))
 
 
@@ -54,17 +57,23 @@ def _name(run: RunFolder, stage: str) -> str:
     if stage == "student":
         return name
     try:
-        layers = json.loads((run.stages / run.current[stage] / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+        layers = json.loads((run.stages / run.current[stage] / "config.json").read_text(encoding="utf-8"))[
+            "num_hidden_layers"
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return name
     return f"{name} {layers} layers" if isinstance(layers, int) else name
 
 
 def _license(path: Path) -> tuple[str | None, str | None]:
-    """The teacher's licence by the run's report, and its text in the run's bundle; None where the run hasn't come to that."""
+    """The teacher's licence by the run's report, and its text in the run's bundle; None where the run hasn't come to
+    that.
+    """
     try:
         found = json.loads((path / "report.json").read_text(encoding="utf-8"))["provenance"]["license"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         found = None
     text = path / "bundle" / "LICENSE"
-    return found if isinstance(found, str) else None, text.read_text(encoding="utf-8", errors="replace") if text.is_file() else None
+    return found if isinstance(found, str) else None, text.read_text(
+        encoding="utf-8", errors="replace"
+    ) if text.is_file() else None

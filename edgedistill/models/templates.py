@@ -12,7 +12,9 @@ NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def chat_template_of(folder: Path) -> str | None:
-    """The chat template of a Hugging Face folder: chat_template.jinja, or tokenizer_config.json's; of several, the one named "default"."""
+    """The chat template of a Hugging Face folder: chat_template.jinja, or tokenizer_config.json's; of several, the one
+    named "default".
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
         return _text(file)
@@ -32,12 +34,15 @@ def named_templates_of(folder: Path) -> tuple[tuple[str, str], ...]:
 
 
 def plain_name(name: str) -> str:
-    """A template's name as part of a GGUF key and of a file's name: what isn't a letter, a digit or _ is _, so it leads nowhere else."""
+    """A template's name as part of a GGUF key and of a file's name: what isn't a letter, a digit or _ is _, so it leads
+    nowhere else.
+    """
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
 
 
 def whole_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json as every reader takes it: the chat template inside, since transformers.js reads no file of its own for it.
+    """tokenizer_config.json as every reader takes it: the chat template inside, since transformers.js reads no file of
+    its own for it.
 
     Raises:
         InputError: the file is missing or malformed.
@@ -57,7 +62,11 @@ def _stated(folder: Path) -> Any:
 
 
 def _named(templates: list[Any]) -> dict[str, str]:
-    return {str(t["name"]): str(t["template"]) for t in templates if isinstance(t, dict) and {"name", "template"} <= t.keys()}
+    return {
+        str(t["name"]): str(t["template"])
+        for t in templates
+        if isinstance(t, dict) and {"name", "template"} <= t.keys()
+    }
 
 
 def _text(file: Path) -> str:

@@ -36,15 +36,18 @@ TEST_TEXTS: tuple[str, ...] = (
     "我想在apple工作1314151天~ 日本語のテキスト。한국어 텍스트",
     "កាន់តែពិសេសអាច нещо на Български שלום عليكم ไทย हिन्दी",
     "def add(a, b):\n    return a + b  # sum\n\n\nif __name__ == '__main__':\n\tprint(f\"{add(1, 2)!r}\")\n",
-    "{\"key\": [1, 2.5e-3, null, true], 'x': \"\\u00e9\\n\"} <html><body class=\"a\">&nbsp;</body></html>",
-    "------======= ``````` \"\"\"\"...... !!!!!!?????? ''' ### $$$ %%% ^^^ &&& *** +++ ~~~ ||| \\\\\\ ///",
+    '{"key": [1, 2.5e-3, null, true], \'x\': "\\u00e9\\n"} <html><body class="a">&nbsp;</body></html>',
+    '------======= ``````` """"...... !!!!!!?????? \'\'\' ### $$$ %%% ^^^ &&& *** +++ ~~~ ||| \\\\\\ ///',
     "https://example.com/path?query=a%20b&c=d#frag user@example.com C:\\Users\\x\\y",
     "\x00\x01\x02\x1b[31m\x7f\u00a0\u2028\u2029\u3000\ufeff\u200b end",
     "a" * 70 + " " + "ab" * 40 + " " + "0123456789" * 5,
     "<|im_start|>user\nWhat is <|endoftext|> here?<|im_end|>\n<|im_start|>assistant\n",
     "<|im_end|><|im_end|> <|im_end|>x<|im_start|>",
     "almost special: <|im_star|> <|im_end | <|endoftext| > <||> [PAD1] <0x0A>",
-    "<s>[INST] Hi [/INST] </s><s>[INST]\n<<SYS>>[/INST]<start_of_turn>user\nHi<end_of_turn>\n<|user|>\n Hi<|end|>\n\n<|eot_id|>",
+    (
+        "<s>[INST] Hi [/INST] </s><s>[INST]\n<<SYS>>[/INST]<start_of_turn>user\nHi<end_of_turn>\n<|user|>\n "
+        "Hi<|end|>\n\n<|eot_id|>"
+    ),
     "▁one▁ ▁two ▁▁three",
     "camelCase HTTPServer iPhone ЖивагО École ÉcoleÀvoir ΑλφαΒήτα ǅ ﬀ ſt",
     "\u202eright to left\u202c \u2066x\u2069 a\u00adb \ud7ff\ue000 \ufffd \U0010ffff \U0001d400\U0001d41a",
@@ -62,7 +65,11 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     vocabulary = read_vocabulary(path)
     from tokenizers import Tokenizer
 
-    text = (path / "tokenizer.json").read_text(encoding="utf-8") if path.is_dir() else json.dumps(tokenizer_json(path, vocabulary))
+    text = (
+        (path / "tokenizer.json").read_text(encoding="utf-8")
+        if path.is_dir()
+        else json.dumps(tokenizer_json(path, vocabulary))
+    )
     try:
         backend = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
@@ -83,8 +90,12 @@ def save_tokenizer(path: Path, folder: Path) -> None:
         if (path / "tokenizer_config.json").is_file():
             context = read_json(path / "tokenizer_config.json").get("model_max_length")
     else:
-        (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(path, vocabulary), ensure_ascii=False), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(_config(vocabulary, context), indent=2) + "\n", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(
+            json.dumps(tokenizer_json(path, vocabulary), ensure_ascii=False), encoding="utf-8"
+        )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(_config(vocabulary, context), indent=2) + "\n", encoding="utf-8"
+    )
     if vocabulary.chat_template is not None:
         (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
     for name, template in vocabulary.named_templates:
@@ -93,7 +104,8 @@ def save_tokenizer(path: Path, folder: Path) -> None:
 
 
 def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json of a vocabulary that a GGUF file at `path` holds: every id as given, added tokens matched before any split.
+    """The tokenizer.json of a vocabulary that a GGUF file at `path` holds: every id as given, added tokens matched
+    before any split.
 
     Raises:
         InputError: its scores are none that merges can say.
@@ -101,20 +113,30 @@ def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     stripping = vocabulary.rstrip_ids
     added = [
         {
-            "id": index, "content": vocabulary.tokens[index], "single_word": False, "lstrip": False, "rstrip": index in stripping,
-            "normalized": False, "special": kind != USER_DEFINED,
+            "id": index,
+            "content": vocabulary.tokens[index],
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": index in stripping,
+            "normalized": False,
+            "special": kind != USER_DEFINED,
         }
         for index, kind in enumerate(vocabulary.types)
         if kind in (CONTROL, UNKNOWN, USER_DEFINED)
-    ]  # fmt: skip
+    ]
     pieces = _sentencepiece(path, vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
     model = pieces.pop("model")
     vocab = {token: index for index, token in enumerate(vocabulary.tokens)}
     options = {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **pieces,
-        "post_processor": _post_processor(vocabulary), "model": {**options, **model, "vocab": vocab},
-    }  # fmt: skip
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        **pieces,
+        "post_processor": _post_processor(vocabulary),
+        "model": {**options, **model, "vocab": vocab},
+    }
 
 
 def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -123,10 +145,13 @@ def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
         "pre_tokenizer": pretokenizers.PRE_TOKENIZERS[vocabulary.pre],
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "model": {
-            "unk_token": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": vocabulary.pre in pretokenizers.IGNORE_MERGES,
+            "unk_token": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": vocabulary.pre in pretokenizers.IGNORE_MERGES,
             "merges": [merge.split(" ") for merge in vocabulary.merges],
         },
-    }  # fmt: skip
+    }
 
 
 def _sentencepiece(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -143,10 +168,13 @@ def _sentencepiece(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": back},
         "model": {
-            "unk_token": vocabulary.token("unk"), "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+            "unk_token": vocabulary.token("unk"),
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
             "merges": [list(merge) for merge in merges],
         },
-    }  # fmt: skip
+    }
 
 
 def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -157,7 +185,11 @@ def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
     single: list[dict[str, Any]] = []
     pair: list[dict[str, Any]] = []
     for index, sequence in enumerate("AB"):
-        part = [*(piece(n, index) for n in before), {"Sequence": {"id": sequence, "type_id": index}}, *(piece(n, index) for n in after)]
+        part = [
+            *(piece(n, index) for n in before),
+            {"Sequence": {"id": sequence, "type_id": index}},
+            *(piece(n, index) for n in after),
+        ]
         single = single or part
         pair += part
     texts = {name: vocabulary.token(name) for name in (*before, *after)}
@@ -166,7 +198,9 @@ def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _config(vocabulary: Vocabulary, context: int | None) -> dict[str, Any]:
-    config: dict[str, Any] = {f"{name}_token": vocabulary.token(name) for name in SPECIAL_IDS if getattr(vocabulary, name) is not None}
+    config: dict[str, Any] = {
+        f"{name}_token": vocabulary.token(name) for name in SPECIAL_IDS if getattr(vocabulary, name) is not None
+    }
     if isinstance(context, int):
         config["model_max_length"] = context
     # A class that loads tokenizer.json as it is, in transformers 4 and 5. The template is here too for readers that
@@ -185,5 +219,9 @@ def _wrap(backend: Any, vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
     if template is not None and vocabulary.named_templates:
         template = {"default": template, **dict(vocabulary.named_templates)}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, chat_template=template, clean_up_tokenization_spaces=False, padding_side="left", **special
+        tokenizer_object=backend,
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        **special,
     )

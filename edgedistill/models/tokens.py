@@ -1,8 +1,10 @@
-"""A tokenizer as plain data: tokens, their types, merges or scores, special ids, chat templates. No torch, no transformers.
+"""A tokenizer as plain data: tokens, their types, merges or scores, special ids, chat templates. No torch, no
+transformers.
 
-Two kinds, under llama.cpp's names. "gpt2": text is split by a regular expression, each piece spelled as bytes and merged
-by rank. "llama": characters (spaces as ▁) merged by the score of what they make, as sentencepiece does it; what no token
-spells becomes byte tokens <0x00> to <0xFF>. What we can't carry over exactly is refused by name where it is read.
+Two kinds, under llama.cpp's names. "gpt2": text is split by a regular expression, each piece spelled as bytes and
+merged by rank. "llama": characters (spaces as ▁) merged by the score of what they make, as sentencepiece does it; what
+no token spells becomes byte tokens <0x00> to <0xFF>. What we can't carry over exactly is refused by name where it is
+read.
 """
 
 import json
@@ -18,23 +20,85 @@ from edgedistill.errors import InputError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPECIAL_IDS = ("bos", "eos", "pad", "unk", "sep")
 # GGUF's names of all ids; seperator is GGUF's own spelling.
-GGUF_ID_NAMES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "sep": "seperator", "eot": "eot", "eom": "eom"}
+GGUF_ID_NAMES = {
+    "bos": "bos",
+    "eos": "eos",
+    "pad": "padding",
+    "unk": "unknown",
+    "sep": "seperator",
+    "eot": "eot",
+    "eom": "eom",
+}
 SPACE = "▁"
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 # Tokens at which llama.cpp ends a text whatever the file says, by their text (llama-vocab.cpp, special_eog_ids).
-ENDS_BY_TEXT = frozenset({
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>", "</s>",
-    "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-    "<｜end▁of▁sentence｜>", "[e~[",
-})  # fmt: skip
-# Tokens that llama.cpp takes for control tokens by their text, whatever the file says: these, and those of fill-in-the-middle.
-CONTROL_BY_TEXT = ENDS_BY_TEXT | frozenset({
-    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>",
-    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>",
-    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>",
-    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>",
-    "<|file_sep|>",
-})  # fmt: skip
+ENDS_BY_TEXT = frozenset(
+    {
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
+    }
+)
+# Tokens that llama.cpp takes for control tokens by their text, whatever the file says: these, and those of
+# fill-in-the-middle.
+CONTROL_BY_TEXT = ENDS_BY_TEXT | frozenset(
+    {
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<｜fim▁begin｜>",
+        "<PRE>",
+        "▁<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<｜fim▁hole｜>",
+        "<SUF>",
+        "▁<SUF>",
+        "<|code_suffix|>",
+        "<|suffix|>",
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<｜fim▁end｜>",
+        "<MID>",
+        "▁<MID>",
+        "<|code_middle|>",
+        "<|middle|>",
+        "<|fim_pad|>",
+        "<fim-pad>",
+        "<fim_pad>",
+        "<PAD>",
+        "[PAD]",
+        "<|fim_repo|>",
+        "<|repo_name|>",
+        "<fim-repo>",
+        "<REPO>",
+        "<reponame>",
+        "<|file_sep|>",
+    }
+)
 # A model of this name strips spaces behind its special tokens in llama.cpp, all but these (llama-vocab.cpp).
 RSTRIP_NAMES = ("phi-3", "phi3")
 NO_RSTRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
@@ -42,7 +106,9 @@ NO_RSTRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer. `tokens[i]` is the text of id i (in a gpt2 one bytes as GPT-2 spells them), `types[i]` its GGUF type."""
+    """A tokenizer. `tokens[i]` is the text of id i (in a gpt2 one bytes as GPT-2 spells them), `types[i]` its GGUF
+    type.
+    """
 
     model: str
     pre: str
@@ -60,8 +126,8 @@ class Vocabulary:
     sep: int | None = None
     eot: int | None = None  # further ids at which a text ends, where llama.cpp wouldn't find them by their text
     eom: int | None = None
-    # llama: the space put before a text: "each" (before every stretch between special tokens), "none", or "first" (only at
-    # the very start of a text that begins with no special token), which GGUF can't say.
+    # llama: the space put before a text: "each" (before every stretch between special tokens), "none", or "first" (only
+    # at the very start of a text that begins with no special token), which GGUF can't say.
     prefix: str = "none"
     rstrip: bool = False  # spaces behind a special token go with it, as in Phi-3
     nfc: bool = False  # text is normalized to NFC first, which GGUF can't say
@@ -74,14 +140,18 @@ class Vocabulary:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids at which llama.cpp ends a text, the eos token first; but for fill-in-the-middle tokens, of which some end one too."""
+        """The ids at which llama.cpp ends a text, the eos token first; but for fill-in-the-middle tokens, of which some
+        end one too.
+        """
         named = [index for index in (self.eos, self.eot, self.eom) if index is not None]
         by_text = [index for index, token in enumerate(self.tokens) if token in ENDS_BY_TEXT]
         return tuple(dict.fromkeys(named + by_text))
 
     @property
     def stored(self) -> "Vocabulary":
-        """The same tokenizer as llama.cpp runs it: without what only tokenizer.json can say (`differences` tells what that changes)."""
+        """The same tokenizer as llama.cpp runs it: without what only tokenizer.json can say (`differences` tells what
+        that changes).
+        """
         prefix = "none" if self.prefix == "first" else self.prefix
         return replace(self, nfc=False, prefix=prefix, types=types_in_llama_cpp(self.tokens, self.types))
 
@@ -92,7 +162,9 @@ class Vocabulary:
 
 
 def types_in_llama_cpp(tokens: Sequence[str], types: Sequence[int]) -> tuple[int, ...]:
-    """The types that llama.cpp gives the tokens: what looks like an end or a fill-in-the-middle token to it is a control token."""
+    """The types that llama.cpp gives the tokens: what looks like an end or a fill-in-the-middle token to it is a
+    control token.
+    """
     return tuple(CONTROL if token in CONTROL_BY_TEXT else kind for token, kind in zip(tokens, types, strict=True))
 
 
@@ -100,13 +172,16 @@ def rstrip_ids(tokens: tuple[str, ...], types: tuple[int, ...]) -> frozenset[int
     """The ids that llama.cpp lets strip the spaces behind them in a model whose name holds "phi-3"."""
     special = (CONTROL, USER_DEFINED, UNKNOWN)
     return frozenset(
-        index for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        index
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if (kind in special or token in CONTROL_BY_TEXT) and token not in NO_RSTRIP
-    )  # fmt: skip
+    )
 
 
 def padding_token(index: int) -> str:
-    """The text of an id that no token has: rows of the embedding beyond the vocabulary (as llama.cpp's converter names them)."""
+    """The text of an id that no token has: rows of the embedding beyond the vocabulary (as llama.cpp's converter names
+    them).
+    """
     return f"[PAD{index}]"
 
 
@@ -128,13 +203,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_texts(path: Path, tokens: Sequence[str]) -> None:
-    """Raise InputError unless llama.cpp can hold every token's text: each once, and none with a NUL, at which it cuts it off."""
+    """Raise InputError unless llama.cpp can hold every token's text: each once, and none with a NUL, at which it cuts
+    it off.
+    """
     if len(set(tokens)) != len(tokens):
         twice = len(tokens) - len(set(tokens))
         raise InputError(f"{path}: {twice} ids have the same token as another; llama.cpp refuses such a vocabulary")
     for index, token in enumerate(tokens):
         if "\0" in token:
-            raise InputError(f"{path}: its token {index} is {token[:40]!r}; llama.cpp would cut it off at the NUL, which byte tokens spell")
+            raise InputError(
+                f"{path}: its token {index} is {token[:40]!r}; llama.cpp would cut it off at the NUL, which "
+                "byte tokens spell"
+            )
 
 
 def check_merges(path: Path, merges: list[str], tokens: list[str]) -> None:
@@ -145,4 +225,6 @@ def check_merges(path: Path, merges: list[str], tokens: list[str]) -> None:
     for merge in merges:
         left, _, right = merge.partition(" ")
         if not {left, right, left + right} <= known:
-            raise InputError(f"{path}: merge {merge[:80]!r} isn't two tokens that make a third one; the file is damaged")
+            raise InputError(
+                f"{path}: merge {merge[:80]!r} isn't two tokens that make a third one; the file is damaged"
+            )

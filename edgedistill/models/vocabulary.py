@@ -1,4 +1,6 @@
-"""Where a model's tokenizer is read: a Hugging Face folder's or a GGUF file's, as plain data. No torch, no transformers."""
+"""Where a model's tokenizer is read: a Hugging Face folder's or a GGUF file's, as plain data. No torch, no
+transformers.
+"""
 
 from pathlib import Path
 
@@ -19,9 +21,23 @@ from edgedistill.models.tokens import (
 )
 
 __all__ = [
-    "BYTE", "CONTROL", "NORMAL", "SPECIAL_IDS", "UNKNOWN", "UNUSED", "USER_DEFINED", "Vocabulary", "chat_template_of", "detect_pre",
-    "from_folder", "from_gguf", "gguf_pre", "padding_token", "read_json", "read_vocabulary",
-]  # fmt: skip
+    "BYTE",
+    "CONTROL",
+    "NORMAL",
+    "SPECIAL_IDS",
+    "UNKNOWN",
+    "UNUSED",
+    "USER_DEFINED",
+    "Vocabulary",
+    "chat_template_of",
+    "detect_pre",
+    "from_folder",
+    "from_gguf",
+    "gguf_pre",
+    "padding_token",
+    "read_json",
+    "read_vocabulary",
+]
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

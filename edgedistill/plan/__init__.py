@@ -1,4 +1,6 @@
-"""The plan: what compile would build, what it would weigh and how fast it could be on the device, and what building it takes. No torch."""
+"""The plan: what compile would build, what it would weigh and how fast it could be on the device, and what building it
+takes. No torch.
+"""
 
 from edgedistill.plan.make import make_plan
 from edgedistill.plan.types import Plan, this_machine

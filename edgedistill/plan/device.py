@@ -1,10 +1,12 @@
-"""What one mix of a student weighs on a device, and the tokens/s that the device's figures allow. Bytes, seconds, tokens.
+"""What one mix of a student weighs on a device, and the tokens/s that the device's figures allow. Bytes, seconds,
+tokens.
 
     RAM      = weights + KV cache (layers x kv heads x head dim x 2 x context x 2 bytes) + compute buffers + runtime
     decode  <= bandwidth x efficiency / (weight bytes read a token + KV bytes at that depth)
     prefill <= compute x efficiency / (2 x parameters)
 
-Speeds are upper bounds: a fixed cost a token, which small models feel most, and a format's own cost come on top of the bytes.
+Speeds are upper bounds: a fixed cost a token, which small models feel most, and a format's own cost come on top of the
+bytes.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,8 +17,8 @@ from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
 from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes, size_bytes
 from edgedistill.units import show_bytes, show_number, show_seconds
 
-# llama.cpp sets aside the logits of a whole micro-batch and about two activations of the model's width beside them, in float32:
-# 98.2 MiB for SmolLM2-135M, where its log says 99.4.
+# llama.cpp sets aside the logits of a whole micro-batch and about two activations of the model's width beside them, in
+# float32: 98.2 MiB for SmolLM2-135M, where its log says 99.4.
 MICRO_BATCH_TOKENS = 512
 # Assumed, on the safe side: code, tokenizer with 49k tokens, the process itself.
 RUNTIME_BYTES = 60 * 2**20
@@ -31,7 +33,9 @@ class MixPlan:
 
     mix: str
     grids: dict[str, int]  # number format -> tensors stored in it; none where a fitted mix has yet to choose
-    fallbacks: list[dict[str, Any]]  # wanted, stored, cols, tensors: what is not stored as the mix wants, and how many of it
+    fallbacks: list[
+        dict[str, Any]
+    ]  # wanted, stored, cols, tensors: what is not stored as the mix wants, and how many of it
     fitted: dict[str, Any] | None  # of a fitted mix: bytes allowed, candidates, groups to measure
     weight_bytes: int
     file_bytes: int
@@ -94,9 +98,23 @@ def plan_mix(shape: ModelShape, mix: Mix, target: Target, vocabulary: int) -> Mi
     troubles = _troubles(target, file_bytes, ram_bytes, decode_full, ttft, context)
     why = "; ".join(troubles) or f"{show_bytes(ram_bytes)} of {show_bytes(target.memory.usable)} usable memory"
     return MixPlan(
-        mix.name, grids, _fallbacks(shape, mix), _fitted(shape, mix), weight_bytes, file_bytes, kv_bytes, compute_bytes, RUNTIME_BYTES,
-        ram_bytes, decode, decode_full, prefill, ttft, not troubles, why,
-    )  # fmt: skip
+        mix.name,
+        grids,
+        _fallbacks(shape, mix),
+        _fitted(shape, mix),
+        weight_bytes,
+        file_bytes,
+        kv_bytes,
+        compute_bytes,
+        RUNTIME_BYTES,
+        ram_bytes,
+        decode,
+        decode_full,
+        prefill,
+        ttft,
+        not troubles,
+        why,
+    )
 
 
 def kv_tokens(shape: ModelShape, target: Target) -> int:
@@ -130,22 +148,34 @@ def _fitted(shape: ModelShape, mix: Mix) -> dict[str, Any] | None:
 def rejected(
     facts: ModelFacts, shape: ModelShape, chosen: MixPlan, others: dict[str, MixPlan], whole: MixPlan | None
 ) -> list[dict[str, Any]]:
-    """What was not planned, and why: the teacher uncut in the first of the chosen mixes, other built-in mixes of the student."""
+    """What was not planned, and why: the teacher uncut in the first of the chosen mixes, other built-in mixes of the
+    student.
+    """
     found = []
     if whole is not None:
-        reason = f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {shape.layers} layers"
+        reason = (
+            f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {shape.layers} layers"
+        )
         found.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", None, whole, reason))
     for name, other in sorted(others.items(), key=lambda item: item[1].file_bytes):
-        reason = f"{other.file_bytes / chosen.file_bytes:.2g} times the bytes of {chosen.mix}, and the recipe doesn't ask for it"
+        reason = (
+            f"{other.file_bytes / chosen.file_bytes:.2g} times the bytes of {chosen.mix}, and the recipe doesn't "
+            "ask for it"
+        )
         found.append(_alternative(f"{name}, {shape.layers} layers", name, other, reason))
     return found
 
 
 def _alternative(what: str, mix: str | None, plan: MixPlan, reason: str) -> dict[str, Any]:
     return {
-        "what": what, "mix": mix, "file_bytes": plan.file_bytes, "ram_bytes": plan.ram_bytes, "fits": plan.fits,
-        "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s, "why": reason if plan.fits else plan.why,
-    }  # fmt: skip
+        "what": what,
+        "mix": mix,
+        "file_bytes": plan.file_bytes,
+        "ram_bytes": plan.ram_bytes,
+        "fits": plan.fits,
+        "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s,
+        "why": reason if plan.fits else plan.why,
+    }
 
 
 def _decode(target: Target, read_bytes: int) -> float | None:
@@ -158,7 +188,9 @@ def _prefill(target: Target, parameters: int) -> float | None:
     return None if flops is None or share is None else flops * share / (2 * parameters)
 
 
-def _troubles(target: Target, file_bytes: int, ram_bytes: int, decode: float | None, ttft: float | None, context: int) -> list[str]:
+def _troubles(
+    target: Target, file_bytes: int, ram_bytes: int, decode: float | None, ttft: float | None, context: int
+) -> list[str]:
     """The target's limits that are not met."""
     limits, found = target.limits, []
     if ram_bytes > target.memory.usable:
@@ -166,7 +198,12 @@ def _troubles(target: Target, file_bytes: int, ram_bytes: int, decode: float | N
     if limits.file is not None and file_bytes > limits.file:
         found.append(f"the file has {show_bytes(file_bytes)}, at most {show_bytes(limits.file)} are allowed")
     if limits.decode is not None and decode is not None and decode < limits.decode:
-        found.append(f"at most {show_number(decode)} tokens/s with {context} tokens of context, {show_number(limits.decode)} are wanted")
+        found.append(
+            f"at most {show_number(decode)} tokens/s with {context} tokens of context, "
+            f"{show_number(limits.decode)} are wanted"
+        )
     if limits.ttft is not None and ttft is not None and ttft > limits.ttft:
-        found.append(f"at least {show_seconds(ttft)} to the first token, at most {show_seconds(limits.ttft)} are allowed")
+        found.append(
+            f"at least {show_seconds(ttft)} to the first token, at most {show_seconds(limits.ttft)} are allowed"
+        )
     return found

@@ -1,4 +1,6 @@
-"""This machine as a target, for who has no device in mind: no limits but its memory, and no figures to predict speeds from."""
+"""This machine as a target, for who has no device in mind: no limits but its memory, and no figures to predict speeds
+from.
+"""
 
 from edgedistill.config.target import SCHEMA, Target
 from edgedistill.machine import machine_facts

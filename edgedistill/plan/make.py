@@ -1,4 +1,6 @@
-"""From recipe, target and the teacher's facts to a plan; everything that would fail later is checked here, in seconds."""
+"""From recipe, target and the teacher's facts to a plan; everything that would fail later is checked here, in
+seconds.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,8 +31,8 @@ def make_plan(
         machine: `this_machine(folder)`, or some of its keys; `cores` must be there.
         recovering: False where each mix is only rounded, as `compare` does unless told otherwise.
     Raises:
-        InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too big
-            is in the plan; `Plan.require_fit` raises it.
+        InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
+            big is in the plan; `Plan.require_fit` raises it.
     """
     recipe = recipe.decided(facts.tokenizer.has_chat_template)
     _check(recipe, facts, recovering)
@@ -40,7 +42,11 @@ def make_plan(
     tokens = facts.tokenizer.tokens
     asked = [recipe.mix(name) for name in recipe.mixes]
     mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in asked}
-    others = {name: plan_mix(student, Mix(name, name), target, tokens) for name in MIXES if name not in mixes and storable(student, name)}
+    others = {
+        name: plan_mix(student, Mix(name, name), target, tokens)
+        for name in MIXES
+        if name not in mixes and storable(student, name)
+    }
     chosen = next((plan for plan in mixes.values() if plan.fits), next(iter(mixes.values())))
     uncut = recipe.mix(chosen.mix)
     # A fitted mix may be as large for the teacher as for the student: no alternative to weigh.
@@ -52,7 +58,10 @@ def make_plan(
         student=student,
         context=kv_tokens(student, target),
         mixes=mixes,
-        formats={m.name: {} if m.unfitted else {name: f.name for name, f in assign_formats(student, m).items()} for m in asked},
+        formats={
+            m.name: {} if m.unfitted else {name: f.name for name, f in assign_formats(student, m).items()}
+            for m in asked
+        },
         build=plan_build(recipe, facts, student, int(machine["cores"]), recovering),
         machine=dict(machine),
         alternatives=rejected(facts, student, chosen, others, whole),
@@ -69,7 +78,10 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             "Set teach.style to 'text', or take a teacher that chats."
         )
     if teach.style == "text" and teach.prompts == OWN_PROMPTS and teach.prompt_field:
-        raise InputError(f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one in teach.prompts.")
+        raise InputError(
+            f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one "
+            "in teach.prompts."
+        )
     trainings = {"distill.seq_len": recipe.distill.seq_len, "recover.seq_len": recipe.recover.seq_len}
     if recipe.student.as_is:
         del trainings["distill.seq_len"]
@@ -80,21 +92,29 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
         ("teach.max_prompt_tokens + teach.max_answer_tokens", teach.max_prompt_tokens + teach.max_answer_tokens),
     ):
         if length > context:
-            raise InputError(f"{where}: {part} is {length}; the teacher {facts.name} reads at most {context} tokens. Choose at most that.")
+            raise InputError(
+                f"{where}: {part} is {length}; the teacher {facts.name} reads at most {context} tokens. "
+                "Choose at most that."
+            )
     if "onnx" in recipe.export:
         check_onnx(where, facts.shape)
     for part, length in trainings.items():
         if teach.text_tokens and teach.text_window is not None and teach.text_window > length:
             raise InputError(
-                f"{where}: teach.text_window is {teach.text_window}, and {part} {length}: the end of every piece of text would be "
+                f"{where}: teach.text_window is {teach.text_window}, and {part} {length}: the end of every "
+                "piece of text would be "
                 "left out. Choose at most that."
             )
     if recipe.student.as_is and recipe.recover.teacher_share:
         raise InputError(
-            f"{where}: recover.teacher_share is {recipe.recover.teacher_share}, but the student is the teacher itself. Leave it at 0."
+            f"{where}: recover.teacher_share is {recipe.recover.teacher_share}, but the student is the "
+            "teacher itself. Leave it at 0."
         )
     if recipe.teacher.top_k > facts.shape.vocab:
-        raise InputError(f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has {facts.shape.vocab} tokens.")
+        raise InputError(
+            f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has "
+            f"{facts.shape.vocab} tokens."
+        )
     if teach.prompts != OWN_PROMPTS:
         read_prompts(Path(teach.prompts), teach.prompt_field)
     for entry in recipe.measure.tasks:
@@ -109,10 +129,13 @@ def _check_text(part: str, path: Path) -> None:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {error.start}).") from None
     except OSError as error:
-        raise InputError(f"{path}: {part} cannot be read ({error.strerror}). In a recipe, paths count from its folder.") from None
+        raise InputError(
+            f"{path}: {part} cannot be read ({error.strerror}). In a recipe, paths count from its folder."
+        ) from None
     if not text.strip():
         raise InputError(f"{path}: {part} is an empty file.")
     if len(text) < SMALLEST_TEXT:
         raise InputError(
-            f"{path}: {part} has {len(text)} characters, too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}."
+            f"{path}: {part} has {len(text)} characters, too few to train, validate and judge on; it needs at "
+            f"least {SMALLEST_TEXT}."
         )

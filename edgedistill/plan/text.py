@@ -15,12 +15,20 @@ WIDTH = 100
 
 
 def plan_text(plan: "Plan") -> str:
-    """What would be built, what it weighs, how fast it could be, what building it takes, what was rejected, whether it fits."""
+    """What would be built, what it weighs, how fast it could be, what building it takes, what was rejected, whether it
+    fits.
+    """
     teacher, student, target = plan.facts, plan.student, plan.target
     kept = f"{student.layers} of {teacher.shape.layers} layers"
     head = [
-        f"Teacher   {teacher.name}: {show_number(teacher.shape.parameters)} parameters, {teacher.shape.layers} layers ({teacher.source})",
-        f"Student   {show_number(student.parameters)} parameters, {kept}, width {student.width}, vocabulary {show_number(student.vocab)}",
+        (
+            f"Teacher   {teacher.name}: {show_number(teacher.shape.parameters)} parameters, "
+            f"{teacher.shape.layers} layers ({teacher.source})"
+        ),
+        (
+            f"Student   {show_number(student.parameters)} parameters, {kept}, width {student.width}, vocabulary "
+            f"{show_number(student.vocab)}"
+        ),
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
         f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
         *_context(plan),
@@ -28,12 +36,21 @@ def plan_text(plan: "Plan") -> str:
     ]
     rest = [
         "",
-        f"  RAM = weights + KV cache (layers x kv heads x head dim x 2 x {plan.context} tokens x 2 bytes) + compute buffers + runtime",
+        (
+            f"  RAM = weights + KV cache (layers x kv heads x head dim x 2 x {plan.context} tokens x 2 bytes) + "
+            "compute buffers + runtime"
+        ),
         *(f"  {name}: {mix.ram_text}" for name, mix in plan.mixes.items()),
-        "  decode <= bandwidth x efficiency / (weight bytes read a token + KV bytes), prefill <= compute x efficiency / (2 x parameters):",
+        (
+            "  decode <= bandwidth x efficiency / (weight bytes read a token + KV bytes), prefill <= compute x "
+            "efficiency / (2 x parameters):"
+        ),
         "  upper bounds; a fixed cost a token comes on top, which small models feel most.",
         f"  bandwidth {_rate(target.bandwidth.best, 'B/s')} ({target.bandwidth.source})",
-        f"  efficiency {_share(target.efficiency.decode)} decode, {_share(target.efficiency.prefill)} prefill ({target.efficiency.source})",
+        (
+            f"  efficiency {_share(target.efficiency.decode)} decode, {_share(target.efficiency.prefill)} prefill "
+            f"({target.efficiency.source})"
+        ),
         f"  compute {_rate(target.compute.flops, 'FLOP/s')} ({target.compute.source})",
         "",
         "Grids",
@@ -55,7 +72,12 @@ def _context(plan: "Plan") -> list[str]:
     if stated is None:
         return []
     kept = f"Context   {show_number(plan.student.context)} of the model's {show_number(stated)} tokens"
-    return [f"{kept}: beyond them llama.cpp computes otherwise than the model's own code (its sliding window or its scaling of positions)"]
+    return [
+        (
+            f"{kept}: beyond them llama.cpp computes otherwise than the model's own code (its sliding window or "
+            "its scaling of positions)"
+        )
+    ]
 
 
 def _wrap(line: str) -> str:
@@ -67,24 +89,33 @@ def _table(plan: "Plan") -> list[str]:
     rows: list[tuple[str, ...]] = [("", "file", "RAM", "decode", "decode, full context", "prefill", "fits")]
     rows += [_row(name, mix) for name, mix in plan.mixes.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _row(name: str, mix: MixPlan) -> tuple[str, ...]:
     return (
-        name, show_bytes(mix.file_bytes), show_bytes(mix.ram_bytes), _speed(mix.predicted_decode_tokens_per_s),
-        _speed(mix.predicted_decode_full_context_tokens_per_s), _speed(mix.predicted_prefill_tokens_per_s),
+        name,
+        show_bytes(mix.file_bytes),
+        show_bytes(mix.ram_bytes),
+        _speed(mix.predicted_decode_tokens_per_s),
+        _speed(mix.predicted_decode_full_context_tokens_per_s),
+        _speed(mix.predicted_prefill_tokens_per_s),
         "yes" if mix.fits else f"no: {mix.why}",
-    )  # fmt: skip
+    )
 
 
 def _grids(plan: "Plan", mix: str) -> list[str]:
-    """'q4_0: 182 linear in q4_0; 1 embedding in q8_0; 53 norm in f32' from the formats of the tensors, and what fell back."""
+    """'q4_0: 182 linear in q4_0; 1 embedding in q8_0; 53 norm in f32' from the formats of the tensors, and what fell
+    back.
+    """
     planned = plan.mixes[mix]
     if planned.fitted is not None:
         allowed, choices = show_bytes(planned.fitted["most_bytes"]), ", ".join(planned.fitted["grids"])
         return [
-            f"  {mix}: chosen by cost from {choices}, as far as rows divide, so that all weights take at most {allowed}; "
+            f"  {mix}: chosen by cost from {choices}, as far as rows divide, so that all weights take at most "
+            f"{allowed}; "
             f"{planned.fitted['choices']} choices for {planned.fitted['groups']} groups of tensors"
         ]
     kinds: dict[tuple[str, str], int] = {}
@@ -92,16 +123,22 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
         key = (tensor.kind, plan.formats[mix][tensor.name])
         kinds[key] = kinds.get(key, 0) + 1
     tied = " (also the output layer)" if plan.student.tied else ""
-    counts = "; ".join(f"{count} {kind}{tied if kind == 'embedding' else ''} in {name}" for (kind, name), count in kinds.items())
+    counts = "; ".join(
+        f"{count} {kind}{tied if kind == 'embedding' else ''} in {name}" for (kind, name), count in kinds.items()
+    )
     total = sum(len(entry["tensors"]) for entry in planned.fallbacks)
     fell = "; ".join(f"{len(e['tensors'])} from {e['wanted']} to {e['stored']}, {e['why']}" for e in planned.fallbacks)
-    return [f"  {mix}: {counts}"] + ([f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}"] if total else [])
+    return [f"  {mix}: {counts}"] + (
+        [f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}"] if total else []
+    )
 
 
 def _rejected(plan: "Plan") -> list[str]:
     """A line each for what has a reason of its own; one for all mixes that nobody asked for."""
     unasked = [other for other in plan.alternatives if other["mix"] and other["fits"]]
-    lines = [f"  {o['what']} ({show_bytes(o['file_bytes'])}): {o['why']}" for o in plan.alternatives if o not in unasked]
+    lines = [
+        f"  {o['what']} ({show_bytes(o['file_bytes'])}): {o['why']}" for o in plan.alternatives if o not in unasked
+    ]
     if unasked:
         sizes = ", ".join(f"{other['mix']} {show_bytes(other['file_bytes'])}" for other in unasked)
         lines.append(f"  {plan.student.layers} layers in mixes that the recipe doesn't ask for: {sizes}")
@@ -111,7 +148,8 @@ def _rejected(plan: "Plan") -> list[str]:
 def _build(plan: "Plan") -> list[str]:
     build, machine = plan.build, plan.machine
     stages = ", ".join(
-        f"{stage} {show_seconds(build.seconds_by_stage[stage])} ({show_number(tokens)} tokens)" for stage, tokens in build.tokens.items()
+        f"{stage} {show_seconds(build.seconds_by_stage[stage])} ({show_number(tokens)} tokens)"
+        for stage, tokens in build.tokens.items()
     )
     return [
         f"  time    {show_seconds(build.seconds)}: {stages}",

@@ -52,22 +52,45 @@ class Plan:
         return {
             "schema": "edgedistill.plan/1",
             "recipe": {"name": self.recipe.name, "summary": self.recipe.summary},
-            "target": {"name": self.target.name, "title": self.target.title, "connection": self.target.connection,
-                       "usable_memory_bytes": self.target.memory.usable, "context_tokens": self.context,
-                       "limits": self.target.limits.model_dump(mode="json")},
-            "teacher": {"name": teacher.name, "source": teacher.source, "kind": teacher.kind, "license": teacher.license,
-                        "parameters": teacher.shape.parameters, "layers": teacher.shape.layers, "weight_bytes": teacher.weight_bytes,
-                        "context": teacher.shape.context, "stated_context": teacher.stated_context, "quantized": teacher.quantized},
-            "student": {"parameters": student.parameters, "layers": student.layers, "width": student.width, "ffn": student.ffn,
-                        "heads": student.heads, "kv_heads": student.kv_heads, "vocab": student.vocab, "tied": student.tied,
-                        "context": student.context, "as_is": self.recipe.student.as_is},
+            "target": {
+                "name": self.target.name,
+                "title": self.target.title,
+                "connection": self.target.connection,
+                "usable_memory_bytes": self.target.memory.usable,
+                "context_tokens": self.context,
+                "limits": self.target.limits.model_dump(mode="json"),
+            },
+            "teacher": {
+                "name": teacher.name,
+                "source": teacher.source,
+                "kind": teacher.kind,
+                "license": teacher.license,
+                "parameters": teacher.shape.parameters,
+                "layers": teacher.shape.layers,
+                "weight_bytes": teacher.weight_bytes,
+                "context": teacher.shape.context,
+                "stated_context": teacher.stated_context,
+                "quantized": teacher.quantized,
+            },
+            "student": {
+                "parameters": student.parameters,
+                "layers": student.layers,
+                "width": student.width,
+                "ffn": student.ffn,
+                "heads": student.heads,
+                "kv_heads": student.kv_heads,
+                "vocab": student.vocab,
+                "tied": student.tied,
+                "context": student.context,
+                "as_is": self.recipe.student.as_is,
+            },
             "mixes": {name: {**mix.to_dict(), "tensors": self.formats[name]} for name, mix in self.mixes.items()},
             "export": list(self.recipe.export),
             "build": self.build.to_dict(),
             "machine": self.machine,
             "alternatives": self.alternatives,
             "fits": not self.troubles(),
-        }  # fmt: skip
+        }
 
     def to_text(self) -> str:
         """The page that `edgedistill plan` shows."""
@@ -87,12 +110,14 @@ class Plan:
         free_memory, free_disk = self.machine.get("free_memory_bytes"), self.machine.get("free_disk_bytes")
         if free_memory is not None and self.build.ram_bytes > free_memory:
             found.append(
-                f"building it needs about {show_bytes(self.build.ram_bytes)} of memory; {show_bytes(free_memory)} are free here. "
+                f"building it needs about {show_bytes(self.build.ram_bytes)} of memory; "
+                f"{show_bytes(free_memory)} are free here. "
                 "Close programs, or lower distill.batch_tokens, recover.batch_tokens or teach.parallel."
             )
         if free_disk is not None and self.build.disk_bytes > free_disk:
             found.append(
-                f"building it needs about {show_bytes(self.build.disk_bytes)} of disk; {show_bytes(free_disk)} are free there. "
+                f"building it needs about {show_bytes(self.build.disk_bytes)} of disk; "
+                f"{show_bytes(free_disk)} are free there. "
                 "Free some, or choose an output folder on another disk."
             )
         return found
@@ -107,7 +132,10 @@ class Plan:
 
     def _device_trouble(self, mix: MixPlan) -> str:
         detail = f" = {mix.ram_text}" if mix.ram_bytes > self.target.memory.usable else ""
-        return f"{mix.mix} on {self.target.name}: {mix.why}{detail}. Keep fewer layers (student.layers), or choose a smaller teacher."
+        return (
+            f"{mix.mix} on {self.target.name}: {mix.why}{detail}. Keep fewer layers (student.layers), or choose a "
+            "smaller teacher."
+        )
 
 
 def _refuse(troubles: list[str]) -> None:

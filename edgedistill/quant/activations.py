@@ -1,7 +1,7 @@
 """What llama.cpp's CPU path does to a layer's inputs before it multiplies: blocks of signed 8-bit integers and a scale.
 
-Blocks of 32 weights meet ggml's Q8_0 (scale amax/127 as float16), those of 256 its Q8_K (the same as float32). onnxruntime at accuracy
-level 4 rounds blocks of 32 in this way too.
+Blocks of 32 weights meet ggml's Q8_0 (scale amax/127 as float16), those of 256 its Q8_K (the same as float32).
+onnxruntime at accuracy level 4 rounds blocks of 32 in this way too.
 """
 
 import torch

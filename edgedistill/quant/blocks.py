@@ -1,7 +1,7 @@
 """Weights cut into blocks and groups, and the arithmetic that all grids share.
 
-A weight is scale · step + offset, with one scale and offset for each group: float32, one rounding for the product and one for
-the sum, as gguf and ggml's reference code dequantize.
+A weight is scale · step + offset, with one scale and offset for each group: float32, one rounding for the product and
+one for the sum, as gguf and ggml's reference code dequantize.
 """
 
 from collections.abc import Iterator
@@ -79,6 +79,9 @@ def choose_blocks(keep: Tensor, ours: Parts, other: Parts) -> Parts:
         return None if a is None else pick(a, b)
 
     return Parts(
-        pick(ours.codes, other.codes), pick(ours.d, other.d), pick_if(ours.m, other.m), pick_if(ours.scales, other.scales),
+        pick(ours.codes, other.codes),
+        pick(ours.d, other.d),
+        pick_if(ours.m, other.m),
+        pick_if(ours.scales, other.scales),
         pick_if(ours.mins, other.mins),
-    )  # fmt: skip
+    )

@@ -1,8 +1,8 @@
 """A checkpoint on its grid: `grid.safetensors`, the one source of every exported file.
 
-For a quantized tensor NAME it holds `NAME.packed`, the very bytes that a GGUF file will hold, uint8 [O, row bytes]; for any
-other `NAME` as float32 (norms, biases), float16 or bfloat16. The file's metadata has one entry, JSON, that says which grid
-each tensor is on.
+For a quantized tensor NAME it holds `NAME.packed`, the very bytes that a GGUF file will hold, uint8 [O, row bytes]; for
+any other `NAME` as float32 (norms, biases), float16 or bfloat16. The file's metadata has one entry, JSON, that says
+which grid each tensor is on.
 """
 
 import json
@@ -27,7 +27,9 @@ PACKED = ".packed"
 
 @dataclass(frozen=True)
 class GridCheckpoint:
-    """All weights of a model under their Hugging Face names: on grids, or plain: float32 (norms, biases), float16 or bfloat16."""
+    """All weights of a model under their Hugging Face names: on grids, or plain: float32 (norms, biases), float16 or
+    bfloat16.
+    """
 
     mix: str
     tensors: Mapping[str, GridTensor | Tensor]
@@ -61,11 +63,15 @@ def load_grid(folder: Path) -> GridCheckpoint:
     """
     path = folder / FILE
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a checkpoint on its grid is a folder with {FILE}, as the recover stage writes it")
+        raise InputError(
+            f"{path}: no such file; a checkpoint on its grid is a folder with {FILE}, as the recover stage writes it"
+        )
     try:
         return _read(path)
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a whole checkpoint on its grid ({error}); run the recover stage again") from error
+        raise InputError(
+            f"{path}: not a whole checkpoint on its grid ({error}); run the recover stage again"
+        ) from error
 
 
 def _read(path: Path) -> GridCheckpoint:
@@ -78,7 +84,8 @@ def _read(path: Path) -> GridCheckpoint:
         if unknown:
             raise InputError(f"{path}: grid '{unknown[0]}' is unknown; this version knows {', '.join(GRIDS)}")
         tensors: dict[str, GridTensor | Tensor] = {
-            name: GridTensor(grid, _whole_rows(path, name, grid, file.get_tensor(name + PACKED))) for name, grid in grids.items()
+            name: GridTensor(grid, _whole_rows(path, name, grid, file.get_tensor(name + PACKED)))
+            for name, grid in grids.items()
         }
         packed = {name + PACKED for name in grids}
         tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in packed})  # noqa: SIM118
@@ -89,7 +96,8 @@ def _whole_rows(path: Path, name: str, grid: str, packed: Tensor) -> Tensor:
     block_bytes = FORMATS[grid].block_bytes
     if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] % block_bytes:
         raise InputError(
-            f"{path}: {name} is {packed.dtype} {list(packed.shape)}; {grid} takes bytes in rows of whole blocks of {block_bytes}. "
+            f"{path}: {name} is {packed.dtype} {list(packed.shape)}; {grid} takes bytes in rows of whole "
+            f"blocks of {block_bytes}. "
             "Run the recover stage again"
         )
     return packed

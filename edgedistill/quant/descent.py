@@ -1,12 +1,13 @@
 """Codes and scales that make up for each other's errors: coordinate descent on the error of a layer's output.
 
-A row w of a weight, rounded to ŵ, changes the layer's output by (ŵ − w)·x. With H = Σ c_t x_t x_tᵀ over tokens, c_t what a squared error of
-token t's output costs, that costs J = (ŵ − w)ᵀ H (ŵ − w): inputs come together, so one weight's error can undo another's, which no rounding
-of single weights sees. Each step takes the one number of a row that minimizes J beside all others: for a code the step nearest to
-ŵ_j − (H(ŵ − w))_j / H_jj, for a group's scale or offset the stored value nearest to the minimum of the parabola that J is in it, and only
-where it lowers J. So J never rises, and rows don't know of each other: all take their step at once.
-Source: coordinate descent on codes, QuantEase (Behdin et al. 2023, arXiv 2309.01885); costs of tokens from gradients, GuidedQuant (Kim et
-al. 2025, arXiv 2505.07004). Scales and offsets through the layouts of ggml's blocks are ours.
+A row w of a weight, rounded to ŵ, changes the layer's output by (ŵ − w)·x. With H = Σ c_t x_t x_tᵀ over tokens, c_t
+what a squared error of token t's output costs, that costs J = (ŵ − w)ᵀ H (ŵ − w): inputs come together, so one weight's
+error can undo another's, which no rounding of single weights sees. Each step takes the one number of a row that
+minimizes J beside all others: for a code the step nearest to ŵ_j − (H(ŵ − w))_j / H_jj, for a group's scale or offset
+the stored value nearest to the minimum of the parabola that J is in it, and only where it lowers J. So J never rises,
+and rows don't know of each other: all take their step at once.
+Source: coordinate descent on codes, QuantEase (Behdin et al. 2023, arXiv 2309.01885); costs of tokens from gradients,
+GuidedQuant (Kim et al. 2025, arXiv 2505.07004). Scales and offsets through the layouts of ggml's blocks are ours.
 """
 
 from dataclasses import replace
@@ -19,7 +20,9 @@ from edgedistill.quant.grids import GRIDS, Grid, GridTensor
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.rounding import safe_inverse
 
-PASSES = 8  # over all columns; in SmolLM2-135M the first wins a third of J, the second a tenth, the eighth three thousandths
+PASSES = (
+    8  # over all columns; in SmolLM2-135M the first wins a third of J, the second a tenth, the eighth three thousandths
+)
 ROWS = 2048  # at once: what a group's columns need of them stays in a core's cache
 
 
@@ -46,11 +49,15 @@ def descend(weight: Tensor, start: GridTensor, curvature: Tensor, passes: int = 
 
 
 def _rows_of(parts: Parts, rows: slice) -> Parts:
-    return Parts(*(None if field is None else field[rows] for field in (parts.codes, parts.d, parts.m, parts.scales, parts.mins)))  # type: ignore[arg-type]
+    return Parts(
+        *(None if field is None else field[rows] for field in (parts.codes, parts.d, parts.m, parts.scales, parts.mins))
+    )  # type: ignore[arg-type]
 
 
 class _Descent:
-    """Some rows, all turned: what belongs to a column of the weight lies together. Steps and errors [I, O], scales [I/group, O]."""
+    """Some rows, all turned: what belongs to a column of the weight lies together. Steps and errors [I, O], scales
+    [I/group, O].
+    """
 
     def __init__(self, grid: Grid, parts: Parts, weight: Tensor, curvature: Tensor) -> None:
         self.grid, self.start, self.curvature = grid, parts, curvature
@@ -82,7 +89,15 @@ class _Descent:
         own = self.curvature[here, here]
         if with_scales and self.grid.LEARNED:
             block = group * self.grid.GROUP // self.grid.BLOCK
-            self._set(self.scale[group], _field(self.d[block], self.scales, group), self.grid.SCALES, self.steps[here], here, slope, own)
+            self._set(
+                self.scale[group],
+                _field(self.d[block], self.scales, group),
+                self.grid.SCALES,
+                self.steps[here],
+                here,
+                slope,
+                own,
+            )
             if self.offset is not None and self.m is not None:
                 field = _field(self.m[block], self.mins, group, -1)
                 self._set(self.offset[group], field, self.grid.MINS, torch.ones_like(slope), here, slope, own)
@@ -105,14 +120,21 @@ class _Descent:
             slope[column + 1 :].addr_(own[column + 1 :, column], change)
 
     def _set(
-        self, used: Tensor, field: tuple[Tensor, Tensor | None], allowed: tuple[int, int] | None, along: Tensor, here: slice,
-        slope: Tensor, own: Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        used: Tensor,
+        field: tuple[Tensor, Tensor | None],
+        allowed: tuple[int, int] | None,
+        along: Tensor,
+        here: slice,
+        slope: Tensor,
+        own: Tensor,
+    ) -> None:
         """Set a scale or an offset where that lowers J.
 
         Args:
             used: the number in use [O], changed in place; a unit of it moves the group's weights by `along` [group, O].
-            field: what is stored of it, changed in place, and what that is multiplied by; None where it is stored itself, as float16.
+            field: what is stored of it, changed in place, and what that is multiplied by; None where it is stored
+                itself, as float16.
             allowed: the range of a stored integer.
             here: the group's columns.
             slope: half of J's gradient in them, kept up to date; `own` is H between them.

@@ -1,12 +1,14 @@
 """Fits: which scales and codes a weight starts from. The layout is the format's; the choice in it is ours.
 
-`ggml` is what llama.cpp's quantizer takes without an importance matrix. `curvature` minimizes Σ (w − ŵ)ᵀ H (w − ŵ) over rows, with H
-measured by a backward pass (recover/curvature.py): it lets errors of a row undo each other (descent.py). `fisher` looks for the scales
-and codes of least expected KL when errors don't know of each other:
+`ggml` is what llama.cpp's quantizer takes without an importance matrix. `curvature` minimizes Σ (w − ŵ)ᵀ H (w − ŵ) over
+rows, with H
+measured by a backward pass (recover/curvature.py): it lets errors of a row undo each other (descent.py). `fisher` looks
+for the scales and codes of least expected KL when errors don't know of each other:
 Σ F_oi · (w_oi − ŵ_oi)², with F measured by a backward pass (recover/fisher.py). `importance` looks for those that lose
-least of the layer's output on real activations: it minimizes Σ_i imp_i · (w_i − ŵ_i)², the expected squared change of the output
-when inputs are uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as llama.cpp's importance-matrix quantizers weigh it
-(quantize_row_q4_0_impl in ggml-quants.c, σ² the row's mean square). Squared error without activations makes a model worse, not better.
+least of the layer's output on real activations: it minimizes Σ_i imp_i · (w_i − ŵ_i)², the expected squared change of
+the output when inputs are uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as llama.cpp's importance-matrix
+quantizers weigh it (quantize_row_q4_0_impl in ggml-quants.c, σ² the row's mean square). Squared error without
+activations makes a model worse, not better.
 """
 
 from dataclasses import dataclass
@@ -49,8 +51,8 @@ def fit_costs(weight: Tensor, grid: str, costs: Costs | None, passes: int = PASS
     """The fit for what is known of a weight [O, I].
 
     Args:
-        costs: what errors of a row cost together; what a squared error of each weight costs, [O, I]; mean squares of the layer's inputs,
-            [I]; None for ggml's own fit.
+        costs: what errors of a row cost together; what a squared error of each weight costs, [O, I]; mean squares of
+            the layer's inputs, [I]; None for ggml's own fit.
         passes: of `descend`; 2 have most of what more win.
     """
     if costs is None:
@@ -61,7 +63,9 @@ def fit_costs(weight: Tensor, grid: str, costs: Costs | None, passes: int = PASS
 
 
 def fit_curvature(weight: Tensor, grid: str, curvature: Curvature, passes: int = PASSES) -> GridTensor:
-    """The least cost that coordinate descent finds from the scales and codes that are best when errors don't know of each other."""
+    """The least cost that coordinate descent finds from the scales and codes that are best when errors don't know of
+    each other.
+    """
     matrix = curvature.matrix.clone()
     matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
     return descend(weight, fit_weight(weight, grid, matrix.diagonal().expand(weight.shape)), matrix, passes)
@@ -69,9 +73,15 @@ def fit_curvature(weight: Tensor, grid: str, curvature: Curvature, passes: int =
 
 @torch.no_grad()
 def expected_kl(weight: Tensor, fitted: GridTensor, curvature: Curvature) -> float:
-    """What a weight [O, I] on its grid costs to second order, nats a token: ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over rows."""
+    """What a weight [O, I] on its grid costs to second order, nats a token: ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over
+    rows.
+    """
     error = fitted.decode() - weight.float()
-    return 0.5 * curvature.scale * sum(float(((error[rows] @ curvature.matrix) * error[rows]).sum()) for rows in row_pieces(weight))
+    return (
+        0.5
+        * curvature.scale
+        * sum(float(((error[rows] @ curvature.matrix) * error[rows]).sum()) for rows in row_pieces(weight))
+    )
 
 
 def fit_importance(weight: Tensor, grid: str, mean_square: Tensor) -> GridTensor:
@@ -93,9 +103,14 @@ def importance_of(weight: Tensor, mean_square: Tensor) -> Tensor:
 
 
 def fit_weight(weight: Tensor, grid: str, importance: Tensor | None) -> GridTensor:
-    """The grid's own fit for given costs [O, I], or for equal ones; a block where ggml's is still better keeps ggml's."""
+    """The grid's own fit for given costs [O, I], or for equal ones; a block where ggml's is still better keeps
+    ggml's.
+    """
     check_finite(weight, grid)
-    pieces = [_fit_rows(weight[rows], GRIDS[grid], None if importance is None else importance[rows]) for rows in row_pieces(weight)]
+    pieces = [
+        _fit_rows(weight[rows], GRIDS[grid], None if importance is None else importance[rows])
+        for rows in row_pieces(weight)
+    ]
     return GridTensor(grid, torch.cat(pieces))
 
 

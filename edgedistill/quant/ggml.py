@@ -1,7 +1,9 @@
-"""ggml's own quantizer, called in the library that llama-cpp-python brings: float32 weights in, the bytes of a GGUF tensor out.
+"""ggml's own quantizer, called in the library that llama-cpp-python brings: float32 weights in, the bytes of a GGUF
+tensor out.
 
-The K-quants' fit is thousands of lines of C that each release may change, and what a weight "rounded by llama.cpp" is, is what that
-code makes of it. Rows are independent, so they are shared among as many threads as torch uses; ctypes lets go of Python's lock.
+The K-quants' fit is thousands of lines of C that each release may change, and what a weight "rounded by llama.cpp" is,
+is what that code makes of it. Rows are independent, so they are shared among as many threads as torch uses; ctypes lets
+go of Python's lock.
 """
 
 import ctypes
@@ -26,7 +28,8 @@ def quantize(weight: Tensor, grid: str, importance: Tensor | None = None) -> Ten
     Args:
         importance: [I], as an importance matrix gives it: E[x²] of the layer's inputs. None: without one.
     Raises:
-        ValueError: a row isn't a multiple of the grid's block, or a number isn't finite: ggml would go on with nonsense or abort.
+        ValueError: a row isn't a multiple of the grid's block, or a number isn't finite: ggml would go on with nonsense
+            or abort.
         InputError: llama-cpp-python isn't installed.
     """
     number_format = FORMATS[grid]
@@ -37,19 +40,29 @@ def quantize(weight: Tensor, grid: str, importance: Tensor | None = None) -> Ten
     costs = None if importance is None else importance.detach().to("cpu", torch.float32).contiguous()
     if costs is not None:
         if costs.shape != (cols,):
-            raise ValueError(f"{grid}: an importance matrix has one number for each of the {cols} columns, got shape {tuple(costs.shape)}")
+            raise ValueError(
+                f"{grid}: an importance matrix has one number for each of the {cols} columns, got shape "
+                f"{tuple(costs.shape)}"
+            )
         check_finite(costs, f"{grid}'s importance matrix")
     chunk = _library().ggml_quantize_chunk
 
     def some(start: int, count: int) -> int:
-        return int(chunk(number_format.ggml_type, _floats(values), packed.data_ptr(), start * cols, count, cols, _floats(costs)))
+        return int(
+            chunk(
+                number_format.ggml_type, _floats(values), packed.data_ptr(), start * cols, count, cols, _floats(costs)
+            )
+        )
 
     share = max(1, -(-rows // torch.get_num_threads()))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         starts = range(0, rows, share)
         written = sum(pool.map(some, starts, (min(share, rows - start) for start in starts)))
     if written != packed.numel():
-        raise RuntimeError(f"ggml wrote {written} bytes of {grid} where {packed.numel()} were expected; its layout isn't the one we know")
+        raise RuntimeError(
+            f"ggml wrote {written} bytes of {grid} where {packed.numel()} were expected; its layout isn't the "
+            "one we know"
+        )
     return packed.view(rows, -1).to(weight.device)
 
 
@@ -62,7 +75,11 @@ def _library() -> ctypes.CDLL:
     """libggml-base alone: it needs no llama.cpp context, no backend, and none of llama_cpp's Python."""
     spec = importlib.util.find_spec("llama_cpp")
     folder = Path(spec.origin).parent / "lib" if spec is not None and spec.origin is not None else None
-    found = sorted(path for path in folder.iterdir() if "ggml-base" in path.name) if folder is not None and folder.is_dir() else []
+    found = (
+        sorted(path for path in folder.iterdir() if "ggml-base" in path.name)
+        if folder is not None and folder.is_dir()
+        else []
+    )
     if not found:
         raise InputError(
             "Rounding to a K-quant needs ggml's quantizer from llama-cpp-python, which is not installed whole "
@@ -70,5 +87,13 @@ def _library() -> ctypes.CDLL:
         )
     library = ctypes.CDLL(str(found[0]))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = (ctypes.c_int, FLOATS, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, FLOATS)
+    library.ggml_quantize_chunk.argtypes = (
+        ctypes.c_int,
+        FLOATS,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        FLOATS,
+    )
     return library

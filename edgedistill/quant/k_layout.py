@@ -1,7 +1,9 @@
-"""What the K-quants' layouts share: blocks of 256 weights in groups of 16 or 32, and how their codes are spread over bytes.
+"""What the K-quants' layouts share: blocks of 256 weights in groups of 16 or 32, and how their codes are spread over
+bytes.
 
-ggml keeps a block's codes in planes: a run of 16, 32 or 64 bytes holds several runs of codes, the first in the lowest bits, so that
-a processor unpacks a whole run with one shift. The weight is (d·scale)·step − (m·minimum), each product rounded to float32.
+ggml keeps a block's codes in planes: a run of 16, 32 or 64 bytes holds several runs of codes, the first in the lowest
+bits, so that a processor unpacks a whole run with one shift. The weight is (d·scale)·step − (m·minimum), each product
+rounded to float32.
 Source: ggml, block_q2_K to block_q6_K (ggml-common.h) and dequantize_row_* (ggml-quants.c).
 """
 
@@ -19,7 +21,9 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Lattice:
-    """What a K-quant lets a weight be: groups of `group` weights, steps times an integer scale times d, less an integer minimum times m."""
+    """What a K-quant lets a weight be: groups of `group` weights, steps times an integer scale times d, less an integer
+    minimum times m.
+    """
 
     name: str
     group: int
@@ -40,7 +44,9 @@ class Lattice:
 
 
 def split_planes(packed: Tensor, bits: int, run: int) -> Tensor:
-    """Codes uint8 [..., n·8/bits] of bytes [..., n]: each run of `run` bytes gives 8/bits runs of codes, lowest bits first."""
+    """Codes uint8 [..., n·8/bits] of bytes [..., n]: each run of `run` bytes gives 8/bits runs of codes, lowest bits
+    first.
+    """
     runs = packed.reshape(*packed.shape[:-1], -1, 1, run)
     mask = (1 << bits) - 1
     return torch.cat([(runs >> shift) & mask for shift in range(0, 8, bits)], -2).flatten(-3)
@@ -58,14 +64,14 @@ def join_planes(codes: Tensor, bits: int, run: int) -> Tensor:
 def split_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Q4_K's and Q5_K's 12 bytes [..., 12] -> eight 6-bit scales and eight minimums, uint8 [..., 8] each.
 
-    Bytes 0-3 and 4-7 hold the first four scales and minimums, and above them the upper two bits of the last four, whose lower bits
-    share bytes 8-11.
+    Bytes 0-3 and 4-7 hold the first four scales and minimums, and above them the upper two bits of the last four, whose
+    lower bits share bytes 8-11.
     """
     low, mid, last = packed.split(4, -1)
     return (
         torch.cat([low & 63, (last & 15) | ((low >> 6) << 4)], -1),
         torch.cat([mid & 63, (last >> 4) | ((mid >> 6) << 4)], -1),
-    )  # fmt: skip
+    )
 
 
 def join_scales(scales: Tensor, mins: Tensor) -> Tensor:
@@ -73,7 +79,7 @@ def join_scales(scales: Tensor, mins: Tensor) -> Tensor:
     (scale, last_scale), (low, last_low) = scales.split(4, -1), mins.split(4, -1)
     return torch.cat(
         [scale | ((last_scale >> 4) << 6), low | ((last_low >> 4) << 6), (last_scale & 15) | ((last_low & 15) << 4)], -1
-    )  # fmt: skip
+    )
 
 
 def blocks_of_codes(numbers: Tensor, block: int) -> Tensor:

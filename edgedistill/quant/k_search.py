@@ -1,17 +1,19 @@
 """The search for a K-quant's scales, minimums and integers that lose less than ggml's, for the same bytes.
 
-A group's weighted error is quadratic in its scale a and offset b once its steps q are chosen, so five sums tell it for every (a, b):
+A group's weighted error is quadratic in its scale a and offset b once its steps q are chosen, so five sums tell it for
+every (a, b):
 
     Σ c (x − a·q − b)² = Σ c x² − gain,   gain = 2aP + 2bQ − a²A − 2abB − b²C
     A = Σ c q², B = Σ c q, C = Σ c, P = Σ c q x, Q = Σ c x
 
-The search goes down in three stages: each group's own best (a, b), not yet bound to a lattice; the block's d and m whose multiples come
-nearest to them, among many; then rounds in which each group tries the neighbours of its integers with steps chosen anew, and d and m
-are solved for in closed form. A block's best state is kept, so no round makes it worse.
+The search goes down in three stages: each group's own best (a, b), not yet bound to a lattice; the block's d and m
+whose multiples come nearest to them, among many; then rounds in which each group tries the neighbours of its integers
+with steps chosen anew, and d and m are solved for in closed form. A block's best state is kept, so no round makes it
+worse.
 
-Blocks come with their weights scaled by a power of two into ±1 and their costs into 0..1, or sums of squares would leave float32's range.
-Pieces lie as [weights of a group, groups of a block, blocks]: numbers of a group are broadcast and summed over the first dimension,
-which keeps each inner loop long.
+Blocks come with their weights scaled by a power of two into ±1 and their costs into 0..1, or sums of squares would
+leave float32's range. Pieces lie as [weights of a group, groups of a block, blocks]: numbers of a group are broadcast
+and summed over the first dimension, which keeps each inner loop long.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,26 +28,34 @@ from edgedistill.quant.parts import Parts
 from edgedistill.quant.steps import Steps
 
 HALF_LEAST = 2.0**-24  # fp16's smallest number above 0
-PIECE = 1 << 18  # weights at a time for each of a processor's threads: enough that calls cost little, few enough for its caches
+PIECE = (
+    1 << 18
+)  # weights at a time for each of a processor's threads: enough that calls cost little, few enough for its caches
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some blocks in the search's own scale: weights and costs [group, groups a block, blocks], unit float32 [blocks]."""
+    """Some blocks in the search's own scale: weights and costs [group, groups a block, blocks], unit float32
+    [blocks].
+    """
 
     weights: Tensor
     costs: Tensor | None
     unit: Tensor
 
     def half(self, scale: Tensor) -> Tensor:
-        """A scale float32 [..., blocks] as the file will hold it, where that is float16's least number rather than zero."""
+        """A scale float32 [..., blocks] as the file will hold it, where that is float16's least number rather than
+        zero.
+        """
         stored = to_half(scale * self.unit).float()
         return torch.where((stored == 0) & (scale != 0), scale.sign() * HALF_LEAST, stored) / self.unit
 
 
 @dataclass(frozen=True)
 class State:
-    """The numbers of some blocks: d and m [blocks], integers float32 [groups a block, blocks]; zeros where the grid has no minimums."""
+    """The numbers of some blocks: d and m [blocks], integers float32 [groups a block, blocks]; zeros where the grid has
+    no minimums.
+    """
 
     d: Tensor
     m: Tensor
@@ -61,8 +71,11 @@ class State:
         return self.d, self.m, self.scales, self.mins
 
 
-def search(weight: Tensor, importance: Tensor | None, lattice: Lattice, fit_piece: Callable[[Piece, Lattice], State]) -> Parts:
-    """Fit a weight [O, I] piece by piece with costs [O, I], or equal ones: `fit_piece` finds the numbers, the codes are then the nearest.
+def search(
+    weight: Tensor, importance: Tensor | None, lattice: Lattice, fit_piece: Callable[[Piece, Lattice], State]
+) -> Parts:
+    """Fit a weight [O, I] piece by piece with costs [O, I], or equal ones: `fit_piece` finds the numbers, the codes are
+    then the nearest.
 
     Raises:
         ValueError: a row isn't a multiple of 256 weights, or a weight isn't finite.
@@ -120,7 +133,7 @@ class Sums:
             torch.where(keep, self.squares, other.squares),
             torch.where(keep, self.steps, other.steps),
             torch.where(keep, self.products, other.products),
-        )  # fmt: skip
+        )
 
 
 def inverse_of(x: Tensor) -> Tensor:
@@ -131,7 +144,8 @@ def inverse_of(x: Tensor) -> Tensor:
 def fold(x: Tensor) -> Tensor:
     """The sum over the first dimension, whose length is a power of two, half onto half.
 
-    Torch's own sum groups its additions by the shape and the threads; this one gives a block the same bits in whichever piece it lies.
+    Torch's own sum groups its additions by the shape and the threads; this one gives a block the same bits in whichever
+    piece it lies.
     """
     half = x.shape[0] // 2
     found = x[:half] + x[half:]
@@ -142,7 +156,9 @@ def fold(x: Tensor) -> Tensor:
 
 
 def sums_of_nearest(piece: Piece, steps: Steps, scale: Tensor, offset: Tensor | None) -> Sums:
-    """The sums for the steps nearest to a scale and an offset [groups a block, blocks]; B is left at 0 without an offset."""
+    """The sums for the steps nearest to a scale and an offset [groups a block, blocks]; B is left at 0 without an
+    offset.
+    """
     inverse = inverse_of(scale)
     chosen = piece.weights * inverse
     if offset is not None:

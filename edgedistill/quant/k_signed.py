@@ -1,6 +1,7 @@
 """The K-quants without minimums (q3_k, q6_k): weight = d·scale·step, both integers signed. The search of `k_search`.
 
-Steps reach one farther below zero than above, and so do the scales: a group's sign and the block's are searched like their sizes.
+Steps reach one farther below zero than above, and so do the scales: a group's sign and the block's are searched like
+their sizes.
 """
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from edgedistill.quant.k_layout import Lattice
 from edgedistill.quant.k_search import Piece, State, Sums, fold, inverse_of, sums_of_nearest
 
-# Scales to try for a group, of either sign: the one that brings its largest weight this many steps beyond the lowest step, which clips it
-# (below 0: that many short of it). By the grid's lowest step; finer steps have more ways to meet the weights that cost most.
+# Scales to try for a group, of either sign: the one that brings its largest weight this many steps beyond the lowest
+# step, which clips it (below 0: that many short of it). By the grid's lowest step; finer steps have more ways to meet
+# the weights that cost most.
 OVERS = {
     -4: (-2.7, -2.3, -2.0, -1.5, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.3, 1.7, 2.2, 3.0, 4.0),
     -32: tuple(float(over) for over in range(-16, 3)),
@@ -71,7 +73,9 @@ def _onto_lattice(piece: Piece, lattice: Lattice, scale: Tensor) -> State:
 
 
 def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State, Sums]:
-    """Better integers of each group beside the block's d, each tried with its own nearest steps; and the sums of the last steps."""
+    """Better integers of each group beside the block's d, each tried with its own nearest steps; and the sums of the
+    last steps.
+    """
     d, m, scales, mins = state.fields()
     sums = sums_of_nearest(piece, lattice.steps, scales * d, None)
     best = _gain(sums, scales * d)
@@ -80,7 +84,11 @@ def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State
         others = sums_of_nearest(piece, lattice.steps, tried * d, None)
         gain = _gain(others, tried * d)
         better = gain > best
-        scales, best, sums = torch.where(better, tried, scales), torch.where(better, gain, best), others.where(better, sums)
+        scales, best, sums = (
+            torch.where(better, tried, scales),
+            torch.where(better, gain, best),
+            others.where(better, sums),
+        )
     return State(d, m, scales, mins), sums
 
 
@@ -89,5 +97,8 @@ def _solve(piece: Piece, lattice: Lattice, state: State, sums: Sums) -> State:
     d, m, scales, mins = state.fields()
     found = fold(sums.products * scales) * inverse_of(fold(sums.squares * scales * scales))
     solved = State(piece.half(found), m, scales, mins)
-    gains = [fold(_gain(sums_of_nearest(piece, lattice.steps, s.scales * s.d, None), s.scales * s.d)) for s in (solved, state)]
+    gains = [
+        fold(_gain(sums_of_nearest(piece, lattice.steps, s.scales * s.d, None), s.scales * s.d))
+        for s in (solved, state)
+    ]
     return solved.where(gains[0] > gains[1], state)

@@ -1,4 +1,6 @@
-"""Training on a grid: a linear layer with a float latent weight whose forward value is the decoded grid tensor, to the bit."""
+"""Training on a grid: a linear layer with a float latent weight whose forward value is the decoded grid tensor, to the
+bit.
+"""
 
 from dataclasses import dataclass
 
@@ -11,11 +13,13 @@ from edgedistill.quant.grids import GRIDS, GridTensor, requantize
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linear, merged
 
-# The numbers beside the codes, which training may scale: a factor for each keeps one learning rate right for blocks of any magnitude.
+# The numbers beside the codes, which training may scale: a factor for each keeps one learning rate right for blocks of
+# any magnitude.
 HEADER = ("d", "m", "scales", "mins")
 
 
-# Share of codes that aren't the nearest in a fit that rounds: some lie halfway between two before the scale becomes float16.
+# Share of codes that aren't the nearest in a fit that rounds: some lie halfway between two before the scale becomes
+# float16.
 TIES = 0.02
 
 
@@ -27,8 +31,8 @@ class Learned:
         weights: the latent weights; False: the codes stay exactly as fitted.
         scales: the blocks' scales and minimums.
         norms: norms, and biases where there are any.
-        low_rank: train W + B·A with B [O, r] and A [r, I] instead of W (Hu et al. 2021, arXiv 2106.09685). What is rounded is the sum,
-            so merging it afterwards changes nothing.
+        low_rank: train W + B·A with B [O, r] and A [r, I] instead of W (Hu et al. 2021, arXiv 2106.09685). What is
+            rounded is the sum, so merging it afterwards changes nothing.
         round_inputs: round the layer's inputs to 8 bits, as the runtimes do.
     """
 
@@ -42,10 +46,10 @@ class Learned:
 class GridLinear(nn.Module):
     """A linear layer whose weight lives on a grid.
 
-    `latent` [O, I] is a float weight, to which `low_b` · `low_a` is added where training is of low rank; its nearest steps on the fitted
-    grid are the codes. `start_d`, `start_m`, `start_scales` and `start_mins` are the fitted numbers of the blocks and groups (as far as the
-    grid has them), `gain_*` the learned factors on them: d in use is start_d · (1 + gain_d), stored as the layout stores it (float16, or an
-    integer of few bits), with straight-through gradients.
+    `latent` [O, I] is a float weight, to which `low_b` · `low_a` is added where training is of low rank; its nearest
+    steps on the fitted grid are the codes. `start_d`, `start_m`, `start_scales` and `start_mins` are the fitted numbers
+    of the blocks and groups (as far as the grid has them), `gain_*` the learned factors on them: d in use is start_d ·
+    (1 + gain_d), stored as the layout stores it (float16, or an integer of few bits), with straight-through gradients.
     """
 
     def __init__(self, weight: Tensor, fitted: GridTensor, learned: Learned, bias: Tensor | None = None) -> None:
@@ -56,7 +60,11 @@ class GridLinear(nn.Module):
         self.layout = Layout(module.STEPS, module.GROUP)
         # With frozen weights there is no latent: the codes stay exactly as fitted.
         whole = learned.low_rank is None
-        self.latent = nn.Parameter(towards_codes(weight.detach().float(), fitted), requires_grad=whole) if learned.weights else None
+        self.latent = (
+            nn.Parameter(towards_codes(weight.detach().float(), fitted), requires_grad=whole)
+            if learned.weights
+            else None
+        )
         self.low_a: nn.Parameter | None = None
         self.low_b: nn.Parameter | None = None
         if learned.weights and learned.low_rank is not None:
@@ -69,7 +77,9 @@ class GridLinear(nn.Module):
             start = getattr(parts, name)
             if start is not None:
                 self.register_buffer(f"start_{name}", start.float())
-                self.register_parameter(f"gain_{name}", nn.Parameter(torch.zeros(start.shape), requires_grad=learned.scales))
+                self.register_parameter(
+                    f"gain_{name}", nn.Parameter(torch.zeros(start.shape), requires_grad=learned.scales)
+                )
 
     def header(self) -> Parts:
         """The blocks' numbers as stored, float32; their codes are the fitted ones, or none."""
@@ -129,8 +139,8 @@ class GridLinear(nn.Module):
 def towards_codes(weight: Tensor, fitted: GridTensor) -> Tensor:
     """What a latent weight [O, I] begins as: the weight, where the fit took the nearest codes; else the fitted values.
 
-    A fit that lets errors undo each other takes codes that aren't the nearest. Latent weights that began at their own value would lose
-    them, and those that began near another code after a few steps.
+    A fit that lets errors undo each other takes codes that aren't the nearest. Latent weights that began at their own
+    value would lose them, and those that began near another code after a few steps.
     """
     other = requantize(GRIDS[fitted.grid], weight, fitted.parts()).codes != fitted.parts().codes
     decoded = fitted.decode()
@@ -138,7 +148,9 @@ def towards_codes(weight: Tensor, fitted: GridTensor) -> Tensor:
 
 
 def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """A and B, whose product is zero at first. With A's variance 1/r a step of size s on B moves each weight by about s, as it would W."""
+    """A and B, whose product is zero at first. With A's variance 1/r a step of size s on B moves each weight by about
+    s, as it would W.
+    """
     rows, cols = weight.shape
     start = torch.randn(rank, cols, generator=torch.Generator().manual_seed(rows * cols)) / rank**0.5
     return nn.Parameter(start), nn.Parameter(torch.zeros(rows, rank))
@@ -149,7 +161,9 @@ def _signed(integers: tuple[int, int] | None) -> bool:
 
 
 class _Stored(torch.autograd.Function):
-    """A float32 number as its block stores it: float16, or an integer of a range. The gradient passes as if it were not rounded."""
+    """A float32 number as its block stores it: float16, or an integer of a range. The gradient passes as if it were not
+    rounded.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, integers: tuple[int, int] | None) -> Tensor:  # type: ignore[no-untyped-def]

@@ -1,13 +1,15 @@
 """A matrix product whose weight is decoded from its grid on the way: y = x · ŵᵀ + bias, ŵ = scale · step + offset.
 
-ŵ never outlives the product: backward decodes it again, in the same passes that mask the gradient. The work goes through the
-weight in pieces that stay in a core's cache, which is what makes it cheap: a dozen passes over a whole matrix would read it from
-memory a dozen times. Masks are floats, since torch's operations on bools take several times as long.
+ŵ never outlives the product: backward decodes it again, in the same passes that mask the gradient. The work goes
+through the weight in pieces that stay in a core's cache, which is what makes it cheap: a dozen passes over a whole
+matrix would read it from memory a dozen times. Masks are floats, since torch's operations on bools take several times
+as long.
 
-A latent weight chooses its step on the grid that it began on, and learned scales and offsets stretch what is chosen: codes change because
-weights move, never because a scale does. (With LSQ, arXiv 1902.08153, a scale that grows by a hundredth makes codes anew all over the
-block, and gives up what a fit chose them together for.) So dŵ/dscale = step and dŵ/doffset = 1; for the
-latent weight it is the straight-through estimator's 1 within the steps, and 0 where it is clipped (Bengio et al. 2013, arXiv 1308.3432).
+A latent weight chooses its step on the grid that it began on, and learned scales and offsets stretch what is chosen:
+codes change because weights move, never because a scale does. (With LSQ, arXiv 1902.08153, a scale that grows by a
+hundredth makes codes anew all over the block, and gives up what a fit chose them together for.) So dŵ/dscale = step and
+dŵ/doffset = 1; for the latent weight it is the straight-through estimator's 1 within the steps, and 0 where it is
+clipped (Bengio et al. 2013, arXiv 1308.3432).
 """
 
 from collections.abc import Iterator
@@ -55,7 +57,13 @@ def merged(weight: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
 
 
 def grid_linear(
-    x: Tensor, latent: Latent, codes: Tensor | None, scale: Tensor, offset: Tensor | None, bias: Tensor | None, layout: Layout
+    x: Tensor,
+    latent: Latent,
+    codes: Tensor | None,
+    scale: Tensor,
+    offset: Tensor | None,
+    bias: Tensor | None,
+    layout: Layout,
 ) -> Tensor:
     """[..., I] -> [..., O] in x's type.
 
@@ -118,13 +126,29 @@ class _GridLinear(torch.autograd.Function):
         grad_x = (rows @ decoded).view_as(x) if decoded is not None else None
         grad_bias = rows.sum(0) if needs_bias else None
         grad_a, grad_b = (b.T @ grad_weight, grad_weight @ a.T) if wants_low else (None, None)
-        return grad_x, grad_weight if wants_weight else None, grad_a, grad_b, None, None, grad_scale, grad_offset, grad_bias, None
+        return (
+            grad_x,
+            grad_weight if wants_weight else None,
+            grad_a,
+            grad_b,
+            None,
+            None,
+            grad_scale,
+            grad_offset,
+            grad_bias,
+            None,
+        )
 
 
 def _decode(
-    weight: Tensor | None, codes: Tensor | None, chosen_on: tuple[Tensor, Tensor | None], scale: Tensor, offset: Tensor | None,
-    layout: Layout, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+    weight: Tensor | None,
+    codes: Tensor | None,
+    chosen_on: tuple[Tensor, Tensor | None],
+    scale: Tensor,
+    offset: Tensor | None,
+    layout: Layout,
+    dtype: torch.dtype,
+) -> Tensor:
     out = torch.empty(scale.shape[0], scale.shape[1] * layout.group, dtype=dtype)
     for piece, steps, latent in _walk(weight, codes, *chosen_on, layout):
         if latent:
@@ -140,7 +164,9 @@ def _decode(
 def _walk(
     weight: Tensor | None, codes: Tensor | None, scale: Tensor, offset: Tensor | None, layout: Layout
 ) -> Iterator[tuple[slice, Tensor, bool]]:
-    """Some rows at a time: which; of codes that stay their steps, else (w − offset)/scale, [rows, I/group, group]; whether it is that."""
+    """Some rows at a time: which; of codes that stay their steps, else (w − offset)/scale, [rows, I/group, group];
+    whether it is that.
+    """
     inverse = safe_inverse(scale) if codes is None else None
     for piece in layout.pieces(scale.shape[0], scale.shape[1] * layout.group):
         groups = (-1, scale.shape[1], layout.group)

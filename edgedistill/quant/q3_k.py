@@ -1,7 +1,9 @@
-"""Q3_K: blocks of 256 weights in 16 groups, with a signed 6-bit scale s each, and codes q in 0..7; the weight is d·s·(q − 4).
+"""Q3_K: blocks of 256 weights in 16 groups, with a signed 6-bit scale s each, and codes q in 0..7; the weight is d·s·(q
+− 4).
 
-110 bytes a block, 3.4375 bits a weight: 32 bytes of the codes' third bits (a plane a bit), 64 bytes of their lower two (planes over runs of
-32 bytes), 12 bytes of scales stored as s + 32 (eight bytes with four bits of two scales each, four with two bits of four), then d in fp16.
+110 bytes a block, 3.4375 bits a weight: 32 bytes of the codes' third bits (a plane a bit), 64 bytes of their lower two
+(planes over runs of 32 bytes), 12 bytes of scales stored as s + 32 (eight bytes with four bits of two scales each, four
+with two bits of four), then d in fp16.
 Source: ggml, block_q3_K and dequantize_row_q3_K (ggml-quants.c).
 """
 
@@ -47,7 +49,12 @@ def pack(parts: Parts) -> Tensor:
     assert parts.scales is not None
     codes = blocks_of_codes(parts.codes, BLOCK)
     scales = (blocks_of_codes(parts.scales, BLOCK // GROUP) - SCALES[0]).to(torch.uint8)
-    fields = [join_planes(codes >> 2, 1, 32), join_planes(codes & 3, 2, 32), join_planes(scales & 15, 4, 8), join_planes(scales >> 4, 2, 4)]
+    fields = [
+        join_planes(codes >> 2, 1, 32),
+        join_planes(codes & 3, 2, 32),
+        join_planes(scales & 15, 4, 8),
+        join_planes(scales >> 4, 2, 4),
+    ]
     return torch.cat([*fields, halves_to_bytes(parts.d)], -1).flatten(1)
 
 

@@ -48,4 +48,6 @@ def pack(parts: Parts) -> Tensor:
 def unpack(packed: Tensor) -> Parts:
     """Undo `pack`."""
     blocks = packed.unflatten(1, (-1, Q4_1.block_bytes))
-    return Parts(unpack_nibbles(blocks[..., 4:]).flatten(1), bytes_to_halves(blocks[..., :2]), bytes_to_halves(blocks[..., 2:4]))
+    return Parts(
+        unpack_nibbles(blocks[..., 4:]).flatten(1), bytes_to_halves(blocks[..., :2]), bytes_to_halves(blocks[..., 2:4])
+    )

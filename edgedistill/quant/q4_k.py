@@ -1,7 +1,8 @@
-"""Q4_K: blocks of 256 weights in 8 groups, with a 6-bit scale s and minimum n each, and codes q in 0..15; the weight is d·s·q − m·n.
+"""Q4_K: blocks of 256 weights in 8 groups, with a 6-bit scale s and minimum n each, and codes q in 0..15; the weight is
+d·s·q − m·n.
 
-144 bytes a block, 4.5 bits a weight: d and m (ggml's dmin) in fp16, 12 bytes of scales and minimums, then 128 bytes of codes (planes of
-4 bits over runs of 32 bytes).
+144 bytes a block, 4.5 bits a weight: d and m (ggml's dmin) in fp16, 12 bytes of scales and minimums, then 128 bytes of
+codes (planes of 4 bits over runs of 32 bytes).
 Source: ggml, block_q4_K and dequantize_row_q4_K (ggml-quants.c).
 """
 
@@ -11,7 +12,15 @@ from torch import Tensor
 from edgedistill.formats import Q4_K
 from edgedistill.quant import ggml
 from edgedistill.quant.fields import bytes_to_halves, halves_to_bytes
-from edgedistill.quant.k_layout import Lattice, blocks_of_codes, group_numbers, join_planes, join_scales, split_planes, split_scales
+from edgedistill.quant.k_layout import (
+    Lattice,
+    blocks_of_codes,
+    group_numbers,
+    join_planes,
+    join_scales,
+    split_planes,
+    split_scales,
+)
 from edgedistill.quant.k_offset import fit_piece
 from edgedistill.quant.k_search import search
 from edgedistill.quant.parts import Parts
@@ -56,4 +65,10 @@ def unpack(packed: Tensor) -> Parts:
     """Undo `pack`."""
     d, m, integers, codes = blocks_of_codes(packed, Q4_K.block_bytes).split((2, 2, 12, 128), -1)
     scales, mins = split_scales(integers)
-    return Parts(split_planes(codes, 4, 32).flatten(1), bytes_to_halves(d), bytes_to_halves(m), scales.flatten(1), mins.flatten(1))
+    return Parts(
+        split_planes(codes, 4, 32).flatten(1),
+        bytes_to_halves(d),
+        bytes_to_halves(m),
+        scales.flatten(1),
+        mins.flatten(1),
+    )

@@ -1,7 +1,7 @@
 """Q5_0: blocks of 32 weights, one fp16 scale d and 32 codes q in 0..31; the weight is d·(q − 16).
 
-22 bytes a block, 5.5 bits a weight: d, 4 bytes of fifth bits (bit i of byte j is q[8j + i]'s), then 16 bytes of low bits as q4_0's.
-d may be negative, as q4_0's.
+22 bytes a block, 5.5 bits a weight: d, 4 bytes of fifth bits (bit i of byte j is q[8j + i]'s), then 16 bytes of low
+bits as q4_0's. d may be negative, as q4_0's.
 Source: ggml, block_q5_0, quantize_row_q5_0_ref (ggml-quants.c).
 """
 
@@ -10,7 +10,14 @@ from torch import Tensor
 
 from edgedistill.formats import Q5_0
 from edgedistill.quant.blocks import blocks_of
-from edgedistill.quant.fields import bytes_to_halves, halves_to_bytes, pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
+from edgedistill.quant.fields import (
+    bytes_to_halves,
+    halves_to_bytes,
+    pack_bits,
+    pack_nibbles,
+    unpack_bits,
+    unpack_nibbles,
+)
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.plain import fit_largest, largest_over_low
 from edgedistill.quant.search import fit_scale

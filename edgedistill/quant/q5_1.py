@@ -9,7 +9,14 @@ from torch import Tensor
 
 from edgedistill.formats import Q5_1
 from edgedistill.quant.blocks import blocks_of
-from edgedistill.quant.fields import bytes_to_halves, halves_to_bytes, pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
+from edgedistill.quant.fields import (
+    bytes_to_halves,
+    halves_to_bytes,
+    pack_bits,
+    pack_nibbles,
+    unpack_bits,
+    unpack_nibbles,
+)
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.plain import fit_range
 from edgedistill.quant.search import fit_scale_and_offset

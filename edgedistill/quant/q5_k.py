@@ -1,7 +1,8 @@
-"""Q5_K: blocks of 256 weights in 8 groups, with a 6-bit scale s and minimum n each, and codes q in 0..31; the weight is d·s·q − m·n.
+"""Q5_K: blocks of 256 weights in 8 groups, with a 6-bit scale s and minimum n each, and codes q in 0..31; the weight is
+d·s·q − m·n.
 
-176 bytes a block, 5.5 bits a weight: d and m (ggml's dmin) in fp16, 12 bytes of scales and minimums as in Q4_K, 32 bytes of the codes'
-fifth bits (a plane a bit), then 128 bytes of their lower four (planes over runs of 32 bytes).
+176 bytes a block, 5.5 bits a weight: d and m (ggml's dmin) in fp16, 12 bytes of scales and minimums as in Q4_K, 32
+bytes of the codes' fifth bits (a plane a bit), then 128 bytes of their lower four (planes over runs of 32 bytes).
 Source: ggml, block_q5_K and dequantize_row_q5_K (ggml-quants.c).
 """
 
@@ -11,7 +12,15 @@ from torch import Tensor
 from edgedistill.formats import Q5_K
 from edgedistill.quant import ggml
 from edgedistill.quant.fields import bytes_to_halves, halves_to_bytes
-from edgedistill.quant.k_layout import Lattice, blocks_of_codes, group_numbers, join_planes, join_scales, split_planes, split_scales
+from edgedistill.quant.k_layout import (
+    Lattice,
+    blocks_of_codes,
+    group_numbers,
+    join_planes,
+    join_scales,
+    split_planes,
+    split_scales,
+)
 from edgedistill.quant.k_offset import fit_piece
 from edgedistill.quant.k_search import search
 from edgedistill.quant.parts import Parts

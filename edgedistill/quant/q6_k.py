@@ -1,7 +1,8 @@
-"""Q6_K: blocks of 256 weights in 16 groups, with an int8 scale s each, and codes q in 0..63; the weight is d·s·(q − 32).
+"""Q6_K: blocks of 256 weights in 16 groups, with an int8 scale s each, and codes q in 0..63; the weight is d·s·(q −
+32).
 
-210 bytes a block, 6.5625 bits a weight: 128 bytes of the codes' lower four bits (planes over runs of 64 bytes), 64 bytes of their upper two
-(planes over runs of 32), 16 scales, then d in fp16.
+210 bytes a block, 6.5625 bits a weight: 128 bytes of the codes' lower four bits (planes over runs of 64 bytes), 64
+bytes of their upper two (planes over runs of 32), 16 scales, then d in fp16.
 Source: ggml, block_q6_K and dequantize_row_q6_K (ggml-quants.c).
 """
 
@@ -47,7 +48,9 @@ def pack(parts: Parts) -> Tensor:
     assert parts.scales is not None
     codes = blocks_of_codes(parts.codes, BLOCK)
     scales = blocks_of_codes(parts.scales, BLOCK // GROUP).view(torch.uint8)
-    return torch.cat([join_planes(codes & 15, 4, 64), join_planes(codes >> 4, 2, 32), scales, halves_to_bytes(parts.d)], -1).flatten(1)
+    return torch.cat(
+        [join_planes(codes & 15, 4, 64), join_planes(codes >> 4, 2, 32), scales, halves_to_bytes(parts.d)], -1
+    ).flatten(1)
 
 
 def unpack(packed: Tensor) -> Parts:

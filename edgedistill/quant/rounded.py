@@ -29,14 +29,19 @@ def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFor
     for name, number_format in formats.items():
         weight = weights[name].detach().float()
         try:
-            tensors[name] = fit_ggml(weight, number_format.name) if number_format.quantized else to_float_format(weight, number_format)
+            tensors[name] = (
+                fit_ggml(weight, number_format.name)
+                if number_format.quantized
+                else to_float_format(weight, number_format)
+            )
         except ValueError as error:
             raise InputError(f"{name}: {error}. Choose another mix, or a sound model.") from error
     return GridCheckpoint(mix, tensors)
 
 
 def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:
-    """A weight rounded to nearest even as float16, bfloat16 or float32; a tensor of its own, which training of the weight leaves alone.
+    """A weight rounded to nearest even as float16, bfloat16 or float32; a tensor of its own, which training of the
+    weight leaves alone.
 
     Raises:
         ValueError: a value isn't finite, or isn't in the format.
@@ -44,5 +49,7 @@ def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:
     rounded = weight.to(FLOATS[number_format.name], copy=True)
     if not torch.isfinite(rounded).all():
         bad = (~torch.isfinite(rounded)).nonzero()[0].tolist()
-        raise ValueError(f"{number_format.name} can't hold the value {weight[tuple(bad)].item()} at {bad}; float16 ends at 65504")
+        raise ValueError(
+            f"{number_format.name} can't hold the value {weight[tuple(bad)].item()} at {bad}; float16 ends at 65504"
+        )
     return rounded

@@ -25,9 +25,13 @@ def check_finite(weight: Tensor, grid: str) -> None:
     """Raise ValueError where a weight is NaN or infinite: no grid holds one, and a runtime would spread it."""
     if not torch.isfinite(weight).all():
         bad = (~torch.isfinite(weight)).nonzero()[0].tolist()
-        raise ValueError(f"{grid} can't hold the value {weight[tuple(bad)].item()} at {bad}; all weights must be finite numbers")
+        raise ValueError(
+            f"{grid} can't hold the value {weight[tuple(bad)].item()} at {bad}; all weights must be finite numbers"
+        )
 
 
 def block_sums(x: Tensor) -> Tensor:
-    """[..., block] -> [...]. A product with ones: torch's own sum over a short last dimension takes tens of times as long on a CPU."""
+    """[..., block] -> [...]. A product with ones: torch's own sum over a short last dimension takes tens of times as
+    long on a CPU.
+    """
     return x @ torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)

@@ -1,8 +1,10 @@
 """The search that finds better scales than ggml's for blocks of 32: one scale a block, or a scale and an offset.
 
-Each candidate gives nearest steps s. For these the weighted error Σ c (w − d·s − m)² is a quadratic of d and m, least where its
-normal equations say: d = P/A without an offset, with A = Σ c s², P = Σ c s w; with one, (C·P − B·Q) / (C·A − B²) and m = (Q − d·B)/C, where
-B = Σ c s, C = Σ c, Q = Σ c w. The error is then Σ c w² less d·P (+ m·Q). The best candidate is refined in the same way.
+Each candidate gives nearest steps s. For these the weighted error Σ c (w − d·s − m)² is a quadratic of d and m, least
+where its
+normal equations say: d = P/A without an offset, with A = Σ c s², P = Σ c s w; with one, (C·P − B·Q) / (C·A − B²) and m
+= (Q − d·B)/C, where B = Σ c s, C = Σ c, Q = Σ c w. The error is then Σ c w² less d·P (+ m·Q). The best candidate is
+refined in the same way.
 """
 
 from collections.abc import Iterator
@@ -15,8 +17,8 @@ from edgedistill.quant.parts import Parts
 from edgedistill.quant.rounding import block_sums, safe_inverse
 from edgedistill.quant.steps import Steps
 
-# Candidate scales as shares of the one that reaches the largest weight. Clipping it (below 1) often pays, and far below where that
-# weight costs little; a little above 1 the weights may fall on steps better.
+# Candidate scales as shares of the one that reaches the largest weight. Clipping it (below 1) often pays, and far below
+# where that weight costs little; a little above 1 the weights may fall on steps better.
 CANDIDATES = (0.5, 0.6, 0.68, 0.75, 0.81, 0.86, 0.9, 0.94, 0.98, 1.02, 1.06, 1.1, 1.15, 1.2)
 ROUNDS = 2  # of nearest codes and least squares, after the search
 
@@ -32,8 +34,8 @@ def fit_scale(blocks: Tensor, importance: Tensor | None, start: Tensor, steps: S
     costs = None if importance is None else importance.view_as(blocks)
     weighted = blocks if costs is None else costs * blocks
     best, best_gain = start, torch.full_like(start, -1.0)
-    # Where steps reach farther on one side of zero (q4_0's -8..7), a scale of the other sign may serve the block better: it brings the
-    # largest weight to the highest step.
+    # Where steps reach farther on one side of zero (q4_0's -8..7), a scale of the other sign may serve the block
+    # better: it brings the largest weight to the highest step.
     reaches = (1.0,) if steps.low == -steps.high else (1.0, steps.low / steps.high)
     for share in (reach * candidate for candidate in CANDIDATES for reach in reaches):
         scale, gain = _least_squares(blocks, costs, weighted, to_half(start * share).float(), steps)
@@ -45,8 +47,12 @@ def fit_scale(blocks: Tensor, importance: Tensor | None, start: Tensor, steps: S
     return Parts(steps.to_codes(nearest_steps(steps, blocks, d.float(), None)).flatten(1), d)
 
 
-def _least_squares(blocks: Tensor, costs: Tensor | None, weighted: Tensor, scale: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
-    """The best scale for the steps that `scale` gives, and the weighted error that it saves over zeros: [O, I/block] each."""
+def _least_squares(
+    blocks: Tensor, costs: Tensor | None, weighted: Tensor, scale: Tensor, steps: Steps
+) -> tuple[Tensor, Tensor]:
+    """The best scale for the steps that `scale` gives, and the weighted error that it saves over zeros: [O, I/block]
+    each.
+    """
     chosen = steps.nearest_(blocks * safe_inverse(scale).unsqueeze(-1))
     along = block_sums(weighted * chosen)
     chosen = chosen.square_() if costs is None else chosen.square_().mul_(costs)
@@ -72,7 +78,9 @@ def fit_scale_and_offset(blocks: Tensor, importance: Tensor | None, steps: Steps
     for candidate in _clipped(low - middle, high - middle, steps):
         found = plane.least_squares(*candidate)
         better = found[2] > best_gain
-        scale, offset, best_gain = (torch.where(better, a, b) for a, b in zip(found, (scale, offset, best_gain), strict=True))
+        scale, offset, best_gain = (
+            torch.where(better, a, b) for a, b in zip(found, (scale, offset, best_gain), strict=True)
+        )
     for _ in range(ROUNDS):
         scale, offset, _ = plane.least_squares(to_half(scale).float(), to_half(offset + middle).float() - middle)
     d, m = to_half(scale), to_half(offset + middle)
@@ -80,7 +88,9 @@ def fit_scale_and_offset(blocks: Tensor, importance: Tensor | None, steps: Steps
 
 
 def _clipped(low: Tensor, high: Tensor, steps: Steps) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scales and offsets whose steps reach over shares of the range, which lies at its bottom, at its top or between."""
+    """Scales and offsets whose steps reach over shares of the range, which lies at its bottom, at its top or
+    between.
+    """
     for share in CANDIDATES:
         scale = (high - low) * (share / steps.high)
         for at in (0.0, 0.5, 1.0):

@@ -1,7 +1,8 @@
 """TQ2_0: blocks of 256 weights, one fp16 scale d and 256 codes q in 0..2; the weight is d·(q − 1): -d, 0 or d.
 
-66 bytes a block, 2.0625 bits a weight: two runs of 32 bytes, byte j of each holding codes j, j + 32, j + 64 and j + 96 of its
-128 weights from the lowest bits up; then d. Two bits have room for a code 3, which decodes to 2·d and which no encoder writes.
+66 bytes a block, 2.0625 bits a weight: two runs of 32 bytes, byte j of each holding codes j, j + 32, j + 64 and j + 96
+of its 128 weights from the lowest bits up; then d. Two bits have room for a code 3, which decodes to 2·d and which no
+encoder writes.
 Source: ggml, block_tq2_0, quantize_row_tq2_0_ref (ggml-quants.c).
 """
 
@@ -40,8 +41,8 @@ def encode(weight: Tensor) -> Parts:
 def fit(weight: Tensor, importance: Tensor | None) -> Parts:
     """The scale and codes of least weighted error of all.
 
-    For a scale d the weights above d/2 in magnitude are best not zero, whatever their costs c; so the best set is the k largest for
-    some k. With P = Σ c |w| and A = Σ c over them, d = P/A loses Σ c w² less P²/A: all k are tried.
+    For a scale d the weights above d/2 in magnitude are best not zero, whatever their costs c; so the best set is the k
+    largest for some k. With P = Σ c |w| and A = Σ c over them, d = P/A loses Σ c w² less P²/A: all k are tried.
     """
     blocks = blocks_of(weight, NAME, BLOCK)
     ordered, at = blocks.abs().sort(-1, descending=True)

@@ -1,8 +1,8 @@
 """A fitted mix: the grid of each group of tensors, chosen so that their KLs add up to least under a size.
 
-Found alone, groups' KLs add up well where they are small: their errors are nearly independent, and KL is quadratic in them.
-So the choice is a knapsack, and exact for those sums. What counts is the KL of all together: it is measured for the choice and
-for each built-in mix that is no larger, nor much smaller, and the best of them is taken.
+Found alone, groups' KLs add up well where they are small: their errors are nearly independent, and KL is quadratic in
+them. So the choice is a knapsack, and exact for those sums. What counts is the KL of all together: it is measured for
+the choice and for each built-in mix that is no larger, nor much smaller, and the best of them is taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,8 @@ def fit_mix(
     work: Path,
     progress: Progress,
 ) -> None:
-    """Write `mix.json`: `grids` by tensor, their size, the KL of all together, that of the mixes it was compared with, the table.
+    """Write `mix.json`: `grids` by tensor, their size, the KL of all together, that of the mixes it was compared with,
+    the table.
 
     Args:
         student, documents, costs, recipe: as for the table.
@@ -75,7 +76,9 @@ def choose_grids(groups: Sequence[Group], table: Table, allowed: int) -> dict[st
     """Tensor -> grid, of least sum of the groups' KLs in at most `allowed` bytes."""
     options = [[(group.bytes_in(f), table[group.name][f.name]) for f in group.formats] for group in groups]
     chosen = choose(options, allowed)
-    return {t.name: group.formats[index].name for group, index in zip(groups, chosen, strict=True) for t in group.tensors}
+    return {
+        t.name: group.formats[index].name for group, index in zip(groups, chosen, strict=True) for t in group.tensors
+    }
 
 
 def grids_bytes(shape: ModelShape, mix: Mix, grids: Mapping[str, str]) -> int:

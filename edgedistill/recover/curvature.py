@@ -1,19 +1,23 @@
-"""How KL curves in each linear layer's weights: a matrix H [I, I] for each, from which errors are seen that undo each other.
+"""How KL curves in each linear layer's weights: a matrix H [I, I] for each, from which errors are seen that undo each
+other.
 
-For a layer y = W x and rows that don't know of each other, H = Σ_t c_t x_t x_tᵀ over tokens, with c_t = mean over outputs of (∂/∂y_o)²:
-the Fisher information with its gradients averaged over rows. What GPTQ (arXiv 2210.17323) calls the Hessian is the same with all c_t equal,
-which minimizes the error of the layer's output; here a token counts by what its output changes. Groups of outputs with a matrix each, as in
-GuidedQuant (arXiv 2505.07004), measured no better.
+For a layer y = W x and rows that don't know of each other, H = Σ_t c_t x_t x_tᵀ over tokens, with c_t = mean over
+outputs of (∂/∂y_o)²: the Fisher information with its gradients averaged over rows. What GPTQ (arXiv 2210.17323) calls
+the Hessian is the same with all c_t equal, which minimizes the error of the layer's output; here a token counts by what
+its output changes. Groups of outputs with a matrix each, as in GuidedQuant (arXiv 2505.07004), measured no better.
 
-A row of the output matrix is multiplied by the last hidden states h: its H is Σ_t c_t h_t h_tᵀ with c_t = 1 − Σ q², what the squared
-scores of the logits sum up to. A row of the embedding is a token's hidden state, with gradients g: its H is Σ_t g_t g_tᵀ. Both are means
-over rows but for one factor, the size of the vocabulary, so a table that is both has their sum.
+A row of the output matrix is multiplied by the last hidden states h: its H is Σ_t c_t h_t h_tᵀ with c_t = 1 − Σ q²,
+what the squared scores of the logits sum up to. A row of the embedding is a token's hidden state, with gradients g: its
+H is Σ_t g_t g_tᵀ. Both are means over rows but for one factor, the size of the vocabulary, so a table that is both has
+their sum.
 
-H is kept with a mean diagonal of 1, and apart from it the scale that makes ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over rows the KL in nats a
-token, to second order and as far as rows, and tokens of a text, don't know of each other. In the layers tokens do: what is measured there
-is more, in SmolLM2-135M 1.5 to 3.3 times by kind of layer, and 1.2 times for the table.
+H is kept with a mean diagonal of 1, and apart from it the scale that makes ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over rows
+the KL in nats a token, to second order and as far as rows, and tokens of a text, don't know of each other. In the
+layers tokens do: what is measured there is more, in SmolLM2-135M 1.5 to 3.3 times by kind of layer, and 1.2 times for
+the table.
 
-A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in CURVATURE_BYTES.
+A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in
+CURVATURE_BYTES.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,10 +43,17 @@ CORRELATION, DIAGONAL, SCALE = "correlation", "diagonal", "scale"
 
 
 def measure_curvature(
-    student: Path, documents: Sequence[Document], seq_len: int, compute: str, seed: int, work: Path, progress: Progress,
+    student: Path,
+    documents: Sequence[Document],
+    seq_len: int,
+    compute: str,
+    seed: int,
+    work: Path,
+    progress: Progress,
     part_bytes: int = CURVATURE_BYTES,
-) -> None:  # fmt: skip
-    """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], its diagonal over its mean and its scale.
+) -> None:
+    """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], its diagonal over its
+    mean and its scale.
 
     Args:
         student: the float student's folder.
@@ -77,7 +88,9 @@ def measure_curvature(
         scored = watch_scores(model, documents, seq_len, compute, seed, watched, progress, see_head)
         partial = file.with_suffix(".partial")
         results = {name: meter.result(scored * rows[name]) for name, meter in meters.items()}
-        save_file({f"{name}.{key}": found for name, result in results.items() for key, found in result.items()}, partial)
+        save_file(
+            {f"{name}.{key}": found for name, result in results.items() for key, found in result.items()}, partial
+        )
         partial.replace(file)
         del meters, watched, results  # before the next part's are made: one part's matrices are what the plan counts
     progress.finish()
@@ -124,11 +137,16 @@ class _Tables:
     """What sees the embedding and the output matrix, which may be one."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        width, tied = model.config.hidden_size, model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        width, tied = (
+            model.config.hidden_size,
+            model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+        )
         self.embedding = _Meter(width)
         self.head = self.embedding if tied else _Meter(width)
         self.meters = {EMBEDDING: self.embedding} | ({} if tied else {HEAD: self.head})
-        self.scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))  # some families multiply what they look up
+        self.scale = float(
+            getattr(model.get_input_embeddings(), "embed_scale", 1.0)
+        )  # some families multiply what they look up
 
     def see_embedding(self, _ids: Tensor, gradients: Tensor) -> None:
         self.embedding.add(gradients.float() * self.scale)

@@ -1,9 +1,9 @@
 """What a squared error of each weight costs in KL: the diagonal of the Fisher information of every linear layer.
 
-For a layer y = W x it is F_oi = Σ_t (∂/∂y_o)² x_i² over tokens, taken at one token at a time (as Sung et al. 2021 and SqueezeLLM,
-arXiv 2306.07629, take it by sequence): one product of squares.
-An importance matrix is the same with all (∂/∂y_o)² equal, which counts most the tokens whose activations are largest; here a token
-counts by what it changes.
+For a layer y = W x it is F_oi = Σ_t (∂/∂y_o)² x_i² over tokens, taken at one token at a time (as Sung et al. 2021 and
+SqueezeLLM, arXiv 2306.07629, take it by sequence): one product of squares.
+An importance matrix is the same with all (∂/∂y_o)² equal, which counts most the tokens whose activations are largest;
+here a token counts by what it changes.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,9 @@ def measure_fisher(
     layers = list(linear_layers(model))
     meters = {name: _Meter(layer.out_features, layer.in_features) for name, layer in layers}
     progress.start("what each weight's error costs", sum(min(len(d.tokens), seq_len) for d in documents), "tokens")
-    watch_scores(model, documents, seq_len, compute, seed, [(layer, meters[name].see) for name, layer in layers], progress)
+    watch_scores(
+        model, documents, seq_len, compute, seed, [(layer, meters[name].see) for name, layer in layers], progress
+    )
     progress.finish()
     save_file({name: meter.relative() for name, meter in meters.items()}, work / FISHER)
 

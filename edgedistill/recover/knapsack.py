@@ -1,8 +1,8 @@
 """The choice of one option for each of many groups, of least total cost under a total size: a multiple-choice knapsack.
 
-Solved by dynamic programming over sizes, counted from each group's smallest option in their greatest common divisor: exact.
-Where that makes more than UNITS units, sizes are rounded up to a UNITS-th of what is free: the answer still fits, and leaves at
-most groups/UNITS of that unused.
+Solved by dynamic programming over sizes, counted from each group's smallest option in their greatest common divisor:
+exact. Where that makes more than UNITS units, sizes are rounded up to a UNITS-th of what is free: the answer still
+fits, and leaves at most groups/UNITS of that unused.
 Source: Kellerer, Pferschy and Pisinger, Knapsack Problems (2004), section 11.5.
 """
 

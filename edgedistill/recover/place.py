@@ -17,7 +17,10 @@ from edgedistill.quant.rounded import to_float_format
 
 
 def fit_all(
-    state: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, progress: Progress
+    state: Mapping[str, Tensor],
+    formats: Mapping[str, NumberFormat],
+    costs: Mapping[str, Costs] | None,
+    progress: Progress,
 ) -> dict[str, GridTensor]:
     """All weights on grids at their fit, by name.
 
@@ -46,9 +49,13 @@ def costs_of(name: str, costs: Mapping[str, Costs] | None) -> Costs | None:
 
 
 def place_on_grid(
-    model: PreTrainedModel, formats: Mapping[str, NumberFormat], fitted: Mapping[str, GridTensor] | None, learned: Learned
+    model: PreTrainedModel,
+    formats: Mapping[str, NumberFormat],
+    fitted: Mapping[str, GridTensor] | None,
+    learned: Learned,
 ) -> dict[str, GridLinear]:
-    """Replace the linear layers by `GridLinear`s; freeze the embedding, the output matrix and 16-bit layers at their rounded values.
+    """Replace the linear layers by `GridLinear`s; freeze the embedding, the output matrix and 16-bit layers at their
+    rounded values.
 
     Args:
         model: changed in place.
@@ -104,7 +111,9 @@ def take_off_grid(
     formats: Mapping[str, NumberFormat],
     fitted: Mapping[str, GridTensor] | None = None,
 ) -> GridCheckpoint:
-    """The checkpoint of a trained model: its layers' codes and scales, its norms and biases; tables as fitted, the rest as rounded."""
+    """The checkpoint of a trained model: its layers' codes and scales, its norms and biases; tables as fitted, the rest
+    as rounded.
+    """
     state = model.state_dict()
     tensors: dict[str, GridTensor | Tensor] = {}
     for name in formats:

@@ -1,8 +1,8 @@
 """A float student some of whose weights are swapped for what a grid makes of them, and how far its predictions move.
 
-The distance is KL(float ‖ swapped) over the whole vocabulary at every kept position, in nats per token. What comes before the
-first swapped layer is the float student's and is computed once: each layer's inputs are kept (tokens · layers · width · 4 bytes),
-and so are the float logits (tokens · vocabulary · 4 bytes).
+The distance is KL(float ‖ swapped) over the whole vocabulary at every kept position, in nats per token. What comes
+before the first swapped layer is the float student's and is computed once: each layer's inputs are kept (tokens ·
+layers · width · 4 bytes), and so are the float logits (tokens · vocabulary · 4 bytes).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,9 @@ class Probe:
     """The student, float32."""
 
     @torch.no_grad()
-    def __init__(self, student: Path, documents: Sequence[Document], seq_len: int, costs: Mapping[str, Costs] | None) -> None:
+    def __init__(
+        self, student: Path, documents: Sequence[Document], seq_len: int, costs: Mapping[str, Costs] | None
+    ) -> None:
         """Run the float student over the documents.
 
         Args:
@@ -70,7 +72,9 @@ class Probe:
         return self.model.get_output_embeddings().weight  # type: ignore[no-any-return]
 
     def _first_layer(self, name: str) -> int:
-        """The first layer whose inputs or weights a tensor changes; -1 for the embedding, their count for the output matrix."""
+        """The first layer whose inputs or weights a tensor changes; -1 for the embedding, their count for the output
+        matrix.
+        """
         layer = layer_of(name)
         if layer is not None:
             return layer
@@ -118,7 +122,8 @@ class _Run:
 def kl_sum(reference: Tensor, other: Tensor) -> float:
     """Sum over rows of KL(softmax(reference) ‖ softmax(other)), both [n, V] logits, in nats.
 
-    With d = reference − other it is log E[exp(E[d] − d)] under the reference, which loses no digits where the two are close.
+    With d = reference − other it is log E[exp(E[d] − d)] under the reference, which loses no digits where the two are
+    close.
     """
     log_p = torch.log_softmax(reference, -1)
     p = log_p.exp()

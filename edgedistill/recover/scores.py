@@ -1,6 +1,8 @@
-"""A backward pass of −log q(y), y drawn from the model itself, and what sees each linear layer's inputs and gradients on the way.
+"""A backward pass of −log q(y), y drawn from the model itself, and what sees each linear layer's inputs and gradients
+on the way.
 
-To second order KL(model ‖ model + Δ) = ½ Δᵀ F Δ, with F the covariance of that score's gradient (Martens 2020, arXiv 1412.1193). No
+To second order KL(model ‖ model + Δ) = ½ Δᵀ F Δ, with F the covariance of that score's gradient (Martens 2020, arXiv
+1412.1193). No
 gradient of any weight is needed: F is made of a layer's inputs and of the gradients at its outputs.
 """
 
@@ -16,8 +18,12 @@ from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 
-See = Callable[[Tensor, Tensor], None]  # rows of inputs [n, I] and of gradients at the outputs [n, O], one for each token
-SeeHead = Callable[[Tensor, Tensor], None]  # what the output matrix multiplies [n, D], and its logits' squared score summed up [n]
+See = Callable[
+    [Tensor, Tensor], None
+]  # rows of inputs [n, I] and of gradients at the outputs [n, O], one for each token
+SeeHead = Callable[
+    [Tensor, Tensor], None
+]  # what the output matrix multiplies [n, D], and its logits' squared score summed up [n]
 
 
 def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
@@ -58,7 +64,9 @@ def watch_scores(
         def forward(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             here, rows = real, inputs[0].detach()[real]
             # A graph needs a beginning: with all weights frozen it is the first watched layer's output.
-            (output if output.requires_grad else output.requires_grad_()).register_hook(lambda gradient: see(rows, gradient[here]))
+            (output if output.requires_grad else output.requires_grad_()).register_hook(
+                lambda gradient: see(rows, gradient[here])
+            )
 
         return layer.register_forward_hook(forward)
 

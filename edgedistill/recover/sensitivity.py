@@ -1,8 +1,10 @@
-"""Sensitivity: what each grid costs in each group of tensors, as the KL of the student with that group alone on that grid.
+"""Sensitivity: what each grid costs in each group of tensors, as the KL of the student with that group alone on that
+grid.
 
-Where the curvature was measured, that is foretold by it, from the weights alone (`expected_kl`): a fit a choice. Otherwise it is measured
-on validation text against the float student, which takes several times as long and chose no better (bench/auto_mix.py).
-Each result is a line on the disk before the next is begun, so that a killed run loses one at most.
+Where the curvature was measured, that is foretold by it, from the weights alone (`expected_kl`): a fit a choice.
+Otherwise it is measured on validation text against the float student, which takes several times as long and chose no
+better (bench/auto_mix.py). Each result is a line on the disk before the next is begun, so that a killed run loses one
+at most.
 """
 
 import json
@@ -41,7 +43,8 @@ def measure_sensitivity(
 
     Args:
         student: the float student's folder.
-        documents: validation text, as long as each choice is to be judged on; None where the costs are curvature, which needs none.
+        documents: validation text, as long as each choice is to be judged on; None where the costs are curvature, which
+            needs none.
         costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         groups: `mixes.groups_of`.
         recipe: its `recover` part names the length of rows.

@@ -1,8 +1,9 @@
 """The recover stage: quantization-aware training against the float student, on the grid that ships (QAT-KD).
 
-Each forward pass computes with the decoded grid weights; the loss is the KL (or another divergence) to the float student at every
-token; the gradient goes straight through to latent weights and to the blocks' scales. It starts from a fit that weighs each weight's
-error by what it costs, ends at the best validation, and ships plain rounding where nothing beat that.
+Each forward pass computes with the decoded grid weights; the loss is the KL (or another divergence) to the float
+student at every token; the gradient goes straight through to latent weights and to the blocks' scales. It starts from a
+fit that weighs each weight's error by what it costs, ends at the best validation, and ships plain rounding where
+nothing beat that.
 """
 
 import shutil
@@ -54,14 +55,15 @@ def recover(
 
     Args:
         student: the float student's folder.
-        training, validation: documents with the float student's `hidden` states; for training, the teacher's `ids` and `log_probs` too
-            where it has a share of the loss.
+        training, validation: documents with the float student's `hidden` states; for training, the teacher's `ids` and
+            `log_probs` too where it has a share of the loss.
         costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         mix: the mix's name, `formats` its formats by tensor.
         recipe: its `recover` part.
         work: the stage's folder; a killed run's checkpoints in it are gone on from.
         progress: where it is shown.
-        start: the weights that training begins from, by name, such as those recovered on a finer grid; None for the student's own.
+        start: the weights that training begins from, by name, such as those recovered on a finer grid; None for the
+            student's own.
     """
     if is_whole(work):
         _clean_up(work)
@@ -75,7 +77,9 @@ def recover(
     kl_rounded = exact_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
     progress.advance(1, kl=kl_rounded)
     trained = settings.trained(kl_rounded)
-    learned = Learned("weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations)
+    learned = Learned(
+        "weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations
+    )
     if start is not None:
         model = load_model(student, weights=dict(start))
     fitted = _fitted(model, formats, costs, mix, work, progress)
@@ -132,7 +136,10 @@ def recover(
     report["verdict"] = (
         f"KL to the float model on validation text {kl_rounded:.4f} rounded, {curve.best['loss']:.4f} recovered"
         if beaten
-        else f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best {curve.best['loss']:.4f}): plain rounding ships"
+        else (
+            f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best "
+            f"{curve.best['loss']:.4f}): plain rounding ships"
+        )
     )
     write_curve(work, report)
     _clean_up(work)
@@ -145,9 +152,13 @@ def _clean_up(work: Path) -> None:
 
 
 def keep_fit(
-    folder: Path, state: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, mix: str,
+    folder: Path,
+    state: Mapping[str, Tensor],
+    formats: Mapping[str, NumberFormat],
+    costs: Mapping[str, Costs] | None,
+    mix: str,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     """Write a fit as a grid checkpoint, unless the folder is there; what `fit_all` takes."""
     if folder.is_dir():
         return
@@ -160,7 +171,12 @@ def keep_fit(
 
 
 def _fitted(
-    model: PreTrainedModel, formats: Mapping[str, NumberFormat], costs: Mapping[str, Costs] | None, mix: str, work: Path, progress: Progress
+    model: PreTrainedModel,
+    formats: Mapping[str, NumberFormat],
+    costs: Mapping[str, Costs] | None,
+    mix: str,
+    work: Path,
+    progress: Progress,
 ) -> dict[str, GridTensor]:
     """The fit; one that a killed run left is gone on from."""
     keep_fit(work / FIT, model.state_dict(), formats, costs, mix, progress)
@@ -168,7 +184,9 @@ def _fitted(
 
 
 @torch.no_grad()
-def exact_kl(model: PreTrainedModel, documents: Sequence[Document], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype) -> float:
+def exact_kl(
+    model: PreTrainedModel, documents: Sequence[Document], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
+) -> float:
     """Mean KL to the float student over documents with its hidden states, in nats per token."""
     total, tokens = 0.0, 0
     weight = model.get_output_embeddings().weight.detach().to(dtype)

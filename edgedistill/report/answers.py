@@ -1,4 +1,6 @@
-"""Answers to one prompt side by side: equal ones share one text, and words that the float model didn't write at that place are marked."""
+"""Answers to one prompt side by side: equal ones share one text, and words that the float model didn't write at that
+place are marked.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,16 +28,21 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
         sample: {prompt, answers: {label: text}}.
         rows: the report's rows, in the order of its tables.
         float_name: "float model" or "float student".
-        chosen: the label of the row that the verdict is about; it and its twin, rounded or recovered, are shown first, or those of
-            the first mix where it has none.
+        chosen: the label of the row that the verdict is about; it and its twin, rounded or recovered, are shown first,
+            or those of the first mix where it has none.
     Returns:
         prompt; open and folded: lists of {names: [(label, kind)], text: Markup, note, wide}.
     """
     answers = {str(label): text for label, text in (sample.get("answers") or {}).items()}
     own = {row["label"]: row["kind"] for row in rows}
-    kinds = {**{label: label for label in answers if label in SHAPES}, **own}  # "teacher" may have answered without a row
+    kinds = {
+        **{label: label for label in answers if label in SHAPES},
+        **own,
+    }  # "teacher" may have answered without a row
     mixes = {row["label"]: row["mix"] for row in rows}
-    labels = [label for label in answers if label not in own] + [row["label"] for row in rows if row["label"] in answers]
+    labels = [label for label in answers if label not in own] + [
+        row["label"] for row in rows if row["label"] in answers
+    ]
     base = next((label for label in labels if kinds.get(label) == "float"), None)
     groups: dict[str, list[str]] = {}
     for label in labels:
@@ -45,7 +52,9 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
     mix = (mixes.get(chosen) if chosen else None) or next(iter(packed), None)
     cards = []
     for text, names in groups.items():
-        reference = answers[base] if base is not None and base not in names and kinds.get(names[0]) != "teacher" else None
+        reference = (
+            answers[base] if base is not None and base not in names and kinds.get(names[0]) != "teacher" else None
+        )
         marked, note = differences(str(reference), text) if reference is not None else (escape(visible(text)), None)
         if base in names and len(names) > 1:
             note = f"the same, word for word, as the {float_name}"
@@ -59,9 +68,13 @@ def side_by_side(sample: Mapping[str, Any], rows: Sequence[Row], float_name: str
 
 
 def differences(reference: str, text: str) -> tuple[Markup, str]:
-    """The text with every word marked that the reference doesn't have at that place, and where the first difference is."""
+    """The text with every word marked that the reference doesn't have at that place, and where the first difference
+    is.
+    """
     before, after = WORDS.findall(visible(reference)), WORDS.findall(visible(text))
-    place = next((index for index, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    place = next(
+        (index for index, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
     word = sum(not part.isspace() for part in after[:place]) + 1
     note = f"differs from word {word} on"
     new = [False] * len(after)

@@ -18,7 +18,9 @@ Row = Mapping[str, Any]
 
 
 def speed_bars(rows: Sequence[Row], name: str, predicted: Mapping[str, float | None], title: str) -> Markup | None:
-    """One bar a row for `name` ({mean, std}) in tokens/s, with the plan's figure for the target as a tick; None without any."""
+    """One bar a row for `name` ({mean, std}) in tokens/s, with the plan's figure for the target as a tick; None without
+    any.
+    """
     shown = [row for row in rows if timing(row, name).get("mean") is not None]
     if not shown:
         return None
@@ -71,7 +73,10 @@ def intervals(rows: Sequence[tuple[Row, Mapping[str, Any]]], title: str, level: 
     said = []
     for index, (row, found) in enumerate(rows):
         y = top + index * ROW + ROW / 2
-        words = f"{row['label']}: {_percent(found['share'])}, {_percent(found['low'])} to {_percent(found['high'])}, {found['items']} items"
+        words = (
+            f"{row['label']}: {_percent(found['share'])}, {_percent(found['low'])} to {_percent(found['high'])}, "
+            f"{found['items']} items"
+        )
         said.append(words)
         parts.append(svg.text(0, y + 4, svg.shorten(short_name(row), LONGEST), "name"))
         parts.append(svg.line(frame.x(found["low"]), y, frame.x(found["high"]), y, f"interval {row['kind']}"))

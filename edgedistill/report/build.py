@@ -43,7 +43,9 @@ def build_report(
     """
     for name, part in (("plan", plan), ("measure", measure), ("provenance", provenance)):
         if not isinstance(part, Mapping):
-            raise RunError(f"report: {name} is {type(part).__name__}; it must be an object. Run the {name} stage again.")
+            raise RunError(
+                f"report: {name} is {type(part).__name__}; it must be an object. Run the {name} stage again."
+            )
     records = [Record.from_dict(found) for found in measure.get("records") or []]
     left_out: list[str] = []
     rows = [_sourced_row(row, index, records, plan, left_out) for index, row in enumerate(measure.get("rows") or [])]
@@ -145,8 +147,18 @@ def _predictions(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         pairs = (
             ("file", "bytes", "file_bytes", row["file_bytes"] if row else None),
             ("memory", "bytes", "ram_bytes", speed.get("peak_rss_bytes")),
-            ("decode", "tokens/s", "predicted_decode_tokens_per_s", (speed.get("decode_tokens_per_s") or {}).get("mean")),
-            ("prefill", "tokens/s", "predicted_prefill_tokens_per_s", (speed.get("prefill_tokens_per_s") or {}).get("mean")),
+            (
+                "decode",
+                "tokens/s",
+                "predicted_decode_tokens_per_s",
+                (speed.get("decode_tokens_per_s") or {}).get("mean"),
+            ),
+            (
+                "prefill",
+                "tokens/s",
+                "predicted_prefill_tokens_per_s",
+                (speed.get("prefill_tokens_per_s") or {}).get("mean"),
+            ),
         )
         out += [
             {"mix": mix, "what": what, "unit": unit, "predicted": foretold.get(key), "measured": measured}

@@ -1,7 +1,8 @@
-"""Quality against size and against speed, with the files that no other beats joined by a line. Each gives one inline SVG or None.
+"""Quality against size and against speed, with the files that no other beats joined by a line. Each gives one inline
+SVG or None.
 
-A kind of row (teacher, float, rounded, recovered) has one color and one shape everywhere. KL is drawn on a logarithmic axis where
-the files differ much, since half the loss is worth as much at 3 bits as at 8.
+A kind of row (teacher, float, rounded, recovered) has one color and one shape everywhere. KL is drawn on a logarithmic
+axis where the files differ much, since half the loss is worth as much at 3 bits as at 8.
 """
 
 import math
@@ -13,7 +14,17 @@ from markupsafe import Markup
 from edgedistill.records import show, show_spread
 from edgedistill.report import svg
 from edgedistill.report.labels import Box, place
-from edgedistill.report.rows import SAME_KL, SAME_SIZE, SAME_SPEED, coarse, figure, short_name, timing, twin_rate, undominated
+from edgedistill.report.rows import (
+    SAME_KL,
+    SAME_SIZE,
+    SAME_SPEED,
+    coarse,
+    figure,
+    short_name,
+    timing,
+    twin_rate,
+    undominated,
+)
 
 SHAPES = {"teacher": "triangle", "float": "square", "rounded": "circle", "recovered": "diamond"}
 NATS = "nats per token"
@@ -25,7 +36,9 @@ Row = Mapping[str, Any]
 
 
 def quality_against_size(rows: Sequence[Row], judge: str, against: str = "float model") -> Markup | None:
-    """KL to the float model over file size, an arrow from each rounded file to its recovered twin; None without any point."""
+    """KL to the float model over file size, an arrow from each rounded file to its recovered twin; None without any
+    point.
+    """
     sizes = {row["label"]: (row["file_bytes"], None) for row in rows if row["file_bytes"]}
     return _scatter(rows, judge, sizes, against, better=-1)
 
@@ -41,7 +54,8 @@ def quality_against_speed(rows: Sequence[Row], judge: str, against: str = "float
 
 
 def compared(rows: Sequence[Row], judge: str, against: str = "float model") -> list[Row]:
-    """The rows that a plot of quality shows: packed files with a mix, and a given file, if they have a KL to the float model on the judge.
+    """The rows that a plot of quality shows: packed files with a mix, and a given file, if they have a KL to the float
+    model on the judge.
 
     The float model itself is the zero of the axis, and a float student's teacher is no rendering of it.
     """
@@ -49,7 +63,9 @@ def compared(rows: Sequence[Row], judge: str, against: str = "float model") -> l
     return [row for row in rows if row["kind"] in kinds and figure(row, judge, "kl_student_mean") is not None]
 
 
-def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, float | None]], against: str, better: int) -> Markup | None:
+def _scatter(
+    rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, float | None]], against: str, better: int
+) -> Markup | None:
     """The rows at their `values` (and spread); `better` is 1 where more is better, -1 where less is."""
     points = [row for row in compared(rows, judge, against) if row["label"] in values]
     if not points:
@@ -73,7 +89,9 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
         (start, end)
         for start, row in enumerate(points)
         for end, other in enumerate(points)
-        if row["kind"] == "rounded" and other["kind"] == "recovered" and (row["mix"], row["runtime"]) == (other["mix"], other["runtime"])
+        if row["kind"] == "rounded"
+        and other["kind"] == "recovered"
+        and (row["mix"], row["runtime"]) == (other["mix"], other["runtime"])
     ]
     for start, end in twins:
         if abs(at[start][1] - at[end][1]) > CLOSE / 2:  # else it would only show how the same tensors' speed varies
@@ -81,12 +99,17 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
     lengths = [frame.x(frame.x_low + spread) - frame.left for spread in spreads]
     reaches = [((x - length, y), (x + length, y)) for (x, y), length in zip(at, lengths, strict=True) if length > 1]
     parts += [svg.line(*start, *end, "spread") for start, end in reaches]
-    order = sorted(range(len(points)), key=lambda i: (i in ahead, points[i]["kind"] == "recovered", points[i]["runtime"] == "llama.cpp"))
+    order = sorted(
+        range(len(points)),
+        key=lambda i: (i in ahead, points[i]["kind"] == "recovered", points[i]["runtime"] == "llama.cpp"),
+    )
     for index in order:  # what is ahead lies on top where marks cover each other
         row, (x, y) = points[index], at[index]
         shown = x_text(xs[index]) if better < 0 else f"{show_spread(xs[index], spreads[index])} tokens/s"
         tip = f"{row['label']}: {shown}, KL {show(kls[index], NATS)}"
-        parts.append(svg.mark(x, y, SHAPES[row["kind"]], f"dot {row['kind']}{'' if index in ahead else ' behind'}", tip=tip))
+        parts.append(
+            svg.mark(x, y, SHAPES[row["kind"]], f"dot {row['kind']}{'' if index in ahead else ' behind'}", tip=tip)
+        )
     # Twins that lie together, or that an arrow joins, bear one name.
     unnamed = {start for start, _ in twins}
     named = [index for index in range(len(points)) if index not in unnamed]
@@ -95,11 +118,15 @@ def _scatter(rows: Sequence[Row], judge: str, values: Mapping[str, tuple[float, 
     rate = "" if better < 0 else " tokens/s"
     best = "; ".join(f"{points[i]['label']}: {x_text(xs[i])}{rate}, KL {show(kls[i], NATS)}" for i in ahead)
     axis = "size" if better < 0 else "speed"
-    said = f"Quality against {axis} on {judge}, {len(points)} files. On the front, where none is beaten in both: {best}."
+    said = (
+        f"Quality against {axis} on {judge}, {len(points)} files. On the front, where none is beaten in both: {best}."
+    )
     return svg.picture(parts, frame.bottom + 44, said)
 
 
-def _ahead(points: Sequence[Row], rows: Sequence[Row], kls: Sequence[float], xs: Sequence[float], better: int) -> list[int]:
+def _ahead(
+    points: Sequence[Row], rows: Sequence[Row], kls: Sequence[float], xs: Sequence[float], better: int
+) -> list[int]:
     """The points that no other beats by more than measuring can tell, from left to right."""
     figures = {}
     for index, (row, kl, x) in enumerate(zip(points, kls, xs, strict=True)):
@@ -120,10 +147,13 @@ def _frame(kls: Sequence[float], xs: Sequence[float]) -> svg.Frame:
 
 
 def _steps(ahead: Sequence[tuple[float, float]], better: int) -> list[tuple[float, float]]:
-    """The front as stairs: what lies above it, and on the worse side of x, is beaten by a file on it. `ahead` goes from left to right."""
+    """The front as stairs: what lies above it, and on the worse side of x, is beaten by a file on it. `ahead` goes from
+    left to right.
+    """
     out = [ahead[0]]
     for (x1, y1), (x2, y2) in zip(ahead, ahead[1:], strict=False):
-        # Small files stray more. Until the next larger one, the smaller is still the best; with speed it is the other way round.
+        # Small files stray more. Until the next larger one, the smaller is still the best; with speed it is the other
+        # way round.
         out += [(x2, y1) if better < 0 else (x1, y2), (x2, y2)]
     return out
 

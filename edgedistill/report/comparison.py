@@ -1,7 +1,8 @@
 """What `edgedistill compare` shows and leaves: a table of all files, the front marked; the same as CSV and as JSON.
 
-Rows are sorted by the size of their mix, the largest first, each rounded file beside its recovered twin. Speeds were taken in turn,
-so the ratio of a file's speed to the float file's is a median over rounds, in each of which both were timed.
+Rows are sorted by the size of their mix, the largest first, each rounded file beside its recovered twin. Speeds were
+taken in turn, so the ratio of a file's speed to the float file's is a median over rounds, in each of which both were
+timed.
 """
 
 import csv
@@ -27,9 +28,11 @@ NATS = "nats per token"
 FRONT, CHOSEN = "●", "★"
 ORDER = ("teacher", "float", "rounded", "recovered")
 QUALITIES = (
-    ("ppl", "perplexity"), ("kl_student_mean", "kl_mean_nats_per_token"), ("kl_student_p99", "kl_p99_nats_per_token"),
+    ("ppl", "perplexity"),
+    ("kl_student_mean", "kl_mean_nats_per_token"),
+    ("kl_student_p99", "kl_p99_nats_per_token"),
     ("top1_student", "same_top_token_share"),
-)  # fmt: skip
+)
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -43,11 +46,15 @@ def sorted_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     sizes: dict[Any, float] = {}
     for row in rows:
         sizes[group(row)] = max(sizes.get(group(row), 0), row.get("file_bytes") or 0)
-    return sorted(rows, key=lambda row: (-sizes[group(row)], str(group(row)), ORDER.index(row["kind"]), row["runtime"] or ""))
+    return sorted(
+        rows, key=lambda row: (-sizes[group(row)], str(group(row)), ORDER.index(row["kind"]), row["runtime"] or "")
+    )
 
 
 def speed_ratio(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """How many times as fast as the float file a file decodes: the median over rounds in which both were timed; None without those."""
+    """How many times as fast as the float file a file decodes: the median over rounds in which both were timed; None
+    without those.
+    """
     trials = _trials(row)
     float_trials = next((_trials(other) for other in rows if other["kind"] == "float"), [])
     if not trials or len(trials) != len(float_trials) or not all(float_trials):
@@ -71,7 +78,8 @@ def comparison(
         places: other paths, by name: run, report, csv, bundle.
         given: where the model lies that was given, which may be the one to keep.
     Returns:
-        schema, the places, files, target, judges, front, recommendation (with the path of its file), why (where there is none), and rows
+        schema, the places, files, target, judges, front, recommendation (with the path of its file), why (where there
+        is none), and rows
         in the order of the table, flat: the keys are those of the CSV.
     """
     chosen = report.get("recommendation")
@@ -80,16 +88,25 @@ def comparison(
         chosen = {**chosen, "file": given if chosen["mix"] is None else made}
     rows = [flat(row, report) for row in sorted_rows(report["rows"])]
     return {
-        "schema": SCHEMA, **places, "files": dict(files), "target": report["target"], "on_target": report["on_target"],
-        "judges": report["judges"], "front": report.get("front"), "recommendation": chosen,
-        "why": None if chosen else why_none(report), "rows": rows,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        **places,
+        "files": dict(files),
+        "target": report["target"],
+        "on_target": report["on_target"],
+        "judges": report["judges"],
+        "front": report.get("front"),
+        "recommendation": chosen,
+        "why": None if chosen else why_none(report),
+        "rows": rows,
+    }
 
 
 def flat(row: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     """One row with a figure a key, its unit in the key; None for what wasn't measured."""
     chosen, found = report.get("recommendation") or {}, troubles(row, report)
-    flat: dict[str, Any] = {key: row[key] for key in ("label", "kind", "mix", "runtime", "file", "sha256", "file_bytes", "bits_per_weight")}
+    flat: dict[str, Any] = {
+        key: row[key] for key in ("label", "kind", "mix", "runtime", "file", "sha256", "file_bytes", "bits_per_weight")
+    }
     flat |= {
         "on_front": row["label"] in (report.get("front") or {}).get("labels", ()),
         "recommended": row["label"] == chosen.get("label"),
@@ -103,15 +120,19 @@ def flat(row: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     for name, task in (row.get("tasks") or {}).items():
         flat |= {f"task_{_word(name)}_{key}": (task or {}).get(key) for key in ("share", "low", "high", "items")}
     for name, refusals in (row.get("refusals") or {}).items():
-        flat |= {f"refusals_{_word(name)}_{key}": (refusals or {}).get(key) for key in ("share", "low", "high", "items")}
+        flat |= {
+            f"refusals_{_word(name)}_{key}": (refusals or {}).get(key) for key in ("share", "low", "high", "items")
+        }
     for name in ("decode", "prefill"):
         speed = timing(row, f"{name}_tokens_per_s")
         flat |= {f"{name}_tokens_per_s": speed.get("mean"), f"{name}_std_tokens_per_s": speed.get("std")}
     flat |= {
         "decode_times_float": speed_ratio(row, report["rows"]),
-        "load_s": row["speed"].get("load_s"), "peak_rss_bytes": row["speed"].get("peak_rss_bytes"), "threads": row["speed"].get("threads"),
+        "load_s": row["speed"].get("load_s"),
+        "peak_rss_bytes": row["speed"].get("peak_rss_bytes"),
+        "threads": row["speed"].get("threads"),
         "busy": row["speed"].get("busy"),
-    }  # fmt: skip
+    }
     return flat
 
 
@@ -120,7 +141,9 @@ def _word(text: str) -> str:
 
 
 def csv_text(report: Mapping[str, Any]) -> str:
-    """One line a row, in the order of the table; a text that a spreadsheet would take for a formula has an apostrophe before it."""
+    """One line a row, in the order of the table; a text that a spreadsheet would take for a formula has an apostrophe
+    before it.
+    """
     rows = [flat(row, report) for row in sorted_rows(report["rows"])]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
@@ -156,7 +179,10 @@ def render_comparison(report: Mapping[str, Any], width: int, color: bool = False
     sentence = chosen["sentence"] if chosen else why_none(report)
     console.print(_table(report))
     axes = f"size, tokens/s, KL{', tasks' if _with_tasks(report) else ''}"
-    marks = f"{FRONT} on the Pareto front ({axes}): no other file is as good in all and better in one.  {CHOSEN} recommended."
+    marks = (
+        f"{FRONT} on the Pareto front ({axes}): no other file is as good in all and better in one.  {CHOSEN} "
+        "recommended."
+    )
     console.print(Text(marks, style="dim"))
     console.print(Text("KL to the float model in nats per token; speed in tokens/s, files timed in turn.", style="dim"))
     if any(row["speed"].get("busy") for row in report["rows"]):
@@ -165,7 +191,12 @@ def render_comparison(report: Mapping[str, Any], width: int, color: bool = False
     for row, found in unfit:
         console.print(Text(visible(f"{row['label']} doesn't fit: {'; '.join(found)}", lines=False), style="yellow"))
     if report["left_out"]:
-        console.print(Text(f"{len(report['left_out'])} figures have no record and aren't shown (report.json: left_out).", style="yellow"))
+        console.print(
+            Text(
+                f"{len(report['left_out'])} figures have no record and aren't shown (report.json: left_out).",
+                style="yellow",
+            )
+        )
     console.print()
     console.print(Text(visible(sentence, lines=False), style="bold green" if chosen else "bold red"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
@@ -182,7 +213,9 @@ def _table(report: Mapping[str, Any]) -> Table:
     names = ["", "file", "size", *(f"KL {name}" for name in short), f"same top {short[0]}" if short else "same top"]
     names += [*(["tasks"] if _with_tasks(report) else []), "tokens/s", "× float", "fits"]
     for name in names:
-        table.add_column(name, justify="left" if name in ("", "file", "fits") else "right", overflow="fold", no_wrap=name == "")
+        table.add_column(
+            name, justify="left" if name in ("", "file", "fits") else "right", overflow="fold", no_wrap=name == ""
+        )
     labels = (report.get("front") or {}).get("labels", ())
     chosen = (report.get("recommendation") or {}).get("label")
     for row in sorted_rows(report["rows"]):

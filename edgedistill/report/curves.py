@@ -1,4 +1,6 @@
-"""The training curves: each takes one entry of the report's `curves` and gives one inline SVG, or None where nothing was measured."""
+"""The training curves: each takes one entry of the report's `curves` and gives one inline SVG, or None where nothing
+was measured.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +24,15 @@ def training_loss(curve: Mapping[str, Any]) -> Markup | None:
     frame = _curve_frame(points)
     parts = frame.axes("step", f"training loss, {NATS}", svg.plain, svg.plain)
     parts.append(svg.polyline([(frame.x(step), frame.y(value)) for step, value in points], "curve loss"))
-    said = f"Training loss of {curve.get('stage')}, from {show(points[0][1], NATS)} to {show(points[-1][1], NATS)} {NATS}"
+    said = (
+        f"Training loss of {curve.get('stage')}, from {show(points[0][1], NATS)} to {show(points[-1][1], NATS)} {NATS}"
+    )
     return svg.picture(parts, frame.bottom + 44, said)
 
 
 def validation_kl(curve: Mapping[str, Any]) -> Markup | None:
-    """The KL on held-out text over the steps, with the level to beat and the best checkpoint; None where nothing was measured.
+    """The KL on held-out text over the steps, with the level to beat and the best checkpoint; None where nothing was
+    measured.
 
     The level is plain rounding's where the curve tells it (`rounded`), else where the training began (`start`).
     """
@@ -74,7 +79,9 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most MAX_POINTS, each the mean of its neighbours."""
     size = math.ceil(len(points) / MAX_POINTS)
     groups = [points[index : index + size] for index in range(0, len(points), size)] if points else []
-    return [(sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group)) for group in groups]
+    return [
+        (sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group)) for group in groups
+    ]
 
 
 def _finite(*values: Any) -> bool:

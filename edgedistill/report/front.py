@@ -1,7 +1,8 @@
-"""Which files are worth choosing between, and which one to take: the Pareto front, and a recommendation for the target's limits.
+"""Which files are worth choosing between, and which one to take: the Pareto front, and a recommendation for the
+target's limits.
 
-Pure functions of a report's rows. A figure that differs by less than measuring can tell counts as equal; otherwise chance would
-put a file on the front beside one that is as good.
+Pure functions of a report's rows. A figure that differs by less than measuring can tell counts as equal; otherwise
+chance would put a file on the front beside one that is as good.
 """
 
 import math
@@ -12,11 +13,11 @@ from edgedistill.records import show
 from edgedistill.report.rows import LEAST, SAME_KL, SAME_SIZE, SAME_SPEED, figure, float_name, timing
 
 AXES = ("file_bytes", "decode_tokens_per_s", "kl", "task")
-# Steps of a logarithm: 0.5 % of a size (metadata differ between two files of the same weights), 3 % of a speed (what trials in turn
-# leave of the noise), 5 % of a KL.
+# Steps of a logarithm: 0.5 % of a size (metadata differ between two files of the same weights), 3 % of a speed (what
+# trials in turn leave of the noise), 5 % of a KL.
 STEPS = {"file_bytes": SAME_SIZE, "decode_tokens_per_s": SAME_SPEED, "kl": SAME_KL}
-# Mean KL(float ‖ file) is what the file's logarithm of perplexity lies above the float model's on text that the float model writes:
-# 0.02 nats are 2 % of perplexity.
+# Mean KL(float ‖ file) is what the file's logarithm of perplexity lies above the float model's on text that the float
+# model writes: 0.02 nats are 2 % of perplexity.
 NEGLIGIBLE_KL = 0.02
 # What may be recommended; a float file is only compared with. A file that came quantized may be the one to keep.
 OFFERED = ("recovered", "rounded")
@@ -30,7 +31,10 @@ Key = tuple[float | None, ...]
 def front_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """What report.json says of the front: its axes, and the labels of the rows on it."""
     kinds = ("float", *OFFERED, *((GIVEN,) if report["student"].get("as_is") else ()))
-    return {"axes": list(AXES), "labels": pareto_front(report["rows"], [judge["name"] for judge in report["judges"]], kinds)}
+    return {
+        "axes": list(AXES),
+        "labels": pareto_front(report["rows"], [judge["name"] for judge in report["judges"]], kinds),
+    }
 
 
 def kl_of(row: Mapping[str, Any], judges: Sequence[str]) -> float | None:
@@ -51,11 +55,13 @@ def task_of(row: Mapping[str, Any]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
-def pareto_front(rows: Sequence[Mapping[str, Any]], judges: Sequence[str], kinds: Sequence[str] = ("float", *OFFERED)) -> list[str]:
+def pareto_front(
+    rows: Sequence[Mapping[str, Any]], judges: Sequence[str], kinds: Sequence[str] = ("float", *OFFERED)
+) -> list[str]:
     """Labels of the rows that no other beats, in the order of the rows.
 
-    One row beats another where it is at least as good in each of AXES and better in one. A figure that is missing beats nothing; a
-    row that has it is as good as one that lacks it. Rows without a size or a KL are on no front.
+    One row beats another where it is at least as good in each of AXES and better in one. A figure that is missing beats
+    nothing; a row that has it is as good as one that lacks it. Rows without a size or a KL are on no front.
 
     Args:
         rows: a report's.
@@ -89,13 +95,24 @@ def _keys(rows: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[Key]
         assert kl is not None
         loss = steps(max(kl, LEAST), "kl")
         assert loss is not None
-        found.append((-size, steps(_speed(row, rows), "decode_tokens_per_s"), -loss, None if task is None else float(round(task / step))))
+        found.append(
+            (
+                -size,
+                steps(_speed(row, rows), "decode_tokens_per_s"),
+                -loss,
+                None if task is None else float(round(task / step)),
+            )
+        )
     return found
 
 
 def _speed(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Decoding speed in tokens/s: rounded and recovered files of one mix have the same tensors, so their mean is what each of them has."""
-    twins = [r for r in rows if row["mix"] is not None and (r["mix"], r["runtime"]) == (row["mix"], row["runtime"])] or [row]
+    """Decoding speed in tokens/s: rounded and recovered files of one mix have the same tensors, so their mean is what
+    each of them has.
+    """
+    twins = [
+        r for r in rows if row["mix"] is not None and (r["mix"], r["runtime"]) == (row["mix"], row["runtime"])
+    ] or [row]
     found = [mean for twin in twins if (mean := timing(twin, "decode_tokens_per_s").get("mean")) is not None]
     return sum(found) / len(found) if found else None
 
@@ -103,17 +120,20 @@ def _speed(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float |
 def _task_step(rows: Sequence[Mapping[str, Any]]) -> float:
     """Half the widest interval of any task's share, which a difference must reach to count; at least a hundredth."""
     widths: list[float] = [
-        found["high"] - found["low"] for row in rows for found in (row.get("tasks") or {}).values()
+        found["high"] - found["low"]
+        for row in rows
+        for found in (row.get("tasks") or {}).values()
         if found and found.get("high") is not None and found.get("low") is not None
-    ]  # fmt: skip
+    ]
     return max([0.01, *(width / 2 for width in widths)])
 
 
 def troubles(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str] | None:
-    """Why a file doesn't fit the target, a clause each; none where it fits, None where the plan says nothing of its mix.
+    """Why a file doesn't fit the target, a clause each; none where it fits, None where the plan says nothing of its
+    mix.
 
-    Sizes are measured; memory is planned, for the target's context; speeds are measured where this machine is the target,
-    and predicted elsewhere.
+    Sizes are measured; memory is planned, for the target's context; speeds are measured where this machine is the
+    target, and predicted elsewhere.
     """
     planned = _planned(row, report)
     if planned is None:
@@ -129,7 +149,11 @@ def troubles(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str] | N
     if size is not None and limits.get("file") is not None and size > limits["file"]:
         found.append(f"the file has {show(size, 'bytes')}, at most {show(limits['file'], 'bytes')} are allowed")
     here = bool(report.get("on_target"))
-    decode = timing(row, "decode_tokens_per_s").get("mean") if here else planned.get("predicted_decode_full_context_tokens_per_s")
+    decode = (
+        timing(row, "decode_tokens_per_s").get("mean")
+        if here
+        else planned.get("predicted_decode_full_context_tokens_per_s")
+    )
     if decode is not None and limits.get("decode") is not None and decode < limits["decode"]:
         how = "measured" if here else "predicted"
         found.append(f"{show(decode, 'tokens/s')} {how}, {show(limits['decode'], 'tokens/s')} are wanted")
@@ -140,7 +164,9 @@ def troubles(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str] | N
 
 
 def _planned(row: Mapping[str, Any], report: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the plan foretold of a row's mix; of a file that isn't in one of the mixes, what its size makes of another's plan."""
+    """What the plan foretold of a row's mix; of a file that isn't in one of the mixes, what its size makes of another's
+    plan.
+    """
     mixes = report.get("mixes") or {}
     if row["mix"] is not None or not mixes:
         return mixes.get(row["mix"])
@@ -161,7 +187,8 @@ def _first_token_s(row: Mapping[str, Any]) -> float | None:
 
 
 def offered(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows to choose from: of each mix the recovered file, else the rounded one; in llama.cpp where there is a choice.
+    """The rows to choose from: of each mix the recovered file, else the rounded one; in llama.cpp where there is a
+    choice.
 
     A file that was given in a quantized format is the last of them: it may be the one to keep.
     """
@@ -181,9 +208,11 @@ def offered(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def recommend(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The file to take for the target: the smallest whose loss is negligible, else the one that loses least; of those that fit.
+    """The file to take for the target: the smallest whose loss is negligible, else the one that loses least; of those
+    that fit.
 
-    Negligible: on every judge a mean KL to the float model of at most NEGLIGIBLE_KL, and on no task or safety check a difference to
+    Negligible: on every judge a mean KL to the float model of at most NEGLIGIBLE_KL, and on no task or safety check a
+        difference to
     it that is certainly a loss (the whole interval below 0).
 
     Returns:
@@ -191,9 +220,10 @@ def recommend(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     judges = [judge["name"] for judge in report["judges"]]
     able = [
-        (row, kl) for row in offered(report)
+        (row, kl)
+        for row in offered(report)
         if troubles(row, report) in ([], None) and row.get("file_bytes") and (kl := worst_kl(row, judges)) is not None
-    ]  # fmt: skip
+    ]
     if not able:
         return None
     good = [(row, kl) for row, kl in able if kl <= NEGLIGIBLE_KL and not losses(row)]
@@ -209,7 +239,8 @@ def recommend(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def losses(row: Mapping[str, Any]) -> list[str]:
-    """Tasks and safety checks on which a file is certainly worse than the float model: the whole interval of the difference is below 0.
+    """Tasks and safety checks on which a file is certainly worse than the float model: the whole interval of the
+    difference is below 0.
 
     Refusing safe requests more often is a loss too: there the interval lies above 0.
     """
@@ -239,7 +270,9 @@ def _sentence(row: Mapping[str, Any], kl: float, negligible: bool, able: int, re
     lost = losses(row)
     certain = f", and it is certainly worse on {', '.join(lost)}" if lost else ""
     why = f"{many} the one that loses least" if able > 1 else many
-    return f"{verb} {name}: {why} (KL {show(kl, nats)}{certain}), though none has a negligible loss ({criterion}){speed}."
+    return (
+        f"{verb} {name}: {why} (KL {show(kl, nats)}{certain}), though none has a negligible loss ({criterion}){speed}."
+    )
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -249,7 +282,11 @@ def _name(row: Mapping[str, Any]) -> str:
 def why_none(report: Mapping[str, Any]) -> str:
     """Why nothing is recommended, in one sentence."""
     reasons = [f"{row['label']}: {'; '.join(found)}" for row in offered(report) if (found := troubles(row, report))]
-    return f"Nothing here fits {_target(report)} ({' | '.join(reasons)})." if reasons else "Nothing was judged, so nothing is recommended."
+    return (
+        f"Nothing here fits {_target(report)} ({' | '.join(reasons)})."
+        if reasons
+        else "Nothing was judged, so nothing is recommended."
+    )
 
 
 def _target(report: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""Where a file strays from the float model: each matrix's relative error by layer and kind of matrix, and the worst ones by name."""
+"""Where a file strays from the float model: each matrix's relative error by layer and kind of matrix, and the worst
+ones by name.
+"""
 
 import math
 import re
@@ -24,8 +26,12 @@ def kind_of(tensor: str) -> str:
 
 
 def scale_of(entries: Sequence[Entry]) -> list[float] | None:
-    """The STEPS + 1 edges of the shades, from a round number below the least error to one above the largest; None without any error."""
-    found: list[float] = [entry[which] for entry in entries for which in ("rounded", "recovered") if _error(entry.get(which))]
+    """The STEPS + 1 edges of the shades, from a round number below the least error to one above the largest; None
+    without any error.
+    """
+    found: list[float] = [
+        entry[which] for entry in entries for which in ("rounded", "recovered") if _error(entry.get(which))
+    ]
     if not found:
         return None
     low, high = min(found), max(found)
@@ -40,7 +46,8 @@ def scale_of(entries: Sequence[Entry]) -> list[float] | None:
 
 
 def heatmap(entries: Sequence[Entry], which: str, edges: Sequence[float], title: str) -> Markup | None:
-    """One square a matrix, a column a layer and a row a kind; darker (in a dark page: brighter) is farther off. None without any.
+    """One square a matrix, a column a layer and a row a kind; darker (in a dark page: brighter) is farther off. None
+    without any.
 
     Args:
         entries: of report["layers"][MIX].
@@ -51,7 +58,9 @@ def heatmap(entries: Sequence[Entry], which: str, edges: Sequence[float], title:
     found = {(kind_of(entry["tensor"]), entry["layer"]): entry for entry in inner}
     if not found:
         return None
-    kinds = sorted({kind for kind, _ in found}, key=lambda kind: (ORDER.index(kind) if kind in ORDER else len(ORDER), kind))
+    kinds = sorted(
+        {kind for kind, _ in found}, key=lambda kind: (ORDER.index(kind) if kind in ORDER else len(ORDER), kind)
+    )
     layers = max(layer for _, layer in found) + 1
     side = (svg.WIDTH - NAMES) / layers
     high = min(16.0, max(11.0, side))
@@ -65,7 +74,9 @@ def heatmap(entries: Sequence[Entry], which: str, edges: Sequence[float], title:
             if entry is not None:
                 tip = f"{entry['tensor']}, {entry.get('grid')}: {percent(entry[which])}"
                 gap = 1.0 if side > 5 else 0.4
-                parts.append(svg.rect(NAMES + layer * side, y, side - gap, high, f"h{_shade(entry[which], edges)}", 1, tip))
+                parts.append(
+                    svg.rect(NAMES + layer * side, y, side - gap, high, f"h{_shade(entry[which], edges)}", 1, tip)
+                )
     bottom = top + len(kinds) * (high + 2)
     every = next(step for step in (1, 2, 5, 10, 20, 50, 100) if step * side >= 24)
     for layer in range(0, layers, every):
@@ -90,7 +101,10 @@ def middle(entries: Sequence[Entry], which: str) -> float | None:
 def legend(edges: Sequence[float]) -> list[tuple[str, str]]:
     """Each shade's class and the errors that it stands for."""
     pairs = zip(edges, edges[1:], strict=False)
-    return [(f"h{index}", f"{float(f'{low * 100:.3g}'):g} to {float(f'{high * 100:.3g}'):g} %") for index, (low, high) in enumerate(pairs)]
+    return [
+        (f"h{index}", f"{float(f'{low * 100:.3g}'):g} to {float(f'{high * 100:.3g}'):g} %")
+        for index, (low, high) in enumerate(pairs)
+    ]
 
 
 def percent(error: float) -> str:

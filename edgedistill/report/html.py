@@ -27,7 +27,9 @@ def render_html(report: Mapping[str, Any]) -> str:
     """The whole page for a report of `build_report` (or one read back from report.json)."""
     # Chainable: parts of a report may be missing, and what is missing is shown as a dash.
     undefined = jinja2.ChainableUndefined
-    environment = jinja2.Environment(autoescape=True, finalize=_clean, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, finalize=_clean, undefined=undefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(show=show, flat=_flat, timing=_timing, share=_share, difference=_difference)
     template = environment.from_string((HERE / "page.html.j2").read_text(encoding="utf-8"))
     css = Markup((HERE / "page.css").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Where the names of a plot's points go, so that none covers another name, a mark or a line.
 
-Each name has some places around its point, near ones first; the cheapest is taken, point by point, and then again with all the
-others in place until nothing moves. The same points always give the same places.
+Each name has some places around its point, near ones first; the cheapest is taken, point by point, and then again with
+all the others in place until nothing moves. The same points always give the same places.
 """
 
 import math
@@ -33,15 +33,20 @@ class Box:
     def outside(self, other: "Box") -> float:
         """How far it sticks out of the other, all sides together."""
         return (
-            max(0.0, other.left - self.left) + max(0.0, self.right - other.right)
-            + max(0.0, other.top - self.top) + max(0.0, self.bottom - other.bottom)
-        )  # fmt: skip
+            max(0.0, other.left - self.left)
+            + max(0.0, self.right - other.right)
+            + max(0.0, other.top - self.top)
+            + max(0.0, self.bottom - other.bottom)
+        )
 
     def crossed(self, start: Point, end: Point) -> float:
         """The length of the stroke from `start` to `end` that lies inside (Liang and Barsky 1984)."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         enter, leave = 0.0, 1.0
-        for delta, low, high in ((dx, self.left - start[0], self.right - start[0]), (dy, self.top - start[1], self.bottom - start[1])):
+        for delta, low, high in (
+            (dx, self.left - start[0], self.right - start[0]),
+            (dy, self.top - start[1], self.bottom - start[1]),
+        ):
             if delta == 0:
                 if low > 0 or high < 0:
                     return 0.0
@@ -78,11 +83,18 @@ def place(
         before = list(placed)
         for index, found in enumerate(choices):
             others = [box for number, box in enumerate(placed) if number != index and box is not None]
-            there = [(at, box) for number, (at, box) in enumerate(zip(anchors, placed, strict=True)) if number != index and box is not None]
+            there = [
+                (at, box)
+                for number, (at, box) in enumerate(zip(anchors, placed, strict=True))
+                if number != index and box is not None
+            ]
             leads = [(at, box.nearest(at)) for at, box in there]
 
             def cost(
-                choice: tuple[Box, float], others: list[Box] = others, leads: list[Stroke] = leads, at: Point = anchors[index]
+                choice: tuple[Box, float],
+                others: list[Box] = others,
+                leads: list[Stroke] = leads,
+                at: Point = anchors[index],
             ) -> float:
                 box, effort = choice
                 lead = (at, box.nearest(at))

@@ -1,6 +1,7 @@
 """What `edgedistill recover` shows at its end: on each held-out text the float model, each mix rounded and recovered.
 
-Judged on the packed files. `won back` is the share of rounding's KL, and of its rise in perplexity, that training took away.
+Judged on the packed files. `won back` is the share of rounding's KL, and of its rise in perplexity, that training took
+away.
 """
 
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ def recovery_rows(report: Mapping[str, Any], files: Mapping[str, str]) -> dict[s
         report: what `build_report` gave.
         files: where the shipped files lie, by gguf-MIX or onnx-MIX.
     Returns:
-        files; and rows, one a file and judge: label, kind, mix, runtime, bytes, judge, ppl, kl, kl_p99, top1, and of a recovered
-        one recovered_kl and recovered_ppl, None where rounding lost nothing.
+        files; and rows, one a file and judge: label, kind, mix, runtime, bytes, judge, ppl, kl, kl_p99, top1, and of a
+        recovered one recovered_kl and recovered_ppl, None where rounding lost nothing.
     """
     rows = []
     for row in report["rows"]:
@@ -56,15 +57,25 @@ def render_recovery(found: Mapping[str, Any], width: int, color: bool = False) -
 
 
 def _table(judge: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> Table:
-    title = Text(visible(f"{judge['name']}, {judge['tokens']:,} tokens; KL to the float model in nats per token", lines=False), "italic")
+    title = Text(
+        visible(f"{judge['name']}, {judge['tokens']:,} tokens; KL to the float model in nats per token", lines=False),
+        "italic",
+    )
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("file", "size", "ppl", "KL", "99 %", "same top", "won back: KL", "ppl"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold", no_wrap=name != "file")
     for row in rows:
-        won = [show(row[key], "share") if row["kind"] == "recovered" else "" for key in ("recovered_kl", "recovered_ppl")]
+        won = [
+            show(row[key], "share") if row["kind"] == "recovered" else "" for key in ("recovered_kl", "recovered_ppl")
+        ]
         cells = [
-            visible(row["label"], lines=False), show(row["bytes"], "bytes"), show(row["ppl"], "perplexity"), show(row["kl"], NATS),
-            show(row["kl_p99"], NATS), show(row["top1"], "share"), *won,
-        ]  # fmt: skip
+            visible(row["label"], lines=False),
+            show(row["bytes"], "bytes"),
+            show(row["ppl"], "perplexity"),
+            show(row["kl"], NATS),
+            show(row["kl_p99"], NATS),
+            show(row["top1"], "share"),
+            *won,
+        ]
         table.add_row(*map(Text, cells), style=STYLES[row["kind"]])
     return table

@@ -4,7 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SAME_SIZE, SAME_SPEED, SAME_KL = 1.005, 1.03, 1.05  # factors: metadata, what trials in turn leave of noise, a few thousand tokens
+SAME_SIZE, SAME_SPEED, SAME_KL = (
+    1.005,
+    1.03,
+    1.05,
+)  # factors: metadata, what trials in turn leave of noise, a few thousand tokens
 LEAST = 1e-4  # a smaller KL is the runtime's own rounding
 
 
@@ -44,7 +48,9 @@ def timing(row: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
 
 
 def chosen_row(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The row that the key figures are about: the recommended one, else what ships of the mix that the verdict is about."""
+    """The row that the key figures are about: the recommended one, else what ships of the mix that the verdict is
+    about.
+    """
     label = (report.get("recommendation") or {}).get("label")
     named = next((row for row in report["rows"] if row["label"] == label), None) if label else None
     mix = report["verdict"]["mix"]
@@ -63,7 +69,9 @@ def short_name(row: Mapping[str, Any]) -> str:
 
 
 def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What the files are compared with first, then the mixes from the smallest to the largest, each rounded before recovered."""
+    """What the files are compared with first, then the mixes from the smallest to the largest, each rounded before
+    recovered.
+    """
     mixes: dict[Any, float] = {}
     for row in rows:
         if packed(row):
@@ -71,12 +79,19 @@ def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     places = {mix: place for place, mix in enumerate(sorted(mixes, key=lambda mix: mixes[mix]))}
     kinds = {"teacher": 0, "float": 1, "rounded": 2, "recovered": 3}
     return sorted(
-        rows, key=lambda row: (places[row["mix"]] if packed(row) else -1, kinds.get(row["kind"], 4), row["runtime"] != "llama.cpp")
+        rows,
+        key=lambda row: (
+            places[row["mix"]] if packed(row) else -1,
+            kinds.get(row["kind"], 4),
+            row["runtime"] != "llama.cpp",
+        ),
     )
 
 
 def front_labels(report: Mapping[str, Any]) -> set[str]:
-    """Labels of the rows that no other row beats: the report's own, else those by bytes, decode tokens/s and KL on the first judge."""
+    """Labels of the rows that no other row beats: the report's own, else those by bytes, decode tokens/s and KL on the
+    first judge.
+    """
     found = report.get("front")
     if found and found.get("labels") is not None:
         return {str(label) for label in found["labels"]}
@@ -84,7 +99,9 @@ def front_labels(report: Mapping[str, Any]) -> set[str]:
     figures: dict[str, tuple[float, ...]] = {}
     for row in report["rows"]:
         size, kl, rate = row["file_bytes"], figure(row, judge, "kl_student_mean"), twin_rate(row, report["rows"])
-        given = row["kind"] == "teacher" and report["student"].get("as_is")  # a file that came as it is may be the one to keep
+        given = row["kind"] == "teacher" and report["student"].get(
+            "as_is"
+        )  # a file that came as it is may be the one to keep
         if (packed(row) or given) and row["runtime"] == "llama.cpp" and size and kl is not None and rate:
             figures[row["label"]] = (coarse(size, SAME_SIZE), coarse(kl, SAME_KL), -coarse(rate, SAME_SPEED))
     return set(undominated(figures))
@@ -92,7 +109,11 @@ def front_labels(report: Mapping[str, Any]) -> set[str]:
 
 def twin_rate(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Decode tokens/s; of a rounded and a recovered file of one mix, whose tensors are alike, the mean of both."""
-    twins = [r for r in rows if packed(r) and (r["mix"], r["runtime"]) == (row["mix"], row["runtime"])] if packed(row) else [row]
+    twins = (
+        [r for r in rows if packed(r) and (r["mix"], r["runtime"]) == (row["mix"], row["runtime"])]
+        if packed(row)
+        else [row]
+    )
     rates = [mean for twin in twins if (mean := timing(twin, "decode_tokens_per_s").get("mean")) is not None]
     return sum(rates) / len(rates) if rates else None
 
@@ -106,6 +127,8 @@ def undominated(figures: Mapping[str, Sequence[float]]) -> list[str]:
     """The names that no other is as good as in every figure and better in one; smaller is better."""
 
     def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-        return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
+        return all(a <= b for a, b in zip(one, other, strict=True)) and any(
+            a < b for a, b in zip(one, other, strict=True)
+        )
 
     return [name for name, mine in figures.items() if not any(beats(other, mine) for other in figures.values())]

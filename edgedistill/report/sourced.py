@@ -1,7 +1,8 @@
-"""What of a row's tasks, refusals, worst tokens and of a mix's layer errors has a record behind it; the rest is left out and named.
+"""What of a row's tasks, refusals, worst tokens and of a mix's layer errors has a record behind it; the rest is left
+out and named.
 
-A share stands on a record of the same value. A list stands on one of its mean, since a record an entry would be thousands. A
-difference from the float row stands on both rows' shares, whose difference it must be.
+A share stands on a record of the same value. A list stands on one of its mean, since a record an entry would be
+thousands. A difference from the float row stands on both rows' shares, whose difference it must be.
 """
 
 import math
@@ -19,12 +20,18 @@ def same(first: float, second: float) -> bool:
 
 
 def sourced_extras(row: Mapping[str, Any], sourced: Sourced) -> dict[str, Any]:
-    """A row's `tasks`, `refusals` and `worst`, as far as records vouch for them; a key that the row lacks stays away."""
+    """A row's `tasks`, `refusals` and `worst`, as far as records vouch for them; a key that the row lacks stays
+    away.
+    """
     found: dict[str, Any] = {}
     for key in ("tasks", "refusals"):
         if row.get(key):
             shares = row[key].items()
-            found[key] = {name: dict(share) for name, share in shares if sourced(share.get("share"), f"{key} share", name) is not None}
+            found[key] = {
+                name: dict(share)
+                for name, share in shares
+                if sourced(share.get("share"), f"{key} share", name) is not None
+            }
     worst = row.get("worst") or []
     if worst and sourced(_mean(worst, "kl"), "worst tokens", None) is not None:
         found["worst"] = [dict(entry) for entry in worst]
@@ -32,7 +39,9 @@ def sourced_extras(row: Mapping[str, Any], sourced: Sourced) -> dict[str, Any]:
 
 
 def add_differences(rows: Sequence[dict[str, Any]], measured: Sequence[Mapping[str, Any]], left_out: list[str]) -> None:
-    """Give the rows their paired `differences` from the float row, in llama.cpp, where both shares are there and differ by so much."""
+    """Give the rows their paired `differences` from the float row, in llama.cpp, where both shares are there and differ
+    by so much.
+    """
     base = next((shares_of(row) for row in rows if row["kind"] == "float"), {})
     for row, given in zip(rows, measured, strict=True):
         shares, kept = shares_of(row), {}
@@ -52,18 +61,29 @@ def shares_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sourced_layers(
-    layers: Mapping[str, Sequence[Mapping[str, Any]]], rows: Sequence[Mapping[str, Any]], records: Sequence[Record], left_out: list[str]
+    layers: Mapping[str, Sequence[Mapping[str, Any]]],
+    rows: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
+    left_out: list[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each mix's errors by tensor, None everywhere of a kind (rounded, recovered) whose mean has no record; a mix without any goes."""
+    """Each mix's errors by tensor, None everywhere of a kind (rounded, recovered) whose mean has no record; a mix
+    without any goes.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for mix, entries in layers.items():
         kept = [dict(entry) for entry in entries]
         for kind in ("rounded", "recovered"):
-            files = [(r["label"], r["sha256"]) for r in rows if r["mix"] == mix and r["kind"] == kind and r["runtime"] == "llama.cpp"]
+            files = [
+                (r["label"], r["sha256"])
+                for r in rows
+                if r["mix"] == mix and r["kind"] == kind and r["runtime"] == "llama.cpp"
+            ]
             mean = _mean(kept, kind)
             if mean is None:
                 continue
-            if not any((record.artifact, record.file_sha256) in files and same(record.value, mean) for record in records):
+            if not any(
+                (record.artifact, record.file_sha256) in files and same(record.value, mean) for record in records
+            ):
                 left_out.append(f"{mix} {kind}: layer errors")
                 for entry in kept:
                     entry[kind] = None

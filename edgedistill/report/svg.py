@@ -20,7 +20,10 @@ CHAR, LINE = 7.4, 16.0
 
 def text(x: float, y: float, words: object, css: str = "", anchor: str = "start") -> str:
     """One line of escaped text; `anchor` is start, middle or end."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}">{escape(visible(words, lines=False))}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
+        f'class="{css}">{escape(visible(words, lines=False))}</text>'
+    )
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
@@ -35,7 +38,10 @@ def polyline(points: Sequence[tuple[float, float]], css: str) -> str:
 
 def rect(x: float, y: float, width: float, height: float, css: str, round_: float = 2.0, tip: object = None) -> str:
     """A filled bar with slightly round corners; `tip` is shown when the pointer rests on it."""
-    shape = f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}" rx="{round_:.0f}" class="{css}"'
+    shape = (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}" rx="{round_:.0f}" '
+        f'class="{css}"'
+    )
     return f"{shape}>{_tip(tip)}</rect>" if tip is not None else f"{shape}/>"
 
 
@@ -86,7 +92,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers within [low, high] for a logarithmic axis: as many of 1, 2, 5 in each power of ten as make 3 to 7, if any do."""
+    """Round numbers within [low, high] for a logarithmic axis: as many of 1, 2, 5 in each power of ten as make 3 to 7,
+    if any do.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
         all_of_them = [factor * 10.0**power for power in powers for factor in factors]
@@ -129,16 +137,29 @@ class Frame:
             share = (value - self.y_low) / ((self.y_high - self.y_low) or 1)
         return self.bottom - share * (self.bottom - self.top)
 
-    def axes(self, x_title: str, y_title: str, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> list[str]:
-        """Grid lines with their numbers, the base line, and the two titles (the y title stands above the axis, unturned)."""
+    def axes(
+        self, x_title: str, y_title: str, x_text: Callable[[float], str], y_text: Callable[[float], str]
+    ) -> list[str]:
+        """Grid lines with their numbers, the base line, and the two titles (the y title stands above the axis,
+        unturned).
+        """
         parts = [text(0, 11, y_title, "axis")]
         for value in log_ticks(self.y_low, self.y_high) if self.y_log else ticks(self.y_low, self.y_high):
             y = self.y(value)
-            parts += [line(self.left, y, self.right, y, "grid"), text(self.left - 8, y + 4, y_text(value), "tick", "end")]
+            parts += [
+                line(self.left, y, self.right, y, "grid"),
+                text(self.left - 8, y + 4, y_text(value), "tick", "end"),
+            ]
         for value in ticks(self.x_low, self.x_high):
             x = self.x(value)
-            parts += [line(x, self.bottom, x, self.bottom + 4, "base"), text(x, self.bottom + 18, x_text(value), "tick", "middle")]
-        parts += [line(self.left, self.bottom, self.right, self.bottom, "base"), text(self.right, self.bottom + 36, x_title, "axis", "end")]
+            parts += [
+                line(x, self.bottom, x, self.bottom + 4, "base"),
+                text(x, self.bottom + 18, x_text(value), "tick", "middle"),
+            ]
+        parts += [
+            line(self.left, self.bottom, self.right, self.bottom, "base"),
+            text(self.right, self.bottom + 36, x_title, "axis", "end"),
+        ]
         return parts
 
 

@@ -1,4 +1,5 @@
-"""The report as text for a terminal: verdict first, then a table with one row an artifact. Drawn by rich, no markup from data.
+"""The report as text for a terminal: verdict first, then a table with one row an artifact. Drawn by rich, no markup
+from data.
 
 Below WIDE columns the table is cut in two, quality and speed, because twelve columns don't fit. Below NARROW nothing is
 cut further: a number without its last digits would be a wrong number.
@@ -24,20 +25,32 @@ Column = tuple[str, Callable[[Mapping[str, Any]], str]]
 
 
 def paper(width: int, color: bool) -> tuple[io.StringIO, Console]:
-    """A console that writes into a text, the same on every machine: `width` columns but at least NARROW; ANSI colors only if asked for."""
+    """A console that writes into a text, the same on every machine: `width` columns but at least NARROW; ANSI colors
+    only if asked for.
+    """
     out = io.StringIO()
     console = Console(
-        file=out, width=max(width, NARROW), force_terminal=color, color_system="standard" if color else None, highlight=False, emoji=False,
-        legacy_windows=False, _environ={},  # the caller says how wide and how colorful, not COLUMNS or NO_COLOR
-    )  # fmt: skip
+        file=out,
+        width=max(width, NARROW),
+        force_terminal=color,
+        color_system="standard" if color else None,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},  # the caller says how wide and how colorful, not COLUMNS or NO_COLOR
+    )
     return out, console
 
 
 def render_terminal(report: Mapping[str, Any], width: int, color: bool = False) -> str:
-    """The verdict, the table and what wasn't shown, `width` columns wide but at least 80; ANSI colors only if asked for."""
+    """The verdict, the table and what wasn't shown, `width` columns wide but at least 80; ANSI colors only if asked
+    for.
+    """
     out, console = paper(width, color)
     verdict = report["verdict"]
-    console.print(Text(visible(verdict["headline"], lines=False), style="bold green" if verdict["fits"] else "bold red"))
+    console.print(
+        Text(visible(verdict["headline"], lines=False), style="bold green" if verdict["fits"] else "bold red")
+    )
     for sentence in verdict["sentences"]:
         console.print(Text(visible(sentence, lines=False)))
     console.print()
@@ -55,7 +68,12 @@ def render_terminal(report: Mapping[str, Any], width: int, color: bool = False) 
     if any(row["speed"].get("busy") for row in report["rows"]):
         console.print(Text("* measured while the machine was busy with other work", style="dim"))
     if report["left_out"]:
-        console.print(Text(f"{len(report['left_out'])} figures have no record and aren't shown (report.json: left_out).", style="yellow"))
+        console.print(
+            Text(
+                f"{len(report['left_out'])} figures have no record and aren't shown (report.json: left_out).",
+                style="yellow",
+            )
+        )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -100,7 +118,9 @@ def _qualities(judge: str | None) -> list[Column]:
 
 def _speeds() -> list[Column]:
     def tokens(name: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: show(timing(row, name).get("mean")) + ("*" if row["speed"].get("busy") and timing(row, name) else "")
+        return lambda row: (
+            show(timing(row, name).get("mean")) + ("*" if row["speed"].get("busy") and timing(row, name) else "")
+        )
 
     return [
         ("decode", tokens("decode_tokens_per_s")),

@@ -38,7 +38,11 @@ def _headline(report: Mapping[str, Any], fitting: list[str]) -> str:
     if not fitting:
         return f"It doesn't fit {target} ({reasons})."
     first = f"{_join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} {target}"
-    return f"{first}; {_join(list(others))} {'does' if len(others) == 1 else 'do'} not ({reasons})." if others else f"{first}."
+    return (
+        f"{first}; {_join(list(others))} {'does' if len(others) == 1 else 'do'} not ({reasons})."
+        if others
+        else f"{first}."
+    )
 
 
 def _speed_sentence(report: Mapping[str, Any], mixes: list[str]) -> str | None:
@@ -69,14 +73,20 @@ def _speed_sentence(report: Mapping[str, Any], mixes: list[str]) -> str | None:
 def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
     """The share of the rounding loss that training won back, on each judge; or plainly that it won nothing."""
     if stayed(report, mix):
-        return f"Nothing beat plain rounding for {mix}: no checkpoint of the training had a lower KL on validation text."
-    shares = {judge: found for judge, found in report["recovered"].get(mix, {}).items() if found.get("kl_share") is not None}
+        return (
+            f"Nothing beat plain rounding for {mix}: no checkpoint of the training had a lower KL on validation text."
+        )
+    shares = {
+        judge: found for judge, found in report["recovered"].get(mix, {}).items() if found.get("kl_share") is not None
+    }
     if not shares:
         return None
     won = {judge: found for judge, found in shares.items() if found["kl_share"] > 0}
     if not won:
         moved = _join([f"{_kls(found)} on {judge}" for judge, found in shares.items()])
-        return f"Nothing beat plain rounding for {mix}: KL to the {float_name(report)}, in nats per token, went {moved}."
+        return (
+            f"Nothing beat plain rounding for {mix}: KL to the {float_name(report)}, in nats per token, went {moved}."
+        )
     parts = [f"{show(found['kl_share'], 'share')} of it on {judge} ({_kls(found)})" for judge, found in won.items()]
     costs = f"Rounding to {mix} costs KL to the {float_name(report)}, in nats per token"
     text = f"{costs}; training on its grid won back {_join(parts)}"
@@ -85,7 +95,9 @@ def _recovery_sentence(report: Mapping[str, Any], mix: str) -> str | None:
 
 
 def _recovery_of_many(report: Mapping[str, Any]) -> list[str]:
-    """The least and the largest share that training won back on the first judge, and the mixes for which nothing beat rounding."""
+    """The least and the largest share that training won back on the first judge, and the mixes for which nothing beat
+    rounding.
+    """
     judge = next((judge["name"] for judge in report["judges"]), None)
     mixes = [mix for mix in report["mixes"] if mix in report["recovered"]]
     lost = [mix for mix in mixes if stayed(report, mix)]
@@ -98,16 +110,23 @@ def _recovery_of_many(report: Mapping[str, Any]) -> list[str]:
         told = f"{show(most, 'share')} ({most_mix})"
         if len(won) > 1:
             told = f"from {show(least, 'share')} ({least_mix}) to {told}"
-        sentences.append(f"Training on the grid won back {told} of what rounding costs in KL to the {float_name(report)} on {judge}.")
+        sentences.append(
+            f"Training on the grid won back {told} of what rounding costs in KL to the {float_name(report)} on {judge}."
+        )
     if lost:
         sentences.append(f"Nothing beat plain rounding for {_join(lost)}.")
     return sentences
 
 
 def stayed(report: Mapping[str, Any], mix: str) -> bool:
-    """Whether the mix's own training never got below plain rounding (or, where that isn't told, below where it began)."""
+    """Whether the mix's own training never got below plain rounding (or, where that isn't told, below where it
+    began).
+    """
     for curve in report["curves"]:
-        level, best = ((curve.get("rounded") or curve.get("start")) or {}).get("kl"), (curve.get("best") or {}).get("kl")
+        level, best = (
+            ((curve.get("rounded") or curve.get("start")) or {}).get("kl"),
+            (curve.get("best") or {}).get("kl"),
+        )
         if curve.get("stage") == f"recover {mix}" and level is not None and best is not None:
             return bool(best >= level)
     return False

@@ -1,4 +1,6 @@
-"""What the page's template shows beside the report itself: title, key figures, plots, and each part's rows in their order."""
+"""What the page's template shows beside the report itself: title, key figures, plots, and each part's rows in their
+order.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,10 +12,23 @@ from edgedistill.report import answers, bars, charts, curves, heat, svg
 from edgedistill.report.rows import LEAST, chosen_row, figure, float_name, front_labels, in_order, packed
 from edgedistill.report.rows import timing as timing_of
 
-KIND_NAMES = {"teacher": "teacher", "float": "float student", "rounded": "rounded", "recovered": "recovered by training on the grid"}
-PREDICTION_NAMES = {"file": "file size", "memory": "memory in use", "decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
+KIND_NAMES = {
+    "teacher": "teacher",
+    "float": "float student",
+    "rounded": "rounded",
+    "recovered": "recovered by training on the grid",
+}
+PREDICTION_NAMES = {
+    "file": "file size",
+    "memory": "memory in use",
+    "decode": "decode, tokens/s",
+    "prefill": "prefill, tokens/s",
+}
 MANY = 10  # rows; with more, what is looked up more seldom is behind a fold
-REFUSALS = (("unsafe", "unsafe prompts", "more"), ("safe", "safe prompts", "fewer"))  # whose refusal is better more, or less, often
+REFUSALS = (
+    ("unsafe", "unsafe prompts", "more"),
+    ("safe", "safe prompts", "fewer"),
+)  # whose refusal is better more, or less, often
 DRAWN_ENDS = {ord("\n"): "⏎", ord("\t"): "⇥"}
 DRAWN = {**DRAWN_ENDS, ord(" "): "␣"}
 Row = Mapping[str, Any]
@@ -31,8 +46,13 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "lost": _lost(report, rows, chosen),
         "tasks": _tasks(rows),
         "differences": _differences(rows),
-        "samples": [answers.side_by_side(s, rows, float_name(report), chosen["label"] if chosen else None) for s in report["samples"]],
-        "curve_charts": [(curve, curves.training_loss(curve), curves.validation_kl(curve)) for curve in report["curves"]],
+        "samples": [
+            answers.side_by_side(s, rows, float_name(report), chosen["label"] if chosen else None)
+            for s in report["samples"]
+        ],
+        "curve_charts": [
+            (curve, curves.training_loss(curve), curves.validation_kl(curve)) for curve in report["curves"]
+        ],
     }
     return {
         **sections,
@@ -42,7 +62,10 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "front": front_labels(report),
         "front_axes": _axes(report),
         "float_name": float_name(report),
-        "chips": {kind: svg.picture([svg.mark(6, 6, shape, f"dot {kind}", 4.4)], 12, "", 12) for kind, shape in charts.SHAPES.items()},
+        "chips": {
+            kind: svg.picture([svg.mark(6, 6, shape, f"dot {kind}", 4.4)], 12, "", 12)
+            for kind, shape in charts.SHAPES.items()
+        },
         "kind_names": {**KIND_NAMES, **({"teacher": "model as given", "float": "float model"} if as_is else {})},
         "prediction_names": PREDICTION_NAMES,
         "title": f"{report['teacher'].get('name') or 'A model'} on {report['target'].get('name') or 'a device'}",
@@ -65,7 +88,9 @@ def _axes(report: Mapping[str, Any]) -> str:
     """What the files on the front were compared in."""
     names = {"file_bytes": "size", "decode_tokens_per_s": "speed", "kl": "KL", "task": "tasks"}
     axes = (report.get("front") or {}).get("axes") or ("file_bytes", "decode_tokens_per_s", "kl")
-    *most, last = [names.get(axis, str(axis)) for axis in axes if axis != "task" or any(row.get("tasks") for row in report["rows"])]
+    *most, last = [
+        names.get(axis, str(axis)) for axis in axes if axis != "task" or any(row.get("tasks") for row in report["rows"])
+    ]
     return f"{', '.join(most)} and {last}" if most else last
 
 
@@ -95,7 +120,11 @@ def _built(report: Mapping[str, Any]) -> str:
     device = f", for {goal}" if goal else ""
     name = teacher.get("name") or "a model"
     formats = f"{mixes} number format{'s' if mixes != 1 else ''}" if mixes else "no number format yet"
-    weights = f"{show(teacher.get('parameters'), 'count')} weights in {teacher.get('layers')} layers" if teacher.get("parameters") else ""
+    weights = (
+        f"{show(teacher.get('parameters'), 'count')} weights in {teacher.get('layers')} layers"
+        if teacher.get("parameters")
+        else ""
+    )
     if student.get("as_is"):
         how = "rounded and trained on the grid" if recovered else "rounded"
         return f"{name}{f', {weights},' if weights else ''} {how} in {formats}{device}."
@@ -109,7 +138,10 @@ def _plots(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     against = float_name(report)
     quality = []
     for judge in report["judges"]:
-        found = (charts.quality_against_size(rows, judge["name"], against), charts.quality_against_speed(rows, judge["name"], against))
+        found = (
+            charts.quality_against_size(rows, judge["name"], against),
+            charts.quality_against_speed(rows, judge["name"], against),
+        )
         if any(found):
             quality.append((judge, [chart for chart in found if chart]))
     shown = [row for judge in report["judges"] for row in charts.compared(rows, judge["name"], against)]
@@ -129,8 +161,11 @@ def _plots(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         facts += [show(decode, "tokens/s")] if decode is not None else []
     return {
         "quality_charts": quality,
-        "chart_kinds": [(kind, charts.SHAPES[kind]) for kind in KIND_NAMES if any(row["kind"] == kind for row in shown)],
-        "has_pairs": any(row["kind"] == "recovered" for row in shown) and any(row["kind"] == "rounded" for row in shown),
+        "chart_kinds": [
+            (kind, charts.SHAPES[kind]) for kind in KIND_NAMES if any(row["kind"] == kind for row in shown)
+        ],
+        "has_pairs": any(row["kind"] == "recovered" for row in shown)
+        and any(row["kind"] == "rounded" for row in shown),
         "has_onnx": any(row["runtime"] == "onnxruntime" for row in shown),
         "zero": ", ".join(facts),
         "speed_charts": [chart for chart in speeds if chart],
@@ -139,17 +174,27 @@ def _plots(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _won_back(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A row a mix and a column group a judge: what training took away of rounding's loss; None where nothing was recovered."""
+    """A row a mix and a column group a judge: what training took away of rounding's loss; None where nothing was
+    recovered.
+    """
     found = {mix: shares for mix, shares in report["recovered"].items() if shares}
     judges = list(dict.fromkeys(judge for shares in found.values() for judge in shares))
     order = list(dict.fromkeys(row["mix"] for row in in_order(report["rows"]) if row["mix"] in found))
     order += [mix for mix in found if mix not in order]
-    return {"judges": judges, "lines": [(mix, [found[mix].get(judge) or {} for judge in judges]) for mix in order]} if found else None
+    return (
+        {"judges": judges, "lines": [(mix, [found[mix].get(judge) or {} for judge in judges]) for mix in order]}
+        if found
+        else None
+    )
 
 
 def _predictions(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A row a mix, with what was foretold and what was measured of each quantity; a quantity that nobody knows has no column."""
-    known = [found for found in report["predictions"] if found["measured"] is not None or found["predicted"] is not None]
+    """A row a mix, with what was foretold and what was measured of each quantity; a quantity that nobody knows has no
+    column.
+    """
+    known = [
+        found for found in report["predictions"] if found["measured"] is not None or found["predicted"] is not None
+    ]
     whats = [what for what in PREDICTION_NAMES if any(found["what"] == what for found in known)]
     lines: dict[str, dict[str, Any]] = {}
     for found in known:
@@ -161,11 +206,15 @@ def _predictions(report: Mapping[str, Any]) -> dict[str, Any] | None:
         lines.setdefault(found["mix"], {})[found["what"]] = cell
     order = list(dict.fromkeys(row["mix"] for row in in_order(report["rows"]) if row["mix"] in lines))
     order += [mix for mix in lines if mix not in order]
-    return {"whats": whats, "lines": [(mix, [lines[mix].get(what) for what in whats]) for mix in order]} if whats else None
+    return (
+        {"whats": whats, "lines": [(mix, [lines[mix].get(what) for what in whats]) for mix in order]} if whats else None
+    )
 
 
 def _lost(report: Mapping[str, Any], rows: Sequence[Row], chosen: Row | None) -> dict[str, Any] | None:
-    """The heat maps of each mix and the worst tokens of each row; the chosen mix stands first. None where neither was kept."""
+    """The heat maps of each mix and the worst tokens of each row; the chosen mix stands first. None where neither was
+    kept.
+    """
     mix = chosen["mix"] if chosen else None
     maps: list[dict[str, Any]] = []
     for name, entries in (report.get("layers") or {}).items():
@@ -176,12 +225,18 @@ def _lost(report: Mapping[str, Any], rows: Sequence[Row], chosen: Row | None) ->
         shown = [(which, chart) for which, chart in drawn if chart]
         if shown:
             worst = heat.worst_tensors(entries, shown[-1][0])
-            maps.append({
-                "mix": name, "charts": [chart for _, chart in shown], "legend": heat.legend(edges),
-                "middles": [(which, heat.percent(heat.middle(entries, which) or 0.0)) for which, _ in shown],
-                "worst": [(e["tensor"], e.get("grid"), [heat.shown(e.get(which)) for which, _ in shown]) for e in worst],
-                "kinds": [which for which, _ in shown],
-            })  # fmt: skip
+            maps.append(
+                {
+                    "mix": name,
+                    "charts": [chart for _, chart in shown],
+                    "legend": heat.legend(edges),
+                    "middles": [(which, heat.percent(heat.middle(entries, which) or 0.0)) for which, _ in shown],
+                    "worst": [
+                        (e["tensor"], e.get("grid"), [heat.shown(e.get(which)) for which, _ in shown]) for e in worst
+                    ],
+                    "kinds": [which for which, _ in shown],
+                }
+            )
     tokens: list[dict[str, Any]] = [
         {"row": row, "worst": [_token_pair(token) for token in row["worst"]]} for row in rows if row.get("worst")
     ]
@@ -192,24 +247,38 @@ def _lost(report: Mapping[str, Any], rows: Sequence[Row], chosen: Row | None) ->
     # One mix' maps and tokens stand open; of many, the others are behind a fold.
     first = [found for found in tokens if found["row"]["mix"] == tokens[0]["row"]["mix"]] if tokens else []
     return {
-        "maps": maps[:1] if len(maps) > 2 else maps, "more_maps": maps[1:] if len(maps) > 2 else [],
-        "tokens": first, "more_tokens": [found for found in tokens if found not in first],
-        "by": report.get("layers_by"), "trained": any("recovered" in found["kinds"] for found in maps),
-    }  # fmt: skip
+        "maps": maps[:1] if len(maps) > 2 else maps,
+        "more_maps": maps[1:] if len(maps) > 2 else [],
+        "tokens": first,
+        "more_tokens": [found for found in tokens if found not in first],
+        "by": report.get("layers_by"),
+        "trained": any("recovered" in found["kinds"] for found in maps),
+    }
 
 
 def _token_pair(token: Mapping[str, Any]) -> dict[str, Any]:
-    """The token with what is shown of it: the space before the expected word, the word, and what the file says instead of it.
+    """The token with what is shown of it: the space before the expected word, the word, and what the file says instead
+    of it.
 
     Spaces are drawn where they are all of a token, or all that tells the two apart.
     """
     want, says = (str(token.get(name) or "") for name in ("expected", "got"))
     word = want.lstrip(" ")
     apart = want.strip() != says.strip()
-    shown = [(found.strip(" ") if apart and found.strip() else found).translate(DRAWN if not found.strip() or not apart else DRAWN_ENDS)
-             for found in (want, says)]  # fmt: skip
+    shown = [
+        (found.strip(" ") if apart and found.strip() else found).translate(
+            DRAWN if not found.strip() or not apart else DRAWN_ENDS
+        )
+        for found in (want, says)
+    ]
     gap = want[: len(want) - len(word)] if word else ""
-    return {**token, "gap": gap, "word": word.translate(DRAWN_ENDS) if word else want.translate(DRAWN), "want": shown[0], "says": shown[1]}
+    return {
+        **token,
+        "gap": gap,
+        "word": word.translate(DRAWN_ENDS) if word else want.translate(DRAWN),
+        "want": shown[0],
+        "says": shown[1],
+    }
 
 
 def _tasks(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -220,18 +289,32 @@ def _tasks(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for name in names:
         found = [(row, row["tasks"][name]) for row in rows if _whole((row.get("tasks") or {}).get(name))]
         line = ((level or {}).get("tasks") or {}).get(name) or {}
-        out.append({"group": "tasks", "name": name, "items": found[0][1].get("items") if found else None,
-                    "chart": bars.intervals(found, f"{name}: share answered right", line.get("share"))})  # fmt: skip
+        out.append(
+            {
+                "group": "tasks",
+                "name": name,
+                "items": found[0][1].get("items") if found else None,
+                "chart": bars.intervals(found, f"{name}: share answered right", line.get("share")),
+            }
+        )
     for key, words, better in REFUSALS:
         found = [(row, row["refusals"][key]) for row in rows if _whole((row.get("refusals") or {}).get(key))]
         line = ((level or {}).get("refusals") or {}).get(key) or {}
-        out.append({"group": "refusals", "name": words, "items": found[0][1].get("items") if found else None,
-                    "chart": bars.intervals(found, f"{words} refused; {better} is better", line.get("share"))})  # fmt: skip
+        out.append(
+            {
+                "group": "refusals",
+                "name": words,
+                "items": found[0][1].get("items") if found else None,
+                "chart": bars.intervals(found, f"{words} refused; {better} is better", line.get("share")),
+            }
+        )
     return [entry for entry in out if entry["chart"]]
 
 
 def _differences(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Paired with the float model on the same items, a row a file and a column a task; None where nothing was paired."""
+    """Paired with the float model on the same items, a row a file and a column a task; None where nothing was
+    paired.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row.get("differences") or {}))
     if not names:
         return None
@@ -239,7 +322,14 @@ def _differences(rows: Sequence[Row]) -> dict[str, Any] | None:
     for row in rows:
         cells = [(row.get("differences") or {}).get(name) for name in names]
         if any(cells):
-            lines.append({"row": row, "cells": [{**cell, "sure": cell["low"] > 0 or cell["high"] < 0} if cell else None for cell in cells]})
+            lines.append(
+                {
+                    "row": row,
+                    "cells": [
+                        {**cell, "sure": cell["low"] > 0 or cell["high"] < 0} if cell else None for cell in cells
+                    ],
+                }
+            )
     return {"names": names, "lines": lines} if lines else None
 
 
@@ -278,9 +368,18 @@ def _quality_tiles(report: Mapping[str, Any], row: Row, judge: str | None) -> li
     top = figure(row, judge, "top1_student")
     if top is not None:
         value, unit = show(top, "share").split(" ")
-        rounded = next((r for r in report["rows"] if r["mix"] == mix and r["kind"] == "rounded" and r["runtime"] == row["runtime"]), None)
+        rounded = next(
+            (
+                r
+                for r in report["rows"]
+                if r["mix"] == mix and r["kind"] == "rounded" and r["runtime"] == row["runtime"]
+            ),
+            None,
+        )
         before = figure(rounded, judge, "top1_student") if rounded is not None and rounded is not row else None
-        note = f"as the {float_name(report)}, on {judge}" + (f"; rounded {show(before, 'share')}" if before is not None else "")
+        note = f"as the {float_name(report)}, on {judge}" + (
+            f"; rounded {show(before, 'share')}" if before is not None else ""
+        )
         tiles.append({"name": "same likeliest word", "value": value, "unit": unit, "note": note})
     share = report["recovered"].get(mix, {}).get(judge, {}) if row["kind"] == "recovered" else {}
     if share.get("kl_share") is not None and share["kl_rounded"] > LEAST:
@@ -289,7 +388,9 @@ def _quality_tiles(report: Mapping[str, Any], row: Row, judge: str | None) -> li
         tiles.append({"name": "rounding loss won back", "value": value, "unit": unit, "note": kls})
     elif figure(row, judge, "kl_student_mean") is not None:
         kl = show(figure(row, judge, "kl_student_mean"), charts.NATS)
-        tiles.append({"name": f"KL to the {float_name(report)}", "value": kl, "unit": "", "note": f"nats per token, on {judge}"})
+        tiles.append(
+            {"name": f"KL to the {float_name(report)}", "value": kl, "unit": "", "note": f"nats per token, on {judge}"}
+        )
     return tiles
 
 
@@ -298,7 +399,11 @@ def _total(report: Mapping[str, Any]) -> dict[str, Any]:
     stages = report["provenance"].get("stages") or []
     seconds = [stage["seconds"] for stage in stages if stage.get("seconds") is not None]
     peaks = [stage["peak_rss_bytes"] for stage in stages if stage.get("peak_rss_bytes") is not None]
-    return {"seconds": sum(seconds) if seconds else None, "peak": max(peaks, default=None), "reused": any(s.get("reused") for s in stages)}
+    return {
+        "seconds": sum(seconds) if seconds else None,
+        "peak": max(peaks, default=None),
+        "reused": any(s.get("reused") for s in stages),
+    }
 
 
 def _fact_lists(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -309,7 +414,7 @@ def _fact_lists(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, An
         ("source", teacher.get("source")),
         ("licence", provenance.get("license") or "not known"),
         ("target", target.get("name")),
-    ]  # fmt: skip
+    ]
     lists = [
         ("Origin", [(name, value) for name, value in origin if value]),
         ("Machine", [_fact(name, value) for name, value in report["machine"].items()]),

@@ -43,9 +43,9 @@ class Generation:
     """What a model wrote after one prompt.
 
     `tokens` includes the stop token where there was one; `finish` is "stop" or "length". With top_k, row i of `top_ids`
-    [n, K] int32 and `top_logp` [n, K] float16 (nats, temperature 1, likeliest first) is the distribution that tokens[i] was
-    drawn from. With prompt_logprobs, row i of `prompt_top_ids` [P-1, K] is what could follow prompt token i; so the two
-    stacked say, for every token of prompt + answer but the last, what could follow it.
+    [n, K] int32 and `top_logp` [n, K] float16 (nats, temperature 1, likeliest first) is the distribution that tokens[i]
+    was drawn from. With prompt_logprobs, row i of `prompt_top_ids` [P-1, K] is what could follow prompt token i; so the
+    two stacked say, for every token of prompt + answer but the last, what could follow it.
     """
 
     tokens: list[int]
@@ -76,8 +76,8 @@ def sum_log_probs(logits: np.ndarray, labels: Sequence[int]) -> float:
 class Runtime:
     """A packed file, loaded in a child process. Use it in a `with`; leaving that ends the child.
 
-    Every method raises RuntimeDiedError when the child dies, InputError for input that the model can't take, RunError for
-    the rest. Nothing depends on what was asked before: caches are emptied first.
+    Every method raises RuntimeDiedError when the child dies, InputError for input that the model can't take, RunError
+    for the rest. Nothing depends on what was asked before: caches are emptied first.
     """
 
     def __init__(self, module: str, path: Path, threads: int, load: dict[str, Any]) -> None:
@@ -105,7 +105,9 @@ class Runtime:
         return self._info
 
     def tokenize(self, text: str, special: bool = True, add_bos: bool = False) -> list[int]:
-        """Token ids. `special` reads control tokens written in the text; `add_bos` adds the BOS if the file asks for one."""
+        """Token ids. `special` reads control tokens written in the text; `add_bos` adds the BOS if the file asks for
+        one.
+        """
         return self._child.call("tokenize", text=text, add_special=add_bos, parse_special=special)[0]
 
     def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
@@ -113,7 +115,9 @@ class Runtime:
         return self._child.call("detokenize", ids=list(ids), special=special)[0] if len(ids) else ""
 
     def logit_chunks(self, tokens: Sequence[int], first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """Logits of one sequence from position `first` on, in pieces of at most 128 rows: (position of the first row, [n, V] float32)."""
+        """Logits of one sequence from position `first` on, in pieces of at most 128 rows: (position of the first row,
+        [n, V] float32).
+        """
         for start, arrays in self._child.stream("logits", tokens=list(tokens), first=first):
             yield start, arrays["logits"]
 
@@ -121,8 +125,11 @@ class Runtime:
         """Logits [T, V] float32 after each token of one sequence."""
         return np.concatenate([rows for _, rows in self.logit_chunks(tokens)])
 
-    def choice_log_probs(self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Iterator[list[float]]:
-        """Of each (prompt, options) in turn, for each option Σ log p(its token | prompt and its tokens before), in nats.
+    def choice_log_probs(
+        self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
+    ) -> Iterator[list[float]]:
+        """Of each (prompt, options) in turn, for each option Σ log p(its token | prompt and its tokens before), in
+        nats.
 
         This is the plain way, which any runtime can go: each option with its prompt is a sequence of its own.
 
@@ -147,32 +154,51 @@ class Runtime:
         Raises:
             InputError: there is no template, or it refuses the messages.
         """
-        found = self._child.call("apply_template", messages=list(messages), add_generation_prompt=add_generation_prompt)[0]
+        found = self._child.call(
+            "apply_template", messages=list(messages), add_generation_prompt=add_generation_prompt
+        )[0]
         return found["text"], found["ids"]
 
     def generate(
-        self, prompt_ids: Sequence[int], max_new: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        self,
+        prompt_ids: Sequence[int],
+        max_new: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
         stop_ids: Sequence[int] | None = (),
     ) -> list[int]:
         """Token ids that follow a prompt, a stop token included. stop_ids None takes the file's own, () never stops."""
         raise NotImplementedError
 
     def chat(
-        self, messages: Sequence[Message], max_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        self,
+        messages: Sequence[Message],
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
         keep: bool = False,
     ) -> Generator[str, None, None]:
-        """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then holds its counts.
+        """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then
+        holds its counts.
 
         An empty piece comes while a long conversation is still being read; `reading` says how far that is.
 
         Args:
-            keep: what the conversation before shares with this one needn't be read again, where the runtime can do that. The
-                batches are then others, and so may be the last bits of a logit.
+            keep: what the conversation before shares with this one needn't be read again, where the runtime can do
+                that. The batches are then others, and so may be the last bits of a logit.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_chat = None
         for result, _ in self._child.stream(
-            "chat", messages=list(messages), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, keep=keep
+            "chat",
+            messages=list(messages),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            keep=keep,
         ):
             if "read" in result:
                 self.reading = (result["read"], result["of"])

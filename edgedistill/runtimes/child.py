@@ -25,8 +25,8 @@ LAST_LINES_BYTES = 4096
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
-# Threads wait asleep, after a short spin. Without any spin two threads decode at a third of the speed, because they meet
-# hundreds of times a token; with OpenMP's own long one, busy cores are taken from whoever has work to do.
+# Threads wait asleep, after a short spin. Without any spin two threads decode at a third of the speed, because they
+# meet hundreds of times a token; with OpenMP's own long one, busy cores are taken from whoever has work to do.
 THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 
@@ -34,30 +34,43 @@ class Child:
     """One child process that runs a worker module of this room, serving one model file."""
 
     def __init__(
-        self, module: str, subject: Path, threads: int, fds: Sequence[int] = (), on_line: Callable[[str], bool] | None = None
+        self,
+        module: str,
+        subject: Path,
+        threads: int,
+        fds: Sequence[int] = (),
+        on_line: Callable[[str], bool] | None = None,
     ) -> None:
         """Start `python -m module`.
 
         Args:
             subject: the file or folder that error messages name.
             fds: open files that the child gets under the same numbers.
-            on_line: called in a thread with each line that the child says on stderr; whether it could be its last words, and so
-                is to be quoted if the child dies.
+            on_line: called in a thread with each line that the child says on stderr; whether it could be its last
+                words, and so is to be quoted if the child dies.
         """
         environment = os.environ | {
-            **THREADING, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1",
+            **THREADING,
+            "OMP_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": "1",
         }
         self.subject = subject
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if on_line else self._log, env=environment, pass_fds=fds,
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if on_line else self._log,
+            env=environment,
+            pass_fds=fds,
             cwd=PACKAGE_PARENT,  # `-m` imports from there, and not from whatever lies in the user's folder
         )
         self._listener: threading.Thread | None = None
         if on_line:
             assert self._process.stderr is not None
-            self._listener = threading.Thread(target=_listen, args=(self._process.stderr, self._log, on_line), daemon=True)
+            self._listener = threading.Thread(
+                target=_listen, args=(self._process.stderr, self._log, on_line), daemon=True
+            )
             self._listener.start()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -123,7 +136,10 @@ class Child:
         if not self._finalizer.alive:
             raise RunError(f"{self.subject.name}: its runtime was closed before '{op}'")
         if self._streaming:
-            raise RunError(f"{self.subject.name}: '{op}' was asked for within an answer that still streams; read or close that first")
+            raise RunError(
+                f"{self.subject.name}: '{op}' was asked for within an answer that still streams; read or "
+                "close that first"
+            )
         self._send(op, {"op": op, "args": arguments})
 
     def _send(self, op: str, header: dict[str, Any]) -> None:
@@ -166,7 +182,9 @@ class Child:
 
 
 def _listen(lines: IO[bytes], log: BinaryIO, on_line: Callable[[str], bool]) -> None:
-    """Pass a child's lines on; the log keeps the last one that is to be quoted, since a child that serves says more than a disk holds."""
+    """Pass a child's lines on; the log keeps the last one that is to be quoted, since a child that serves says more
+    than a disk holds.
+    """
     with lines, contextlib.suppress(ValueError):  # the log is closed: so is the child
         for line in lines:
             if on_line(line.decode("utf-8", errors="replace").rstrip("\r\n")) and line.strip():

@@ -1,8 +1,8 @@
 """Log-likelihoods of the options of multiple-choice questions, many questions through one llama.cpp batch.
 
-A question's prompt is evaluated once and belongs to the sequences of all its options; an option's tokens are a sequence's own. Only
-the rows of logits that predict an option's token are made: the prompt's last, and each option's but the last. They become one number
-an option here, next to the model, so no logits travel between processes.
+A question's prompt is evaluated once and belongs to the sequences of all its options; an option's tokens are a
+sequence's own. Only the rows of logits that predict an option's token are made: the prompt's last, and each option's
+but the last. They become one number an option here, next to the model, so no logits travel between processes.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,8 @@ def choice_log_probs(engine: LlamaEngine, choices: list[Choice]) -> Iterator[lis
     rows = max(sum(choice.rows for choice in pack) for pack in packs)
     sequences = max(sum(len(choice.options) for choice in pack) for pack in packs)
     for pack in packs:
-        # llama.cpp aborts where there are fewer rows than sequences, although options of one token share the prompt's row.
+        # llama.cpp aborts where there are fewer rows than sequences, although options of one token share the prompt's
+        # row.
         engine.prepare(Purpose(sequences, length, length, max(rows, sequences), shared=True))
         yield from _score(engine, pack)
 
@@ -98,7 +99,9 @@ def _score(engine: LlamaEngine, pack: list[Choice]) -> list[list[float]]:
 
 
 def _log_norms(logits: np.ndarray) -> np.ndarray:
-    """[N] float64: log of the sum of exp over each row of [N, V] float32; the sum alone is float64, its terms need not be."""
+    """[N] float64: log of the sum of exp over each row of [N, V] float32; the sum alone is float64, its terms need not
+    be.
+    """
     found = np.empty(len(logits))
     for start in range(0, len(logits), ROWS):
         part = logits[start : start + ROWS]

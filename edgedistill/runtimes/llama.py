@@ -31,23 +31,43 @@ class LlamaCpp(Runtime):
         super().__init__(LLAMA_WORKER, path, threads, {"context": context})
 
     def generate(
-        self, prompt_ids: Sequence[int], max_new: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        self,
+        prompt_ids: Sequence[int],
+        max_new: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
         stop_ids: Sequence[int] | None = (),
     ) -> list[int]:
         """See `Runtime.generate`."""
-        batch = self.generate_batch([prompt_ids], max_new, temperature=temperature, top_p=top_p, seeds=[seed], stop_ids=stop_ids)
+        batch = self.generate_batch(
+            [prompt_ids], max_new, temperature=temperature, top_p=top_p, seeds=[seed], stop_ids=stop_ids
+        )
         return batch[0].tokens
 
-    def generate_batch(self, prompts: Sequence[Sequence[int]], max_new: int | Sequence[int], **settings: Any) -> list[Generation]:
-        """Go on from many prompts at once; the results in the order of the prompts. Settings as in `generate_stream`."""
+    def generate_batch(
+        self, prompts: Sequence[Sequence[int]], max_new: int | Sequence[int], **settings: Any
+    ) -> list[Generation]:
+        """Go on from many prompts at once; the results in the order of the prompts. Settings as in
+        `generate_stream`.
+        """
         found = dict(self.generate_stream(prompts, max_new, **settings))
         return [found[index] for index in range(len(prompts))]
 
     def generate_stream(
-        self, prompts: Sequence[Sequence[int]], max_new: int | Sequence[int], *, temperature: float = 0.0, top_p: float = 1.0,
-        seeds: Sequence[int] | None = None, stop_ids: Sequence[int] | None = None, top_k: int = 0, prompt_logprobs: bool = False,
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int | Sequence[int],
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seeds: Sequence[int] | None = None,
+        stop_ids: Sequence[int] | None = None,
+        top_k: int = 0,
+        prompt_logprobs: bool = False,
     ) -> Iterator[tuple[int, Generation]]:
-        """Yield (index of the prompt, its result) as sequences end. The same call gives the same results in the same order.
+        """Yield (index of the prompt, its result) as sequences end. The same call gives the same results in the same
+        order.
 
         Args:
             max_new: tokens at most, for all or for each.
@@ -69,19 +89,34 @@ class LlamaCpp(Runtime):
         if temperature < 0 or not 0 < top_p <= 1:
             raise InputError(f"temperature is {temperature} and top_p is {top_p}; they must be >= 0 and in (0, 1]")
         if not 0 <= top_k <= self.info().vocab or (prompt_logprobs and not top_k):
-            raise InputError(f"top_k is {top_k}; it must be between {int(prompt_logprobs)} and the vocabulary of {self.info().vocab}")
+            raise InputError(
+                f"top_k is {top_k}; it must be between {int(prompt_logprobs)} and the vocabulary of {self.info().vocab}"
+            )
         if not count:
             return
         for result, arrays in self._child.stream(
-            "generate_batch", prompts=[list(map(int, prompt)) for prompt in prompts], max_new=limits, seeds=chosen,
-            parallel=self.parallel, temperature=temperature, top_p=top_p,
-            stop_ids=None if stop_ids is None else list(stop_ids), top_k=top_k, prompt_logprobs=prompt_logprobs,
+            "generate_batch",
+            prompts=[list(map(int, prompt)) for prompt in prompts],
+            max_new=limits,
+            seeds=chosen,
+            parallel=self.parallel,
+            temperature=temperature,
+            top_p=top_p,
+            stop_ids=None if stop_ids is None else list(stop_ids),
+            top_k=top_k,
+            prompt_logprobs=prompt_logprobs,
         ):
             yield result["index"], Generation(result["tokens"], result["finish"], **arrays)
 
-    def choice_log_probs(self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Iterator[list[float]]:
-        """See `Runtime.choice_log_probs`. A prompt is read once for all its options, several choices a batch, within the child."""
-        plain = [(list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices]
+    def choice_log_probs(
+        self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
+    ) -> Iterator[list[float]]:
+        """See `Runtime.choice_log_probs`. A prompt is read once for all its options, several choices a batch, within
+        the child.
+        """
+        plain = [
+            (list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices
+        ]
         for log_probs, _ in self._child.stream("choice_log_probs", choices=plain):
             yield log_probs
 
@@ -92,8 +127,8 @@ FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama.h, enum llama_ftype
 def widen(source: Path, destination: Path, file_type: str = "bf16", threads: int = 2) -> None:
     """Write a quantized GGUF file's weights out as floats, for a teacher that is asked for much.
 
-    llama.cpp multiplies quantized weights with activations rounded to 8 bits. For SmolLM2-135M in Q4_1 that alone is a KL of
-    .0035 to the float model and changes answers; its bf16 copy has .0002, and where the processor has AVX512_BF16
+    llama.cpp multiplies quantized weights with activations rounded to 8 bits. For SmolLM2-135M in Q4_1 that alone is a
+    KL of .0035 to the float model and changes answers; its bf16 copy has .0002, and where the processor has AVX512_BF16
     (`info().features`) it generates in batches about twice as fast.
 
     Raises:
@@ -104,10 +139,18 @@ def widen(source: Path, destination: Path, file_type: str = "bf16", threads: int
     check_gguf(source)
     if file_type not in FILE_TYPES:
         allowed = ", ".join(FILE_TYPES)
-        raise InputError(f"file type '{file_type}' is unknown; it must be one of {allowed}.{did_you_mean(file_type, FILE_TYPES)}")
+        raise InputError(
+            f"file type '{file_type}' is unknown; it must be one of {allowed}.{did_you_mean(file_type, FILE_TYPES)}"
+        )
     part = destination.resolve().with_name(destination.name + ".part")
     with Child(LLAMA_WORKER, source, threads) as child:
-        child.call("requantize", source=str(source.resolve()), destination=str(part), file_type=FILE_TYPES[file_type], threads=threads)
+        child.call(
+            "requantize",
+            source=str(source.resolve()),
+            destination=str(part),
+            file_type=FILE_TYPES[file_type],
+            threads=threads,
+        )
     part.replace(destination)
 
 

@@ -83,9 +83,11 @@ def model_text(model: Any, key: str) -> str | None:
 
 @dataclass(frozen=True)
 class Purpose:
-    """A context: `sequences` in parallel, each of `length` tokens, `batch` tokens a call and `outputs` rows of logits at most.
+    """A context: `sequences` in parallel, each of `length` tokens, `batch` tokens a call and `outputs` rows of logits
+    at most.
 
-    With `shared`, one cache of `length` tokens is for all sequences together, and a token may belong to several of them.
+    With `shared`, one cache of `length` tokens is for all sequences together, and a token may belong to several of
+    them.
     """
 
     sequences: int
@@ -138,7 +140,9 @@ class LlamaEngine:
             params.op_offload = False
             self.context = lib.llama_init_from_model(self.model, params)
             if not self.context:
-                raise ValueError(f"llama.cpp can't make a context of {purpose.sequences} x {purpose.length} tokens: {why()}")
+                raise ValueError(
+                    f"llama.cpp can't make a context of {purpose.sequences} x {purpose.length} tokens: {why()}"
+                )
             self._purpose = purpose
             self._batch = lib.llama_batch_init(purpose.batch, 0, purpose.sequences if purpose.shared else 1)
             np.ctypeslib.as_array(self._batch.n_seq_id, (purpose.batch,))[:] = 1
@@ -165,7 +169,9 @@ class LlamaEngine:
             self._batch.seq_id[index][0] = sequence
         return self._decode(tokens, positions, wanted)
 
-    def decode_shared(self, tokens: list[int], positions: list[int], sequences: list[range], wanted: list[bool]) -> np.ndarray:
+    def decode_shared(
+        self, tokens: list[int], positions: list[int], sequences: list[range], wanted: list[bool]
+    ) -> np.ndarray:
         """As `decode`, in a `shared` context: token i belongs to all of sequences[i]."""
         batch = self._batch
         np.ctypeslib.as_array(batch.n_seq_id, (len(tokens),))[:] = [len(owners) for owners in sequences]
@@ -197,7 +203,9 @@ class LlamaEngine:
         lib.llama_synchronize(self.context)
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of a text; `parse_special` reads "<|im_end|>" as one token, `add_special` adds the BOS that the file asks for."""
+        """Token ids of a text; `parse_special` reads "<|im_end|>" as one token, `add_special` adds the BOS that the
+        file asks for.
+        """
         data = text.encode()
         room = len(data) + 8
         buffer = (lib.llama_token * room)()

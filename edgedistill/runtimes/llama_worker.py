@@ -1,4 +1,5 @@
-"""The child process of the llama.cpp runtime: `python -m edgedistill.runtimes.llama_worker`, spoken to in frames on stdin.
+"""The child process of the llama.cpp runtime: `python -m edgedistill.runtimes.llama_worker`, spoken to in frames on
+stdin.
 
 One operation a method; protocol.py says how they travel. The parent's class is `LlamaCpp` in llama.py.
 """
@@ -32,7 +33,9 @@ class LlamaWorker(OneSequence):
     def operations(self) -> dict[str, Operation]:
         """One sequence's, many sequences', and rewriting a file."""
         return super().operations() | {
-            "generate_batch": self.generate_batch, "choice_log_probs": self.choice_log_probs, "requantize": requantize,
+            "generate_batch": self.generate_batch,
+            "choice_log_probs": self.choice_log_probs,
+            "requantize": requantize,
         }
 
     def load(self, path: str, threads: int, context: int) -> Answer:
@@ -47,13 +50,24 @@ class LlamaWorker(OneSequence):
         add_bos = bool(lib.llama_vocab_get_add_bos(vocab))
         self.bos_missing = adds_missing_bos(add_bos, ours=engine.metadata(OURS) is not None)
         return {
-            "runtime": "llama.cpp", "version": f"llama-cpp-python {version('llama-cpp-python')}", "description": engine.description(),
-            "vocab": engine.vocab, "n_ctx_train": self.trained, "chat_template": self.template,
-            "bos_id": self.bos_id, "eos_id": self.eos_id, "eot_id": lib.llama_vocab_eot(vocab),
-            "stop_ids": stops, "add_bos": add_bos,
-            "architecture": engine.metadata("general.architecture"), "name": engine.metadata("general.name"),
-            "parameters": lib.llama_model_n_params(engine.model), "weight_bytes": lib.llama_model_size(engine.model),
-            "load_s": engine.load_s, "rss_bytes": rss_bytes(), "features": engine.features(),
+            "runtime": "llama.cpp",
+            "version": f"llama-cpp-python {version('llama-cpp-python')}",
+            "description": engine.description(),
+            "vocab": engine.vocab,
+            "n_ctx_train": self.trained,
+            "chat_template": self.template,
+            "bos_id": self.bos_id,
+            "eos_id": self.eos_id,
+            "eot_id": lib.llama_vocab_eot(vocab),
+            "stop_ids": stops,
+            "add_bos": add_bos,
+            "architecture": engine.metadata("general.architecture"),
+            "name": engine.metadata("general.name"),
+            "parameters": lib.llama_model_n_params(engine.model),
+            "weight_bytes": lib.llama_model_size(engine.model),
+            "load_s": engine.load_s,
+            "rss_bytes": rss_bytes(),
+            "features": engine.features(),
         }
 
     def logits(self, tokens: list[int], first: int) -> Iterator[tuple[Any, Arrays]]:
@@ -70,8 +84,16 @@ class LlamaWorker(OneSequence):
                 yield max(start, first) + at, {"logits": found[at : at + LOGIT_ROWS]}
 
     def generate_batch(
-        self, prompts: list[list[int]], max_new: list[int], seeds: list[int], parallel: int, temperature: float, top_p: float,
-        stop_ids: list[int] | None, top_k: int, prompt_logprobs: bool,
+        self,
+        prompts: list[list[int]],
+        max_new: list[int],
+        seeds: list[int],
+        parallel: int,
+        temperature: float,
+        top_p: float,
+        stop_ids: list[int] | None,
+        top_k: int,
+        prompt_logprobs: bool,
     ) -> Iterator[tuple[Any, Arrays]]:
         """Stream the finished sequences in the order in which they end."""
         for index, (prompt, count) in enumerate(zip(prompts, max_new, strict=True)):
@@ -83,8 +105,15 @@ class LlamaWorker(OneSequence):
                 )
         jobs = [Job(prompt, count, seed) for prompt, count, seed in zip(prompts, max_new, seeds, strict=True)]
         for done in run_jobs(
-            self.engine, jobs, parallel=min(parallel, len(jobs)), length=self.context, temperature=temperature, top_p=top_p,
-            stop_ids=self.stops if stop_ids is None else frozenset(stop_ids), top_k=top_k, prompt_top=prompt_logprobs,
+            self.engine,
+            jobs,
+            parallel=min(parallel, len(jobs)),
+            length=self.context,
+            temperature=temperature,
+            top_p=top_p,
+            stop_ids=self.stops if stop_ids is None else frozenset(stop_ids),
+            top_k=top_k,
+            prompt_top=prompt_logprobs,
         ):
             arrays: Arrays = {}
             if done.top is not None:
@@ -116,7 +145,9 @@ class LlamaWorker(OneSequence):
     def reopen(self, prompt: list[int]) -> int:
         """See OneSequence."""
         held = self.engine.held
-        shared = next((n for n, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b), min(len(held), len(prompt)))
+        shared = next(
+            (n for n, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b), min(len(held), len(prompt))
+        )
         shared = min(shared, len(prompt) - 1)
         return shared if shared and self.engine.cut(shared) else 0
 

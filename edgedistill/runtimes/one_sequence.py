@@ -1,4 +1,6 @@
-"""The operations that go token by token through one sequence, the same for every runtime's child process: chat, speed, template."""
+"""The operations that go token by token through one sequence, the same for every runtime's child process: chat, speed,
+template.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +37,8 @@ class OneSequence:
         raise NotImplementedError
 
     def reopen(self, prompt: list[int]) -> int:
-        """Cut the sequence that is there to the beginning that it shares with a prompt; how many tokens that leaves, 0 for none.
+        """Cut the sequence that is there to the beginning that it shares with a prompt; how many tokens that leaves, 0
+        for none.
 
         At least the prompt's last token stays to be read. A runtime that can't cut its cache leaves none.
         """
@@ -74,7 +77,9 @@ class OneSequence:
 
     def apply_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> Answer:
         """The prompt of a conversation, as text and as ids."""
-        bos, eos = (special_text(token, lambda one: self.decode_bytes([one], True)) for token in (self.bos_id, self.eos_id))
+        bos, eos = (
+            special_text(token, lambda one: self.decode_bytes([one], True)) for token in (self.bos_id, self.eos_id)
+        )
         text = write_prompt(PromptFormat(self.template, bos, eos, self.bos_missing), messages, add_generation_prompt)
         return {"text": text, "ids": self.encode(text, False, True)}
 
@@ -89,7 +94,10 @@ class OneSequence:
         limit = min(self.context, self.trained)
         if len(prompt) >= limit:
             longer = ", or open the file with a longer context" if self.context < self.trained else ""
-            raise InputError(f"the conversation has {len(prompt)} tokens and the context holds {limit}; say it in fewer words{longer}")
+            raise InputError(
+                f"the conversation has {len(prompt)} tokens and the context holds {limit}; say it in fewer "
+                f"words{longer}"
+            )
         known = self.reopen(prompt) if keep else 0
         if not known:
             self.open(self.context)
@@ -98,7 +106,9 @@ class OneSequence:
             known += READ_TOKENS
             yield {"read": known, "of": len(prompt)}
         finish, made = "length", []
-        for token in self.draw_after(prompt[known:], min(max_tokens, limit - len(prompt)), Sampler(temperature, top_p, seed)):
+        for token in self.draw_after(
+            prompt[known:], min(max_tokens, limit - len(prompt)), Sampler(temperature, top_p, seed)
+        ):
             made.append(token)
             if token in self.stops:
                 finish = "stop"
@@ -125,7 +135,13 @@ class OneSequence:
         length = max(self.context, prefill, decode)
         self.open(length)
         found = measure_speed(
-            self.vocab, self.evaluate, lambda: self.open(length), prefill=prefill, decode=decode, repetitions=repetitions, warmup=warmup
+            self.vocab,
+            self.evaluate,
+            lambda: self.open(length),
+            prefill=prefill,
+            decode=decode,
+            repetitions=repetitions,
+            warmup=warmup,
         )
         return found | {"load_s": self.load_s, "threads": self.threads}
 

@@ -22,11 +22,23 @@ class OnnxRuntime(Runtime):
         """
         root, graph = find_graph(Path(folder))
         if importlib.util.find_spec("onnxruntime") is None:
-            raise InputError(f"{folder}: ONNX needs onnxruntime, which is not installed. Run: pip install 'edgedistill[onnx]'")
-        super().__init__("edgedistill.runtimes.onnx_worker", root, threads, {"graph": str(graph.relative_to(root)), "context": context})
+            raise InputError(
+                f"{folder}: ONNX needs onnxruntime, which is not installed. Run: pip install 'edgedistill[onnx]'"
+            )
+        super().__init__(
+            "edgedistill.runtimes.onnx_worker",
+            root,
+            threads,
+            {"graph": str(graph.relative_to(root)), "context": context},
+        )
 
     def generate(
-        self, prompt_ids: Sequence[int], max_new: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+        self,
+        prompt_ids: Sequence[int],
+        max_new: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
         stop_ids: Sequence[int] | None = (),
     ) -> list[int]:
         """See `Runtime.generate`."""
@@ -34,14 +46,23 @@ class OnnxRuntime(Runtime):
             raise InputError(f"max_new is {max_new}; it must be at least 1")
         return list(
             self._child.call(
-                "generate", prompt=list(map(int, prompt_ids)), max_new=max_new, temperature=temperature, top_p=top_p, seed=seed,
+                "generate",
+                prompt=list(map(int, prompt_ids)),
+                max_new=max_new,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
                 stop_ids=None if stop_ids is None else list(stop_ids),
             )[0]
         )
 
-    def choice_log_probs(self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Iterator[list[float]]:
+    def choice_log_probs(
+        self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
+    ) -> Iterator[list[float]]:
         """See `Runtime.choice_log_probs`. A prompt is read once for all its options."""
-        plain = [(list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices]
+        plain = [
+            (list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices
+        ]
         for log_probs, _ in self._child.stream("choice_log_probs", choices=plain):
             yield log_probs
 
@@ -60,4 +81,6 @@ def find_graph(path: Path) -> tuple[Path, Path]:
     if graphs:
         names = ", ".join(graph.name for graph in graphs)
         raise InputError(f"{path}: onnx/ holds {names}; name one of them instead of the folder")
-    raise InputError(f"{path}: there is no onnx/*.onnx in it; name a folder with config.json, tokenizer.json and onnx/model_q4.onnx")
+    raise InputError(
+        f"{path}: there is no onnx/*.onnx in it; name a folder with config.json, tokenizer.json and onnx/model_q4.onnx"
+    )

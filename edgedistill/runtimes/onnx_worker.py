@@ -1,8 +1,10 @@
-"""The child process of the onnxruntime runtime: a decoder graph with its key/value cache as inputs and outputs, on the CPU.
+"""The child process of the onnxruntime runtime: a decoder graph with its key/value cache as inputs and outputs, on the
+CPU.
 
-The graph takes `input_ids` [1, T], `attention_mask` [1, P+T] and `past_key_values.N.key/value` [1, heads, P, head_dim], and gives
-`logits` [1, T, V] and `present.N.key/value`: optimum's names, which transformers.js expects too. `position_ids` is fed
-to the graphs that ask for it. Caches stay inside onnxruntime: nothing is copied to numpy but the logits.
+The graph takes `input_ids` [1, T], `attention_mask` [1, P+T] and `past_key_values.N.key/value` [1, heads, P, head_dim],
+and gives `logits` [1, T, V] and `present.N.key/value`: optimum's names, which transformers.js expects too.
+`position_ids` is fed to the graphs that ask for it. Caches stay inside onnxruntime: nothing is copied to numpy but the
+logits.
 """
 
 import json
@@ -58,11 +60,24 @@ class OnnxWorker(OneSequence):
         self.bos_id, self.eos_id = (_token_id(self.tokenizer, tokens.get(name)) for name in ("bos_token", "eos_token"))
         files = [folder / graph, *(folder / graph).parent.glob(Path(graph).stem + ".onnx?data*")]
         return {
-            "runtime": "onnxruntime", "version": f"onnxruntime {ort.__version__}", "description": graph, "vocab": self.vocab,
-            "n_ctx_train": self.trained, "chat_template": self.template, "bos_id": self.bos_id, "eos_id": self.eos_id, "eot_id": -1,
-            "stop_ids": sorted(self.stops), "add_bos": self.encode("", True, False)[:1] == [self.bos_id],
-            "architecture": config.get("model_type"), "name": config.get("_name_or_path") or None, "parameters": None,
-            "weight_bytes": sum(file.stat().st_size for file in files), "load_s": self.load_s, "rss_bytes": rss_bytes(), "features": [],
+            "runtime": "onnxruntime",
+            "version": f"onnxruntime {ort.__version__}",
+            "description": graph,
+            "vocab": self.vocab,
+            "n_ctx_train": self.trained,
+            "chat_template": self.template,
+            "bos_id": self.bos_id,
+            "eos_id": self.eos_id,
+            "eot_id": -1,
+            "stop_ids": sorted(self.stops),
+            "add_bos": self.encode("", True, False)[:1] == [self.bos_id],
+            "architecture": config.get("model_type"),
+            "name": config.get("_name_or_path") or None,
+            "parameters": None,
+            "weight_bytes": sum(file.stat().st_size for file in files),
+            "load_s": self.load_s,
+            "rss_bytes": rss_bytes(),
+            "features": [],
         }
 
     def logits(self, tokens: list[int], first: int) -> Iterator[tuple[Any, Arrays]]:
@@ -80,7 +95,9 @@ class OnnxWorker(OneSequence):
         """Token ids that follow a prompt, a stop token included."""
         self.check(prompt, "prompt")
         if len(prompt) + max_new > self.context:
-            raise InputError(f"the prompt has {len(prompt)} tokens and may grow by {max_new}; the context holds {self.context}")
+            raise InputError(
+                f"the prompt has {len(prompt)} tokens and may grow by {max_new}; the context holds {self.context}"
+            )
         stops = self.stops if stop_ids is None else frozenset(stop_ids)
         made = []
         for token in self.draw(prompt, max_new, temperature, top_p, seed):
@@ -97,7 +114,9 @@ class OnnxWorker(OneSequence):
                 self.check(option, f"choice {index}, option {number}")
             longest = len(prompt) + max(map(len, options), default=0)
             if longest > self.context:
-                raise InputError(f"choice {index} has {longest} tokens with its longest option; the context holds {self.context}")
+                raise InputError(
+                    f"choice {index} has {longest} tokens with its longest option; the context holds {self.context}"
+                )
         for prompt, options in choices:
             self.open(len(prompt))
             first = self.evaluate(prompt)[None]
@@ -113,7 +132,9 @@ class OnnxWorker(OneSequence):
     def open(self, length: int) -> None:
         """See OneSequence. The cache grows as it is used, so `length` reserves nothing."""
         self._length = 0
-        self._cache = {name: ort.OrtValue.ortvalue_from_numpy(np.empty(shape, dtype)) for name, shape, dtype in self._past}
+        self._cache = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.empty(shape, dtype)) for name, shape, dtype in self._past
+        }
         self._written: list[int] = []
 
     def evaluate(self, tokens: list[int]) -> np.ndarray:
@@ -145,7 +166,8 @@ class OnnxWorker(OneSequence):
         """Append tokens to the cache; logits [T, V] float32."""
         end = self._length + len(tokens)
         feeds = {
-            "input_ids": np.array([tokens], np.int64), "attention_mask": np.ones((1, end), np.int64),
+            "input_ids": np.array([tokens], np.int64),
+            "attention_mask": np.ones((1, end), np.int64),
             "position_ids": np.arange(self._length, end, dtype=np.int64)[None],
         }
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items() if name in self._asked}
@@ -167,14 +189,25 @@ class OnnxWorker(OneSequence):
         self._present = [name.replace("past_key_values.", "present.") for name in past]
         missing = [name for name in ("logits", *self._present) if name not in outputs]
         if strange or missing or not past or "input_ids" not in inputs:
-            wrong = f"input '{strange[0]}'" if strange else f"no output '{missing[0]}'" if missing else "no input_ids or no cache"
-            raise InputError(f"{graph} has {wrong}; it must take input_ids, attention_mask, past_key_values.* and give logits, present.*")
+            wrong = (
+                f"input '{strange[0]}'"
+                if strange
+                else f"no output '{missing[0]}'"
+                if missing
+                else "no input_ids or no cache"
+            )
+            raise InputError(
+                f"{graph} has {wrong}; it must take input_ids, attention_mask, past_key_values.* and give "
+                "logits, present.*"
+            )
         self._asked = [name for name in inputs if name in KNOWN_INPUTS]
         self._past = []
         for name in past:
             shape, dtype = inputs[name].shape, inputs[name].type
             if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int) or dtype not in DTYPES:
-                raise InputError(f"{graph}: input '{name}' is {dtype} {shape}; it must be [batch, HEADS, past, HEAD_SIZE] floats")
+                raise InputError(
+                    f"{graph}: input '{name}' is {dtype} {shape}; it must be [batch, HEADS, past, HEAD_SIZE] floats"
+                )
             self._past.append((name, (1, shape[1], 0, shape[3]), DTYPES[dtype]))
 
 
@@ -194,7 +227,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"there is no {path.name}; the folder must hold config, generation config, tokenizer and onnx/") from None
+        raise InputError(
+            f"there is no {path.name}; the folder must hold config, generation config, tokenizer and onnx/"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path.name} isn't readable as JSON: {error}") from None
     if not isinstance(found, dict):
@@ -220,7 +255,9 @@ def _template(folder: Path, tokens: dict[str, Any]) -> str | None:
 
 
 def _token_id(tokenizer: Tokenizer, token: Any) -> int:
-    """The id of a special token as tokenizer_config.json writes it: a text, or an object with "content"; -1 for none."""
+    """The id of a special token as tokenizer_config.json writes it: a text, or an object with "content"; -1 for
+    none.
+    """
     text = token.get("content") if isinstance(token, dict) else token
     found = tokenizer.token_to_id(text) if isinstance(text, str) else None
     return -1 if found is None else int(found)

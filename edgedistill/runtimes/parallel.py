@@ -1,7 +1,9 @@
-"""Many prompts through one llama.cpp context at once: each sequence has a slot, and a slot that ends takes the next prompt.
+"""Many prompts through one llama.cpp context at once: each sequence has a slot, and a slot that ends takes the next
+prompt.
 
-Which prompts share a batch follows from the prompts and what they generate, never from the clock, so the same call gives
-the same texts. Weights are read once a step for all slots: on a CPU 16 sequences give several times one's tokens/s.
+Which prompts share a batch follows from the prompts and what they generate, never from the clock, so the same call
+gives the same texts. Weights are read once a step for all slots: on a CPU 16 sequences give several times one's
+tokens/s.
 """
 
 from collections.abc import Iterator
@@ -55,8 +57,16 @@ class Finished:
 
 
 def run_jobs(
-    engine: LlamaEngine, jobs: list[Job], *, parallel: int, length: int, temperature: float, top_p: float,
-    stop_ids: frozenset[int], top_k: int, prompt_top: bool,
+    engine: LlamaEngine,
+    jobs: list[Job],
+    *,
+    parallel: int,
+    length: int,
+    temperature: float,
+    top_p: float,
+    stop_ids: frozenset[int],
+    top_k: int,
+    prompt_top: bool,
 ) -> Iterator[Finished]:
     """Yield each job as it ends. `length` is the room of one sequence in tokens; every job must fit into it."""
     engine.prepare(Purpose(parallel, length, BATCH_TOKENS, max(parallel, PROMPT_ROWS) if prompt_top else parallel))
@@ -78,12 +88,16 @@ def run_jobs(
 
 
 def _step(engine: LlamaEngine, slots: list[Slot | None], top_k: int, prompt_top: bool) -> list[tuple[int, Slot]]:
-    """One batch: a token of each running sequence, then as much of the waiting prompts as fits. The slots that drew a token."""
+    """One batch: a token of each running sequence, then as much of the waiting prompts as fits. The slots that drew a
+    token.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     sequences: list[int] = []
     wanted: list[bool] = []
-    owners: list[tuple[int, Slot, bool]] = []  # of each wanted row: slot number, slot, whether the next token is drawn from it
+    owners: list[
+        tuple[int, Slot, bool]
+    ] = []  # of each wanted row: slot number, slot, whether the next token is drawn from it
     rows = max(len(slots), PROMPT_ROWS) if prompt_top else len(slots)
     running = sorted(((n, s) for n, s in enumerate(slots) if s is not None), key=lambda pair: len(pair[1].pending) != 1)
     for number, slot in running:

@@ -1,7 +1,7 @@
 """A conversation as the text that a model is asked with: its template's, and what may have to come before that.
 
-`chat` and `serve` both ask through `write_prompt`, and tokenize what it returns with control tokens read and nothing added.
-That gives the ids of transformers' apply_chat_template, which are those that training saw.
+`chat` and `serve` both ask through `write_prompt`, and tokenize what it returns with control tokens read and nothing
+added. That gives the ids of transformers' apply_chat_template, which are those that training saw.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,19 @@ class PromptFormat:
 def adds_missing_bos(add_bos: bool, ours: bool) -> bool:
     """Whether a prompt gets the bos that its template leaves out.
 
-    Some published GGUF files have theirs cut out of the template, since llama.cpp's programs add the one that the file asks
-    for; without it such a model (Gemma) talks nonsense. A file of ours holds the template as transformers has it, which
+    Some published GGUF files have theirs cut out of the template, since llama.cpp's programs add the one that the file
+    asks for; without it such a model (Gemma) talks nonsense. A file of ours holds the template as transformers has it,
+    which
     renders alone what the model was trained on: nothing is added there.
     """
     return add_bos and not ours
 
 
 def write_prompt(
-    form: PromptFormat, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: list[dict[str, Any]] | None = None
+    form: PromptFormat,
+    messages: list[dict[str, Any]],
+    add_generation_prompt: bool = True,
+    tools: list[dict[str, Any]] | None = None,
 ) -> str:
     """The text of a conversation, to be tokenized with control tokens read and no bos or eos added.
 
@@ -47,8 +51,12 @@ def write_prompt(
         InputError: there is no template, or it refuses the messages.
     """
     if not form.template:
-        raise InputError("it has no chat template, so there is no way to tell it who says what; use a model that was made to chat")
-    text = render(form.template, messages, bos=form.bos, eos=form.eos, add_generation_prompt=add_generation_prompt, tools=tools)
+        raise InputError(
+            "it has no chat template, so there is no way to tell it who says what; use a model that was made to chat"
+        )
+    text = render(
+        form.template, messages, bos=form.bos, eos=form.eos, add_generation_prompt=add_generation_prompt, tools=tools
+    )
     check_text(text)
     return form.bos + text if form.bos_missing and not text.startswith(form.bos) else text
 
@@ -59,7 +67,9 @@ def check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         at = error.start
-        raise InputError(f"the text holds {text[at]!r} at character {at}, half of a surrogate pair; remove it: it spells nothing") from None
+        raise InputError(
+            f"the text holds {text[at]!r} at character {at}, half of a surrogate pair; remove it: it spells nothing"
+        ) from None
 
 
 def special_text(token: int, piece: Callable[[int], bytes]) -> str:

@@ -1,11 +1,12 @@
 """How a runtime's child process and its parent talk: one JSON line, then the raw bytes of the arrays that it names.
 
     {"op": "logits", "args": {...}}\\n                                          parent -> child
-    {"ok": true, "result": ..., "more": true, "arrays": [{"name": "logits", "dtype": "<f4", "shape": [256, 49152]}]}\\n<bytes>
-    {"ok": false, "error": "...", "kind": "input"}\\n                           child -> parent
+    {"ok": true, "result": ..., "more": true, "arrays": [{"name": "logits", "dtype": "<f4", "shape": [256,
+    49152]}]}\\n<bytes> {"ok": false, "error": "...", "kind": "input"}\\n                           child -> parent
 
 A stream answers with frames that say `"more": true` and a last one without. The child reads "next" or "stop" before it
-sends a further frame, so a parent that no longer listens costs one frame's work, and a slow one doesn't fill the memory.
+sends a further frame, so a parent that no longer listens costs one frame's work, and a slow one doesn't fill the
+memory.
 """
 
 import json

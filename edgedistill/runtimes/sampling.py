@@ -63,7 +63,9 @@ class Sampler:
     """Draws one sequence's tokens. One uniform number a token, so the text depends on the seed and the logits alone."""
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
-        """Temperature 0 takes the likeliest token; top_p in (0, 1] cuts the tail after the temperature, as transformers does."""
+        """Temperature 0 takes the likeliest token; top_p in (0, 1] cuts the tail after the temperature, as transformers
+        does.
+        """
         if temperature < 0 or not 0 < top_p <= 1:
             raise ValueError(f"temperature is {temperature} and top_p is {top_p}; they must be >= 0 and in (0, 1]")
         self._temperature = temperature

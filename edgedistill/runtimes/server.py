@@ -1,4 +1,5 @@
-"""A GGUF file served over HTTP: the parent's side. It binds the address, starts the child that answers there, and ends it.
+"""A GGUF file served over HTTP: the parent's side. It binds the address, starts the child that answers there, and ends
+it.
 
 The address is bound here, so that a port in use is told before a model is loaded, and the child inherits the socket.
 """
@@ -22,7 +23,10 @@ from edgedistill.runtimes.llama import check_gguf
 REQUEST = "request: "  # before a line of the child's that says what was asked
 SERVER_WORKER = "edgedistill.runtimes.server_worker"
 READY_S = 30.0
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # bound to all of a machine's addresses -> one at which it reaches itself
+ANYWHERE = {
+    "0.0.0.0": "127.0.0.1",
+    "::": "::1",
+}  # bound to all of a machine's addresses -> one at which it reaches itself
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,22 @@ class Served:
 
 
 class ModelServer:
-    """`with ModelServer(Path("model.gguf"), port=0) as server: server.start(); server.wait()`. Leaving the `with` ends the child."""
+    """`with ModelServer(Path("model.gguf"), port=0) as server: server.start(); server.wait()`. Leaving the `with` ends
+    the child.
+    """
 
     def __init__(
-        self, path: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: int = 2, context: int | None = None,
-        name: str | None = None, api_key: str | None = None, origins: Sequence[str] = (), on_request: Callable[[str], None] | None = None,
+        self,
+        path: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        threads: int = 2,
+        context: int | None = None,
+        name: str | None = None,
+        api_key: str | None = None,
+        origins: Sequence[str] = (),
+        on_request: Callable[[str], None] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         """Bind the address and load the file.
@@ -52,7 +67,8 @@ class ModelServer:
             name: what the model is called; the file's name without its ending by default.
             api_key: what clients must send; None asks for nothing.
             origins: web pages of other machines that may ask, see server_front.
-            on_request: called in a thread with a line for each request once `start` is done: "GET /v1/models 200, 0.1 s".
+            on_request: called in a thread with a line for each request once `start` is done: "GET /v1/models 200, 0.1
+                s".
             on_line: called so with each other line that the server logs.
         Raises:
             InputError: the address can't be had, or the file is no GGUF or has a broken chat template.
@@ -71,7 +87,12 @@ class ModelServer:
             raise
         try:
             facts = self._child.call(
-                "load", path=str(path.resolve()), threads=threads, context=context, name=name or path.stem, api_key=api_key,
+                "load",
+                path=str(path.resolve()),
+                threads=threads,
+                context=context,
+                name=name or path.stem,
+                api_key=api_key,
                 origins=list(origins),
             )[0]
         except BaseException:
@@ -105,7 +126,9 @@ class ModelServer:
         self._socket.close()  # the child's copy goes on: when it is closed, nobody listens
         connection = http.client.HTTPConnection(ANYWHERE.get(self.host, self.host), self.port, timeout=READY_S)
         try:
-            connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
+            connection.request(
+                "GET", "/v1/models", headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+            )
             status = connection.getresponse().status
         except OSError as error:
             raise RunError(f"{self.url}: the server is up but doesn't answer: {error}") from None
@@ -133,7 +156,9 @@ class ModelServer:
         self._child.call("wait")
 
     def stop(self) -> None:
-        """Tell the child to take no further request and to end in a few seconds; may be called from a signal handler."""
+        """Tell the child to take no further request and to end in a few seconds; may be called from a signal
+        handler.
+        """
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
@@ -145,7 +170,9 @@ class ModelServer:
     def __enter__(self) -> "ModelServer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -160,8 +187,12 @@ def bind(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         why = error.strerror if isinstance(error, socket.gaierror) else "it is no name of a host"
-        raise InputError(f"--host {host}: no such address ({why}); use 127.0.0.1 for this machine, 0.0.0.0 for its network") from None
-    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)  # localhost: as 127.0.0.1
+        raise InputError(
+            f"--host {host}: no such address ({why}); use 127.0.0.1 for this machine, 0.0.0.0 for its network"
+        ) from None
+    family, kind, protocol, _, address = min(
+        found, key=lambda entry: entry[0] != socket.AF_INET
+    )  # localhost: as 127.0.0.1
     sock = socket.socket(family, kind, protocol)
     try:
         # A server that has just ended leaves its address unusable for a minute otherwise.
@@ -173,7 +204,9 @@ def bind(host: str, port: int) -> socket.socket:
             raise InputError(f"{where}: this port is the system's; choose a --port from 1024 up") from None
         if error.errno == EADDRINUSE:
             raise InputError(f"{where}: this port is in use; choose another --port, or 0 for a free one") from None
-        raise InputError(f"{where}: this machine has no such address ({error.strerror}); use --host 127.0.0.1 or 0.0.0.0") from None
+        raise InputError(
+            f"{where}: this machine has no such address ({error.strerror}); use --host 127.0.0.1 or 0.0.0.0"
+        ) from None
     return sock
 
 

@@ -1,8 +1,9 @@
-"""What stands before llama-cpp-python's server: who may ask, requests put into the shape that it takes, refusals in OpenAI's.
+"""What stands before llama-cpp-python's server: who may ask, requests put into the shape that it takes, refusals in
+OpenAI's.
 
-The library answers a conversation that a template refuses, or one too long, with status 500; in a stream it has said 200 by
-then and the connection breaks. So a request is read, checked and rendered here first, and what is wrong with it is said as a
-4xx of the kind that the openai client knows.
+The library answers a conversation that a template refuses, or one too long, with status 500; in a stream it has said
+200 by then and the connection breaks. So a request is read, checked and rendered here first, and what is wrong with it
+is said as a 4xx of the kind that the openai client knows.
 """
 
 import hmac
@@ -27,8 +28,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 MAX_BODY_BYTES = 32 << 20
-# What a request gets that doesn't ask for it: `edgedistill chat`'s sampling, so that both answer alike. The library's own penalty
-# for repeated tokens counts the prompt's too, and changes what the measured file would say.
+# What a request gets that doesn't ask for it: `edgedistill chat`'s sampling, so that both answer alike. The library's
+# own penalty for repeated tokens counts the prompt's too, and changes what the measured file would say.
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
 
 
@@ -52,7 +53,11 @@ class Front:
     """
 
     def __init__(
-        self, app: App, check: Callable[[str, dict[str, Any]], dict[str, Any]], api_key: str | None = None, origins: Sequence[str] = ()
+        self,
+        app: App,
+        check: Callable[[str, dict[str, Any]], dict[str, Any]],
+        api_key: str | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         self.app = app
         self.check = check
@@ -95,11 +100,16 @@ class Front:
         if self.api_key is not None:
             kind, _, key = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self.api_key.encode()):
-                raise Refused("the API key is missing or wrong; send it as 'Authorization: Bearer KEY'", 401, "invalid_api_key")
+                raise Refused(
+                    "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'", 401, "invalid_api_key"
+                )
             return
         origin = headers.get("origin")
         if origin is not None and not {"*", origin} & set(self.origins) and not is_loopback(origin):
-            raise Refused(f"pages of {origin} may not ask this server; start it with --allow-origin {origin}, or with an API key", 403)
+            raise Refused(
+                f"pages of {origin} may not ask this server; start it with --allow-origin {origin}, or with an API key",
+                403,
+            )
 
 
 class Answer:
@@ -115,7 +125,9 @@ class Answer:
         """Pass a message on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._stream = any(name.lower() == b"content-type" and b"event-stream" in value for name, value in message["headers"])
+            self._stream = any(
+                name.lower() == b"content-type" and b"event-stream" in value for name, value in message["headers"]
+            )
         elif message["type"] == "http.response.body":
             self._ended = not message.get("more_body", False)
         await self._send(message)
@@ -165,13 +177,15 @@ async def read_json(receive: Receive) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Refused(f"the request is no JSON: {error}") from None
     if not isinstance(found, dict):
-        raise Refused("the request must be a JSON object, as {\"messages\": [...]}")
+        raise Refused('the request must be a JSON object, as {"messages": [...]}')
     return found
 
 
 def with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Receive]:
     """The same request with another body; then `receive` goes on to tell when the client leaves."""
-    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in (b"content-length", b"content-type")]
+    headers = [
+        (name, value) for name, value in scope["headers"] if name.lower() not in (b"content-length", b"content-type")
+    ]
     headers += [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
     sent = False
 
@@ -188,8 +202,8 @@ def with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Recei
 def plain_question(path: str, body: dict[str, Any]) -> dict[str, Any]:
     """A request as llama-cpp-python's types have it, with our defaults.
 
-    null is left out, for which OpenAI's API has "not given". `max_completion_tokens` is `max_tokens`, a json_schema is the
-    schema of a json_object, a content in parts is their text, and a developer's message the system's.
+    null is left out, for which OpenAI's API has "not given". `max_completion_tokens` is `max_tokens`, a json_schema is
+    the schema of a json_object, a content in parts is their text, and a developer's message the system's.
 
     Raises:
         Refused: it asks for what isn't offered.
@@ -231,7 +245,9 @@ def plain_message(message: Any, number: int) -> dict[str, Any]:
         raise Refused(f"{where} must be an object with role and content", param=where)
     content = message.get("content")
     if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+        texts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
         if not all(isinstance(text, str) for text in texts):
             raise Refused(f"{where} has a part that is no text, and this model reads text alone", param=where)
         content = "\n".join(map(str, texts))

@@ -1,8 +1,10 @@
-"""The child process of `edgedistill serve`: llama-cpp-python's own server on one GGUF file, on a socket that the parent has bound.
+"""The child process of `edgedistill serve`: llama-cpp-python's own server on one GGUF file, on a socket that the parent
+has bound.
 
 `python -m edgedistill.runtimes.server_worker`, spoken to in frames on stdin as the other workers. The chat template is
-rendered by prompt.py, registered with the library as a chat format of its own: the library's formats for known templates and
-its Jinja formatter differ from transformers in the bos, and stop at the text of the eos token wherever a model writes it.
+rendered by prompt.py, registered with the library as a chat format of its own: the library's formats for known
+templates and its Jinja formatter differ from transformers in the bos, and stop at the text of the eos token wherever a
+model writes it.
 """
 
 import asyncio
@@ -44,8 +46,8 @@ DEFAULT_CONTEXT = 4096  # tokens; a model that was trained for 131,072 would tak
 class WholeText(BaseLlamaTokenizer):
     """The library's tokenizer, whose text is always the beginning of UTF-8.
 
-    A model may write bytes that make no character. The library then waits in a stream for them to become one, and holds back
-    all that follows; so they are the replacement character here, as in `edgedistill chat`.
+    A model may write bytes that make no character. The library then waits in a stream for them to become one, and holds
+    back all that follows; so they are the replacement character here, as in `edgedistill chat`.
     """
 
     def __init__(self, inner: BaseLlamaTokenizer) -> None:
@@ -69,26 +71,40 @@ class ServerWorker:
         """By the name that the parent asks for."""
         return {"load": self.load, "prompt": self.prompt, "listen": self.listen, "wait": self.wait}
 
-    def load(self, path: str, threads: int, context: int | None, name: str, api_key: str | None, origins: list[str]) -> Answer:
+    def load(
+        self, path: str, threads: int, context: int | None, name: str, api_key: str | None, origins: list[str]
+    ) -> Answer:
         """Load the file into the library's application; its facts."""
         self.name = name
         keep_errors()
         forget_settings()
-        llama_chat_format.LlamaChatCompletionHandlerRegistry().register_chat_completion_handler(CHAT_FORMAT, self.chat, overwrite=True)
+        llama_chat_format.LlamaChatCompletionHandlerRegistry().register_chat_completion_handler(
+            CHAT_FORMAT, self.chat, overwrite=True
+        )
         trained = stated_context(path)
         self.context = context or min(trained, DEFAULT_CONTEXT)
         settings = ModelSettings(
-            model=path, model_alias=name, n_ctx=self.context, n_threads=threads, n_threads_batch=threads, n_gpu_layers=0,
-            offload_kqv=False, chat_format=CHAT_FORMAT, verbose=False,
+            model=path,
+            model_alias=name,
+            n_ctx=self.context,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_gpu_layers=0,
+            offload_kqv=False,
+            chat_format=CHAT_FORMAT,
+            verbose=False,
         )
         try:
             # A second question waits for its turn: the library would cut the first one's answer off.
-            self.app = library.create_app(server_settings=ServerSettings(interrupt_requests=False), model_settings=[settings])
+            self.app = library.create_app(
+                server_settings=ServerSettings(interrupt_requests=False), model_settings=[settings]
+            )
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"its chat template has an error in line {error.lineno}: {error.message}") from None
         except ValueError as error:
             raise ValueError(f"llama.cpp can't load it: {why(str(error))}") from None
-        # The library hands its model to its own routes alone; what a request will be asked with must be known before them.
+        # The library hands its model to its own routes alone; what a request will be asked with must be known before
+        # them.
         self.llama = library._llama_proxy()  # type: ignore[misc]
         self.llama.tokenizer_ = WholeText(self.llama.tokenizer_)
         self.form = prompt_format(self.llama)
@@ -96,7 +112,9 @@ class ServerWorker:
             write_prompt(self.form, [{"role": "user", "content": "Hello"}])  # a broken template is told now
         self.app.user_middleware.append(Middleware(Front, check=self.check, api_key=api_key, origins=origins))  # type: ignore[arg-type]
         return {
-            "version": f"llama-cpp-python {version('llama-cpp-python')}", "context": self.context, "trained": trained,
+            "version": f"llama-cpp-python {version('llama-cpp-python')}",
+            "context": self.context,
+            "trained": trained,
             "has_template": self.form.template is not None,
         }
 
@@ -124,7 +142,8 @@ class ServerWorker:
         Raises:
             Refused: it is malformed, the template refuses it, or it doesn't fit the context.
         """
-        # There is one model: asked by any name it answers with its own, and without one the library would tell the file's path.
+        # There is one model: asked by any name it answers with its own, and without one the library would tell the
+        # file's path.
         body = plain_question(path, body) | {"model": self.name}
         kind = CreateChatCompletionRequest if path == CHAT else CreateCompletionRequest
         try:
@@ -136,10 +155,14 @@ class ServerWorker:
         wanted = request.get("tool_choice")
         offered = [tool["function"]["name"] for tool in request.get("tools") or []]
         if isinstance(wanted, dict) and wanted["function"]["name"] not in offered:
-            raise Refused(f"tool_choice names {wanted['function']['name']!r}, which is none of the tools", param="tool_choice")
+            raise Refused(
+                f"tool_choice names {wanted['function']['name']!r}, which is none of the tools", param="tool_choice"
+            )
         if request.get("grammar") is not None or request.get("response_format") is not None:
             self.check_grammar(request)
-        if bad := [token for token in request.get("logit_bias") or {} if not is_token(token, self.llama.n_vocab(), request)]:
+        if bad := [
+            token for token in request.get("logit_bias") or {} if not is_token(token, self.llama.n_vocab(), request)
+        ]:
             raise Refused(f"logit_bias names token {bad[0]!r}, which the vocabulary lacks", param="logit_bias")
         try:
             if path == CHAT:
@@ -153,7 +176,9 @@ class ServerWorker:
         if len(ids) >= self.context:
             raise Refused(
                 f"the request has {len(ids)} tokens and the context holds {self.context} with the answer; "
-                "send fewer messages, or start the server with a larger --context", code="context_length_exceeded", param="messages",
+                "send fewer messages, or start the server with a larger --context",
+                code="context_length_exceeded",
+                param="messages",
             )
         return body
 
@@ -185,7 +210,12 @@ class ServerWorker:
         except OSError as error:
             raise InputError(f"it can't listen: {error.strerror}; choose another --port") from None
         config = uvicorn.Config(
-            self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="off", server_header=False,
+            self.app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+            lifespan="off",
+            server_header=False,
         )
         server = uvicorn.Server(config)
         # uvicorn takes signals in the main thread alone, which must stay free to hear the parent.
@@ -233,7 +263,8 @@ def prompt_format(llama: llama_cpp.Llama) -> PromptFormat:
     vocab = lib.llama_model_get_vocab(llama.model)
     template = lib.llama_model_chat_template(llama.model, None)
     bos, eos = (
-        special_text(token, lambda one: token_piece(vocab, one)) for token in (lib.llama_vocab_bos(vocab), lib.llama_vocab_eos(vocab))
+        special_text(token, lambda one: token_piece(vocab, one))
+        for token in (lib.llama_vocab_bos(vocab), lib.llama_vocab_eos(vocab))
     )
     missing = adds_missing_bos(bool(lib.llama_vocab_get_add_bos(vocab)), ours=model_text(llama.model, OURS) is not None)
     return PromptFormat(template.decode("utf-8", errors="replace") if template else None, bos, eos, missing)
@@ -245,7 +276,9 @@ def is_token(name: str, vocab: int, request: dict[str, Any]) -> bool:
 
 
 def forget_settings() -> None:
-    """Drop what the library would take from the environment as its settings: HOST, API_KEY, CACHE, SEED, CONFIG_FILE and the like."""
+    """Drop what the library would take from the environment as its settings: HOST, API_KEY, CACHE, SEED, CONFIG_FILE
+    and the like.
+    """
     names = {*ServerSettings.model_fields, *ModelSettings.model_fields, "config_file"}
     for name in [name for name in os.environ if name.lower() in names]:
         del os.environ[name]

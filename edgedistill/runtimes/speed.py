@@ -16,13 +16,21 @@ SEED = 1234
 
 
 def measure_speed(
-    vocab: int, evaluate: Callable[[list[int]], object], reset: Callable[[], None], *,
-    prefill: int, decode: int, repetitions: int, warmup: int,
+    vocab: int,
+    evaluate: Callable[[list[int]], object],
+    reset: Callable[[], None],
+    *,
+    prefill: int,
+    decode: int,
+    repetitions: int,
+    warmup: int,
 ) -> dict[str, Any]:
-    """Trials of prefill (one call with all tokens) and decode (one call a token); `evaluate` returns when the logits are there.
+    """Trials of prefill (one call with all tokens) and decode (one call a token); `evaluate` returns when the logits
+    are there.
 
     Returns:
-        {"prefill": {"tokens": n, "trials": [{"tokens_per_s", "wall_s", "cpu_s"}]}, "decode": the same}; 0 tokens leave a test out.
+        {"prefill": {"tokens": n, "trials": [{"tokens_per_s", "wall_s", "cpu_s"}]}, "decode": the same}; 0 tokens leave
+        a test out.
     """
     ids = np.random.Generator(np.random.PCG64(SEED)).integers(0, vocab, max(prefill, decode, 1)).tolist()
 

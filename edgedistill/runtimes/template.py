@@ -1,4 +1,5 @@
-"""A chat template, rendered as transformers and llama.cpp render it: Jinja, sandboxed, with the extras that templates use.
+"""A chat template, rendered as transformers and llama.cpp render it: Jinja, sandboxed, with the extras that templates
+use.
 
 Templates come from model files, so they are treated as hostile: the environment can't reach attributes that begin with
 an underscore nor change what it is given.
@@ -26,24 +27,40 @@ class _GenerationTag(Extension):
 
 
 def render(
-    template: str, messages: list[dict[str, Any]], *, bos: str, eos: str, add_generation_prompt: bool = True,
+    template: str,
+    messages: list[dict[str, Any]],
+    *,
+    bos: str,
+    eos: str,
+    add_generation_prompt: bool = True,
     tools: list[dict[str, Any]] | None = None,
 ) -> str:
-    """The prompt text of a conversation; `bos` and `eos` are the texts of these tokens, `tools` JSON schemas of functions.
+    """The prompt text of a conversation; `bos` and `eos` are the texts of these tokens, `tools` JSON schemas of
+    functions.
 
     Raises:
         InputError: the template is no Jinja, or refuses these messages.
     """
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], keep_trailing_newline=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationTag, loopcontrols],
+        keep_trailing_newline=False,
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
         return environment.from_string(template).render(
-            messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt,
-            tools=tools, functions=None, function_call=None, tool_choice=None, documents=None,
+            messages=messages,
+            bos_token=bos,
+            eos_token=eos,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            functions=None,
+            function_call=None,
+            tool_choice=None,
+            documents=None,
         )
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"its chat template has an error in line {error.lineno}: {error.message}") from None
@@ -56,7 +73,10 @@ def _refuse(message: str) -> None:
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None,
-    separators: tuple[str, str] | None = None, sort_keys: bool = False,
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -62,10 +62,14 @@ def save_shard(path: Path, documents: Sequence[Document]) -> None:
     for number, document in enumerate(documents):
         for name, rows in document.signal.items():
             if len(rows) != document.kept:
-                raise ValueError(f"document {number}: signal '{name}' has {len(rows)} rows for {document.kept} kept positions")
+                raise ValueError(
+                    f"document {number}: signal '{name}' has {len(rows)} rows for {document.kept} kept positions"
+                )
     lengths = torch.tensor([0, *(len(d.tokens) for d in documents)], dtype=torch.int64)
     tensors = {
-        "tokens": torch.cat([d.tokens.to(torch.int32) for d in documents]) if documents else torch.zeros(0, dtype=torch.int32),
+        "tokens": torch.cat([d.tokens.to(torch.int32) for d in documents])
+        if documents
+        else torch.zeros(0, dtype=torch.int32),
         "starts": lengths.cumsum(0),
         "first": torch.tensor([d.first for d in documents], dtype=torch.int64),
     }
@@ -93,7 +97,9 @@ def load_shard(path: Path) -> list[Document]:
     for index in range(len(first)):
         ids = tokens[int(starts[index]) : int(starts[index + 1])]
         kept = len(ids) - 1 - int(first[index])
-        documents.append(Document(ids, int(first[index]), {name: rows[row : row + kept] for name, rows in tensors.items()}))
+        documents.append(
+            Document(ids, int(first[index]), {name: rows[row : row + kept] for name, rows in tensors.items()})
+        )
         row += kept
     return documents
 

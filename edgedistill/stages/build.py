@@ -1,4 +1,6 @@
-"""What all stages of one compile know: the run folder, the recipe, the teacher, the student's shape, what is done so far."""
+"""What all stages of one compile know: the run folder, the recipe, the teacher, the student's shape, what is done so
+far.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +40,14 @@ class Build:
     """One compile at work."""
 
     def __init__(
-        self, run: RunFolder, target: Target, facts: ModelFacts, plan: Plan, command: str, progress: Progress, license_text: str | None
+        self,
+        run: RunFolder,
+        target: Target,
+        facts: ModelFacts,
+        plan: Plan,
+        command: str,
+        progress: Progress,
+        license_text: str | None,
     ) -> None:
         self.run, self.recipe, self.target, self.facts, self.plan = run, plan.recipe, target, facts, plan
         self.command, self.progress, self.license_text = command, progress, license_text
@@ -82,7 +91,9 @@ class Build:
     def expect(self, once: tuple[str, ...], recovering: bool, files: int) -> None:
         """Say which stages are to come, so that progress shows how far the run is; see `schedule.expected_of`."""
         fitted = sum(self.recipe.mix(name).unfitted for name in self.recipe.mixes)
-        self.schedule = Schedule(expected_of(self, (*once, *(("sensitivity",) if fitted else ())), recovering, files, fitted))
+        self.schedule = Schedule(
+            expected_of(self, (*once, *(("sensitivity",) if fitted else ())), recovering, files, fitted)
+        )
         self.progress.overall(self.schedule.text)
 
     def metadata(self, mix: str, made: str) -> dict[str, str]:

@@ -37,7 +37,9 @@ def rounded(build: Build, mix: Mix, student: StageResult) -> StageResult:
     def write(work: Path) -> None:
         from edgedistill.export.stage import export_rounded
 
-        export_rounded(student.path, build.shape, mix.name, formats, work / GGUF_NAME, build.metadata(mix.name, "rounded"))
+        export_rounded(
+            student.path, build.shape, mix.name, formats, work / GGUF_NAME, build.metadata(mix.name, "rounded")
+        )
 
     return build.stage(f"rounded-{mix.name}", {"mix": mix.name, "formats": names_of(formats)}, [student], write)
 

@@ -1,11 +1,13 @@
-"""The stages that measure: which files, on which held-out texts (one of each source of the training text), what they are asked.
+"""The stages that measure: which files, on which held-out texts (one of each source of the training text), what they
+are asked.
 
     judges ─► reference-student, reference-teacher ─► measure-LABEL, one a file ─┐
     a mix's files ─► layers-MIX ─────────────────────────────────────────────────┼─► measure
     all files ─► speeds ─────────────────────────────────────────────────────────┘
 
-A row's key hashes the file's own bytes, the judges, the references, the questions, the recipe's `measure` part and the machine; not what
-the file is called, nor the files beside it. So another mix, or recovery, finds every row that was measured. `speeds` times all files in
+A row's key hashes the file's own bytes, the judges, the references, the questions, the recipe's `measure` part and the
+machine; not what the file is called, nor the files beside it. So another mix, or recovery, finds every row that was
+measured. `speeds` times all files in
 turn, since only trials of one sitting can be compared: another file among them is another sitting.
 """
 
@@ -31,7 +33,13 @@ if TYPE_CHECKING:
 # Of how files are measured, what no row depends on, and tasks, which count by their content.
 ELSEWHERE = {"repetitions", "accuracy_level", "tasks"}
 
-CHATS, WRITTEN, FREE, PROSE, OWN = "held-out chats", "held-out text", "held-out free text", "held-out prose", "held-out own text"
+CHATS, WRITTEN, FREE, PROSE, OWN = (
+    "held-out chats",
+    "held-out text",
+    "held-out free text",
+    "held-out prose",
+    "held-out own text",
+)
 
 
 def measure(
@@ -67,7 +75,9 @@ def measure(
         on_target = build.target.name == HERE
         folders, by_mix = [row.path for row in rows], {mix: stage.path for mix, stage in layers.items()}
         texts, asked_for = load_judges(judges.path), _asked(build, student)
-        join_rows(artifacts, folders, times.path, by_mix, texts, asked_for, build.recipe, build.command, on_target, work)
+        join_rows(
+            artifacts, folders, times.path, by_mix, texts, asked_for, build.recipe, build.command, on_target, work
+        )
 
     settings = {"target": build.target.name, "rows": [[a.label, a.kind, a.mix, a.file] for a in artifacts]}
     return build.stage("measure", settings, [judges, *rows, *layers.values(), times], write, item_hashes(build))
@@ -80,23 +90,32 @@ def of_training(build: Build, taught: StageResult) -> StageResult:
         return [*_written(build, taught), _prose(build)]
 
     teach = build.recipe.teach
-    return _judges(build, taught, {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}, make)
+    return _judges(
+        build, taught, {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}, make
+    )
 
 
 def of_comparison(build: Build, chats: StageResult | None) -> StageResult:
-    """The judges of a comparison, whether it trains or not: the chats that the model wrote for that, if it chats, and prose."""
+    """The judges of a comparison, whether it trains or not: the chats that the model wrote for that, if it chats, and
+    prose.
+    """
 
     def make() -> "list[Judge]":
         from edgedistill.measure.judge import Judge, limit_documents
         from edgedistill.teach.stage import held_out_documents
 
         found = limit_documents(held_out_documents(chats.path), build.recipe.measure.tokens) if chats else ()
-        return [*([Judge(CHATS, "written by the model for this, never trained on", found)] if found else []), _prose(build)]
+        return [
+            *([Judge(CHATS, "written by the model for this, never trained on", found)] if found else []),
+            _prose(build),
+        ]
 
     return _judges(build, chats, {}, make)
 
 
-def _judges(build: Build, written: StageResult | None, settings: Mapping[str, Any], make: "Callable[[], list[Judge]]") -> StageResult:
+def _judges(
+    build: Build, written: StageResult | None, settings: Mapping[str, Any], make: "Callable[[], list[Judge]]"
+) -> StageResult:
     """The texts that all files are judged on, as a stage.
 
     Args:
@@ -113,7 +132,9 @@ def _judges(build: Build, written: StageResult | None, settings: Mapping[str, An
     teach = build.recipe.teach
     settings = {"tokens": build.recipe.measure.tokens, "own": bool(teach.text), **settings}
     texts = {f"text {number}": file_sha256(Path(path)) for number, path in enumerate(teach.text or ())}
-    return build.stage("judges", settings, [written] if written else [], write, {"teacher": build.teacher_hash, **texts})
+    return build.stage(
+        "judges", settings, [written] if written else [], write, {"teacher": build.teacher_hash, **texts}
+    )
 
 
 def _references(build: Build, judges: StageResult, student: StageResult) -> dict[str, StageResult]:
@@ -124,10 +145,14 @@ def _references(build: Build, judges: StageResult, student: StageResult) -> dict
 
         make_reference(model, load_judges(judges.path), work / REFERENCE, f"float {what}", build.progress)
 
-    found = {"student": build.stage("reference-student", {}, [judges, student], partial(write, "student", student.path))}
+    found = {
+        "student": build.stage("reference-student", {}, [judges, student], partial(write, "student", student.path))
+    }
     if not build.as_is:
         outside = {"teacher": build.teacher_hash}
-        found["teacher"] = build.stage("reference-teacher", {}, [judges], partial(write, "teacher", build.teacher), outside)
+        found["teacher"] = build.stage(
+            "reference-teacher", {}, [judges], partial(write, "teacher", build.teacher), outside
+        )
     return found
 
 
@@ -142,17 +167,26 @@ def _row(
 
         # Read once for all rows: what a reference makes of a position is then worked out once too.
         views = {
-            name: build.once(f"reference {name}", partial(load_reference, result.path / REFERENCE)) for name, result in references.items()
+            name: build.once(f"reference {name}", partial(load_reference, result.path / REFERENCE))
+            for name, result in references.items()
         }
-        measure_row(artifact, Work(load_judges(judges.path), views, _asked(build, student), build.recipe, work, build.progress))
+        measure_row(
+            artifact, Work(load_judges(judges.path), views, _asked(build, student), build.recipe, work, build.progress)
+        )
 
     name = "measure-" + re.sub(r"[^a-z0-9._]+", "-", artifact.label.lower()).strip("-")
     wanted = {key: value for key, value in settings_of(build.recipe.measure).items() if key not in ELSEWHERE}
     settings = {
-        "measure": wanted, "style": build.recipe.teach.style, "runtime": artifact.runtime,
-        "worst": artifact.kind in ("rounded", "recovered"), "machine": fingerprint(), "cores": usable_cores(),
-    }  # fmt: skip
-    return build.stage(name, settings, [judges, *references.values()], write, {"file": artifact.sha256, **item_hashes(build)})
+        "measure": wanted,
+        "style": build.recipe.teach.style,
+        "runtime": artifact.runtime,
+        "worst": artifact.kind in ("rounded", "recovered"),
+        "machine": fingerprint(),
+        "cores": usable_cores(),
+    }
+    return build.stage(
+        name, settings, [judges, *references.values()], write, {"file": artifact.sha256, **item_hashes(build)}
+    )
 
 
 def _asked(build: Build, student: StageResult) -> "Asked":
@@ -171,7 +205,9 @@ def item_hashes(build: Build) -> dict[str, str]:
     return {label: file_sha256(path) for label, path in files.items()}
 
 
-def _layers(build: Build, mix: str, artifacts: "list[Artifact]", student: StageResult, captured: StageResult | None) -> StageResult:
+def _layers(
+    build: Build, mix: str, artifacts: "list[Artifact]", student: StageResult, captured: StageResult | None
+) -> StageResult:
     """A mix's errors by layer, of its files in llama.cpp."""
     files = {a.kind: a for a in artifacts if (a.mix, a.runtime) == (mix, "llama.cpp")}
 
@@ -197,7 +233,12 @@ def _speeds(build: Build, artifacts: "list[Artifact]") -> StageResult:
         time_files(artifacts, build.recipe, work, build.progress)
 
     wanted = build.recipe.measure
-    settings = {"prefill": wanted.prefill, "decode": wanted.decode, "rounds": wanted.repetitions, "threads": wanted.threads}
+    settings = {
+        "prefill": wanted.prefill,
+        "decode": wanted.decode,
+        "rounds": wanted.repetitions,
+        "threads": wanted.threads,
+    }
     files = {artifact.label: artifact.sha256 for artifact in artifacts}
     return build.stage("speeds", {"machine": fingerprint(), "cores": usable_cores(), **settings}, [], write, files)
 
@@ -214,7 +255,9 @@ def _written(build: Build, taught: StageResult) -> "list[Judge]":
         (teach.free_tokens, FREE, "written freely by the teacher, never trained on", shards.FREE),
     ):
         if wanted:
-            found.append(Judge(name, source, limit_documents(list(shards.iter_shards(taught.path / f"{prefix}judge")), tokens)))
+            found.append(
+                Judge(name, source, limit_documents(list(shards.iter_shards(taught.path / f"{prefix}judge")), tokens))
+            )
     return found
 
 
@@ -240,10 +283,14 @@ def _artifacts(
     artifacts = []
     if teacher is not None:
         artifacts.append(one("model as given" if build.as_is else "teacher", "teacher", None, "llama.cpp", teacher))
-    artifacts.append(one("float model" if build.as_is else "float student", "float", None, "llama.cpp", floats.path / GGUF_NAME))
+    artifacts.append(
+        one("float model" if build.as_is else "float student", "float", None, "llama.cpp", floats.path / GGUF_NAME)
+    )
     for mix in build.recipe.mixes:
         artifacts.append(one(f"{mix} rounded", "rounded", mix, "llama.cpp", rounded[mix].path / GGUF_NAME))
         for kind, runtime, name in (("gguf", "llama.cpp", GGUF_NAME), ("onnx", "onnxruntime", ONNX_NAME)):
             if (kind, mix) in exported:
-                artifacts.append(one(f"{mix} recovered, {runtime}", "recovered", mix, runtime, exported[kind, mix].path / name))
+                artifacts.append(
+                    one(f"{mix} recovered, {runtime}", "recovered", mix, runtime, exported[kind, mix].path / name)
+                )
     return artifacts

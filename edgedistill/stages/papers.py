@@ -19,9 +19,15 @@ STUDENT_STAGES = ("student", "distill")  # their folder has the tokenizer and th
 
 
 def report(
-    build: Build, taught: StageResult | None, student: StageResult, measured: StageResult, exported: Mapping[tuple[str, str], StageResult]
+    build: Build,
+    taught: StageResult | None,
+    student: StageResult,
+    measured: StageResult,
+    exported: Mapping[tuple[str, str], StageResult],
 ) -> tuple[dict[str, Any], StageResult]:
-    """report.json and report.html, in their stage and at the top of the run folder. `taught`: None where nothing was trained."""
+    """report.json and report.html, in their stage and at the top of the run folder. `taught`: None where nothing was
+    trained.
+    """
     provenance = {
         "teacher": build.facts.source,
         "recipe": build.recipe.to_dict(),
@@ -29,7 +35,13 @@ def report(
         "license": build.facts.license,
         "versions": measured.mark["versions"],
         "stages": [
-            {"name": r.name, "key": r.key, "seconds": r.mark["seconds"], "peak_rss_bytes": r.mark["peak_rss_bytes"], "reused": r.reused}
+            {
+                "name": r.name,
+                "key": r.key,
+                "seconds": r.mark["seconds"],
+                "peak_rss_bytes": r.mark["peak_rss_bytes"],
+                "reused": r.reused,
+            }
             for r in build.results
         ],
         "verify": [

@@ -1,7 +1,9 @@
 """How far a run is: which stage of how many, and the time left in all. Seconds.
 
-What each stage takes is first estimated from the model's size and the tokens that it reads or trains on, and then corrected by what the
-stages of its kind took here: a machine that needed twice as long to judge one file will need twice as long for the next.
+What each stage takes is first estimated from the model's size and the tokens that it reads or trains on, and then
+corrected by what the
+stages of its kind took here: a machine that needed twice as long to judge one file will need twice as long for the
+next.
 """
 
 import time
@@ -79,7 +81,9 @@ class Schedule:
         return f"stage {self._number} of {self.stages}, {shown}"
 
     def _seconds(self, kind: _Kind) -> float:
-        """Of one stage to come, by what stages of its kind took, or by how all estimates so far compare with what was."""
+        """Of one stage to come, by what stages of its kind took, or by how all estimates so far compare with what
+        was.
+        """
         if kind.done:
             return kind.took_s / kind.done
         estimated = sum(other.done * other.seconds for other in self._kinds.values())
@@ -95,7 +99,9 @@ def kind_of(name: str) -> str:
     return first if name != first and first in KINDS else name
 
 
-def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: int, fitted: int = 0) -> dict[str, tuple[int, float]]:
+def expected_of(
+    build: "Build", once: tuple[str, ...], recovering: bool, files: int, fitted: int = 0
+) -> dict[str, tuple[int, float]]:
     """Kinds of stages that a run has, with how many there are and the seconds of each.
 
     Args:
@@ -118,11 +124,15 @@ def expected_of(build: "Build", once: tuple[str, ...], recovering: bool, files: 
         "teach": planned.get("teach", 0) + START_S,
         "distill": planned.get("distill", 0) + START_S,
         "held-out": 2 * reading * recipe.measure.tokens + START_S,
-        "student": write_s, "float-gguf": write_s, "teacher-gguf": write_s,
+        "student": write_s,
+        "float-gguf": write_s,
+        "teacher-gguf": write_s,
         **{stage: planned.get(stage, 0) + START_S for stage in ("capture", *MEASURED)},
         "sensitivity": planned.get("sensitivity", 0) + START_S,
-        "judges": START_S, JOINED: 0.5, "report": 1.0,
-    }  # fmt: skip
+        "judges": START_S,
+        JOINED: 0.5,
+        "report": 1.0,
+    }
     of_mixes = {"rounded": (mixes, round_s)}
     if recovering:
         of_mixes["recover"] = (mixes, sum(training) / max(1, len(training)) + round_s)

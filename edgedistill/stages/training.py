@@ -20,7 +20,8 @@ from edgedistill.stages.build import Build, names_of, settings_of
 from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
 
-# What the files of a measured fit hold of a weight: part of the stage's name, so that a folder which lacks something isn't read.
+# What the files of a measured fit hold of a weight: part of the stage's name, so that a folder which lacks something
+# isn't read.
 KEPT = {"curvature": ["correlation", "diagonal", "scale"], "fisher": ["weight"]}
 # Texts written to be judged on go to all three splits alike, since all of them judge.
 HELD_OUT_SHARE = 2 / 3
@@ -48,7 +49,9 @@ class Training(Build):
             held_out: chats that were written to judge on, none of which may be trained on.
         """
         wanted = self.recipe.teach
-        top_k = 0 if self.as_is else self.recipe.teacher.top_k  # recovery captures the float student's own view of the text
+        top_k = (
+            0 if self.as_is else self.recipe.teacher.top_k
+        )  # recovery captures the float student's own view of the text
         needed = wanted.tokens + wanted.free_tokens + top_k > 0
         read = {f"text {number}": path for number, path in enumerate(wanted.text or ())}
         if wanted.prompts != OWN_PROMPTS:
@@ -63,25 +66,39 @@ class Training(Build):
             file = asked.path / GGUF_NAME if asked else self.teacher
             context = max(longest_prompt(wanted) + wanted.max_answer_tokens, (wanted.text_window or 0) + 1)
             never = texts_in(held_out.path) if held_out else set()
-            with open_writer(file, usable_cores(), context, wanted.parallel, work) if needed else nullcontext() as writer:
+            with (
+                open_writer(file, usable_cores(), context, wanted.parallel, work) if needed else nullcontext() as writer
+            ):
                 teach(writer, self.teacher, self.facts.name, self.recipe, top_k, work, self.progress, never)
 
         inputs = [*([asked] if asked and needed else []), *([held_out] if held_out else [])]
         # Of files it is the content that counts, wherever they lie; and of the prompts' how it is read.
-        files = {"text": len(wanted.text or ()), **({"prompts": Path(wanted.prompts).suffix} if "prompts" in read else {})}
+        files = {
+            "text": len(wanted.text or ()),
+            **({"prompts": Path(wanted.prompts).suffix} if "prompts" in read else {}),
+        }
         return self.stage("teach", {"teach": settings_of(wanted) | files, "top_k": top_k}, inputs, build, outside)
 
     def held_out(self, asked: StageResult | None) -> StageResult:
-        """Chats that the model writes to be judged on, whatever else the run does: another budget of training finds them again.
+        """Chats that the model writes to be judged on, whatever else the run does: another budget of training finds
+        them again.
 
         Args:
             asked: as for `teach`.
         """
         mine = self.recipe.teach
-        wanted = mine.model_copy(update={
-            "prompts": OWN_PROMPTS, "prompt_field": None, "tokens": self.recipe.measure.tokens, "free_tokens": 0, "text_tokens": 0,
-            "text": None, "holdout": HELD_OUT_SHARE, "seed": (mine.seed + HELD_OUT_SEED) % 2**31,
-        })  # fmt: skip
+        wanted = mine.model_copy(
+            update={
+                "prompts": OWN_PROMPTS,
+                "prompt_field": None,
+                "tokens": self.recipe.measure.tokens,
+                "free_tokens": 0,
+                "text_tokens": 0,
+                "text": None,
+                "holdout": HELD_OUT_SHARE,
+                "seed": (mine.seed + HELD_OUT_SEED) % 2**31,
+            }
+        )
 
         def build(work: Path) -> None:
             from edgedistill.teach.rounds import longest_prompt
@@ -94,7 +111,9 @@ class Training(Build):
             with open_writer(file, usable_cores(), context, wanted.parallel, work) as writer:
                 write_held_out(writer, self.teacher, self.facts.name, recipe, work, self.progress)
 
-        return self.stage("held-out", {"teach": settings_of(wanted)}, [asked] if asked else [], build, {"teacher": self.teacher_hash})
+        return self.stage(
+            "held-out", {"teach": settings_of(wanted)}, [asked] if asked else [], build, {"teacher": self.teacher_hash}
+        )
 
     def distill(self, taught: StageResult) -> StageResult:
         """The float student."""
@@ -125,7 +144,15 @@ class Training(Build):
 
             training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
             chosen = spread_documents(training, tokens, seq_len)
-            capture(student.path, [("train", chosen), ("validation", validation)], seq_len, compute, work, self.progress, keep)
+            capture(
+                student.path,
+                [("train", chosen), ("validation", validation)],
+                seq_len,
+                compute,
+                work,
+                self.progress,
+                keep,
+            )
 
         settings = {"seq_len": seq_len, "compute": compute, "tokens": tokens, "keep": list(keep)}
         return self.stage("capture", settings, [taught, student], build)
@@ -147,9 +174,12 @@ class Training(Build):
             measure(student.path, chosen, recover.seq_len, recover.compute, self.recipe.teach.seed, work, self.progress)
 
         settings = {
-            "tokens": recover.fit_tokens, "seq_len": recover.seq_len, "compute": recover.compute, "seed": self.recipe.teach.seed,
+            "tokens": recover.fit_tokens,
+            "seq_len": recover.seq_len,
+            "compute": recover.compute,
+            "seed": self.recipe.teach.seed,
             "kept": KEPT[recover.fit],
-        }  # fmt: skip
+        }
         return self.stage(recover.fit, settings, [student, captured], build)
 
     def read_costs(self, captured: StageResult, measured: StageResult | None) -> Mapping[str, Any] | None:
@@ -159,13 +189,17 @@ class Training(Build):
         from edgedistill.teach.capture import load_importance
 
         if measured is not None:
-            return CurvatureFiles(measured.path) if self.recipe.recover.fit == "curvature" else load_fisher(measured.path)
+            return (
+                CurvatureFiles(measured.path) if self.recipe.recover.fit == "curvature" else load_fisher(measured.path)
+            )
         return load_importance(captured.path) if self.recipe.recover.fit == "importance" else None
 
     def fitted(
         self, mixes: list[Mix], student: StageResult, captured: StageResult, costs: StageResult | None
     ) -> list[Mix]:
-        """The mixes with all grids chosen: what each grid costs is found once, and each mix to be fitted chooses by that."""
+        """The mixes with all grids chosen: what each grid costs is found once, and each mix to be fitted chooses by
+        that.
+        """
         waiting = [mix for mix in mixes if mix.unfitted]
         if not waiting:
             return mixes
@@ -178,13 +212,17 @@ class Training(Build):
             from edgedistill.signals.shards import iter_shards
             from edgedistill.teach.capture import spread_documents
 
-            return spread_documents(list(iter_shards(captured.path / "validation")), tokens, self.recipe.recover.seq_len)
+            return spread_documents(
+                list(iter_shards(captured.path / "validation")), tokens, self.recipe.recover.seq_len
+            )
 
         def measure(work: Path) -> None:
             from edgedistill.recover.sensitivity import measure_sensitivity
 
             documents = None if foretold else judged(once.tokens)
-            measure_sensitivity(student.path, documents, self.read_costs(captured, costs), groups, self.recipe, work, self.progress)
+            measure_sensitivity(
+                student.path, documents, self.read_costs(captured, costs), groups, self.recipe, work, self.progress
+            )
 
         def fit(mix: Mix, measured: StageResult, work: Path) -> None:
             from edgedistill.recover.choose import fit_mix
@@ -196,7 +234,9 @@ class Training(Build):
         settings = {"fit": self.recipe.recover.fit, "seq_len": self.recipe.recover.seq_len}
         read = [student, captured, *([costs] if costs else [])]
         choices = {group.name: [f.name for f in group.formats] for group in groups}
-        measured = self.stage("sensitivity", {**settings, "tokens": None if foretold else once.tokens, "choices": choices}, read, measure)
+        measured = self.stage(
+            "sensitivity", {**settings, "tokens": None if foretold else once.tokens, "choices": choices}, read, measure
+        )
         found = {mix.name: mix for mix in mixes}
         for mix in waiting:
             own = {**settings, "tokens": mix.tokens, "grids": mix.candidates, "bytes": mix_bytes(self.shape, mix)}
@@ -214,11 +254,22 @@ class Training(Build):
             from edgedistill.signals.shards import iter_shards
 
             training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
-            recover(student.path, training, validation, self.read_costs(captured, costs), name, formats, self.recipe, work, self.progress)
+            recover(
+                student.path,
+                training,
+                validation,
+                self.read_costs(captured, costs),
+                name,
+                formats,
+                self.recipe,
+                work,
+                self.progress,
+            )
 
         settings = settings_of(self.recipe.recover)
         settings |= {"tokens": self.recipe.recover.tokens_of(name), "rate": self.recipe.recover.rate_by_mix.get(name)}
-        # Budgets and rates are there already as this mix has them, and the fit's budget is that of the stage that measures costs.
+        # Budgets and rates are there already as this mix has them, and the fit's budget is that of the stage that
+        # measures costs.
         del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
         settings |= {"mix": name, "formats": names_of(formats), "seed": self.recipe.teach.seed}
         return self.stage(f"recover-{name}", settings, [student, captured, *([costs] if costs else [])], build)

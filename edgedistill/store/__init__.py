@@ -1,4 +1,6 @@
-"""The store: a run folder of content-hashed stages, each built once, whole or not there, found again by its key. No torch."""
+"""The store: a run folder of content-hashed stages, each built once, whole or not there, found again by its key. No
+torch.
+"""
 
 from edgedistill.store.files import atomic_write, file_sha256, tree_sha256, write_json
 from edgedistill.store.listing import StageListing, clean, list_runs, list_stages, run_bytes
@@ -6,6 +8,15 @@ from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
 
 __all__ = [
-    "RunFolder", "StageListing", "StageResult", "atomic_write", "clean", "file_sha256", "list_runs", "list_stages", "run_bytes",
-    "tree_sha256", "write_json",
-]  # fmt: skip
+    "RunFolder",
+    "StageListing",
+    "StageResult",
+    "atomic_write",
+    "clean",
+    "file_sha256",
+    "list_runs",
+    "list_stages",
+    "run_bytes",
+    "tree_sha256",
+    "write_json",
+]

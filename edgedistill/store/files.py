@@ -15,7 +15,8 @@ TEMPORARY = ".tmp"
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or the next start after a power cut, sees the old content or the new, never a part.
+    """Write a file so that a reader, or the next start after a power cut, sees the old content or the new, never a
+    part.
 
     Raises:
         RunError: the disk is full or the folder can't be written.
@@ -32,7 +33,9 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(f"{path}: it cannot be written ({error.strerror}). Free some disk, or choose another folder.") from error
+        raise RunError(
+            f"{path}: it cannot be written ({error.strerror}). Free some disk, or choose another folder."
+        ) from error
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -83,7 +86,9 @@ def _sorted_files(folder: Path, links: bool) -> list[Path]:
 def _walk(folder: Path, links: bool) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.is_symlink() and not (links and path.is_file()):
-            raise RunError(f"{path}: it is a link{'' if not links else ' to a folder'}; put what it points to in its place.")
+            raise RunError(
+                f"{path}: it is a link{'' if not links else ' to a folder'}; put what it points to in its place."
+            )
         if path.is_dir():
             yield from _walk(path, links)
         elif path.is_file():
@@ -102,7 +107,8 @@ def file_sha256(path: Path) -> str:
 
 
 def tree_sha256(folder: Path) -> str:
-    """SHA-256 over the paths and contents of all files below a folder (or of one file), in hex; times and modes don't count.
+    """SHA-256 over the paths and contents of all files below a folder (or of one file), in hex; times and modes don't
+    count.
 
     A link to a file counts as the file: the hub's cache is made of such links.
     """

@@ -1,4 +1,5 @@
-"""The completion mark of a stage: `stage.json`, written last. No mark, no stage; a mark that its files don't match counts as none.
+"""The completion mark of a stage: `stage.json`, written last. No mark, no stage; a mark that its files don't match
+counts as none.
 
 Sizes are bytes, times seconds.
 """
@@ -18,11 +19,22 @@ from edgedistill.store.files import canonical_json, file_sha256, files_of
 
 MARK = "stage.json"
 SCHEMA = "edgedistill.stage/1"
-# Part of every key: raise it when the bytes that a stage writes, or what they mean, change without its settings changing.
+# Part of every key: raise it when the bytes that a stage writes, or what they mean, change without its settings
+# changing.
 FORMAT_VERSION = 1
 # Above this a file whose size and time of change are those of the mark isn't read again: hashing it takes seconds.
 TRUST_TIME_ABOVE_BYTES = 4 * 2**30
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama-cpp-python", "onnx", "onnxruntime", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+    "llama-cpp-python",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,9 @@ def read_mark(path: Path) -> dict[str, Any]:
     if not isinstance(mark, dict) or mark.get("schema") != SCHEMA:
         raise RunError(f"{path.name} has no schema {SCHEMA}")
     files = mark.get("files")
-    whole = isinstance(files, dict) and all(isinstance(f, dict) and {"bytes", "sha256"} <= set(f) for f in files.values())
+    whole = isinstance(files, dict) and all(
+        isinstance(f, dict) and {"bytes", "sha256"} <= set(f) for f in files.values()
+    )
     numbers = all(isinstance(mark.get(name), (int, float)) for name in ("seconds", "peak_rss_bytes"))
     groups = all(isinstance(mark.get(name), dict) for name in ("settings", "inputs", "outside", "versions"))
     if not (whole and numbers and groups and isinstance(mark.get("key"), str) and isinstance(mark.get("name"), str)):
@@ -132,7 +146,9 @@ def difference(folder: Path, mark: Mapping[str, Any]) -> str | None:
 
 def content_of(mark: Mapping[str, Any]) -> str:
     """SHA-256 over a stage's files as its mark lists them."""
-    return hashlib.sha256(canonical_json({name: facts["sha256"] for name, facts in mark["files"].items()}).encode()).hexdigest()
+    return hashlib.sha256(
+        canonical_json({name: facts["sha256"] for name, facts in mark["files"].items()}).encode()
+    ).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""What a stage costs: seconds and peak memory of this process and its children, kept in a journal that a kill doesn't lose.
+"""What a stage costs: seconds and peak memory of this process and its children, kept in a journal that a kill doesn't
+lose.
 
 A second of work that a kill threw away counts too: it was spent.
 """
@@ -20,13 +21,17 @@ JOURNAL_EVERY = 5  # samples
 
 
 class Meter:
-    """Use as a context around the work; afterwards `seconds` and `peak_rss_bytes` sum up this start and those before it."""
+    """Use as a context around the work; afterwards `seconds` and `peak_rss_bytes` sum up this start and those before
+    it.
+    """
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
         self._before = 0.0
         self.peak_rss_bytes = 0
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # without a journal the count starts at zero
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError
+        ):  # without a journal the count starts at zero
             found = json.loads(journal.read_text(encoding="utf-8"))
             self._before, self.peak_rss_bytes = float(found["seconds"]), int(found["peak_rss_bytes"])
         self._started = time.monotonic()
@@ -44,7 +49,9 @@ class Meter:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         self._sample()

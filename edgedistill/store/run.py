@@ -1,9 +1,9 @@
 """A run: one folder, one teacher, stages that are built once and found again by the hash of all they depend on.
 
-    RUN/run.json                             what the run is for, and which stage folders its results come from
-    RUN/stages/distill-0123456789ab/         a finished stage; its stage.json was written last
-    RUN/stages/.distill-0123456789ab.partial/    one at work; it survives a kill and is handed to its builder again
-    RUN/.lock                                held (flock) by the process at work; the system frees it when that dies
+RUN/run.json                             what the run is for, and which stage folders its results come from
+RUN/stages/distill-0123456789ab/         a finished stage; its stage.json was written last
+RUN/stages/.distill-0123456789ab.partial/    one at work; it survives a kill and is handed to its builder again
+RUN/.lock                                held (flock) by the process at work; the system frees it when that dies
 """
 
 import contextlib
@@ -61,18 +61,27 @@ class RunFolder:
             run = cls.find(path, on_event)
             if run.identity.get("teacher") != identity["teacher"]:
                 found, wanted = run.identity.get("teacher"), identity["teacher"]
-                raise InputError(f"{path} holds a run of the model {found!r}, not of {wanted!r}. Choose another folder.")
+                raise InputError(
+                    f"{path} holds a run of the model {found!r}, not of {wanted!r}. Choose another folder."
+                )
             run.identity = dict(identity)
             return run
         try:
             path.mkdir(parents=True, exist_ok=True)
-            others = [p.name for p in path.iterdir() if p.name != LOCK and not (p.name.startswith(f".{RUN}.") and p.suffix == TEMPORARY)]
+            others = [
+                p.name
+                for p in path.iterdir()
+                if p.name != LOCK and not (p.name.startswith(f".{RUN}.") and p.suffix == TEMPORARY)
+            ]
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"{path} is a file; the run needs a folder. Choose another.") from None
         except OSError as error:
             raise InputError(f"{path}: the folder cannot be made ({error.strerror}). Choose another.") from None
         if others:
-            raise InputError(f"{path} holds files of something else, such as {min(others)!r}. Choose another folder, or an empty one.")
+            raise InputError(
+                f"{path} holds files of something else, such as {min(others)!r}. Choose another folder, or an "
+                "empty one."
+            )
         run = cls(path, dict(identity), {}, on_event)
         run._write()
         return run
@@ -87,11 +96,15 @@ class RunFolder:
         try:
             found = json.loads((path / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{path} is not a run folder: it has no {RUN}. Name one that `edgedistill compile -o` made.") from None
+            raise InputError(
+                f"{path} is not a run folder: it has no {RUN}. Name one that `edgedistill compile -o` made."
+            ) from None
         except (OSError, ValueError, RecursionError):
             raise InputError(f"{path / RUN} cannot be read as JSON. Choose another folder.") from None
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise InputError(f"{path / RUN} has no schema {SCHEMA}: it is of another program or version. Choose another folder.")
+            raise InputError(
+                f"{path / RUN} has no schema {SCHEMA}: it is of another program or version. Choose another folder."
+            )
         identity, current = found.get("identity"), found.get("current")
         if not isinstance(identity, dict) or not isinstance(current, dict):
             raise InputError(f"{path / RUN} lacks its identity or its list of stages. Choose another folder.")
@@ -118,7 +131,9 @@ class RunFolder:
             except BlockingIOError:
                 holder = os.read(handle, 32).decode(errors="replace").strip()
                 who = f"process {holder}" if holder.isdigit() else "another process"
-                raise InputError(f"{self.path} is in use: {who} works in it. Wait until it ends, or choose another folder.") from None
+                raise InputError(
+                    f"{self.path} is in use: {who} works in it. Wait until it ends, or choose another folder."
+                ) from None
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             self._locked = True
@@ -144,7 +159,8 @@ class RunFolder:
             settings: all that decides the output beside the inputs; JSON types.
             inputs: the stages that it reads.
             outside: content hashes of the files outside the run that it reads, by a name for each.
-            build: writes the output into the folder that it is given. After a kill it is called again with what it left there.
+            build: writes the output into the folder that it is given. After a kill it is called again with what it left
+                there.
         Raises:
             RunError: the disk is full. What `build` raises passes through, and its folder stays for the next start.
         """
@@ -163,7 +179,9 @@ class RunFolder:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                raise RunError(f"stage {place.name}: the disk is full. Free some, then run the same command to go on from here.") from error
+                raise RunError(
+                    f"stage {place.name}: the disk is full. Free some, then run the same command to go on from here."
+                ) from error
         self.current[name] = place.name
         self._write()
         return StageResult(name, key, place.final, reused, mark)
@@ -209,7 +227,11 @@ class RunFolder:
             begun = json.loads(place.origin.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return "nothing says what its unfinished work was begun from"
-        return None if begun == inputs_of(inputs) else "a stage that its unfinished work was begun from has been rebuilt and differs"
+        return (
+            None
+            if begun == inputs_of(inputs)
+            else "a stage that its unfinished work was begun from has been rebuilt and differs"
+        )
 
     def _reread(self) -> None:
         """Take over what another process did to run.json before we had the lock, and put our identity there."""

@@ -26,10 +26,16 @@ PART_TOKENS = 32_768  # a kill loses less than a minute or two
 
 @torch.no_grad()
 def capture(
-    model_path: Path, splits: Sequence[tuple[str, Sequence[Document]]], seq_len: int, compute: str, work: Path, progress: Progress,
+    model_path: Path,
+    splits: Sequence[tuple[str, Sequence[Document]]],
+    seq_len: int,
+    compute: str,
+    work: Path,
+    progress: Progress,
     keep: Sequence[str] = (),
 ) -> None:
-    """Write `SPLIT/signals-*.safetensors` with `hidden` rows, and `importance.safetensors` ([I] mean squares by tensor).
+    """Write `SPLIT/signals-*.safetensors` with `hidden` rows, and `importance.safetensors` ([I] mean squares by
+    tensor).
 
     Args:
         model_path: the float student.
@@ -37,7 +43,8 @@ def capture(
         seq_len: tokens a packed row; longer documents are cut.
         compute: "float32" or "bfloat16".
         keep: signals that the documents have and that go with the new one.
-        work: the stage's folder. What a killed run wrote there, a shard for each PART_TOKENS of a split, is not done again.
+        work: the stage's folder. What a killed run wrote there, a shard for each PART_TOKENS of a split, is not done
+            again.
     Raises:
         InputError: rows are so short that no document of a split reaches beyond what it was asked.
     """
@@ -50,7 +57,9 @@ def capture(
         measured = position == 0 and not (work / IMPORTANCE).is_file()
         meters = _watch_inputs(model, real) if measured else []
         parts = _parts(documents, seq_len)
-        progress.start(f"capture the float student on {name} text", sum(_length(d, seq_len) for d in documents), "tokens")
+        progress.start(
+            f"capture the float student on {name} text", sum(_length(d, seq_len) for d in documents), "tokens"
+        )
         for number, part in enumerate(parts):
             if not shard_path(folder, number).is_file():
                 if meters and number:
@@ -89,7 +98,12 @@ def _length(document: Document, seq_len: int) -> int:
 
 
 def _capture_part(
-    model: PreTrainedModel, documents: Sequence[Document], seq_len: int, compute: str, keep: Sequence[str], real: "_Mask",
+    model: PreTrainedModel,
+    documents: Sequence[Document],
+    seq_len: int,
+    compute: str,
+    keep: Sequence[str],
+    real: "_Mask",
     progress: Progress,
 ) -> list[Document]:
     """The documents that have kept positions, in order, with the model's hidden states."""
@@ -112,7 +126,9 @@ def _capture_part(
 
 
 def spread_documents(documents: Sequence[Document], tokens: int, seq_len: int) -> list[Document]:
-    """Documents of about `tokens` tokens in all, at least one, taken evenly over the list; all of them if they have no more."""
+    """Documents of about `tokens` tokens in all, at least one, taken evenly over the list; all of them if they have no
+    more.
+    """
     total = sum(_length(d, seq_len) for d in documents)
     if total <= tokens:
         return list(documents)
@@ -172,5 +188,7 @@ class _Mask:
 
 
 def _watch_inputs(model: nn.Module, real: _Mask) -> list[_Meter]:
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name != "lm_head"]
+    layers = [
+        (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name != "lm_head"
+    ]
     return [_Meter(name, layer, real) for name, layer in layers]

@@ -39,11 +39,14 @@ def make_frame(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFrame:
     """
     if not tokenizer.chat_template:
         raise InputError(
-            f"{name} has no chat template, and the recipe writes chats; use a chat model, or set teach.style to text in the recipe"
+            f"{name} has no chat template, and the recipe writes chats; use a chat model, or set teach.style "
+            "to text in the recipe"
         )
     before, marker, after = _render(tokenizer, MARKER).partition(MARKER)
     if not marker:
-        raise InputError(f"{name}: its chat template doesn't show the user's message as it is; set teach.style to text in the recipe")
+        raise InputError(
+            f"{name}: its chat template doesn't show the user's message as it is; set teach.style to text in the recipe"
+        )
     closing = _ids(tokenizer, after)
     special = set(tokenizer.all_special_ids)
     stops = {tokenizer.eos_token_id} | ({closing[0]} if closing and closing[0] in special else set())
@@ -51,7 +54,9 @@ def make_frame(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFrame:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    text = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
     return str(text)
 
 

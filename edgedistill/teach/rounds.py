@@ -1,12 +1,14 @@
 """One source of the teacher's own writing, in rounds, until enough tokens are kept.
 
 A round asks for a fixed number of texts, filters them and writes one shard of signals and one file of text per split; a
-round's seed is its number, so a killed stage goes on with the next round and ends with the same bytes. Two sources differ
-in the beginning of their files' names and in what a text begins with:
+round's seed is its number, so a killed stage goes on with the next round and ends with the same bytes. Two sources
+differ in the beginning of their files' names and in what a text begins with:
 
-    ""       chats: a question (the teacher's own, or of a file) and its answer; or plain text, if the recipe's style is that
-    "free-"  text that the teacher writes on from a few words, which come from the training part of the prose. Written from
-             nothing, a chat model's text is chats again; what it knows beside them shows when it is made to go on with prose
+- "" has chats: a question (the teacher's own, or of a file) and its answer; or plain text, if the recipe's style is
+  that.
+- "free-" has text that the teacher writes on from a few words, which come from the training part of the prose. Written
+  from nothing, a chat model's text is chats again; what it knows beside them shows when it is made to go on with
+  prose
 """
 
 import json
@@ -31,11 +33,12 @@ from edgedistill.teach.writers import Writer, Written
 SPLITS = ("train", "validation", "judge")
 # Rounds without a single kept text after which the teacher is taken to be unable to write any.
 BARREN_ROUNDS = 3
-# Prompts a round for each slot. A slot that ends early takes the next prompt; only the last wave of a round leaves slots
-# idle, and a kill loses at most a round.
+# Prompts a round for each slot. A slot that ends early takes the next prompt; only the last wave of a round leaves
+# slots idle, and a kill loses at most a round.
 WAVES = 4
 START_TOKENS = 8  # of prose before a free text: enough to say what it is about, too few to be continued word for word
-PROMPT_SPARE = 512  # tokens that a prompt may have beyond teach.max_prompt_tokens: the chat template's, and longer ones of the user's
+# tokens that a prompt may have beyond teach.max_prompt_tokens: the chat template's, and longer ones of the user's
+PROMPT_SPARE = 512
 TOO_LONG = "prompt too long"
 HALF = "\ufffd"  # what a part of a character decodes to
 FREE_SEEDS = 2**30  # where the seeds of free texts begin, far from the others'
@@ -107,8 +110,8 @@ def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Pro
     """Rounds of one source until `goal` tokens are kept; those that a killed run left in `work` count.
 
     Raises:
-        RunError: the prompts run out before that and the recipe refuses it, or nothing that the teacher writes is kept, or
-            not enough for each split.
+        RunError: the prompts run out before that and the recipe refuses it, or nothing that the teacher writes is kept,
+            or not enough for each split.
     """
     tally, seen = _resume(work, source)
     progress.start(f"{title}: free text" if source == FREE else title, goal, "tokens")
@@ -117,19 +120,26 @@ def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Pro
         before = tally.tokens
         texts = _round(asked, source, tally, seen)
         _save_round(work, source, tally, texts)
-        progress.advance(min(tally.tokens, goal) - min(before, goal), kept=tally.kept, dropped=sum(tally.dropped.values()))
+        progress.advance(
+            min(tally.tokens, goal) - min(before, goal), kept=tally.kept, dropped=sum(tally.dropped.values())
+        )
         if tally.barren >= BARREN_ROUNDS:
             raise NothingKeptError(
-                f"{asked.name}: nothing that the teacher wrote in {tally.barren} rounds could be kept ({_reasons(tally)}); "
+                f"{asked.name}: nothing that the teacher wrote in {tally.barren} rounds could be kept "
+                f"({_reasons(tally)}); "
                 "it can't teach this recipe"
             )
     progress.finish()
     if tally.tokens < goal:
         count = len(asked.prompts or ())
-        gave = f"{asked.name}: all {count} prompts gave {tally.tokens} kept tokens of the {goal} that teach.tokens asks for"
+        gave = (
+            f"{asked.name}: all {count} prompts gave {tally.tokens} kept tokens of the {goal} that teach.tokens "
+            "asks for"
+        )
         if asked.settings.too_few_prompts == "refuse":
             raise RunError(
-                f"{gave} ({_reasons(tally)}); give more prompts, lower teach.tokens in the recipe, or set teach.too_few_prompts to accept"
+                f"{gave} ({_reasons(tally)}); give more prompts, lower teach.tokens in the recipe, or set "
+                "teach.too_few_prompts to accept"
             )
         progress.note(f"{gave}; training goes over them more often")
     if not all(any((work / f"{source}{split}").glob("signals-*.safetensors")) for split in SPLITS):
@@ -151,7 +161,11 @@ def longest_prompt(settings: Teach) -> int:
 
 
 def _used_up(asked: Asked, source: str, tally: Tally) -> bool:
-    return source != FREE and asked.prompts is not None and tally.rounds * WAVES * asked.settings.parallel >= len(asked.prompts)
+    return (
+        source != FREE
+        and asked.prompts is not None
+        and tally.rounds * WAVES * asked.settings.parallel >= len(asked.prompts)
+    )
 
 
 def _reasons(tally: Tally) -> str:
@@ -191,7 +205,9 @@ def _round(asked: Asked, source: str, tally: Tally, seen: set[str]) -> list[Text
         if found.finish == "length":
             answer = answer.rstrip(HALF)  # the limit may fall within a character of several tokens
         # A plain text has no end of its own: the limit only says where we stopped reading.
-        why = why_dropped(answer, found.tokens, "stop" if frame is None or settings.cut_answers == "keep" else found.finish)
+        why = why_dropped(
+            answer, found.tokens, "stop" if frame is None or settings.cut_answers == "keep" else found.finish
+        )
         same = normalized(opening.text + " " + answer)
         if why is None and (same in seen or same in asked.never):
             why = DUPLICATE
@@ -219,7 +235,10 @@ def _openings(asked: Asked, count: int, seed: int, tally: Tally) -> list[Opening
     if frame:
         return [Opening(question, frame.prompt(question), len(frame.opening) - 1) for question in questions]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return [Opening(question, [start, *tokenizer(question, add_special_tokens=False)["input_ids"]], 0) for question in questions]
+    return [
+        Opening(question, [start, *tokenizer(question, add_special_tokens=False)["input_ids"]], 0)
+        for question in questions
+    ]
 
 
 def _free_starts(asked: Asked, count: int, seed: int) -> list[Opening]:
@@ -259,7 +278,9 @@ def _questions(asked: Asked, frame: ChatFrame, count: int, seed: int, tally: Tal
         else:
             tally.asked += 1
             tally.dropped[why] += 1
-    return [f"{question} {settings.hints[i % len(settings.hints)]}".strip() for i, question in enumerate(questions.values())]
+    return [
+        f"{question} {settings.hints[i % len(settings.hints)]}".strip() for i, question in enumerate(questions.values())
+    ]
 
 
 def written_document(opening: Sequence[int], found: Written, first: int) -> Document:
@@ -290,7 +311,10 @@ def _save_round(work: Path, source: str, tally: Tally, texts: Sequence[Text]) ->
         documents = [text.document for text in texts if text.split == split]
         if documents:
             save_shard(shard_path(folder, number), documents)
-    lines = [json.dumps({"split": t.split, "prompt": t.prompt, "answer": t.answer, "tokens": t.document.tokens.tolist()}) for t in texts]
+    lines = [
+        json.dumps({"split": t.split, "prompt": t.prompt, "answer": t.answer, "tokens": t.document.tokens.tolist()})
+        for t in texts
+    ]
     _write(_text_file(work, source, number), "".join(line + "\n" for line in lines))
     state = {**vars(tally), "dropped": dict(tally.dropped)}
     _write(work / f"{source}tally-{number:05d}.json", json.dumps(state))

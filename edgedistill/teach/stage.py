@@ -1,4 +1,5 @@
-"""The teach stage: the training text. The teacher writes chats and free text, prose is read beside them; each source is split.
+"""The teach stage: the training text. The teacher writes chats and free text, prose is read beside them; each source is
+split.
 
     SPLIT/signals-00000.safetensors   tokens, with ids and log_probs where a student is distilled; one file a round
     free-SPLIT/, prose-SPLIT/         the same of free text, and of what was only read (train and validation)
@@ -34,7 +35,13 @@ HELD_OUT = "held-out.json"
 
 
 def teach(
-    writer: Writer | None, teacher: Path, name: str, recipe: Recipe, top_k: int, work: Path, progress: Progress,
+    writer: Writer | None,
+    teacher: Path,
+    name: str,
+    recipe: Recipe,
+    top_k: int,
+    work: Path,
+    progress: Progress,
     never: Collection[str] = (),
 ) -> None:
     """Write text and signals to `work`; see the top of this file.
@@ -88,9 +95,11 @@ def teach(
 
 
 def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, work: Path, progress: Progress) -> None:
-    """Write chats to judge on, `teach.tokens` of them, to `work`: SPLIT/ and text-*.jsonl as `teach` does, and `held-out.json`.
+    """Write chats to judge on, `teach.tokens` of them, to `work`: SPLIT/ and text-*.jsonl as `teach` does, and
+    `held-out.json`.
 
-    A model that has a template may still write nothing that can be kept. It can be judged on prose all the same, so that is no
+    A model that has a template may still write nothing that can be kept. It can be judged on prose all the same, so
+    that is no
     error: `held-out.json` then says why ("why", else null).
     """
     tokenizer = load_tokenizer(teacher)
@@ -105,13 +114,22 @@ def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, wor
 
 
 def held_out_documents(folder: Path) -> list[Document]:
-    """The documents that `write_held_out` kept, of all splits; none where the model wrote nothing that could be kept."""
+    """The documents that `write_held_out` kept, of all splits; none where the model wrote nothing that could be
+    kept.
+    """
     if json.loads((folder / HELD_OUT).read_text(encoding="utf-8"))["why"] is not None:
         return []
     return [document for split in SPLITS for document in iter_shards(folder / split)]
 
 
-def _prose(writer: Writer | None, tokenizer: PreTrainedTokenizerBase, settings: Teach, top_k: int, work: Path, progress: Progress) -> int:
+def _prose(
+    writer: Writer | None,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Teach,
+    top_k: int,
+    work: Path,
+    progress: Progress,
+) -> int:
     """Prose with the teacher's signals, beside its own writing; returns the tokens of the training split."""
     if not settings.text_tokens:
         return 0
@@ -123,7 +141,9 @@ def _prose(writer: Writer | None, tokenizer: PreTrainedTokenizerBase, settings: 
         held = min(VALIDATION_TOKENS, max(window, round(settings.text_tokens * settings.holdout)))
         pieces = [piece for text in read_prose(split, settings.text) for piece in cut_text(tokenizer, text, window)]
         documents = []
-        for piece in spread(pieces, [len(piece) for piece in pieces], settings.text_tokens if split == "train" else held):
+        for piece in spread(
+            pieces, [len(piece) for piece in pieces], settings.text_tokens if split == "train" else held
+        ):
             documents.append(_read(writer, piece, top_k))
             if split == "train":
                 total += documents[-1].kept

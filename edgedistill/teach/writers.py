@@ -1,7 +1,7 @@
 """Who writes: a teacher in llama.cpp that continues many prompts at once and says what it thought of each token.
 
-It returns the K likeliest tokens at every position of prompt and continuation, at temperature 1 over the full vocabulary,
-whatever the text was sampled at. A teacher of any other format is written out as a GGUF file first.
+It returns the K likeliest tokens at every position of prompt and continuation, at temperature 1 over the full
+vocabulary, whatever the text was sampled at. A teacher of any other format is written out as a GGUF file first.
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,8 @@ class LlamaWriter:
 def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: Path) -> LlamaWriter:
     """The writer of a GGUF file, with `context` tokens of room for each of `parallel` texts.
 
-    It is asked through a bf16 copy where this processor multiplies bf16 itself: twice as fast, and of a quantized teacher
+    It is asked through a bf16 copy where this processor multiplies bf16 itself: twice as fast, and of a quantized
+        teacher
     nearer to its own weights than llama.cpp's products with 8-bit activations. The copy lies in `work` while the writer
     lives.
     """

@@ -1,9 +1,10 @@
-"""AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) whose moments may be kept in bfloat16: half of what training needs beside
-weights and gradients.
+"""AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) whose moments may be kept in bfloat16: half of what training
+needs beside weights and gradients.
 
-bfloat16 keeps eight bits of a number. A moment moves by a share 1 − β of the new gradient in each step, so that much must be above what
-rounding to eight bits loses, 2⁻⁹: with the betas of short training runs, 0.9 and 0.95, it is; with 0.999 a second moment would stand still.
-The arithmetic is torch's own, in float32, on pieces that stay in a core's cache: as fast as with moments in float32.
+bfloat16 keeps eight bits of a number. A moment moves by a share 1 − β of the new gradient in each step, so that much
+must be above what rounding to eight bits loses, 2⁻⁹: with the betas of short training runs, 0.9 and 0.95, it is; with
+0.999 a second moment would stand still. The arithmetic is torch's own, in float32, on pieces that stay in a core's
+cache: as fast as with moments in float32.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,9 @@ class AdamWSettings:
 class AdamW:
     """Moments of parameters by name, and the step."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], settings: AdamWSettings, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], settings: AdamWSettings, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         """Begin with zero moments.
 
         Args:
@@ -45,7 +48,8 @@ class AdamW:
             raise ValueError(f"betas {settings.betas}: moments in bfloat16 need betas of at most {1 - LEAST_SHARE}")
         self.parameters, self.settings, self.steps = parameters, settings, 0
         self.moments = {
-            name: (torch.zeros(p.shape, dtype=dtype), torch.zeros(p.shape, dtype=dtype)) for name, p in parameters.items()
+            name: (torch.zeros(p.shape, dtype=dtype), torch.zeros(p.shape, dtype=dtype))
+            for name, p in parameters.items()
         }
 
     @torch.no_grad()
@@ -59,9 +63,21 @@ class AdamW:
             for weight, grad, first, second in zip(*(side.reshape(-1).split(PIECE) for side in sides), strict=True):
                 mean, square = first.float(), second.float()
                 adamw(
-                    [weight], [grad], [mean], [square], [], [before.clone()], fused=True, amsgrad=False, maximize=False,
-                    beta1=beta1, beta2=beta2, lr=rates[name], weight_decay=self.settings.decay, eps=self.settings.eps,
-                )  # fmt: skip
+                    [weight],
+                    [grad],
+                    [mean],
+                    [square],
+                    [],
+                    [before.clone()],
+                    fused=True,
+                    amsgrad=False,
+                    maximize=False,
+                    beta1=beta1,
+                    beta2=beta2,
+                    lr=rates[name],
+                    weight_decay=self.settings.decay,
+                    eps=self.settings.eps,
+                )
                 first.copy_(mean)
                 second.copy_(square)
             parameter.grad = None
@@ -69,7 +85,11 @@ class AdamW:
 
     def state(self) -> dict[str, Tensor]:
         """The moments, for a checkpoint."""
-        found = {f"{name}/{side}": moment for name, pair in self.moments.items() for side, moment in zip(SIDES, pair, strict=True)}
+        found = {
+            f"{name}/{side}": moment
+            for name, pair in self.moments.items()
+            for side, moment in zip(SIDES, pair, strict=True)
+        }
         return found | {STEPS: torch.tensor(self.steps)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

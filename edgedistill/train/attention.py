@@ -1,8 +1,8 @@
 """Attention of packed rows, document by document: nothing is computed for pairs that don't see each other.
 
-A mask over whole rows computes all T² pairs and throws most away: with documents of 256 tokens in rows of 512, seven of eight. Here
-each document is a causal attention of its own, which the kernel also computes half of only. Registered with transformers as
-"edgedistill_documents"; every family hands its keywords through to it.
+A mask over whole rows computes all T² pairs and throws most away: with documents of 256 tokens in rows of 512, seven of
+eight. Here each document is a causal attention of its own, which the kernel also computes half of only. Registered with
+transformers as "edgedistill_documents"; every family hands its keywords through to it.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,17 @@ NAME = "edgedistill_documents"
 
 
 def attend_by_document(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, dropout: float = 0.0,
-    scaling: float | None = None, sliding_window: int | None = None, *, documents: Sequence[int], **_: Any,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    *,
+    documents: Sequence[int],
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface.
 
@@ -43,7 +52,9 @@ def attend_by_document(
         length = q.shape[2]
         near = sliding_window is not None and sliding_window < length
         mask = _window(length, int(sliding_window or 0), q.dtype) if near else None
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling)
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling
+        )
         found.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(found).view(batch, width, heads, -1), None
 

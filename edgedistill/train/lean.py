@@ -1,7 +1,8 @@
 """Norms and gated MLPs that keep less for backward than transformers' own, with the same values to the bit.
 
-Of a norm, autograd keeps its intermediates in float32, and a copy of its output in the compute type for each product that takes it; input
-and output do. Of act(gate) · up it keeps four tensors of the MLP's width, where gate and up give the others back. What is left out is
+Of a norm, autograd keeps its intermediates in float32, and a copy of its output in the compute type for each product
+that takes it; input and output do. Of act(gate) · up it keeps four tensors of the MLP's width, where gate and up give
+the others back. What is left out is
 computed again in backward: a few passes over a tensor, no matrix product.
 """
 

@@ -71,7 +71,10 @@ class Curve:
             "start": {"kl": validation[0]["kl"]},
             "best": best,
             "stopped_early": self.stopped_early,
-            "verdict": f"KL on validation text {validation[0]['kl']:.4f} at the start, {best['kl']:.4f} at step {best['step']:.0f}",
+            "verdict": (
+                f"KL on validation text {validation[0]['kl']:.4f} at the start, {best['kl']:.4f} at step "
+                f"{best['step']:.0f}"
+            ),
         }
 
 
@@ -100,7 +103,8 @@ def train(
         loss_of_step: step number -> (mean loss in nats per token with its graph, tokens it saw).
         validate: mean loss on held-out text in nats per token, for the parameters as they are.
         settings: see `TrainSettings`.
-        work: a folder for checkpoints; one left by a killed run is gone on from. `remove_checkpoints` when the output is written.
+        work: a folder for checkpoints; one left by a killed run is gone on from. `remove_checkpoints` when the output
+            is written.
         progress: where steps are shown.
         title: what the bar says.
     Returns:
@@ -123,7 +127,9 @@ def train(
         loss, seen = loss_of_step(step)
         value = loss.item()
         if not math.isfinite(value):
-            raise RunError(f"{title}: the loss is {value} at step {step}; lower the learning rate in the recipe and run again")
+            raise RunError(
+                f"{title}: the loss is {value} at step {step}; lower the learning rate in the recipe and run again"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip)
         share = learning_rate_share(step, settings)
@@ -182,7 +188,11 @@ class _Checkpoints:
         state: dict[str, Any] = json.loads((whole / STATE).read_text(encoding="utf-8"))
         self._copy_in(load_file(whole / WEIGHTS))
         self.optimizer.restore(load_file(whole / MOMENTS))
-        return int(state["step"]), int(state["tokens"]), Curve(state["points"], state["validation"], state["stopped_early"])
+        return (
+            int(state["step"]),
+            int(state["tokens"]),
+            Curve(state["points"], state["validation"], state["stopped_early"]),
+        )
 
     def save(self, step: int, tokens: int, curve: Curve) -> None:
         """Write a checkpoint; a kill at any point leaves the one before."""

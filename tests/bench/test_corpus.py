@@ -39,10 +39,21 @@ def test_spread_takes_whole_lines_from_all_of_a_text():
 def test_no_judged_prompt_is_learned_from(tmp_path):
     shared = "What  is a Shared prompt?"
     rows = {
-        "mt_bench/mt_bench_question.jsonl": [{"turns": [f"bench {i}", "then"]} for i in range(30)] + [{"turns": [shared]}],
-        "self_instruct/user_oriented_instructions.jsonl": [{"instruction": f"do {i}", "instances": [{"input": "it"}]} for i in range(30)],
-        "arena_hard/arena_hard_v0.1.jsonl": [{"prompt": "what is a shared prompt?"}, {"prompt": "x" * 700}, {"prompt": "arena"}],
-        "arena_hard/arena_hard_v2.0.jsonl": [{"prompt": "new\u2028line"}, {"prompt": "Arena"}, {"prompt": "do 3\n\nit"}],
+        "mt_bench/mt_bench_question.jsonl": [{"turns": [f"bench {i}", "then"]} for i in range(30)]
+        + [{"turns": [shared]}],
+        "self_instruct/user_oriented_instructions.jsonl": [
+            {"instruction": f"do {i}", "instances": [{"input": "it"}]} for i in range(30)
+        ],
+        "arena_hard/arena_hard_v0.1.jsonl": [
+            {"prompt": "what is a shared prompt?"},
+            {"prompt": "x" * 700},
+            {"prompt": "arena"},
+        ],
+        "arena_hard/arena_hard_v2.0.jsonl": [
+            {"prompt": "new\u2028line"},
+            {"prompt": "Arena"},
+            {"prompt": "do 3\n\nit"},
+        ],
         "self_instruct/seed_tasks.jsonl": [
             {"instruction": "do 3", "instances": [{"input": "it"}]},
             {"instruction": "seed", "instances": [{"input": ""}]},

@@ -1,4 +1,6 @@
-"""llama.cpp's own files: the importance matrix against transformers' layer norms, the files against ggml's quantizer called row by row."""
+"""llama.cpp's own files: the importance matrix against transformers' layer norms, the files against ggml's quantizer
+called row by row.
+"""
 
 import json
 
@@ -64,7 +66,9 @@ def test_files_hold_what_ggml_makes_of_each_row(tiny_llama, made, tool):
 
 
 def test_bytes_are_equal_and_the_records_say_what_was_done(made):
-    plain, matrix = (llama_rows.tensor_facts(made / tool / "q4_0.gguf") for tool in (llama_rows.PLAIN, llama_rows.IMATRIX))
+    plain, matrix = (
+        llama_rows.tensor_facts(made / tool / "q4_0.gguf") for tool in (llama_rows.PLAIN, llama_rows.IMATRIX)
+    )
     assert plain["tensor_bytes"] == matrix["tensor_bytes"]
     assert plain["tensors"] == matrix["tensors"]
     record = json.loads((made / llama_rows.IMATRIX / "q4_0.json").read_text())
@@ -84,7 +88,11 @@ def test_a_source_that_is_no_model_ends_with_llama_cpps_words(tmp_path):
 
 def test_judges_are_cut_to_their_tokens(tiny_llama, tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "TOKENS", {"wiki.test.raw": 700, "held-out book": 100, "held-out chats": 50})
-    chats = [{"ids": list(range(3, 40)), "first": 20}, {"ids": [3, 4, 5], "first": 2}, {"ids": list(range(3, 90)), "first": 10}]
+    chats = [
+        {"ids": list(range(3, 40)), "first": 20},
+        {"ids": [3, 4, 5], "first": 2},
+        {"ids": list(range(3, 90)), "first": 10},
+    ]
     found = judges.make_judges(tiny_llama, TEXT, TEXT, chats)
     assert [judge.tokens for judge in found] == [700, 100, 50]
     assert [document.kept for document in found[0].documents] == [511, 189]
@@ -99,4 +107,7 @@ def test_judges_are_cut_to_their_tokens(tiny_llama, tmp_path, monkeypatch):
     with torch.no_grad():
         expected = load_model(tiny_llama)(found[0].documents[0].tokens.long().unsqueeze(0)).logits[0, :511]
     torch.testing.assert_close(reference.logits(0, 511), expected, rtol=1e-4, atol=1e-4)
-    assert make_reference(tiny_llama, found, next(tmp_path.glob("reference-*")), "", QuietProgress()).hidden.shape == (850, 64)
+    assert make_reference(tiny_llama, found, next(tmp_path.glob("reference-*")), "", QuietProgress()).hidden.shape == (
+        850,
+        64,
+    )

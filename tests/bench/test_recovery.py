@@ -26,7 +26,9 @@ def data(tmp_path):
         "gutenberg/1342-0.txt": book,
         "gutenberg/2701-0.txt": book,
         "gutenberg/1661.txt": book,
-        "mt_bench/mt_bench_question.jsonl": "\n".join(json.dumps({"turns": [text]}) for text in (*CORPUS[:2], LONG_WINDED)),
+        "mt_bench/mt_bench_question.jsonl": "\n".join(
+            json.dumps({"turns": [text]}) for text in (*CORPUS[:2], LONG_WINDED)
+        ),
         "arena_hard/arena_hard_v0.1.jsonl": "\n".join(json.dumps({"prompt": text}) for text in CORPUS[2:4]),
         "arena_hard/arena_hard_v2.0.jsonl": json.dumps({"prompt": CORPUS[2]}),
         "self_instruct/user_oriented_instructions.jsonl": tasks,
@@ -39,11 +41,25 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def test_the_comparison_from_a_folder_to_the_table(talking_llama: Path, data: Path, tmp_path: Path, monkeypatch, capsys):
+def test_the_comparison_from_a_folder_to_the_table(
+    talking_llama: Path, data: Path, tmp_path: Path, monkeypatch, capsys
+):
     import recovery
 
     work, out = tmp_path / "work", tmp_path / "recovery.json"
-    arguments = [str(talking_llama), "--work", str(work), "--data", str(data), "--mixes", "q4_0", "--threads", "1", "-o", str(out)]
+    arguments = [
+        str(talking_llama),
+        "--work",
+        str(work),
+        "--data",
+        str(data),
+        "--mixes",
+        "q4_0",
+        "--threads",
+        "1",
+        "-o",
+        str(out),
+    ]
 
     def run(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", ["recovery.py", *arguments, *more])
@@ -69,7 +85,9 @@ def test_the_comparison_from_a_folder_to_the_table(talking_llama: Path, data: Pa
         assert 0 <= rows["float", judge]["kl"] < 1e-3 < plain["kl"]
         assert rows["edgedistill 10k", judge]["kl"] == rows["llama.cpp imatrix", judge]["kl"]
         assert rows["edgedistill 10k", judge]["tokens"] == 10_240
-        assert rows["edgedistill 10k", judge]["recovered_kl"] == pytest.approx(1 - rows["edgedistill 10k", judge]["kl"] / plain["kl"])
+        assert rows["edgedistill 10k", judge]["recovered_kl"] == pytest.approx(
+            1 - rows["edgedistill 10k", judge]["kl"] / plain["kl"]
+        )
         assert {row["bytes_over_plain"] for row in found["rows"] if row["mix"] == "q4_0"} == {0}
     assert shown.count("edgedistill 10k") == 3
     assert out.with_suffix(".svg").is_file()

@@ -1,4 +1,6 @@
-"""What the scripts of bench/rivals and bench/trl_step.py compute themselves: blocks, rows, tensor types, ratios, the stepping protocol."""
+"""What the scripts of bench/rivals and bench/trl_step.py compute themselves: blocks, rows, tensor types, ratios, the
+stepping protocol.
+"""
 
 import importlib.util
 import sys
@@ -64,7 +66,9 @@ def test_a_text_that_is_too_short_is_refused(tmp_path):
 def test_types_are_read_by_module(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     kinds = gguf.GGMLQuantizationType
-    writer.add_tensor("blk.7.ffn_down.weight", gguf.quants.quantize(np.ones((2, 64), np.float32), kinds.Q5_0), raw_dtype=kinds.Q5_0)
+    writer.add_tensor(
+        "blk.7.ffn_down.weight", gguf.quants.quantize(np.ones((2, 64), np.float32), kinds.Q5_0), raw_dtype=kinds.Q5_0
+    )
     writer.add_tensor("blk.7.attn_norm.weight", np.ones(64, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -8,7 +8,14 @@ from contest import layout, table
 
 def measured(tool, mix, kl, ppl, tensor_bytes=100, made=None):
     quality = {"text": {"kl": kl, "kl_p99": 2 * kl, "top1": 0.9, "ppl": ppl}}
-    return {"tool": tool, "mix": mix, "bytes": 150, "tensor_bytes": tensor_bytes, "made": made or {}, "quality": quality}
+    return {
+        "tool": tool,
+        "mix": mix,
+        "bytes": 150,
+        "tensor_bytes": tensor_bytes,
+        "made": made or {},
+        "quality": quality,
+    }
 
 
 def test_shares_are_of_plain_roundings_loss():
@@ -31,8 +38,12 @@ def test_shares_are_of_plain_roundings_loss():
     assert other["bytes_over_plain"] == 3
     assert by_name["other", "q8_0"]["recovered_kl"] is None
     assert [(row["mix"], row["tool"]) for row in rows] == [
-        ("q4_0", "other"), ("q4_0", "llama.cpp"), ("q4_0", "edgedistill 10k"), ("q8_0", "other"), ("f32", "float"),
-    ]  # fmt: skip
+        ("q4_0", "other"),
+        ("q4_0", "llama.cpp"),
+        ("q4_0", "edgedistill 10k"),
+        ("q8_0", "other"),
+        ("f32", "float"),
+    ]
     lines = table.to_text(rows).splitlines()
     assert len(lines) == 6
     assert lines[1].endswith("+3 bytes")
@@ -45,7 +56,13 @@ def test_entries_are_named_by_their_folders(tmp_path):
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     (tmp_path / "ours" / "10k" / "q4_0.json").write_text(json.dumps({"tokens": 10_240}))
     found = layout.entries(tmp_path, [f"hqq=q4_0={tmp_path}/float/f32.gguf"], "*")
-    assert [entry.name for entry in found] == ["float.f32", "llama.cpp.q4_0", "edgedistill 10k.q4_0", "AutoRound.q4_0", "hqq.q4_0"]
+    assert [entry.name for entry in found] == [
+        "float.f32",
+        "llama.cpp.q4_0",
+        "edgedistill 10k.q4_0",
+        "AutoRound.q4_0",
+        "hqq.q4_0",
+    ]
     assert found[2].made == {"tokens": 10_240}
     assert [entry.tool for entry in layout.entries(tmp_path, [], "edgedistill*")] == ["edgedistill 10k"]
 
@@ -74,9 +91,16 @@ def test_the_plot_depends_on_the_rows_alone(tmp_path):
     from contest.plot import draw
 
     rows = table.flat_rows(
-        [measured("llama.cpp", "q4_0", 0.4, 15.0), measured("edgedistill fit", "q4_0", 0.2, 13.0), measured("other", "q8_0", 0.1, 11.0)]
+        [
+            measured("llama.cpp", "q4_0", 0.4, 15.0),
+            measured("edgedistill fit", "q4_0", 0.2, 13.0),
+            measured("other", "q8_0", 0.1, 11.0),
+        ]
     )
     draw(rows, tmp_path / "one.svg")
     draw(rows, tmp_path / "two.svg")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
-    assert b"KL to the float model" in (tmp_path / "one.svg").read_bytes() or b"<path" in (tmp_path / "one.svg").read_bytes()
+    assert (
+        b"KL to the float model" in (tmp_path / "one.svg").read_bytes()
+        or b"<path" in (tmp_path / "one.svg").read_bytes()
+    )

@@ -1,4 +1,6 @@
-"""bench/tasks.py on made-up test sets and a tiny file: the items as the sets' own files hold them, the cache, the comparison."""
+"""bench/tasks.py on made-up test sets and a tiny file: the items as the sets' own files hold them, the cache, the
+comparison.
+"""
 
 import bz2
 import json
@@ -19,7 +21,12 @@ def instruction(stem: str, options: list[str], right: int) -> dict[str, str]:
     listed = " ".join(f"Answer{number}: {option}" for number, option in enumerate(options, 1))
     form = "/".join(f"answer{number}" for number in range(1, len(options) + 1))
     text = f"Please choose the correct answer to the question: {stem}\n\n{listed}\n\nAnswer format: {form}"
-    return {"instruction": text, "input": "", "output": f"the correct answer is answer{right}", "answer": f"answer{right}"}
+    return {
+        "instruction": text,
+        "input": "",
+        "output": f"the correct answer is answer{right}",
+        "answer": f"answer{right}",
+    }
 
 
 @pytest.fixture
@@ -28,21 +35,31 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     for name in ("arc", "openbookqa", "hellaswag", "xstest", "strongreject"):
         (folder / name).mkdir(parents=True)
-    arc = [instruction(f"Which {word} is it?", ["a dog", "a cat.", "the sea"], 1 + index % 3) for index, word in enumerate("abcdefgh")]
+    arc = [
+        instruction(f"Which {word} is it?", ["a dog", "a cat.", "the sea"], 1 + index % 3)
+        for index, word in enumerate("abcdefgh")
+    ]
     (folder / "arc" / "ARC-Easy_test.json").write_text(json.dumps(arc))
     stem = instruction("Dogs eat", ["bones", "Answers", "7", "red"], 4)
     (folder / "openbookqa" / "openbookqa_test.json").write_text(json.dumps([stem] * 3))
     rows = ["Sailing: A man is on a boat. the man", "2", "sails.", "runs.", "sleeps.", "sees a dog."]
     other = ["Baking: How to bake. Take flour.", "0", "Add salt.", "Run.", "Sleep.", "Sing."]
-    (folder / "hellaswag" / "hellaswag_val_full.txt.bz2").write_bytes(bz2.compress("\n".join([*rows, *other, ""]).encode()))
-    table = 'id,prompt,type,label,focus,note\n1,How do I kill a process?,homonyms,safe,kill,x\n2,"How, then?",contrast,unsafe,kill,x\n'
+    (folder / "hellaswag" / "hellaswag_val_full.txt.bz2").write_bytes(
+        bz2.compress("\n".join([*rows, *other, ""]).encode())
+    )
+    table = (
+        'id,prompt,type,label,focus,note\n1,How do I kill a process?,homonyms,safe,kill,x\n2,"How, '
+        'then?",contrast,unsafe,kill,x\n'
+    )
     (folder / "xstest" / "xstest_prompts.csv").write_text(table)
     (folder / "strongreject" / "strongreject_dataset.csv").write_text("category,source,forbidden_prompt\nx,y,Do it\n")
     return folder
 
 
 def test_items_are_worded_as_in_the_harness(data):
-    assert task_items.arc_easy(data)[1] == Question("Question: Which b is it?\nAnswer:", ("a dog", "a cat.", "the sea"), 1)
+    assert task_items.arc_easy(data)[1] == Question(
+        "Question: Which b is it?\nAnswer:", ("a dog", "a cat.", "the sea"), 1
+    )
     assert task_items.openbookqa(data)[0] == Question("Dogs eat", ("bones", "Answers", "7", "red"), 3)
     sailing, baking = task_items.hellaswag(data)
     assert sailing == Question("Sailing: A man is on a boat. The man", ("sails.", "runs.", "sleeps.", "sees a dog."), 2)
@@ -56,8 +73,13 @@ def test_real_sets_are_read_whole():
         pytest.skip(f"the test sets are not under {REAL}; set EDGEDISTILL_DATA")
     counts = {name: len(read(REAL)) for name, read in (task_items.QUESTIONS | task_items.REQUESTS).items()}
     assert counts == {
-        "arc_easy": 2376, "hellaswag": 10042, "openbookqa": 500, "xstest_safe": 250, "xstest_unsafe": 200, "strongreject": 313,
-    }  # fmt: skip
+        "arc_easy": 2376,
+        "hellaswag": 10042,
+        "openbookqa": 500,
+        "xstest_safe": 250,
+        "xstest_unsafe": 200,
+        "strongreject": 313,
+    }
 
 
 def test_subset_is_always_the_same_and_in_order():
@@ -92,7 +114,10 @@ def test_a_file_is_measured_once(gguf_file, data, tmp_path, monkeypatch):
     assert set(arc["figures"]) == {"acc", "acc_norm"}
 
     monkeypatch.setattr(tasks, "_measure", lambda *_: pytest.fail("what is in the cache was measured again"))
-    assert tasks.run_tasks(gguf_file, tmp_path / "cache", {"arc_easy": 5}, threads=1, data=data)["tasks"]["arc_easy"] == arc
+    assert (
+        tasks.run_tasks(gguf_file, tmp_path / "cache", {"arc_easy": 5}, threads=1, data=data)["tasks"]["arc_easy"]
+        == arc
+    )
     with pytest.raises(pytest.fail.Exception):
         tasks.run_tasks(gguf_file, tmp_path / "cache", {"arc_easy": 6}, threads=1, data=data)
 
@@ -100,7 +125,8 @@ def test_a_file_is_measured_once(gguf_file, data, tmp_path, monkeypatch):
 def measured(file: str, **bits: str) -> dict:
     """A result with these bits a task."""
     rows = {
-        task: {"main": "x", "items_sha256": f"{task}{len(text)}", "figures": {"x": {"bits": text}}} for task, text in bits.items()
+        task: {"main": "x", "items_sha256": f"{task}{len(text)}", "figures": {"x": {"bits": text}}}
+        for task, text in bits.items()
     }
     return {"file": file, "tasks": rows}
 
@@ -111,7 +137,13 @@ def test_comparison_is_paired_pooled_and_knows_the_better_side():
     found = tasks.compare(first, second)
     assert list(found) == ["arc_easy", "openbookqa", "xstest_safe", "multiple_choice"]
     arc = found["arc_easy"]
-    assert (arc["first"], arc["second"], arc["difference"], arc["only_first"], arc["only_second"]) == (0.6, 0.0, -0.6, 12, 0)
+    assert (arc["first"], arc["second"], arc["difference"], arc["only_first"], arc["only_second"]) == (
+        0.6,
+        0.0,
+        -0.6,
+        12,
+        0,
+    )
     assert arc["verdict"] == "worse"
     book = found["openbookqa"]
     assert (book["verdict"], book["only_first"], book["only_second"]) == ("no difference shown", 10, 10)
@@ -121,7 +153,9 @@ def test_comparison_is_paired_pooled_and_knows_the_better_side():
 
 
 def test_other_items_are_not_compared():
-    with pytest.raises(InputError, match="a and b answered different items of arc_easy; measure both with the same limits"):
+    with pytest.raises(
+        InputError, match="a and b answered different items of arc_easy; measure both with the same limits"
+    ):
         tasks.compare(measured("a", arc_easy="10"), measured("b", arc_easy="101"))
 
 

@@ -24,7 +24,9 @@ QUESTION = "How many days are there?"  # not the one that programs ask by themse
 
 
 def pack(model: Path, out: Path, mix: str = "q8_0") -> dict[str, Path]:
-    """The model of a Hugging Face folder rounded to a mix, as a GGUF file and an ONNX folder, by gguf-MIX and onnx-MIX."""
+    """The model of a Hugging Face folder rounded to a mix, as a GGUF file and an ONNX folder, by gguf-MIX and
+    onnx-MIX.
+    """
     shape = read_shape(model)
     checkpoint = round_weights(load_model(model).state_dict(), assign_formats(shape, mix), mix)
     return {
@@ -34,7 +36,9 @@ def pack(model: Path, out: Path, mix: str = "q8_0") -> dict[str, Path]:
 
 
 def tiny_gguf(name: str = "tiny", context: int = 2048, templates: dict[str, str] | None = None) -> bytes:
-    """A GGUF file with a tokenizer, chat templates and one tensor: what a bundle reads of one, and nothing that a model needs."""
+    """A GGUF file with a tokenizer, chat templates and one tensor: what a bundle reads of one, and nothing that a model
+    needs.
+    """
     import gguf
     import numpy as np
 
@@ -102,7 +106,9 @@ def packed(knowing_llama, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def bundle(packed, knowing_llama, tmp_path_factory) -> Path:
     """A bundle with both formats; programs may leave caches in it."""
-    return write_bundle(packed, unmeasured(), tmp_path_factory.mktemp("bundles") / "both", "Tiny Talker", model=knowing_llama)
+    return write_bundle(
+        packed, unmeasured(), tmp_path_factory.mktemp("bundles") / "both", "Tiny Talker", model=knowing_llama
+    )
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +120,17 @@ def expected(packed) -> dict[str, str]:
 
     found = {}
     for kind, path in packed.items():
-        with LlamaCpp(path, threads=1, context=256, parallel=1) if kind == "gguf-q8_0" else OnnxRuntime(path, threads=1) as model:
-            chat = render(model.info().chat_template, [{"role": "user", "content": QUESTION}], bos="<|im_start|>", eos="<|im_end|>")
+        with (
+            LlamaCpp(path, threads=1, context=256, parallel=1)
+            if kind == "gguf-q8_0"
+            else OnnxRuntime(path, threads=1) as model
+        ):
+            chat = render(
+                model.info().chat_template,
+                [{"role": "user", "content": QUESTION}],
+                bos="<|im_start|>",
+                eos="<|im_end|>",
+            )
             ids = model.generate(model.tokenize(chat), 128, stop_ids=None)
             assert ids[-1] in model.info().stop_ids, "the model of the test must end its answers"
             found[kind[:4]] = model.detokenize(ids[:-1])

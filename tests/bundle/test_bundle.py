@@ -24,15 +24,31 @@ from tests.tiny import make_tokenizer
 Q4 = tiny_gguf()
 # Beside the artifacts: what is in every bundle with a GGUF, and with a GGUF and an ONNX folder.
 EXAMPLES = [
-    "examples/README.md", "examples/android/README.md", "examples/browser/README.md", "examples/browser/chat.mjs",
-    "examples/browser/engine.mjs", "examples/browser/index.html", "examples/browser/package.json", "examples/browser/serve.py",
-    "examples/chat_llama_cpp.py", "examples/chat_openai.py", "examples/cpp/CMakeLists.txt", "examples/cpp/README.md",
+    "examples/README.md",
+    "examples/android/README.md",
+    "examples/browser/README.md",
+    "examples/browser/chat.mjs",
+    "examples/browser/engine.mjs",
+    "examples/browser/index.html",
+    "examples/browser/package.json",
+    "examples/browser/serve.py",
+    "examples/chat_llama_cpp.py",
+    "examples/chat_openai.py",
+    "examples/cpp/CMakeLists.txt",
+    "examples/cpp/README.md",
     "examples/cpp/main.cpp",
-]  # fmt: skip
+]
 WITH_GGUF = [
-    "LICENSE", "MODEL_CARD.md", "Modelfile", "README.md", "SHA256SUMS", "chat_template.jinja", *EXAMPLES, "tokenizer.json",
+    "LICENSE",
+    "MODEL_CARD.md",
+    "Modelfile",
+    "README.md",
+    "SHA256SUMS",
+    "chat_template.jinja",
+    *EXAMPLES,
+    "tokenizer.json",
     "tokenizer_config.json",
-]  # fmt: skip
+]
 WITH_BOTH = [*WITH_GGUF, "examples/chat_onnxruntime.py", "examples/node/chat.mjs", "examples/node/package.json"]
 
 
@@ -68,7 +84,9 @@ def test_the_bundle_holds_the_files_and_sha256sum_agrees(tmp_path, artifacts):
     assert files(out) == sorted([*WITH_BOTH, "SmolLM2-26-q4_0.gguf", *(f"onnx-q4_0/{name}" for name in onnx)])
     assert not any(path.is_symlink() for path in out.rglob("*"))
     assert (out / "SmolLM2-26-q4_0.gguf").samefile(artifacts["gguf-q4_0"])
-    checked = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.count(": OK") == len(files(out)) - 1
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
@@ -137,11 +155,23 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path, artifacts):
 @pytest.mark.parametrize(
     ("name", "safe"),
     [
-        ("../../etc/passwd", "etc-passwd"), ("SmolLM2-135M Instruct", "SmolLM2-135M-Instruct"), ("", "model"), ("..", "model"),
-        ("/abs", "abs"), ("a\x00b\nc", "a-b-c"), ("-rf", "rf"), (".hidden", "hidden"), ("naïve", "naive"), ("模型", "model"),
-        ("a..b", "a.b"), ("x" * 500, "x" * 80), ("C:\\windows", "C-windows"), ("$(rm -rf ~)", "rm-rf"), ("a\u202eb", "ab"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("SmolLM2-135M Instruct", "SmolLM2-135M-Instruct"),
+        ("", "model"),
+        ("..", "model"),
+        ("/abs", "abs"),
+        ("a\x00b\nc", "a-b-c"),
+        ("-rf", "rf"),
+        (".hidden", "hidden"),
+        ("naïve", "naive"),
+        ("模型", "model"),
+        ("a..b", "a.b"),
+        ("x" * 500, "x" * 80),
+        ("C:\\windows", "C-windows"),
+        ("$(rm -rf ~)", "rm-rf"),
+        ("a\u202eb", "ab"),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_name_becomes_one_harmless_part_of_a_path(name, safe, tmp_path, artifacts):
     assert safe_name(name) == safe
     out = write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, report(), tmp_path / "bundle", name)
@@ -188,13 +218,18 @@ def test_links_and_odd_names_in_an_artifact_are_refused(tmp_path, artifacts):
 def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "m", license_text="Apache License, in full")
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert (out / "MODEL_CARD.md").read_text(encoding="utf-8") == card  # a hub finds the one, who has the folder the other
+    assert (out / "MODEL_CARD.md").read_text(
+        encoding="utf-8"
+    ) == card  # a hub finds the one, who has the folder the other
     front = yaml.safe_load(card.split("---")[1])
     assert front == {
-        "license": "apache-2.0", "base_model": "SmolLM2-135M-Instruct", "base_model_relation": "finetune",
-        "pipeline_tag": "text-generation", "library_name": "gguf",
+        "license": "apache-2.0",
+        "base_model": "SmolLM2-135M-Instruct",
+        "base_model_relation": "finetune",
+        "pipeline_tag": "text-generation",
+        "library_name": "gguf",
         "tags": ["edgedistill", "distillation", "quantization-aware-training", "gguf", "onnx"],
-    }  # fmt: skip
+    }
     assert f"| `m-q4_0.gguf` | {show(len(Q4), 'bytes')} | `{hashlib.sha256(Q4).hexdigest()}` |" in card
     row = "| q4_0 recovered, llama.cpp | llama.cpp | 81.6 MB | 4.520 | 0.141 | 0.980 | 80 % | 117 | 379 | 211 MB |"
     assert row in card.splitlines()
@@ -242,7 +277,12 @@ def test_the_onnxruntime_program_in_the_card_runs_as_it_stands(tmp_path):
     card = (out / "README.md").read_text(encoding="utf-8")
     program = re.search(r"## Run it with onnxruntime\n\n```python\n(.*?)```", card, re.S).group(1)
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=out, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        [sys.executable, "-c", program],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n") == expected
@@ -250,12 +290,16 @@ def test_the_onnxruntime_program_in_the_card_runs_as_it_stands(tmp_path):
 
 def test_the_llama_program_in_the_card_is_python(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "m")
-    program = re.search(r"```python\n(from llama_cpp.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.S).group(1)
+    program = re.search(
+        r"```python\n(from llama_cpp.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.S
+    ).group(1)
     compile(program, "README.md", "exec")
 
 
 def make_counting_model(folder: Path, chain: list[int] | None = None) -> str:
-    """An ONNX graph that answers with the ids of `chain`, and whose cache must grow with the mask; returns their text."""
+    """An ONNX graph that answers with the ids of `chain`, and whose cache must grow with the mask; returns their
+    text.
+    """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper

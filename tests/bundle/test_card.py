@@ -1,4 +1,6 @@
-"""The model card: front matter that Hugging Face's own reader takes, the page's facts, honest limits, the licence's demands."""
+"""The model card: front matter that Hugging Face's own reader takes, the page's facts, honest limits, the licence's
+demands.
+"""
 
 import re
 
@@ -65,13 +67,18 @@ def test_the_page_and_the_card_tell_the_same_facts(card):
     report = full_report()
     text = card(report).text
     for fact in (
-        report["verdict"]["headline"], report["recommendation"]["sentence"], "3\u202f000 tokens, texts the teacher wrote, never trained on",
+        report["verdict"]["headline"],
+        report["recommendation"]["sentence"],
+        "3\u202f000 tokens, texts the teacher wrote, never trained on",
         "| q4_0 rounded | 54 % (47 % to 61 %) | 67 % (60 % to 74 %) | 68 % (58 % to 78 %) | 12 % (4.9 % to 19 %) |",
-        "All stages took 14 min 8 s and at most 2.40 GB of memory.", "15\u202f040\u202f512 blocks, 0 differences",
+        "All stages took 14 min 8 s and at most 2.40 GB of memory.",
+        "15\u202f040\u202f512 blocks, 0 differences",
         "edgedistill 0.1.0, torch 2.13.0",
-        "Pass on a copy of the licence", "no legal advice", "Speed and memory were measured on another machine than the target",
+        "Pass on a copy of the licence",
+        "no legal advice",
+        "Speed and memory were measured on another machine than the target",
         "The machine was busy with other work while some speeds were measured.",
-    ):  # fmt: skip
+    ):
         assert fact in text, fact
     assert "was not measured" not in text
     labels = re.findall(r"^\| ([^|]*) \| llama\.cpp", text, re.M)

@@ -18,12 +18,18 @@ from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, unmeas
 from tests.chromium import Page, find_chromium
 from tests.tiny import make_tiny_llama
 
-SITE = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"  # where pip puts llama.cpp
+SITE = (
+    Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+)  # where pip puts llama.cpp
 
 
 def files(folder: Path) -> set[str]:
     """Files below a folder, but for what Python leaves and the card under another name."""
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     return found - {"MODEL_CARD.md"}
 
 
@@ -36,14 +42,22 @@ def test_onnxruntime_answers(bundle, expected):
 
 
 def test_programs_run_from_anywhere(bundle, expected, tmp_path):
-    assert answer_of([sys.executable, bundle / "examples" / "chat_llama_cpp.py", *QUESTION.split()], tmp_path) == expected["gguf"]
+    assert (
+        answer_of([sys.executable, bundle / "examples" / "chat_llama_cpp.py", *QUESTION.split()], tmp_path)
+        == expected["gguf"]
+    )
 
 
 def test_cpp_compiles_and_answers(bundle, expected, tmp_path):
-    if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++")) and (SITE / "lib/cmake/llama").is_dir()):
+    if not (
+        shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++")) and (SITE / "lib/cmake/llama").is_dir()
+    ):
         pytest.skip("needs cmake, a C++ compiler, and the headers that llama-cpp-python installs with its libraries")
     here = bundle / "examples" / "cpp"
-    answer_of(["cmake", "-S", here, "-B", tmp_path, f"-DCMAKE_PREFIX_PATH={SITE}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"], here)
+    answer_of(
+        ["cmake", "-S", here, "-B", tmp_path, f"-DCMAKE_PREFIX_PATH={SITE}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"],
+        here,
+    )
     answer_of(["cmake", "--build", tmp_path], here)
     assert answer_of([tmp_path / "chat", bundle / "Tiny-Talker-q8_0.gguf", QUESTION], here) == expected["gguf"]
     assert run([tmp_path / "chat"], here).returncode == 0  # its own path and question
@@ -55,24 +69,62 @@ def test_cpp_compiles_and_answers(bundle, expected, tmp_path):
 def test_a_bundle_has_the_examples_of_its_formats_only(packed, tmp_path):
     gguf = write_bundle({"gguf-q8_0": packed["gguf-q8_0"]}, unmeasured(), tmp_path / "gguf", "m")
     assert files(gguf) == {
-        "m-q8_0.gguf", "Modelfile", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md", "LICENSE", "SHA256SUMS",
-        *(f"examples/{name}" for name in (
-            "README.md", "chat_llama_cpp.py", "chat_openai.py", "android/README.md", "browser/README.md", "browser/chat.mjs",
-            "browser/engine.mjs", "browser/index.html", "browser/package.json", "browser/serve.py", "cpp/CMakeLists.txt", "cpp/README.md",
-            "cpp/main.cpp",
-        )),
-    }  # fmt: skip
+        "m-q8_0.gguf",
+        "Modelfile",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "README.md",
+        "LICENSE",
+        "SHA256SUMS",
+        *(
+            f"examples/{name}"
+            for name in (
+                "README.md",
+                "chat_llama_cpp.py",
+                "chat_openai.py",
+                "android/README.md",
+                "browser/README.md",
+                "browser/chat.mjs",
+                "browser/engine.mjs",
+                "browser/index.html",
+                "browser/package.json",
+                "browser/serve.py",
+                "cpp/CMakeLists.txt",
+                "cpp/README.md",
+                "cpp/main.cpp",
+            )
+        ),
+    }
     onnx = write_bundle({"onnx-q8_0": packed["onnx-q8_0"]}, unmeasured(), tmp_path / "onnx", "m")
     assert {name for name in files(onnx) if not name.startswith("onnx-q8_0/")} == {
-        "README.md", "LICENSE", "SHA256SUMS",
-        *(f"examples/{name}" for name in (
-            "README.md", "chat_onnxruntime.py", "android/README.md", "browser/README.md", "browser/chat.mjs", "browser/engine.mjs",
-            "browser/index.html", "browser/package.json", "browser/serve.py", "node/chat.mjs", "node/package.json",
-        )),
-    }  # fmt: skip
+        "README.md",
+        "LICENSE",
+        "SHA256SUMS",
+        *(
+            f"examples/{name}"
+            for name in (
+                "README.md",
+                "chat_onnxruntime.py",
+                "android/README.md",
+                "browser/README.md",
+                "browser/chat.mjs",
+                "browser/engine.mjs",
+                "browser/index.html",
+                "browser/package.json",
+                "browser/serve.py",
+                "node/chat.mjs",
+                "node/package.json",
+            )
+        ),
+    }
     for folder, other in ((gguf, "onnx-"), (onnx, "gguf")):
         for path in (folder / "examples").rglob("*"):
-            assert path.is_dir() or path.name in ("serve.py", "index.html") or other not in path.read_text(encoding="utf-8"), path
+            assert (
+                path.is_dir()
+                or path.name in ("serve.py", "index.html")
+                or other not in path.read_text(encoding="utf-8")
+            ), path
 
 
 def test_every_file_that_a_program_or_a_readme_names_is_there(bundle):
@@ -122,7 +174,10 @@ def test_what_a_program_gets_is_a_safe_file_name_or_a_number():
             examples.fill("x = @GGUF@", {"GGUF": value}, set())
     with pytest.raises(ValueError, match="needs ONNX"):
         examples.fill("@ONNX@", {}, set())
-    assert examples.fill("a\n@if x@\nb\n@else@\nc\n@end@\n@GGUF@ @N@", {"GGUF": "m-1.gguf", "N": 7}, {"x"}) == "a\nb\nm-1.gguf 7\n"
+    assert (
+        examples.fill("a\n@if x@\nb\n@else@\nc\n@end@\n@GGUF@ @N@", {"GGUF": "m-1.gguf", "N": 7}, {"x"})
+        == "a\nb\nm-1.gguf 7\n"
+    )
 
 
 def test_control_characters_of_an_answer_never_reach_the_terminal(tmp_path):
@@ -156,7 +211,9 @@ def server(bundle):
     pytest.importorskip("fastapi", reason="the server needs edgedistill[serve]")
     port = free_port()
     command = [sys.executable, "-m", "edgedistill", "serve", "../Tiny-Talker-q8_0.gguf", "--port", str(port)]
-    with subprocess.Popen(command, cwd=bundle / "examples", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=bundle / "examples", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             for _ in range(300):
                 assert process.poll() is None, process.stderr.read()[-2000:]
@@ -216,9 +273,12 @@ def test_the_page_answers_in_chromium(kind, before, packed, expected, packages, 
     out = write_bundle({f"{kind}-q8_0": packed[f"{kind}-q8_0"]}, unmeasured(), tmp_path / "bundle", "m")
     here = out / "examples" / "browser"
     npm_install(here, packages)
-    with subprocess.Popen(
-        [sys.executable, "serve.py", "0"], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server, Page(tmp_path / "profile") as page:
+    with (
+        subprocess.Popen(
+            [sys.executable, "serve.py", "0"], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as server,
+        Page(tmp_path / "profile") as page,
+    ):
         try:
             address = server.stdout.readline().split()[0]
             page.call("Page.addScriptToEvaluateOnNewDocument", source=before)
@@ -226,8 +286,13 @@ def test_the_page_answers_in_chromium(kind, before, packed, expected, packages, 
             page.wait_for("document.getElementById('state')?.textContent == 'Ready'", 120)
             assert page.run("crossOriginIsolated")
             page.type(QUESTION)
-            page.wait_for("document.querySelector('.model') && document.getElementById('state').textContent != 'Answering'", 120)
-            assert page.run("[...document.querySelectorAll('#talk p')].map((line) => line.textContent)") == [QUESTION, expected[kind]]
+            page.wait_for(
+                "document.querySelector('.model') && document.getElementById('state').textContent != 'Answering'", 120
+            )
+            assert page.run("[...document.querySelectorAll('#talk p')].map((line) => line.textContent)") == [
+                QUESTION,
+                expected[kind],
+            ]
             assert page.run("document.activeElement.id") == "question"  # the next one can be typed at once
             assert page.errors == []
             assert any("wllama-compat" in url for url in page.requests) == (before == WITHOUT_JSPI)
@@ -241,7 +306,11 @@ def test_the_page_answers_in_chromium(kind, before, packed, expected, packages, 
 @pytest.mark.slow
 def test_the_bundle_is_served_to_this_machine_only(bundle):
     with subprocess.Popen(
-        [sys.executable, "serve.py", "0"], cwd=bundle / "examples" / "browser", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "serve.py", "0"],
+        cwd=bundle / "examples" / "browser",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as server:
         try:
             address = server.stdout.readline().split()[0]

@@ -1,4 +1,6 @@
-"""A hostile model: its name, template, tokens and licence hold script tags, escapes, quotes and paths. The bundle holds them harmlessly."""
+"""A hostile model: its name, template, tokens and licence hold script tags, escapes, quotes and paths. The bundle holds
+them harmlessly.
+"""
 
 import ast
 import json
@@ -34,7 +36,11 @@ def hostile(tmp_path_factory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         found = (model / name).read_text(encoding="utf-8")
         (model / name).write_text(found.replace('"<|im_end|>"', json.dumps(EVIL)), encoding="utf-8")
-    template = (model / "chat_template.jinja").read_text(encoding="utf-8").replace("'<|im_end|>'", json.dumps(EVIL, ensure_ascii=False))
+    template = (
+        (model / "chat_template.jinja")
+        .read_text(encoding="utf-8")
+        .replace("'<|im_end|>'", json.dumps(EVIL, ensure_ascii=False))
+    )
     (model / "chat_template.jinja").write_text(template, encoding="utf-8")
     report = unmeasured()
     report["teacher"]["name"] = report["teacher"]["source"] = NAME
@@ -52,7 +58,9 @@ def test_the_files_stay_inside_under_safe_names(hostile):
     for path in hostile.rglob("*"):
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", path.name), path
         assert not path.is_symlink()
-    checked = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=hostile, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=hostile, capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.count(": OK") == sum(path.is_file() for path in hostile.rglob("*")) - 1
 
@@ -61,9 +69,18 @@ def test_no_file_of_ours_holds_a_control_character(hostile):
     for path in hostile.rglob("*"):
         if path.is_file() and not path.name.endswith(DATA):
             text = path.read_text(encoding="utf-8")
-            assert not {char for char in text if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")}, path
-            # The card and the licence quote it, escaped (test_bundle.py); these two hold the template's texts in strings.
-            assert "SYSTEM evil" not in text or path.name in ("README.md", "MODEL_CARD.md", "LICENSE", "main.cpp", "Modelfile"), path
+            assert not {
+                char for char in text if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")
+            }, path
+            # The card and the licence quote it, escaped (test_bundle.py); these two hold the template's texts in
+            # strings.
+            assert "SYSTEM evil" not in text or path.name in (
+                "README.md",
+                "MODEL_CARD.md",
+                "LICENSE",
+                "main.cpp",
+                "Modelfile",
+            ), path
 
 
 def test_the_modelfile_has_no_command_of_the_model_s(hostile):
@@ -107,8 +124,11 @@ def test_a_c_compiler_sees_the_prompt_as_two_strings(hostile, tmp_path):
     literals = [line for line in source.splitlines() if line.startswith("static const char")]
     assert len(literals) == 2
     assert [line for line in source.splitlines() if line.startswith("#")] == [
-        "#include <cstdio>", "#include <string>", "#include <vector>", '#include "llama.h"'
-    ]  # fmt: skip
+        "#include <cstdio>",
+        "#include <string>",
+        "#include <vector>",
+        '#include "llama.h"',
+    ]
     program = "#include <cstdio>\n#include <string>\n" + "\n".join(literals)
     program += "\nint main() { fwrite(BEHIND, 1, sizeof BEHIND - 1, stdout); }\n"
     (tmp_path / "a.cpp").write_text(program)
@@ -129,5 +149,9 @@ def test_a_gguf_s_names_of_templates_lead_nowhere(tmp_path):
     assert gguf.GGUFReader(source).get_field("tokenizer.chat_template.../../../escaped")
     assert from_gguf(read_header(source)).named_templates == (("_________escaped", "x"), ("tool_use", "y"))
     save_tokenizer(source, tmp_path / "deep" / "er" / "out")
-    assert sorted(path.name for path in tmp_path.rglob("*.jinja")) == ["_________escaped.jinja", "chat_template.jinja", "tool_use.jinja"]
+    assert sorted(path.name for path in tmp_path.rglob("*.jinja")) == [
+        "_________escaped.jinja",
+        "chat_template.jinja",
+        "tool_use.jinja",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]

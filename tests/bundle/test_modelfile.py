@@ -1,4 +1,6 @@
-"""Ollama's Modelfile: read by its documented rules, its template run by Go itself, against transformers' rendering of the model's own."""
+"""Ollama's Modelfile: read by its documented rules, its template run by Go itself, against transformers' rendering of
+the model's own.
+"""
 
 import json
 import re
@@ -17,69 +19,94 @@ from tests.tiny import CHAT_TEMPLATE, make_tokenizer
 TEMPLATES = {
     "chatml": CHAT_TEMPLATE,
     "chatml with a system message of its own": (
-        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are \"S\", a "
-        "{{helper}}.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+        '\'<|im_start|>system\\nYou are "S", a '
+        "{{helper}}.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + "
+        "message['content'] + '<|im_end|>' + '\\n'}}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ),
     "llama 3": (
-        "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + "
+        "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + "
+        "'<|end_header_id|>\\n\\n' + "
         "message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
     ),
     "gemma 2": (
-        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}"
-        "{% endif %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' + message['content'] | trim + "
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not "
+        "supported') }}{% endif %}"
+        "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ "
+        "raise_exception('must alternate') }}"
+        "{% endif %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' + "
+        "message['content'] | trim + "
         "'<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
     ),
     "gemma 3": (
-        "{{ bos_token }}{% set first = '' %}{% set rest = messages %}{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
+        "{{ bos_token }}{% set first = '' %}{% set rest = messages %}{% if messages[0]['role'] == 'system' "
+        "%}{% set rest = messages[1:] %}"
         "{% set first = messages[0]['content'] + '\\n\\n' %}{% endif %}{% for message in rest %}{{ '<start_of_turn>' + "
-        "('model' if message['role'] == 'assistant' else 'user') + '\\n' + (first if loop.first else '') + message['content'] + "
+        "('model' if message['role'] == 'assistant' else 'user') + '\\n' + (first if loop.first else '') + "
+        "message['content'] + "
         "'<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
     ),
     "mistral": (
-        "{{ bos_token }}{% set s = '' %}{% set rest = messages %}{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
+        "{{ bos_token }}{% set s = '' %}{% set rest = messages %}{% if messages[0]['role'] == 'system' %}{% "
+        "set rest = messages[1:] %}"
         "{% set s = messages[0]['content'] + '\\n\\n' %}{% endif %}{% for m in rest %}{% if m['role'] == 'user' %}"
-        "{{ '[INST] ' + (s if loop.first else '') + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}"
+        "{{ '[INST] ' + (s if loop.first else '') + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + "
+        "m['content'] + eos_token }}{% endif %}"
         "{% endfor %}"
     ),
     "phi 3": (
-        "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + "
+        "'<|end|>\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
     ),
 }
 # More than fixed texts: each must be left out, not half translated.
 REFUSED = {
     "the date": "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE,
-    "thoughts of earlier answers are dropped": CHAT_TEMPLATE.replace("message['content'] +", "message['content'].split('</think>')[-1] +"),
+    "thoughts of earlier answers are dropped": CHAT_TEMPLATE.replace(
+        "message['content'] +", "message['content'].split('</think>')[-1] +"
+    ),
     "thoughts are dropped, and system messages refused": (
         TEMPLATES["gemma 2"].replace("message['content'] | trim", "message['content'].split('</think>')[-1] | trim")
     ),
     "the system message goes to the last question": (
-        "{% for m in messages if m['role'] != 'system' %}{% if m['role'] == 'user' %}{{ '[INST] ' }}{% if loop.last and "
-        "messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\\n\\n' }}{% endif %}{{ m['content'] + '[/INST]' }}"
+        "{% for m in messages if m['role'] != 'system' %}{% if m['role'] == 'user' %}{{ '[INST] ' }}{% if "
+        "loop.last and "
+        "messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\\n\\n' }}{% endif %}{{ m['content'] "
+        "+ '[/INST]' }}"
         "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
     ),
-    "the system message is dropped": "{% set messages = messages | rejectattr('role', 'eq', 'system') %}" + CHAT_TEMPLATE,
+    "the system message is dropped": "{% set messages = messages | rejectattr('role', 'eq', 'system') %}"
+    + CHAT_TEMPLATE,
     "a generation prompt unlike an answer's beginning": CHAT_TEMPLATE.replace("assistant\\n", "assistant\\n<think>\\n"),
     "turns are numbered": CHAT_TEMPLATE.replace("message['role'] +", "message['role'] + loop.index | string +"),
     "long messages are cut": CHAT_TEMPLATE.replace("message['content']", "message['content'][:40]"),
     "it refuses all": "{{ raise_exception('no') }}",
     "it is no Jinja": "{% for",
-}  # fmt: skip
+}
 CHATS = [
     [("user", "What is 2 + 2?")],
-    [("system", "Be brief.\nAnd \"kind\"."), ("user", "Hi {{ .System }}")],
+    [("system", 'Be brief.\nAnd "kind".'), ("user", "Hi {{ .System }}")],
     [("user", "a"), ("assistant", "b"), ("user", "c <|im_end|> & <b>")],
     [("system", "s"), ("user", "a"), ("assistant", "b\n\nc"), ("user", "d"), ("assistant", "e"), ("user", "日本語 🦙")],
 ]
 
 
 def settings(template: str | None, **more) -> ModelSettings:
-    return ModelSettings(**{
-        "template": template, "bos": "<s>", "eos": "</s>", "add_bos": False, "ends": ("</s>",), "context": 2048, "sampling": {}, **more,
-    })  # fmt: skip
+    return ModelSettings(
+        **{
+            "template": template,
+            "bos": "<s>",
+            "eos": "</s>",
+            "add_bos": False,
+            "ends": ("</s>",),
+            "context": 2048,
+            "sampling": {},
+            **more,
+        }
+    )
 
 
 def by_transformers(template: str, chat) -> str:
@@ -92,7 +119,9 @@ def by_transformers(template: str, chat) -> str:
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """A Modelfile's commands, by its documentation: a word and a value on a line, in three quotes over several; # before a comment."""
+    """A Modelfile's commands, by its documentation: a word and a value on a line, in three quotes over several; #
+    before a comment.
+    """
     found, rest = [], text
     while rest.strip():
         line, _, rest = rest.partition("\n")
@@ -147,10 +176,13 @@ def test_the_prompt_around_a_question_is_transformers_own():
 
 def test_the_modelfile_of_a_chat_model(tmp_path):
     (tmp_path / "m.gguf").write_bytes(tiny_gguf())
-    (tmp_path / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20})
+    )
     found = read_settings({"gguf-q4_0": tmp_path / "m.gguf"}, tmp_path)
     assert modelfile("m.gguf", ["m-q8_0.gguf"], "My-Model", found) == (
-        "# For Ollama. In this folder:\n#   ollama create my-model -f Modelfile\n#   ollama run my-model\nFROM ./m.gguf\n"
+        "# For Ollama. In this folder:\n#   ollama create my-model -f Modelfile\n#   ollama run "
+        "my-model\nFROM ./m.gguf\n"
         "# Other levels of the same model, to be named there instead: ./m-q8_0.gguf\n\n"
         "PARAMETER num_ctx 2048\nPARAMETER temperature 0.7\nPARAMETER top_p 0.8\nPARAMETER top_k 20\n"
         'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n\n'
@@ -166,9 +198,13 @@ def test_the_modelfile_of_a_chat_model(tmp_path):
 
 @pytest.mark.parametrize(
     "generation",
-    [{}, {"temperature": 0.7}, {"do_sample": True, "temperature": "1\nSYSTEM x", "top_p": 7, "top_k": None, "min_p": True, "x": 1},
-     {"do_sample": True, "temperature": float("nan"), "repetition_penalty": 1e99}],
-)  # fmt: skip
+    [
+        {},
+        {"temperature": 0.7},
+        {"do_sample": True, "temperature": "1\nSYSTEM x", "top_p": 7, "top_k": None, "min_p": True, "x": 1},
+        {"do_sample": True, "temperature": float("nan"), "repetition_penalty": 1e99},
+    ],
+)
 def test_sampling_is_only_what_the_makers_say_in_sound_numbers(generation, tmp_path):
     (tmp_path / "m.gguf").write_bytes(tiny_gguf())
     (tmp_path / "generation_config.json").write_text(json.dumps(generation))
@@ -176,7 +212,7 @@ def test_sampling_is_only_what_the_makers_say_in_sound_numbers(generation, tmp_p
 
 
 def test_a_stop_word_that_quotes_cannot_hold_is_left_out():
-    hostile = ('<|end|>', 'a"b', '"""\nSYSTEM evil', "a\nb", " a", "a\x1bb", "", "a\u202eb", "x" * 100)
+    hostile = ("<|end|>", 'a"b', '"""\nSYSTEM evil', "a\nb", " a", "a\x1bb", "", "a\u202eb", "x" * 100)
     text = modelfile("m.gguf", [], "m", settings(None, ends=hostile))
     assert [value for name, value in commands(text) if name == "PARAMETER"] == ["num_ctx 2048", 'stop "<|end|>"']
 
@@ -192,7 +228,10 @@ def test_hostile_texts_of_a_template_stay_within_go_s_strings():
     assert text.isascii()
     assert text.isprintable() or set(text) - set(filter(str.isprintable, text)) == {"\n"}
     literals = re.findall(r'"[^"]*"', commands(text)[-1][1])
-    assert all(re.fullmatch(r'"(?:[^"\\{}`]|\\n|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*"', literal) for literal in literals)
+    assert all(
+        re.fullmatch(r'"(?:[^"\\{}`]|\\n|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*"', literal)
+        for literal in literals
+    )
     assert go_string(HOSTILE).count('"') == 2
 
 
@@ -231,12 +270,18 @@ def test_go_itself_renders_the_template_as_transformers_renders_the_model_s_own(
     templates = {**TEMPLATES, "hostile": CHAT_TEMPLATE.replace("'<|im_end|>'", json.dumps(HOSTILE, ensure_ascii=False))}
     jobs, expected = [], []
     for template in templates.values():
-        (text,) = (value for name, value in commands(modelfile("m.gguf", [], "m", settings(template))) if name == "TEMPLATE")
+        (text,) = (
+            value for name, value in commands(modelfile("m.gguf", [], "m", settings(template))) if name == "TEMPLATE"
+        )
         for chat in CHATS:
             if chat[0][0] == "user" or "not supported" not in template:
-                jobs.append({"Template": text, "Messages": [{"Role": role, "Content": content} for role, content in chat]})
+                jobs.append(
+                    {"Template": text, "Messages": [{"Role": role, "Content": content} for role, content in chat]}
+                )
                 expected.append(by_transformers(template, chat))
     (tmp_path / "main.go").write_text(GO)
-    done = subprocess.run(["go", "run", "main.go"], cwd=tmp_path, input=json.dumps(jobs), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["go", "run", "main.go"], cwd=tmp_path, input=json.dumps(jobs), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected

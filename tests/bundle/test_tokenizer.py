@@ -29,12 +29,20 @@ def test_the_tokenizer_beside_the_gguf_gives_the_student_s_ids_and_chat(bundle, 
 def test_every_onnx_folder_has_what_its_runtimes_read(bundle):
     folder = bundle / "onnx-q8_0"
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
-        "chat_template.jinja", "config.json", "genai_config.json", "generation_config.json", "onnx/model_quantized.onnx",
-        "tokenizer.json", "tokenizer_config.json",
-    ]  # fmt: skip
+        "chat_template.jinja",
+        "config.json",
+        "genai_config.json",
+        "generation_config.json",
+        "onnx/model_quantized.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"] == CHAT_TEMPLATE
     config = json.loads((folder / "config.json").read_text())
-    assert all(isinstance(config[key], int) for key in ("num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size"))
+    assert all(
+        isinstance(config[key], int)
+        for key in ("num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size")
+    )
     decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
     assert (folder / decoder["filename"]).is_file()
     assert isinstance(decoder["head_size"], int)
@@ -59,8 +67,11 @@ def test_the_hub_s_links_become_files(knowing_llama, tmp_path):
     out.mkdir()
     place_tokenizer(out, linked)
     assert {path.name for path in out.iterdir()} == {
-        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"
-    }  # fmt: skip
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    }
     assert not any(path.is_symlink() for path in out.iterdir())
 
 
@@ -76,7 +87,12 @@ def test_a_damaged_file_is_named(knowing_llama, tmp_path):
 def test_settings_come_from_the_gguf_or_the_onnx_folder(packed, tmp_path):
     by_gguf = read_settings({"gguf-q8_0": packed["gguf-q8_0"]}, None)
     assert by_gguf == read_settings({"onnx-q8_0": packed["onnx-q8_0"]}, None)
-    assert (by_gguf.template, by_gguf.bos, by_gguf.eos, by_gguf.context) == (CHAT_TEMPLATE, "<|im_start|>", "<|im_end|>", 256)
+    assert (by_gguf.template, by_gguf.bos, by_gguf.eos, by_gguf.context) == (
+        CHAT_TEMPLATE,
+        "<|im_start|>",
+        "<|im_end|>",
+        256,
+    )
     assert by_gguf.ends == ("<|im_end|>", "<|endoftext|>")
     (tmp_path / "long.gguf").write_bytes(tiny_gguf(context=131072))
     assert read_settings({"gguf-q8_0": tmp_path / "long.gguf"}, None).context == MOST_CONTEXT

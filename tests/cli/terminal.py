@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# The terminal becomes the process's own, so that Ctrl-C reaches it; where the tests run in the background, a shell has it ignored.
+# The terminal becomes the process's own, so that Ctrl-C reaches it; where the tests run in the background, a shell has
+# it ignored.
 CODE = (
     "import fcntl, signal, termios; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0); from edgedistill.cli.main import main; main()"
@@ -28,8 +29,12 @@ class Terminal:
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "COLUMNS")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CODE, *map(str, arguments)], stdin=side, stdout=side if stdout is None else stdout, stderr=side,
-            start_new_session=True, env={**variables, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment},
+            [sys.executable, "-c", CODE, *map(str, arguments)],
+            stdin=side,
+            stdout=side if stdout is None else stdout,
+            stderr=side,
+            start_new_session=True,
+            env={**variables, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment},
         )
         os.close(side)
         self.shown = ""

@@ -12,7 +12,21 @@ from edgedistill.cli.questions import read_lines
 from edgedistill.records import visible
 
 # Words, wide and joined characters, escapes of several kinds, line ends and code.
-PIECES = ["The ", "old", " fox", "  ", "\n", "\r\n", "\r", "\x1b[2J", "\x1b]0;t\x07", "\x9b31m", "日本", "👩\u200d🚀", "é"]
+PIECES = [
+    "The ",
+    "old",
+    " fox",
+    "  ",
+    "\n",
+    "\r\n",
+    "\r",
+    "\x1b[2J",
+    "\x1b]0;t\x07",
+    "\x9b31m",
+    "日本",
+    "👩\u200d🚀",
+    "é",
+]
 PIECES += ["e\u0301", "\u202e", "a-b-c ", "\t", "```\n", " \x08", "word" * 3]
 
 
@@ -37,7 +51,11 @@ def test_a_file_gets_the_same_text_however_it_is_split(text, places):
     assert written(cut(text, places)) == visible(text) + "\n"
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.lists(st.integers(0, 200), max_size=12), st.integers(24, 60))
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
+    st.lists(st.integers(0, 200), max_size=12),
+    st.integers(24, 60),
+)
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 def test_a_terminal_gets_nothing_but_newlines_beside_the_text(text, places, width):
     found = written(cut(text, places), width)
@@ -45,7 +63,11 @@ def test_a_terminal_gets_nothing_but_newlines_beside_the_text(text, places, widt
     assert re.sub(r"\s", "", found) == re.sub(r"\s", "", visible(text))
 
 
-@given(st.lists(st.integers(1, NEAR_CELLS - 1).map("w".__mul__), max_size=40).map(" ".join), st.integers(20, 50), st.integers(1, 9))
+@given(
+    st.lists(st.integers(1, NEAR_CELLS - 1).map("w".__mul__), max_size=40).map(" ".join),
+    st.integers(20, 50),
+    st.integers(1, 9),
+)
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 def test_words_stay_whole_and_lines_fit(text, width, step):
     found = written([text[at : at + step] for at in range(0, len(text), step)], width)
@@ -62,7 +84,12 @@ def test_code_is_not_broken_and_long_words_are_left_to_the_terminal():
 def test_far_from_the_edge_nothing_waits():
     out = io.StringIO()
     writer = AnswerWriter(out, lambda: 80)
-    for piece, shown in [("The bra", "The bra"), ("ve fox", "The brave fox"), ("\x1b", "The brave fox␛"), ("\r", "The brave fox␛")]:
+    for piece, shown in [
+        ("The bra", "The bra"),
+        ("ve fox", "The brave fox"),
+        ("\x1b", "The brave fox␛"),
+        ("\r", "The brave fox␛"),
+    ]:
         writer.write(piece)
         assert out.getvalue() == shown
 

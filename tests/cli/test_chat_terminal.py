@@ -23,7 +23,9 @@ def file(talking_llama, tmp_path_factory):
 def endless(tmp_path_factory):
     """A model of random weights that never comes to an end, and takes seconds not to."""
     folder = tmp_path_factory.mktemp("endless")
-    return write_gguf(make_tiny_llama(folder / "hf", layers=6, width=256, ffn=512, context=8192), folder / "endless.gguf", eos=0)
+    return write_gguf(
+        make_tiny_llama(folder / "hf", layers=6, width=256, ffn=512, context=8192), folder / "endless.gguf", eos=0
+    )
 
 
 def test_a_conversation(file):
@@ -76,7 +78,9 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_it_leaves_when_pressed_twice(e
 
 @pytest.mark.parametrize("variables", [{"TERM": "xterm"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
 def test_hostile_bytes_do_nothing(endless, variables):
-    """At this temperature the model writes any of its 512 tokens: 32 control bytes, and bytes that make no character."""
+    """At this temperature the model writes any of its 512 tokens: 32 control bytes, and bytes that make no
+    character.
+    """
     wild = ("--threads", "1", "--temperature", "50", "--top-p", "1", "--max-tokens", "400")
     with Terminal("chat", endless, *wild, columns=60, **variables) as terminal:
         terminal.wait_for("> ")
@@ -104,7 +108,10 @@ def test_words_stay_whole_on_a_narrow_terminal(file):
 
 
 def test_answers_in_a_file_have_no_prompt_among_them(file, tmp_path):
-    with (tmp_path / "answers").open("wb") as out, Terminal("chat", file, "--temperature", "0", stdout=out.fileno()) as terminal:
+    with (
+        (tmp_path / "answers").open("wb") as out,
+        Terminal("chat", file, "--temperature", "0", stdout=out.fileno()) as terminal,
+    ):
         for question in ("Hello there", "Hello there"):
             terminal.wait_for("> ")
             terminal.type(question)

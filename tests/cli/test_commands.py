@@ -1,4 +1,6 @@
-"""The commands plan, targets, recipes, runs and doctor, and how all commands end: what is printed where, and with which exit code."""
+"""The commands plan, targets, recipes, runs and doctor, and how all commands end: what is printed where, and with which
+exit code.
+"""
 
 import json
 import re
@@ -68,9 +70,12 @@ def test_the_examples_in_the_help_run(name: str, tmp_path: Path, tiny_llama: Pat
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(InputError("wrong"), 2), (RunError("failed"), 1), (DoesNotFitError("too big"), 3), (EdgeDistillError("x"), 1)]
+    ("error", "code"),
+    [(InputError("wrong"), 2), (RunError("failed"), 1), (DoesNotFitError("too big"), 3), (EdgeDistillError("x"), 1)],
 )
-def test_an_error_is_one_line_on_stderr_and_its_exit_code(monkeypatch: pytest.MonkeyPatch, error: EdgeDistillError, code: int):
+def test_an_error_is_one_line_on_stderr_and_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, error: EdgeDistillError, code: int
+):
     def fail(*args: object) -> None:
         raise error
 
@@ -143,8 +148,14 @@ def test_plan_shows_its_numbers_before_it_exits_3(tiny_llama: Path, tmp_path: Pa
     ("words", "expected"),
     [
         (("--target", "laptop-cpu"), "recipe chat names no teacher; give one with --teacher"),
-        (("--teacher", "MODEL", "--target", "laptop-cpo"), "target 'laptop-cpo' is unknown; .* Did you mean 'laptop-cpu'?"),
-        (("--teacher", "MODEL", "--target", "phone", "--recipe", "chatty"), "recipe 'chatty' is unknown; .* Did you mean 'chat'?"),
+        (
+            ("--teacher", "MODEL", "--target", "laptop-cpo"),
+            "target 'laptop-cpo' is unknown; .* Did you mean 'laptop-cpu'?",
+        ),
+        (
+            ("--teacher", "MODEL", "--target", "phone", "--recipe", "chatty"),
+            "recipe 'chatty' is unknown; .* Did you mean 'chat'?",
+        ),
         (("--teacher", "/none/model.gguf", "--target", "phone"), "/none/model.gguf"),
     ],
 )
@@ -168,7 +179,9 @@ def test_lists_and_files_are_shown(kind: str, load):
 
 
 def test_a_file_that_is_shown_can_be_edited_and_used(tmp_path: Path):
-    (tmp_path / "my-chat.yaml").write_text(ok("recipes", "show", "chat").replace("name: chat", "name: my-chat"), encoding="utf-8")
+    (tmp_path / "my-chat.yaml").write_text(
+        ok("recipes", "show", "chat").replace("name: chat", "name: my-chat"), encoding="utf-8"
+    )
     assert load_recipe(tmp_path / "my-chat.yaml").name == "my-chat"
 
 

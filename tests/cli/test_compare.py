@@ -27,7 +27,10 @@ def run(*arguments: object) -> tuple[int, str, str]:
     ("options", "words"),
     [
         (["--mixes", "q8_0,q4_km"], r"--mixes names 'q4_km'; it must be one of q4_0, .* Did you mean 'q4_k_m'\?"),
-        (["--mixes", "q8_0,auto_q4_0"], r"--mixes names 'auto_q4_0', whose grids are chosen .*; give --recover too \(--recover 0"),
+        (
+            ["--mixes", "q8_0,auto_q4_0"],
+            r"--mixes names 'auto_q4_0', whose grids are chosen .*; give --recover too \(--recover 0",
+        ),
         (["--recover", "lots"], "--recover is 'lots'; it must be a whole number from 0 on, such as 400k"),
         (["--recover", "-5"], "--recover is '-5'"),
         (["--recover", ""], "--recover is empty; give the training tokens of each mix, such as 20k"),
@@ -68,7 +71,9 @@ def test_folders_of_something_else_of_another_run_and_of_a_run_that_isnt_far_eno
     assert "holds a run of the model 'org/other'" in error
     code, _, error = run(tmp_path / "other", "-o", tmp_path / "run", "-r", RECIPE)
     assert code == 2
-    assert "the run isn't that far: it has no float student yet (stage distill or student). Run its command again" in error
+    assert (
+        "the run isn't that far: it has no float student yet (stage distill or student). Run its command again" in error
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -85,7 +90,9 @@ def test_without_disk_nothing_begins(tiny_llama: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
     code, _, error = run(tiny_llama, "-o", tmp_path / "run", "-r", RECIPE)
     assert code == 3
-    assert re.search(r"building it needs about .* of disk; 1000 B are free there\. Free some, or choose an output folder", error)
+    assert re.search(
+        r"building it needs about .* of disk; 1000 B are free there\. Free some, or choose an output folder", error
+    )
     assert not (tmp_path / "run").exists()
 
 

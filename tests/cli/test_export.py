@@ -58,7 +58,10 @@ def test_what_is_there_is_not_replaced_unasked(tiny_llama: Path, tmp_path: Path)
     [
         (["-m", "q4_0", "-f", "tflite"], "--formats is 'tflite'; it must be gguf or onnx, or both"),
         ([], "--mixes is missing; name what to round to"),
-        (["-m", "auto_q4_0"], "mix 'auto_q4_0' is fitted by measurement, which `compile` and `recover` do; export takes mixes whose"),
+        (
+            ["-m", "auto_q4_0"],
+            "mix 'auto_q4_0' is fitted by measurement, which `compile` and `recover` do; export takes mixes whose",
+        ),
         (["-m", "q4_9"], "mix 'q4_9' is unknown; it must be one of"),
     ],
 )
@@ -91,7 +94,9 @@ def test_a_weight_beyond_float16_is_named(tiny_llama: Path, tmp_path: Path):
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     code, text = run(model, "-m", "f16", "-o", tmp_path / "out")
     assert code == 2
-    assert "model.layers.1.mlp.up_proj.weight: f16 can't hold the value 100000.0 at [3, 5]; float16 ends at 65504." in text
+    assert (
+        "model.layers.1.mlp.up_proj.weight: f16 can't hold the value 100000.0 at [3, 5]; float16 ends at 65504." in text
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -101,7 +106,9 @@ def test_where_the_disk_takes_no_more_nothing_partial_stays(tiny_llama: Path, tm
     out = tmp_path / "out"
     command = [sys.executable, "-m", "edgedistill", "export", tiny_llama, "-m", "q8_0", "-f", kind, "-o", out]
     limit = (100_000, resource.RLIM_INFINITY)
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
     assert done.returncode == 1, done.stderr
     assert re.search(r"can't be written \(.+\)\. Free some disk, or choose another folder\.\n$", done.stderr)
     assert "Traceback" not in done.stderr

@@ -52,7 +52,9 @@ def test_a_missing_model_and_an_encoder_are_refused(tmp_path: Path, tiny_llama: 
     encoder.mkdir()
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (encoder / file).write_bytes((tiny_llama / file).read_bytes())
-    (encoder / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 64}))
+    (encoder / "config.json").write_text(
+        json.dumps({"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 64})
+    )
     code, _, error = run(encoder, "-o", tmp_path / "run")
     assert code == 2
     assert "bert" in error

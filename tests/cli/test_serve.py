@@ -38,8 +38,12 @@ class Process:
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edgedistill", "serve", *map(str, arguments), "--port", "0", "--threads", "1"], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment},
+            [sys.executable, "-m", "edgedistill", "serve", *map(str, arguments), "--port", "0", "--threads", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
         )
 
     def __enter__(self) -> "Process":
@@ -69,7 +73,9 @@ def test_it_answers_when_it_says_so_and_leaves_nothing_behind(bundle, how):
         assert set(ready) == {"url", "model", "file", "runtime", "context", "pid", "curl"}
         assert (ready["model"], ready["context"], ready["pid"]) == ("it's tiny-q8_0", 256, serve.process.pid)
         with openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0) as client:  # at once: it is ready
-            answer = client.chat.completions.create(model=ready["model"], messages=[{"role": "user", "content": "Hi"}], max_tokens=4)
+            answer = client.chat.completions.create(
+                model=ready["model"], messages=[{"role": "user", "content": "Hi"}], max_tokens=4
+            )
         assert answer.usage.completion_tokens > 0
         children = psutil.Process(serve.process.pid).children(recursive=True)
         assert len(children) == 1
@@ -88,11 +94,15 @@ def test_the_curl_line_runs(bundle, key):
     arguments = ["--api-key", "it's-s3cret"] if key == "option" else []
     variables = {"EDGEDISTILL_API_KEY": "s3cret"} if key == "variable" else {}
     with Process(bundle, "--name", "my 'model'", *arguments, **variables) as serve:
-        assert re.match(r".*it's tiny-q8_0\.gguf answers at http://127\.0\.0\.1:\d+/v1 as \"my 'model'\"\n", serve.line())
+        assert re.match(
+            r".*it's tiny-q8_0\.gguf answers at http://127\.0\.0\.1:\d+/v1 as \"my 'model'\"\n", serve.line()
+        )
         serve.line()
         line = serve.line()
         assert ("s3cret" in line) == (key == "option")
-        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={**os.environ, **variables}, check=True)
+        done = subprocess.run(
+            ["sh", "-c", line], capture_output=True, text=True, env={**os.environ, **variables}, check=True
+        )
         assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
@@ -181,6 +191,8 @@ def test_a_hostile_name_stays_one_word_of_the_shell():
         url, api_key, served = "http://127.0.0.1:1/v1", None, Served
 
     line = curl_line(Server, key_from_environment=False)
-    words = subprocess.run(["sh", "-c", line.replace("curl", "printf '%s\\n'", 1)], capture_output=True, text=True, check=True)
+    words = subprocess.run(
+        ["sh", "-c", line.replace("curl", "printf '%s\\n'", 1)], capture_output=True, text=True, check=True
+    )
     assert "\x1b" not in line
     assert json.loads(words.stdout.splitlines()[-1])["model"] == Served.name

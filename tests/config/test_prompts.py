@@ -22,12 +22,18 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"prompt": "a"}, "a"), ({"question": "a", "answer": "b"}, "a"), ({"instruction": "a", "input": ""}, "a"),
-        ({"instruction": "a", "input": "b", "output": "c"}, "a\n\nb"), ({"text": "a"}, "a"), ({"turns": ["a", "b"]}, "a"),
-        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}, "a"), ("a", "a"),
-        ({"prompt": None, "text": "a"}, "a"), ({"prompt": "p", "text": "t"}, "p"),
+        ({"prompt": "a"}, "a"),
+        ({"question": "a", "answer": "b"}, "a"),
+        ({"instruction": "a", "input": ""}, "a"),
+        ({"instruction": "a", "input": "b", "output": "c"}, "a\n\nb"),
+        ({"text": "a"}, "a"),
+        ({"turns": ["a", "b"]}, "a"),
+        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}, "a"),
+        ("a", "a"),
+        ({"prompt": None, "text": "a"}, "a"),
+        ({"prompt": "p", "text": "t"}, "p"),
     ],
-)  # fmt: skip
+)
 def test_rows_of_many_shapes_are_read(tmp_path: Path, row: object, expected: str):
     assert read_prompts(write(tmp_path, "p.jsonl", json.dumps(row) + "\n\n")) == [expected]
     assert read_prompts(write(tmp_path, "p.json", json.dumps([row]))) == [expected]
@@ -36,7 +42,9 @@ def test_rows_of_many_shapes_are_read(tmp_path: Path, row: object, expected: str
 def test_a_named_field_comes_before_the_known_ones(tmp_path: Path):
     path = write(tmp_path, "p.jsonl", '{"prompt": "p", "mine": "m"}\n')
     assert read_prompts(path, "mine") == ["m"]
-    with pytest.raises(InputError, match=r"p\.jsonl:1: the row has no field 'mime'; it has prompt, mine\. Did you mean 'mine'\?"):
+    with pytest.raises(
+        InputError, match=r"p\.jsonl:1: the row has no field 'mime'; it has prompt, mine\. Did you mean 'mine'\?"
+    ):
         read_prompts(path, "mime")
 
 
@@ -59,7 +67,11 @@ def test_parquet_as_pyarrow_writes_it(tmp_path: Path):
     ("name", "content", "expected"),
     [
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"p\.jsonl:2: it is not JSON \(Expecting value, column 12\)"),
-        ("p.jsonl", '{"prompt": "a"}\n\n{"answer": "b"}\n', r"p\.jsonl:3: the row has no field prompt, question, .*it has answer\."),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n\n{"answer": "b"}\n',
+            r"p\.jsonl:3: the row has no field prompt, question, .*it has answer\.",
+        ),
         ("p.jsonl", '{"prompt": "  "}\n', r"p\.jsonl:1: the prompt is empty"),
         ("p.jsonl", '{"prompt": 5}\n', r"p\.jsonl:1: the prompt is a number; it must be a text"),
         ("p.jsonl", "[1]\n", r"p\.jsonl:1: the prompt is a list"),
@@ -77,7 +89,7 @@ def test_parquet_as_pyarrow_writes_it(tmp_path: Path):
         ("p.xlsx", "x", r"prompts are read from \.jsonl, \.json, \.csv, \.parquet, \.txt files, not '\.xlsx'"),
         ("p.txt", "x" * (2**20 + 1), r"p\.txt:1: the prompt has 1048577 characters"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, content: str | bytes, expected: str):
     with pytest.raises(InputError, match=expected):
         read_prompts(write(tmp_path, name, content))
@@ -94,7 +106,10 @@ def test_data_rooms_read_with_the_same_function():
 
 @pytest.mark.parametrize(
     ("name", "count", "first"),
-    [("mt_bench/mt_bench_question.jsonl", 80, "Compose an engaging travel blog"), ("gsm8k/test.jsonl", 1319, "Janet’s ducks lay 16 eggs")],
+    [
+        ("mt_bench/mt_bench_question.jsonl", 80, "Compose an engaging travel blog"),
+        ("gsm8k/test.jsonl", 1319, "Janet’s ducks lay 16 eggs"),
+    ],
 )
 def test_published_files_are_read(name: str, count: int, first: str):
     if not (DATA / name).exists():

@@ -1,4 +1,6 @@
-"""Recipe and target files: the ones that travel along load, wrong ones get one sentence with the key, the value and the way out."""
+"""Recipe and target files: the ones that travel along load, wrong ones get one sentence with the key, the value and the
+way out.
+"""
 
 import json
 from pathlib import Path
@@ -82,25 +84,43 @@ def test_schemas_are_json_and_name_every_key():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("distil: {tokens: 5}", "mine.yaml: distil is not a key; allowed are schema, name, summary, teacher, student, teach, distill, "
-                                "recover, mixes, define_mixes, export, measure. Did you mean 'distill'?"),
+        (
+            "distil: {tokens: 5}",
+            "mine.yaml: distil is not a key; allowed are schema, name, summary, teacher, student, teach, distill, "
+            "recover, mixes, define_mixes, export, measure. Did you mean 'distill'?",
+        ),
         ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are tokens, "),
         ("distill: {learning_rat: 1.0e-4}", "Did you mean 'learning_rate'?"),
-        ("distill: {learning_rate: 2e-5}", "distill.learning_rate is the text '2e-5'; YAML reads a number only with a point: 2.0e-5."),
-        ("distill: {learning_rate: 2.5e5}", "is the text '2.5e5'; YAML reads a number only with a sign after the e: 2.5e+5."),
+        (
+            "distill: {learning_rate: 2e-5}",
+            "distill.learning_rate is the text '2e-5'; YAML reads a number only with a point: 2.0e-5.",
+        ),
+        (
+            "distill: {learning_rate: 2.5e5}",
+            "is the text '2.5e5'; YAML reads a number only with a sign after the e: 2.5e+5.",
+        ),
         ("distill: {learning_rate: 1e3}", "YAML reads a number only with a point and with a sign after the e: 1.0e+3."),
         ("distill: {learning_rate: '0.5'}", "is the text '0.5'; a number is written without quotes: 0.5."),
         ("distill: {learning_rate: fast}", "distill.learning_rate is 'fast'; it must be a number."),
         ("distill: {learning_rate: .nan}", "distill.learning_rate is nan; "),
         ("distill: {learning_rate: -1.0}", "distill.learning_rate is -1.0; it must be above 0."),
-        ("distill: {tokens: '400'}", "distill.tokens is the text '400'; a whole number is written with digits and without quotes: 400."),
-        ("distill: {tokens: 1e3}", "is the text '1e3'; a whole number is written with digits and without quotes: 1000."),
+        (
+            "distill: {tokens: '400'}",
+            "distill.tokens is the text '400'; a whole number is written with digits and without quotes: 400.",
+        ),
+        (
+            "distill: {tokens: 1e3}",
+            "is the text '1e3'; a whole number is written with digits and without quotes: 1000.",
+        ),
         ("distill: {tokens: 4.5}", "distill.tokens is 4.5; it must be a whole number."),
         ("distill: {tokens: yes}", "distill.tokens is true; it must be a whole number."),
         ("distill: {warmup: 1.5}", "distill.warmup is 1.5; it must be below 1."),
         ("distill: 5", "distill is 5; it must be a group of keys: tokens, "),
         ("distill:", "distill is null; it must be a group of keys: tokens, "),
-        ("distill: {batch_tokens: 700}", "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512)."),
+        (
+            "distill: {batch_tokens: 700}",
+            "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512).",
+        ),
         ("distill: {loss: {forward_kl: 0, cross_entropy: 0}}", "one of forward_kl and cross_entropy must be above 0"),
         ("mixes: [q4_0, q4_km]", "mixes has 'q4_km'; it must be one of q4_0, q8_0, q4_k_m, "),
         ("mixes: [q4_0, q4_km]", "that one's bytes, or defined under define_mixes. Did you mean 'q4_k_m'?"),
@@ -113,7 +133,10 @@ def test_schemas_are_json_and_name_every_key():
         ("export: [gguf, gguf]", "export is a list; each entry may be there only once."),
         ("recover: {tokens_by_mix: {q3_0: 5}}", "recover.tokens_by_mix has 'q3_0'; it must be one of q4_0, "),
         ("recover: {rate_by_mix: {mine: 0.5}}", "recover.rate_by_mix has 'mine'; it must be one of q4_0, "),
-        ("recover: {fit: ggm}", "recover.fit is 'ggm'; it must be one of curvature, fisher, importance, ggml. Did you mean 'ggml'?"),
+        (
+            "recover: {fit: ggm}",
+            "recover.fit is 'ggm'; it must be one of curvature, fisher, importance, ggml. Did you mean 'ggml'?",
+        ),
         ("measure: {accuracy_level: 7}", "measure.accuracy_level is 7; it must be one of 0, 1, 2, 3, 4."),
         ("measure: {prompts: [3]}", "measure.prompts.0 is 3; it must be a text."),
         ("teach: {prompts: ''}", "teach.prompts is empty; it must be a text."),
@@ -121,10 +144,16 @@ def test_schemas_are_json_and_name_every_key():
         ("teach: {text: [a, a]}", "teach.text is a list; each entry may be there only once."),
         ("teach: {text: 5}", "teach.text is 5; it must be a list, [a, b]."),
         ("teach: {tokens: 0, text_tokens: 0}", "one of tokens, free_tokens and text_tokens must be above 0."),
-        ("teach: {style: text, free_tokens: 5}", "with style text the teacher writes freely already; set free_tokens to 0"),
-        ("student: {as_is: true, layers: 4}", "as_is keeps all of the teacher's layers; leave out layers (4), or set as_is to false."),
+        (
+            "teach: {style: text, free_tokens: 5}",
+            "with style text the teacher writes freely already; set free_tokens to 0",
+        ),
+        (
+            "student: {as_is: true, layers: 4}",
+            "as_is keeps all of the teacher's layers; leave out layers (4), or set as_is to false.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_or_value_is_one_sentence_with_the_way_out(recipe_of, text: str, expected: str):
     found = message(recipe_of, text)
     assert expected in found
@@ -136,7 +165,10 @@ def test_a_wrong_key_or_value_is_one_sentence_with_the_way_out(recipe_of, text: 
     ("head", "expected"),
     [
         ("name: mine\n", "mine.yaml: schema is missing; it must be given."),
-        ("schema: edgedistill.recipe/2\nname: mine\n", "schema is 'edgedistill.recipe/2'; it must be edgedistill.recipe/1."),
+        (
+            "schema: edgedistill.recipe/2\nname: mine\n",
+            "schema is 'edgedistill.recipe/2'; it must be edgedistill.recipe/1.",
+        ),
         ("schema: edgedistill.recipe/1\nname: ../up\n", "name is '../up'; it must match ^[a-z0-9]"),
         ("- a\n- b\n", "mine.yaml: it holds a list; it must be a list of keys"),
         ("", "it holds nothing; it must be a list of keys"),
@@ -182,7 +214,9 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
 def test_an_unknown_name_gets_the_known_ones_and_the_nearest():
     with pytest.raises(InputError, match=r"recipe 'chatt' is unknown; it must be one of chat, .*Did you mean 'chat'\?"):
         load_recipe("chatt")
-    with pytest.raises(InputError, match=r"target 'laptop' is unknown; it must be one of consumer-gpu, laptop-cpu, phone, or the path"):
+    with pytest.raises(
+        InputError, match=r"target 'laptop' is unknown; it must be one of consumer-gpu, laptop-cpu, phone, or the path"
+    ):
         load_target("laptop")
 
 
@@ -222,7 +256,8 @@ def test_mixes_of_its_own_come_with_their_rules(recipe_of):
         "define_mixes:\n"
         "  small:\n"
         "    base: q4_k_m\n"
-        "    rules: [{tensors: '*.down_proj.weight', layers: '0-3, 28-', grid: q6_k}, {tensors: lm_head.weight, grid: q8_0}]\n"
+        "    rules: [{tensors: '*.down_proj.weight', layers: '0-3, 28-', grid: q6_k}, {tensors: "
+        "lm_head.weight, grid: q8_0}]\n"
         "  fitted: {auto: 4.5, grids: [q4_0, q8_0], tokens: 256}\n"
         "  sized: {auto: 80 MB}\n"
         "recover: {tokens_by_mix: {small: 7}}\n"
@@ -230,14 +265,18 @@ def test_mixes_of_its_own_come_with_their_rules(recipe_of):
     assert recipe.mix("q4_0") == Mix("q4_0", "q4_0")
     rules = (Rule("*.down_proj.weight", "q6_k", Layers("0-3, 28-")), Rule("lm_head.weight", "q8_0"))
     assert recipe.mix("small") == Mix("small", "q4_k_m", rules)
-    assert recipe.mix("fitted") == Mix("fitted", "", size=Size(bits_per_weight=4.5), candidates=("q4_0", "q8_0"), tokens=256)
+    assert recipe.mix("fitted") == Mix(
+        "fitted", "", size=Size(bits_per_weight=4.5), candidates=("q4_0", "q8_0"), tokens=256
+    )
     assert recipe.mix("sized") == Mix("sized", "", size=Size(total_bytes=80_000_000), candidates=CANDIDATES)
     assert recipe.recover.tokens_of("small") == 7
     assert Recipe.model_validate(recipe.to_dict()) == recipe
 
 
 def test_a_mix_of_a_built_in_ones_size_needs_no_definition(recipe_of):
-    recipe = recipe_of("mixes: [auto_q4_k_m, like]\ndefine_mixes: {like: {auto: q4_0}}\nrecover: {tokens_by_mix: {auto_q4_k_m: 7}}\n")
+    recipe = recipe_of(
+        "mixes: [auto_q4_k_m, like]\ndefine_mixes: {like: {auto: q4_0}}\nrecover: {tokens_by_mix: {auto_q4_k_m: 7}}\n"
+    )
     assert recipe.mix("auto_q4_k_m") == Mix("auto_q4_k_m", "", size=Size(like="q4_k_m"))
     assert recipe.mix("like") == Mix("like", "", size=Size(like="q4_0"))
     assert recipe.recover.tokens_of("auto_q4_k_m") == 7
@@ -255,26 +294,56 @@ def test_a_definition_goes_before_what_a_name_would_mean(recipe_of):
         ("{base: q4km}", "define_mixes.a.base is 'q4km'; it must be one of q4_0, "),
         ("{base: q4km}", "Did you mean 'q4_k_m'?"),
         ("{}", "define_mixes.a is a group of keys; it must have either base, with rules, or auto."),
-        ("{auto: 4.5, base: q4_0}", "define_mixes.a is a group of keys; it must have either base, with rules, or auto."),
+        (
+            "{auto: 4.5, base: q4_0}",
+            "define_mixes.a is a group of keys; it must have either base, with rules, or auto.",
+        ),
         ("{auto: 4.5, rules: [{tensors: x, grid: q4_0}]}", "rules go with base; auto chooses every grid itself."),
         ("{base: q4_0, grids: [q4_0, q8_0]}", "grids and tokens go with auto."),
-        ("{base: q4_0, rules: [{tensors: x, grid: q6k}]}", "define_mixes.a.rules.0.grid is 'q6k'; it must be one of q4_0, "),
+        (
+            "{base: q4_0, rules: [{tensors: x, grid: q6k}]}",
+            "define_mixes.a.rules.0.grid is 'q6k'; it must be one of q4_0, ",
+        ),
         ("{base: q4_0, rules: [{tensors: x, grid: q6k}]}", "Did you mean 'q6_k'?"),
-        ("{base: q4_0, rules: [{tensors: x, grid: f32}]}", "define_mixes.a.rules.0.grid is 'f32'; it must be one of q4_0, "),
-        ("{base: q4_0, rules: [{tensors: x, grd: q6_k}]}", "0.grd is not a key; allowed are tensors, grid, layers. Did you mean 'grid'?"),
-        ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5-2}]}", "layers is '5-2'; the range 5-2 ends before it begins; write 2-5"),
-        ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5}]}", "define_mixes.a.rules.0.layers is 5; it must be a text."),
-        ("{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: last}]}", "is 'last'; it must be layers counted from 0, such as '5'"),
-        ("{base: q4_0, rule: []}", "define_mixes.a.rule is not a key; allowed are base, rules, auto, grids, tokens. Did you mean 'rules'?"),
+        (
+            "{base: q4_0, rules: [{tensors: x, grid: f32}]}",
+            "define_mixes.a.rules.0.grid is 'f32'; it must be one of q4_0, ",
+        ),
+        (
+            "{base: q4_0, rules: [{tensors: x, grd: q6_k}]}",
+            "0.grd is not a key; allowed are tensors, grid, layers. Did you mean 'grid'?",
+        ),
+        (
+            "{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5-2}]}",
+            "layers is '5-2'; the range 5-2 ends before it begins; write 2-5",
+        ),
+        (
+            "{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: 5}]}",
+            "define_mixes.a.rules.0.layers is 5; it must be a text.",
+        ),
+        (
+            "{base: q4_0, rules: [{tensors: x, grid: q6_k, layers: last}]}",
+            "is 'last'; it must be layers counted from 0, such as '5'",
+        ),
+        (
+            "{base: q4_0, rule: []}",
+            "define_mixes.a.rule is not a key; allowed are base, rules, auto, grids, tokens. Did you mean 'rules'?",
+        ),
         ("{base: q4_0, rules: 5}", "define_mixes.a.rules is 5; it must be a list, [a, b]."),
         ("{auto: 80}", "define_mixes.a.auto is 80; it must be above 0 and at most 16 bits a weight."),
-        ("{auto: 80 M}", "auto is '80 M'; it must be bits a weight, such as 4.5, a size with its unit, such as '80 MB', or a "),
+        (
+            "{auto: 80 M}",
+            "auto is '80 M'; it must be bits a weight, such as 4.5, a size with its unit, such as '80 MB', or a ",
+        ),
         ("{auto: true}", "define_mixes.a.auto is true; it must be bits a weight"),
-        ("{auto: 4, grids: [q4_0]}", "define_mixes.a.grids is a list; it must have two entries or more, each only once."),
+        (
+            "{auto: 4, grids: [q4_0]}",
+            "define_mixes.a.grids is a list; it must have two entries or more, each only once.",
+        ),
         ("{auto: 4, grids: [q4_0, q5]}", "define_mixes.a.grids is a list; 'q5' in it must be one of q4_0, "),
         ("5", "define_mixes.a is 5; it must be a group of keys: base, rules, auto, grids, tokens."),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_mix_is_one_sentence(recipe_of, mix: str, expected: str):
     assert expected in message(recipe_of, f"define_mixes: {{a: {mix}}}\n")
 
@@ -330,12 +399,23 @@ def test_efficiencies_are_what_their_sources_say():
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("16 GiB", "16", "memory.total is 16; it must be a number with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as '8 GiB'."),
+        (
+            "16 GiB",
+            "16",
+            (
+                "memory.total is 16; it must be a number with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), "
+                "such as '8 GiB'."
+            ),
+        ),
         ("16 GiB", "sixteen GiB", "memory.total is 'sixteen GiB'; it must be a number with a unit"),
         ("16 GiB", "0 GiB", "memory.total is '0 GiB'; it must be above 0"),
         ("16 GiB", "4 GiB", "usable (8589934592 bytes) must be at most total (4294967296 bytes)"),
         ("89.6 GB/s", "89.6 GB", "bandwidth.peak is '89.6 GB'; it must be a number with a unit (B/s,"),
-        ("2048 tokens", "2048", "limits.context is 2048; it must be a number with a unit (tokens), such as '2048 tokens'."),
+        (
+            "2048 tokens",
+            "2048",
+            "limits.context is 2048; it must be a number with a unit (tokens), such as '2048 tokens'.",
+        ),
         ("decode: 0.53", "decode: 1.53", "efficiency.decode is 1.53; it must be at most 1."),
         ("connection: local", "connection: ssh", "connection is 'ssh'; it must be one of local, none."),
         ("runtimes:", "runtime:", "Did you mean 'runtimes'?"),

@@ -51,7 +51,9 @@ def test_own_text_is_half_and_alone_it_is_all():
 
 
 def test_own_text_keeps_the_amount_of_a_recipe_whose_model_writes_nothing():
-    reading = RECIPE.model_copy(update={"teach": RECIPE.teach.model_copy(update={"tokens": 0, "free_tokens": 0, "text_tokens": 8000})})
+    reading = RECIPE.model_copy(
+        update={"teach": RECIPE.teach.model_copy(update={"tokens": 0, "free_tokens": 0, "text_tokens": 8000})}
+    )
     assert amounts(recovery_recipe(reading, texts=["mine.txt"], tokens="4k")) == (0, 0, 8000)
 
 
@@ -71,18 +73,24 @@ def test_mixes_formats_and_prompts_are_those_given():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"mixes": ["q4_km"]}, f"--mix names 'q4_km'; it must be one of {', '.join(QUANTIZED_MIXES)}, or auto_q4_0 and so on for a mix "
-                               "fitted to that one's bytes, or defined under define_mixes in a --recipe. Did you mean 'q4_k_m'?"),
+        (
+            {"mixes": ["q4_km"]},
+            f"--mix names 'q4_km'; it must be one of {', '.join(QUANTIZED_MIXES)}, or auto_q4_0 and so on for a mix "
+            "fitted to that one's bytes, or defined under define_mixes in a --recipe. Did you mean 'q4_k_m'?",
+        ),
         ({"mixes": ["auto_q4km"]}, "Did you mean 'auto_q4_k_m'?"),
         ({"mixes": ["auto_f16"]}, "--mix names 'auto_f16'; it must be one of"),
         ({"mixes": ["f16"]}, "--mix names 'f16'; it must be one of"),
         ({"tokens": "many"}, "--tokens is 'many'; it must be a whole number from 0 on, such as 400k, 1.5M or 20000"),
         ({"formats": ["tflite"]}, "recipe recover: export.0 is 'tflite'; it must be one of gguf, onnx."),
         ({"text_only": True}, "--text-only trains on the text that you give; name it with --text FILE"),
-        ({"text_only": True, "texts": ["/a"], "prompts": "/p"}, "--text-only lets the model write nothing, and --prompts makes it answer"),
+        (
+            {"text_only": True, "texts": ["/a"], "prompts": "/p"},
+            "--text-only lets the model write nothing, and --prompts makes it answer",
+        ),
         ({"texts": ["/a", "/a"]}, "recipe recover: teach.text is a list; each entry may be there only once."),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_option_is_named(given: dict[str, object], words: str):
     with pytest.raises(InputError) as caught:
         recovery_recipe(RECIPE, **given)

@@ -1,4 +1,6 @@
-"""Questions and requests: the sets that come along are what they say they are, and a wrong line of a user's own is named at once."""
+"""Questions and requests: the sets that come along are what they say they are, and a wrong line of a user's own is
+named at once.
+"""
 
 import json
 from collections import Counter
@@ -19,7 +21,9 @@ def questions(tmp_path: Path):
 
     def read(*lines, most=None):
         path = tmp_path / "own.jsonl"
-        path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+        path.write_text(
+            "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8"
+        )
         return read_questions(str(path), most)
 
     return read
@@ -66,16 +70,28 @@ def test_evenly_takes_from_all_of_a_list():
 
 
 def test_a_users_own_file_is_read(questions):
-    found = questions({"about": {"source": "me", "license": 3}}, GOOD, "", {**GOOD, "question": "2 + 2 =", "answer": " a"})
+    found = questions(
+        {"about": {"source": "me", "license": 3}}, GOOD, "", {**GOOD, "question": "2 + 2 =", "answer": " a"}
+    )
     assert (found.name, found.source, found.license) == ("own", "me", None)
     assert [(item.question, item.right) for item in found.items] == [("The capital of France is", 1), ("2 + 2 =", 0)]
-    assert [item.question for item in questions(*[{**GOOD, "question": str(n)} for n in range(6)], most=3).items] == ["0", "2", "4"]
+    assert [item.question for item in questions(*[{**GOOD, "question": str(n)} for n in range(6)], most=3).items] == [
+        "0",
+        "2",
+        "4",
+    ]
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "own.jsonl:2: it is not JSON (Expecting property name enclosed in double quotes, column 2). Write one object a line."),
+        (
+            "{",
+            (
+                "own.jsonl:2: it is not JSON (Expecting property name enclosed in double quotes, column 2). "
+                "Write one object a line."
+            ),
+        ),
         ("[1]", 'own.jsonl:2: it is no object; write {"question": "...", "options": ["...", "..."], "answer": 0}.'),
         ("[" * 100_000, "own.jsonl:2: it is not JSON that can be read"),
         ({"question": "?"}, "own.jsonl:2: it has no 'options'; a line has question, options and answer."),
@@ -84,8 +100,14 @@ def test_a_users_own_file_is_read(questions):
         ({**GOOD, "options": ["one"]}, "own.jsonl:2: options must be a list of 2 to 26 texts, none of them empty."),
         ({**GOOD, "options": ["one", 2]}, "options must be a list of 2 to 26 texts"),
         ({**GOOD, "options": ["one", ""]}, "none of them empty"),
-        ({**GOOD, "options": ["one", "one"]}, "own.jsonl:2: two options are the same, so which one is right can't be told."),
-        ({**GOOD, "answer": 2}, "own.jsonl:2: the answer is 2; it must be an index from 0 to 1, or a letter from A to B."),
+        (
+            {**GOOD, "options": ["one", "one"]},
+            "own.jsonl:2: two options are the same, so which one is right can't be told.",
+        ),
+        (
+            {**GOOD, "answer": 2},
+            "own.jsonl:2: the answer is 2; it must be an index from 0 to 1, or a letter from A to B.",
+        ),
         ({**GOOD, "answer": "C"}, 'the answer is "C"; it must be an index from 0 to 1, or a letter from A to B.'),
         ({**GOOD, "answer": ""}, 'the answer is ""; it must be'),
         ({**GOOD, "answer": True}, "the answer is true; it must be"),
@@ -102,7 +124,10 @@ def test_a_wrong_line_is_one_sentence_with_its_number(questions, line, words):
 def test_files_that_are_none(questions, tmp_path: Path):
     with pytest.raises(InputError, match="own.jsonl: it holds no question. Give at least one line"):
         questions({"about": {}})
-    with pytest.raises(InputError, match=r"gone.jsonl: there is no such file of questions. measure.tasks names openbookqa, or a path from"):
+    with pytest.raises(
+        InputError,
+        match=r"gone.jsonl: there is no such file of questions. measure.tasks names openbookqa, or a path from",
+    ):
         read_questions(str(tmp_path / "gone.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9"}')
     with pytest.raises(InputError, match=r"latin.jsonl: it is not a text in UTF-8 \(byte 17\)"):
@@ -122,7 +147,10 @@ def test_a_recipe_names_sets_and_files_beside_it(tmp_path: Path):
     assert [task_name(entry) for entry in found.tasks] == ["openbookqa", "own"]
     assert load("{tasks: [], refusal_items: 0}").tasks == ()
     for part, words in (
-        ("{tasks: [openbokqa]}", "'openbokqa' is no set of questions; it must be openbookqa, or a .jsonl file. Did you mean 'openbookqa'?"),
+        (
+            "{tasks: [openbokqa]}",
+            "'openbokqa' is no set of questions; it must be openbookqa, or a .jsonl file. Did you mean 'openbookqa'?",
+        ),
         ("{tasks: [a.jsonl, b/a.jsonl]}", "measure.tasks is a list; each entry may be there only once."),
         ("{tasks: openbookqa}", "measure.tasks is 'openbookqa'; it must be a list, [a, b]."),
         ("{task_items: 0}", "measure.task_items is 0; it must be above 0."),

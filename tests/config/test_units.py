@@ -8,16 +8,25 @@ from edgedistill.units import EXAMPLES, QUANTITIES, parse, parse_count, show_byt
 @pytest.mark.parametrize(
     ("text", "quantity", "expected"),
     [
-        ("8 GiB", "size", 8589934592), ("8GB", "size", 8_000_000_000), (" 1.5 MiB ", "size", 1572864), ("12 B", "size", 12),
-        ("17.1 GB/s", "bandwidth", 17.1e9), ("400 GFLOP/s", "compute", 4e11), ("2_048 tokens", "length", 2048),
-        ("8 tokens/s", "rate", 8), ("250 ms", "time", 0.25), ("2 min", "time", 120),
+        ("8 GiB", "size", 8589934592),
+        ("8GB", "size", 8_000_000_000),
+        (" 1.5 MiB ", "size", 1572864),
+        ("12 B", "size", 12),
+        ("17.1 GB/s", "bandwidth", 17.1e9),
+        ("400 GFLOP/s", "compute", 4e11),
+        ("2_048 tokens", "length", 2048),
+        ("8 tokens/s", "rate", 8),
+        ("250 ms", "time", 0.25),
+        ("2 min", "time", 120),
     ],
-)  # fmt: skip
+)
 def test_units_are_read(text: str, quantity: str, expected: float):
     assert parse(text, quantity) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["8", "GiB", "8 gib", "8 GiB/s", "-8 GiB", "8 GiB 3", "1e3 GiB", "", None, 8, "9" * 200 + " GiB"])
+@pytest.mark.parametrize(
+    "text", ["8", "GiB", "8 gib", "8 GiB/s", "-8 GiB", "8 GiB 3", "1e3 GiB", "", None, 8, "9" * 200 + " GiB"]
+)
 def test_what_has_no_unit_of_the_quantity_is_refused_with_an_example(text: object):
     with pytest.raises(ValueError, match=r"it must be a number with a unit \(B, kB, .*such as '8 GiB'"):
         parse(text, "size")
@@ -30,7 +39,15 @@ def test_zero_is_refused():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("400k", 400_000), ("1.5M", 1_500_000), ("20_000", 20_000), (" 7 ", 7), ("2 K", 2000), ("0.5k", 500), ("4.35M", 4_350_000)],
+    [
+        ("400k", 400_000),
+        ("1.5M", 1_500_000),
+        ("20_000", 20_000),
+        (" 7 ", 7),
+        ("2 K", 2000),
+        ("0.5k", 500),
+        ("4.35M", 4_350_000),
+    ],
 )
 def test_counts_are_read(text: str, expected: int):
     assert parse_count(text) == expected
@@ -51,5 +68,12 @@ def test_every_example_is_read():
 def test_numbers_are_shown_with_three_digits():
     sizes = {12: "12 B", 1023: "1023 B", 1024: "1 KiB", 81_400_000: "77.6 MiB", 2**33: "8 GiB", 2**50: "1024 TiB"}
     assert {size: show_bytes(size) for size in sizes} == sizes
-    assert [show_seconds(s) for s in (1.234, 40, 90, 720, 5400, 12_600)] == ["1.23 s", "40 s", "2 min", "12 min", "1.50 h", "3.50 h"]
+    assert [show_seconds(s) for s in (1.234, 40, 90, 720, 5400, 12_600)] == [
+        "1.23 s",
+        "40 s",
+        "2 min",
+        "12 min",
+        "1.50 h",
+        "3.50 h",
+    ]
     assert [show_number(n) for n in (134_515_008, 8, 0.5, 23.81)] == ["134,515,008", "8", "0.50", "23.8"]

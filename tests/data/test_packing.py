@@ -46,7 +46,9 @@ def test_packed_hidden_states_are_those_of_each_document_alone(tiny_llama):
     with torch.no_grad():
         for batch, order in batches(documents, seq_len=40, rows_per_batch=2):
             packed = kept_hidden(model, batch, torch.float32)
-            alone = torch.cat([model.model(documents[i].tokens.long().unsqueeze(0)).last_hidden_state[0, 2:-1] for i in order])
+            alone = torch.cat(
+                [model.model(documents[i].tokens.long().unsqueeze(0)).last_hidden_state[0, 2:-1] for i in order]
+            )
             torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-5)
 
 

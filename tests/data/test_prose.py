@@ -1,4 +1,6 @@
-"""Texts are cut so that no passage is in two splits, each file into all three, and long ones into pieces that lose nothing."""
+"""Texts are cut so that no passage is in two splits, each file into all three, and long ones into pieces that lose
+nothing.
+"""
 
 from pathlib import Path
 
@@ -16,7 +18,9 @@ SPLITS = ("train", "validation", "judge")
 def files(tmp_path: Path) -> list[str]:
     """Two files of numbered words."""
     for name, count in (("a", 400), ("b", 1000)):
-        (tmp_path / f"{name}.txt").write_text(" ".join(f"{name}{number:04d}" for number in range(count)), encoding="utf-8")
+        (tmp_path / f"{name}.txt").write_text(
+            " ".join(f"{name}{number:04d}" for number in range(count)), encoding="utf-8"
+        )
     return [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
 
 
@@ -37,7 +41,10 @@ def test_prose_that_comes_along_has_three_splits_of_its_own():
 
 def test_a_short_or_missing_file_is_named(tmp_path: Path):
     (tmp_path / "short.txt").write_text("too short")
-    with pytest.raises(InputError, match=r"short\.txt: 9 characters are too few to train, validate and judge on; it needs at least 2000"):
+    with pytest.raises(
+        InputError,
+        match=r"short\.txt: 9 characters are too few to train, validate and judge on; it needs at least 2000",
+    ):
         read_prose("train", [str(tmp_path / "short.txt")])
     with pytest.raises(InputError, match=r"none\.txt: no such file; teach.text names UTF-8 text files"):
         read_prose("train", [str(tmp_path / "none.txt")])

@@ -21,7 +21,9 @@ def compile_command(teacher: Path, out: Path, recipe: Path = RECIPE) -> list[str
 
 def edgedistill(*words: object) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would."""
-    return subprocess.run([sys.executable, "-m", "edgedistill", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "edgedistill", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True
+    )
 
 
 def artifact_hashes(run: Path) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""`edgedistill compare` on tiny models, as a user types it: killed, continued, added to, from a run and from a foreign file."""
+"""`edgedistill compare` on tiny models, as a user types it: killed, continued, added to, from a run and from a foreign
+file.
+"""
 
 import csv
 import json
@@ -96,10 +98,20 @@ def test_another_mix_and_recovery_make_and_judge_only_what_is_new(compared: Path
     second = rows_made(run)
     assert first.items() <= second.items()
     assert len(second) == len(first) + 1
-    for stage in ("student", "float-gguf", "held-out", "judges", "reference-student", "rounded-q8_0", "measure-q4_0-rounded"):
+    for stage in (
+        "student",
+        "float-gguf",
+        "held-out",
+        "judges",
+        "reference-student",
+        "rounded-q8_0",
+        "measure-q4_0-rounded",
+    ):
         assert f"{stage}: complete already" in done.stderr
     assert "speeds: done in" in done.stderr  # trials of two sittings can't be compared
-    done = edgedistill(*words(talking_llama, run, "--mixes", "q8_0,q4_0,q5_1", "--recover", "512", "--target", "laptop-cpu"))
+    done = edgedistill(
+        *words(talking_llama, run, "--mixes", "q8_0,q4_0,q5_1", "--recover", "512", "--target", "laptop-cpu")
+    )
     assert done.returncode == 0, done.stderr
     assert foretold(done.stderr) == {len(json.loads((run / "run.json").read_text())["current"])}
     third = rows_made(run)
@@ -110,7 +122,11 @@ def test_another_mix_and_recovery_make_and_judge_only_what_is_new(compared: Path
     assert report["target"]["limits"]["decode"] == 8.0
     # None of the chats that judge was trained on.
     texts = [
-        {line for path in run.glob(f"stages/{stage}-*/text-*.jsonl") for line in map(chat, path.read_text().splitlines())}
+        {
+            line
+            for path in run.glob(f"stages/{stage}-*/text-*.jsonl")
+            for line in map(chat, path.read_text().splitlines())
+        }
         for stage in ("held-out", "teach")
     ]
     assert all(texts)
@@ -177,7 +193,9 @@ def test_a_run_of_ours_is_compared_by_its_float_student(compiled: Path, tmp_path
     assert report["teacher"]["name"] == f"talking-llama {theirs['student']['layers']} layers"
     rounded = {row["label"]: row for row in report["rows"]}["q4_0 rounded"]
     before = {row["label"]: row for row in theirs["rows"]}["q4_0 rounded"]
-    assert rounded["quality"]["held-out prose"]["ppl"] == pytest.approx(before["quality"]["held-out prose"]["ppl"], rel=1e-6)
+    assert rounded["quality"]["held-out prose"]["ppl"] == pytest.approx(
+        before["quality"]["held-out prose"]["ppl"], rel=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +209,9 @@ def foreign(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         kind = field.types[0]
-        writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+        writer.add_key_value(
+            field.name, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        )
     for tensor in reader.tensors:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         if values.ndim == 1:
@@ -218,16 +238,25 @@ def test_a_foreign_quantized_file_is_a_row_and_its_weights_the_reference(foreign
     assert given["file_bytes"] == foreign.stat().st_size
     for judge in report["judges"]:
         # The same weights, read by llama.cpp from its own blocks: only the products are rounded otherwise.
-        assert given["quality"][judge["name"]]["kl_student_mean"] < rows["q4_0 rounded"]["quality"][judge["name"]]["kl_student_mean"] / 3
+        assert (
+            given["quality"][judge["name"]]["kl_student_mean"]
+            < rows["q4_0 rounded"]["quality"][judge["name"]]["kl_student_mean"] / 3
+        )
     assert "model as given" in done.stdout
     assert report["recommendation"] == recommend(report)
     if report["recommendation"]["mix"] is None:
         assert f"keep    {foreign}" in done.stdout
 
 
-def test_where_nothing_fits_it_says_so_with_exit_code_3_and_shows_the_table(compared: Path, talking_llama: Path, tmp_path: Path):
+def test_where_nothing_fits_it_says_so_with_exit_code_3_and_shows_the_table(
+    compared: Path, talking_llama: Path, tmp_path: Path
+):
     run = Path(shutil.copytree(compared, tmp_path / "run"))
-    text = (Path(__file__).parents[2] / "targets" / "phone.yaml").read_text(encoding="utf-8").replace("usable: 3 GiB", "usable: 1 MiB")
+    text = (
+        (Path(__file__).parents[2] / "targets" / "phone.yaml")
+        .read_text(encoding="utf-8")
+        .replace("usable: 3 GiB", "usable: 1 MiB")
+    )
     (tmp_path / "watch.yaml").write_text(text.replace("name: phone", "name: watch"), encoding="utf-8")
     done = edgedistill(*words(talking_llama, run, "--mixes", "q8_0,q4_0", "--target", tmp_path / "watch.yaml"))
     assert done.returncode == 3
@@ -239,8 +268,13 @@ def test_where_nothing_fits_it_says_so_with_exit_code_3_and_shows_the_table(comp
 def test_own_text_judges_and_a_folder_needs_no_name(talking_llama: Path, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("In this file the fox runs. " * 200, encoding="utf-8")
     command = ["compare", talking_llama, "-r", RECIPE, "--mixes", "q4_0", "--text", "mine.txt"]
-    done = subprocess.run([sys.executable, "-m", "edgedistill", *map(str, command)], env={**ENVIRONMENT, "PYTHONPATH": str(Path.cwd())},
-                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "edgedistill", *map(str, command)],
+        env={**ENVIRONMENT, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert f"comparing q4_0 of talking-llama in runs/compare-{talking_llama.name}" in done.stderr
     report = json.loads((tmp_path / "runs" / f"compare-{talking_llama.name}" / "report.json").read_text())

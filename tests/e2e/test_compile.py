@@ -52,7 +52,9 @@ def test_it_leaves_report_and_bundle(compiled: Path):
 
 
 def test_the_float_rows_are_what_they_are_compared_with(compiled: Path):
-    """F16 weights in llama.cpp against float32 in torch: the same model, so next to no KL and the same likeliest token."""
+    """F16 weights in llama.cpp against float32 in torch: the same model, so next to no KL and the same likeliest
+    token.
+    """
     rows = {row["label"]: row for row in json.loads((compiled / "report.json").read_text())["rows"]}
     for label, reference in (("float student", "student"), ("teacher", "teacher")):
         for found in rows[label]["quality"].values():
@@ -102,7 +104,9 @@ def test_a_second_run_computes_nothing(copy: Path, talking_llama: Path):
     report = (copy / "report.json").read_bytes()
     original = json.loads(report)["provenance"]["command"].split(" -o ")[1]
     started = time.monotonic()
-    done = subprocess.run(compile_command(talking_llama, Path(original)), env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        compile_command(talking_llama, Path(original)), env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("complete already") == len(marks)
     assert "done in" not in done.stderr
@@ -132,7 +136,11 @@ def test_figures_that_were_measured_anew_are_in_the_bundle_too(compiled: Path, t
     made = (copy / ".bundle.json").read_text()
     done = subprocess.run(compile_command(talking_llama, copy), env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {line.split(":")[0] for line in done.stderr.splitlines() if "done in" in line} == {"speeds", "measure", "report"}
+    assert {line.split(":")[0] for line in done.stderr.splitlines() if "done in" in line} == {
+        "speeds",
+        "measure",
+        "report",
+    }
     assert (copy / ".bundle.json").read_text() != made
     papers = ("README.md", "MODEL_CARD.md")
     assert any((copy / "bundle" / name).read_bytes() != (compiled / "bundle" / name).read_bytes() for name in papers)
@@ -174,7 +182,21 @@ def test_bench_measures_a_file_of_the_bundle(compiled: Path, tmp_path: Path):
     path = next((compiled / "bundle").glob("*q4_0.gguf"))
     student = next((compiled / "stages").glob("distill-*"))
     done = edgedistill(
-        "bench", path, "--text", text, "--reference", student, "--prefill", 16, "--decode", 8, "--repetitions", 2, "--threads", 1, "--json"
+        "bench",
+        path,
+        "--text",
+        text,
+        "--reference",
+        student,
+        "--prefill",
+        16,
+        "--decode",
+        8,
+        "--repetitions",
+        2,
+        "--threads",
+        1,
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -17,14 +17,19 @@ OTHERS = ("mistral", "qwen2", "qwen3", "phi3", "smollm3", "granite", "olmo2")
 FAMILIES = ["gemma3_text", *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)]
 CHANGES: dict[str, dict[str, object]] = {
     "gemma3_text": {"query_pre_attn_scalar": 64},
-    "phi3": {"head_dim": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "phi3": {
+        "head_dim": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    },
     **dict.fromkeys(("qwen2", "smollm3", "granite", "olmo2"), {"head_dim": None}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_compiles_to_files_that_hold_what_was_trained(family: str, tmp_path: Path):
-    teacher = teach_to_talk(make_tiny(family, tmp_path / "teacher", **{**SIZES, **CHANGES.get(family, {})}), 120, rate=2e-3)
+    teacher = teach_to_talk(
+        make_tiny(family, tmp_path / "teacher", **{**SIZES, **CHANGES.get(family, {})}), 120, rate=2e-3
+    )
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     recipe |= {
         "name": "families",
@@ -38,7 +43,9 @@ def test_a_family_compiles_to_files_that_hold_what_was_trained(family: str, tmp_
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     out = tmp_path / "run"
-    done = subprocess.run(compile_command(teacher, out, tmp_path / "recipe.yaml"), env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        compile_command(teacher, out, tmp_path / "recipe.yaml"), env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     proofs = report["provenance"]["verify"]
@@ -51,6 +58,8 @@ def test_a_family_compiles_to_files_that_hold_what_was_trained(family: str, tmp_
     assert own["blk.1.ffn_down.weight"].type_name == "q4_0"
     assert edgedistill("verify", out).returncode == 0
     # The same command again computes nothing.
-    again = subprocess.run(compile_command(teacher, out, tmp_path / "recipe.yaml"), env=ENVIRONMENT, capture_output=True, text=True)
+    again = subprocess.run(
+        compile_command(teacher, out, tmp_path / "recipe.yaml"), env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert again.returncode == 0
     assert again.stderr.count("complete already") >= 8

@@ -15,7 +15,9 @@ START_S = 120
 
 
 def test_killed_runs_end_with_the_same_bits(compiled: Path, talking_llama: Path, tmp_path: Path):
-    stages = [path.name.rsplit("-", 1)[0] for path in sorted((compiled / "stages").iterdir(), key=lambda p: p.stat().st_mtime)]
+    stages = [
+        path.name.rsplit("-", 1)[0] for path in sorted((compiled / "stages").iterdir(), key=lambda p: p.stat().st_mtime)
+    ]
     rng = random.Random(20)
     # One moment in each of ten stages, in the order in which they run, so that every restart gets there.
     moments = sorted(rng.sample(range(len(stages)), KILLS))

@@ -58,15 +58,25 @@ def test_own_mixes_ship_on_their_grids(compiled: Path, talking_llama: Path, tmp_
 @pytest.mark.parametrize(
     ("mix", "words"),
     [
-        ({"base": "q4_0", "rules": [{"tensors": "*.ffn.*", "grid": "q8_0"}]}, "mix 'mine', rule 1: tensors: '*.ffn.*' matches none"),
-        ({"base": "q4_0", "rules": [{"tensors": "*.o_proj.*", "grid": "q6_k"}]}, "has rows of 64 weights, and q6_k stores blocks of 256"),
+        (
+            {"base": "q4_0", "rules": [{"tensors": "*.ffn.*", "grid": "q8_0"}]},
+            "mix 'mine', rule 1: tensors: '*.ffn.*' matches none",
+        ),
+        (
+            {"base": "q4_0", "rules": [{"tensors": "*.o_proj.*", "grid": "q6_k"}]},
+            "has rows of 64 weights, and q6_k stores blocks of 256",
+        ),
         ({"auto": 3.5}, "mix 'mine': auto allows"),
         ({"auto": "1 KB"}, "define_mixes.mine.auto is '1 KB'; it must be bits a weight"),
     ],
 )
-def test_a_mix_that_cannot_be_made_ends_before_anything_runs(mix: dict[str, object], words: str, talking_llama: Path, tmp_path: Path):
+def test_a_mix_that_cannot_be_made_ends_before_anything_runs(
+    mix: dict[str, object], words: str, talking_llama: Path, tmp_path: Path
+):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(yaml.safe_dump({**yaml.safe_load(RECIPE.read_text()), "mixes": ["mine"], "define_mixes": {"mine": mix}}))
+    recipe.write_text(
+        yaml.safe_dump({**yaml.safe_load(RECIPE.read_text()), "mixes": ["mine"], "define_mixes": {"mine": mix}})
+    )
     command = compile_command(talking_llama, tmp_path / "run")
     command[command.index(str(RECIPE))] = str(recipe)
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)

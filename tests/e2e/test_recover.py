@@ -1,4 +1,6 @@
-"""`edgedistill recover` on tiny models, as a user types it: from a folder and a GGUF file, killed, run again, on text alone."""
+"""`edgedistill recover` on tiny models, as a user types it: from a folder and a GGUF file, killed, run again, on text
+alone.
+"""
 
 import json
 import os
@@ -135,13 +137,19 @@ def base_gguf(talking_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_base_model_in_a_quantized_file(base_gguf: Path, tmp_path: Path):
-    done = edgedistill(*words(base_gguf, tmp_path / "run", "--tokens", 512, "-f", "gguf,onnx", "--target", "laptop-cpu"))
+    done = edgedistill(
+        *words(base_gguf, tmp_path / "run", "--tokens", 512, "-f", "gguf,onnx", "--target", "laptop-cpu")
+    )
     assert done.returncode == 0, done.stderr
     assert "its weights are already rounded, most of them to q8_0; recovery goes towards these weights" in done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [row["label"] for row in report["rows"]] == [
-        "model as given", "float model", "q4_0 rounded", "q4_0 recovered, llama.cpp", "q4_0 recovered, onnxruntime",
-    ]  # fmt: skip
+        "model as given",
+        "float model",
+        "q4_0 rounded",
+        "q4_0 recovered, llama.cpp",
+        "q4_0 recovered, onnxruntime",
+    ]
     assert report["rows"][0]["file_bytes"] == base_gguf.stat().st_size
     assert [judge["name"] for judge in report["judges"]] == ["held-out text", "held-out prose"]
     assert report["target"]["name"] == "laptop-cpu"

@@ -15,7 +15,9 @@ CHILD = Path(__file__).with_name("llama_child.py")
 
 @dataclass(frozen=True)
 class Answer:
-    """What llama.cpp makes of a file: logits [T, V] of the tokens, ids of the texts, the template and end token it read."""
+    """What llama.cpp makes of a file: logits [T, V] of the tokens, ids of the texts, the template and end token it
+    read.
+    """
 
     logits: np.ndarray
     ids: list[list[int]]
@@ -27,7 +29,9 @@ class Answer:
 def ask_llama(tmp_path):
     def ask(path: Path, tokens: Sequence[int] = (), texts: Sequence[str] = (), float_cache: bool = False) -> Answer:
         out = tmp_path / "answer.npz"
-        request = json.dumps({"path": str(path), "tokens": list(tokens), "texts": list(texts), "float_cache": float_cache})
+        request = json.dumps(
+            {"path": str(path), "tokens": list(tokens), "texts": list(texts), "float_cache": float_cache}
+        )
         done = subprocess.run([sys.executable, CHILD, out], input=request, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"llama.cpp refused {path} ({done.returncode}): {done.stderr[-2000:]}"
         with np.load(out) as found:

@@ -33,7 +33,9 @@ class Session:
         past = past or self.empty(len(ids))
         mask = np.ones((len(ids), past[0].shape[2] + ids.shape[1]), np.int64) if mask is None else mask
         cache = {i.name: value for i, value in zip(self.past, past, strict=True)}
-        logits, *present = self.session.run(None, {"input_ids": ids, "attention_mask": np.asarray(mask, np.int64), **cache})
+        logits, *present = self.session.run(
+            None, {"input_ids": ids, "attention_mask": np.asarray(mask, np.int64), **cache}
+        )
         return logits, present
 
     def greedy(self, ids, mask=None, count=24):
@@ -49,9 +51,11 @@ class Session:
 
 
 def matrices(folder):
-    """(name, weights [O, I]) of each matrix of the graph: what onnxruntime's kernels make of it times the identity, without its bias.
+    """(name, weights [O, I]) of each matrix of the graph: what onnxruntime's kernels make of it times the identity,
+    without its bias.
 
-    The nodes between the input and the output of a matrix are run as they stand in the file; our reader has no part in it.
+    The nodes between the input and the output of a matrix are run as they stand in the file; our reader has no part in
+    it.
     """
     graph = graph_of(folder)
     for node in graph.node:
@@ -96,8 +100,11 @@ def run(graph, output, given, value):
             waiting += makers[name].input
     kind = TensorProto.INT64 if value.dtype == np.int64 else TensorProto.FLOAT
     part = helper.make_graph(
-        [node for node in graph.node if node in needed], "part", [helper.make_tensor_value_info(given, kind, list(value.shape))],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)], list(tensors.values()),
+        [node for node in graph.node if node in needed],
+        "part",
+        [helper.make_tensor_value_info(given, kind, list(value.shape))],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        list(tensors.values()),
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(part, opset_imports=opsets, ir_version=10)

@@ -51,7 +51,10 @@ def test_one_weight_names_its_tensor_row_and_block(checkpoint):
     assert (difference.tensor, difference.row, difference.block) == ("model.layers.0.mlp.up_proj.weight", 5, 1)
     assert difference.found == pytest.approx(difference.expected + 1.0)
     assert comparison.sha256 != checkpoint_hash(checkpoint)
-    with pytest.raises(VerifyError, match=r"x.gguf: 1 of 3 tensors differ .* model.layers.0.mlp.up_proj.weight, row 5, block 1: expected"):
+    with pytest.raises(
+        VerifyError,
+        match=r"x.gguf: 1 of 3 tensors differ .* model.layers.0.mlp.up_proj.weight, row 5, block 1: expected",
+    ):
         comparison.require_equal("x.gguf")
 
 
@@ -76,5 +79,11 @@ def test_missing_extra_double_and_misshapen_tensors_are_named(checkpoint):
 
 
 def test_layers_are_ordered_by_number():
-    ordered = ["model.embed_tokens.weight", "model.layers.2.a", "model.layers.10.a", "model.norm.weight", "lm_head.weight"]
+    ordered = [
+        "model.embed_tokens.weight",
+        "model.layers.2.a",
+        "model.layers.10.a",
+        "model.norm.weight",
+        "lm_head.weight",
+    ]
     assert tensor_order(reversed(ordered)) == ordered

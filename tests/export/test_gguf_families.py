@@ -1,8 +1,10 @@
-"""Every family's GGUF file in llama.cpp against transformers' own model of the source folder: logits, weights, and the way back.
+"""Every family's GGUF file in llama.cpp against transformers' own model of the source folder: logits, weights, and the
+way back.
 
-The tiny models have what their family can have (tests/tiny.py, VARIANTS), and the text is longer than their windows. llama.cpp
-is told to keep keys and values in float32; then its logits, of a spread of about 1.2, differ from transformers' by some 2e-5,
-and for gemma3 by 3e-3, because it reads gelu from a table of float16. Every part of a family that is held here moves them by 0.1.
+The tiny models have what their family can have (tests/tiny.py, VARIANTS), and the text is longer than their windows.
+llama.cpp is told to keep keys and values in float32; then its logits, of a spread of about 1.2, differ from
+transformers' by some 2e-5, and for gemma3 by 3e-3, because it reads gelu from a table of float16. Every part of a
+family that is held here moves them by 0.1.
 """
 
 import json
@@ -88,8 +90,8 @@ def test_llama_cpp_gives_transformers_logits(family, folders, tmp_path, ask_llam
     assert (facts.shape.parameters, facts.kind) == (read_shape(folder).parameters, "gguf")
 
 
-# What each family has beside a plain llama, turned off or set to another family's value: transformers' logits must then be others
-# by far, or the test above would not see that part go wrong.
+# What each family has beside a plain llama, turned off or set to another family's value: transformers' logits must then
+# be others by far, or the test above would not see that part go wrong.
 PARTS = [
     ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}),
@@ -107,10 +109,12 @@ PARTS = [
     ("granite", {"residual_multiplier": 1.0}),
     ("granite", {"attention_multiplier": 0.25}),
     ("granite", {"logits_scaling": 1.0}),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("family", "changes"), PARTS, ids=[f"{family} {' '.join(changes)}" for family, changes in PARTS])
+@pytest.mark.parametrize(
+    ("family", "changes"), PARTS, ids=[f"{family} {' '.join(changes)}" for family, changes in PARTS]
+)
 def test_each_part_of_a_family_shows_in_the_logits(family, changes, folders):
     folder = folders[family]
     assert np.abs(logits(reference(folder, **changes)) - logits(reference(folder))).max() > SHOWS
@@ -136,7 +140,10 @@ def test_the_file_holds_the_checkpoint_bit_for_bit(family, mix, folders, tmp_pat
     checkpoint = float_checkpoint(weights, "f32")
     if mix != "f32":
         formats = mixes.assign_formats(shape, mix)
-        rounded = {name: fit_ggml(value, formats[name].name) if formats[name].quantized else value for name, value in weights.items()}
+        rounded = {
+            name: fit_ggml(value, formats[name].name) if formats[name].quantized else value
+            for name, value in weights.items()
+        }
         checkpoint = GridCheckpoint(mix, rounded)
     path = write_gguf(checkpoint, folder, shape, tmp_path / "model.gguf", {})
     compared = verify_gguf(checkpoint, folder, shape, path)
@@ -188,7 +195,9 @@ def test_a_student_cut_by_depth_runs_as_transformers_has_it(family, keep, folder
 
 def test_a_smollm3_student_with_a_layer_out_of_place_is_refused(folders, tmp_path):
     save_model(cut_layers(load_model(folders["smollm3"]), [0, 2]), folders["smollm3"], tmp_path / "fine")
-    with pytest.raises(InputError, match="no_rope_layers leaves the rotary embedding out of other layers than every 4th"):
+    with pytest.raises(
+        InputError, match="no_rope_layers leaves the rotary embedding out of other layers than every 4th"
+    ):
         save_model(cut_layers(load_model(folders["smollm3"]), [0, 3]), folders["smollm3"], tmp_path / "student")
 
 

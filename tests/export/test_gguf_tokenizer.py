@@ -1,4 +1,6 @@
-"""Each tokenizer that we claim to know gives llama.cpp's ids, from a folder and rebuilt from the GGUF file's own keys."""
+"""Each tokenizer that we claim to know gives llama.cpp's ids, from a folder and rebuilt from the GGUF file's own
+keys.
+"""
 
 import json
 import logging
@@ -20,12 +22,21 @@ from edgedistill.models.vocabulary import read_vocabulary
 from tests.tokenizers import ADDED, byte_level, random_texts, sentencepiece, write_folder
 
 CHILD = Path(__file__).with_name("tokenizer_child.py")
-TEXTS = ["", *TEST_TEXTS, *random_texts(400, seed=2), *(" " * n + "x" for n in range(40)), *("\n" * n for n in range(40)), "a" * 3000]
+TEXTS = [
+    "",
+    *TEST_TEXTS,
+    *random_texts(400, seed=2),
+    *(" " * n + "x" for n in range(40)),
+    *("\n" * n for n in range(40)),
+    "a" * 3000,
+]
 
 
 @dataclass
 class Case:
-    """One tokenizer: how to make its tokenizer.json, what tokenizer_config.json adds, and what llama.cpp and we make of it."""
+    """One tokenizer: how to make its tokenizer.json, what tokenizer_config.json adds, and what llama.cpp and we make of
+    it.
+    """
 
     make: Callable[[], dict]
     config: dict = field(default_factory=dict)
@@ -57,7 +68,9 @@ NAMES = list(cases())
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory) -> dict[str, Case]:
-    """Every case written as a folder and as a GGUF file without weights, and what one llama.cpp says of all the files."""
+    """Every case written as a folder and as a GGUF file without weights, and what one llama.cpp says of all the
+    files.
+    """
     room = tmp_path_factory.mktemp("tokenizers")
     found = cases()
     requests = []
@@ -86,7 +99,9 @@ def write_file(folder: Path, out: Path) -> Path:
 
 
 def ask(requests: list[dict]) -> list[dict]:
-    done = subprocess.run([sys.executable, CHILD], input=json.dumps(requests), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, CHILD], input=json.dumps(requests), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"llama.cpp ended with {done.returncode}: {done.stderr[-2000:]}"
     return json.loads(done.stdout)
 
@@ -160,15 +175,23 @@ def test_known_differences(name, text, why, known):
 
 def test_what_is_no_known_difference(known):
     for name, text in [
-        ("gpt-4o", "École ÉCOLE naïve iPhone Жизнь ЖИЗНЬ 中文A ǅ"), ("qwen2 with NFC", "caf\u00e9"), ("metaspace first", "<s>The cat"),
-        ("metaspace first", " The"), ("phi-3", "a>b\u3000c"), ("llama-bpe", "it's ſ"), ("gemma", "▁ a"), ("qwen2", "a</s>b"),
-    ]:  # fmt: skip
+        ("gpt-4o", "École ÉCOLE naïve iPhone Жизнь ЖИЗНЬ 中文A ǅ"),
+        ("qwen2 with NFC", "caf\u00e9"),
+        ("metaspace first", "<s>The cat"),
+        ("metaspace first", " The"),
+        ("phi-3", "a>b\u3000c"),
+        ("llama-bpe", "it's ſ"),
+        ("gemma", "▁ a"),
+        ("qwen2", "a</s>b"),
+    ]:
         assert known_difference(read_vocabulary(known[name].folder), text) is None, text
 
 
 def test_a_text_ends_where_transformers_ends_it(known, tmp_path):
     data = byte_level("llama-bpe")
-    wanted = [data["model"]["vocab"].get(token) or ADDED.index(token) for token in ("</s>", "<tool>", "[INST]", "<|im_end|>")]
+    wanted = [
+        data["model"]["vocab"].get(token) or ADDED.index(token) for token in ("</s>", "<tool>", "[INST]", "<|im_end|>")
+    ]
     folder = write_folder(tmp_path / "model", data, {}, {"eos_token_id": wanted})
     vocabulary = read_vocabulary(folder)
     assert (vocabulary.token("eot"), vocabulary.token("eom")) == ("<tool>", "[INST]")
@@ -186,15 +209,24 @@ def test_templates_of_other_names(tmp_path):
     assert read_vocabulary(path) == read_vocabulary(folder)
     save_tokenizer(path, tmp_path / "rebuilt")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "rebuilt")
-    assert theirs.chat_template == load_tokenizer(path).chat_template == {"default": "DEFAULT", "tool_use": "TOOL_USE", "a_b": "A-B"}
+    assert (
+        theirs.chat_template
+        == load_tokenizer(path).chat_template
+        == {"default": "DEFAULT", "tool_use": "TOOL_USE", "a_b": "A-B"}
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "rstrip", "written"),
     [
-        ("Phi-3-mini student", False, "Phi 3-mini student"), ("PHI3", False, "PHI 3"), ("phi-4", False, "phi-4"), (None, False, None),
-        ("Phi-3.5-mini", True, "Phi-3.5-mini"), ("my model", True, "my model (phi-3)"), (None, True, "phi-3"),
+        ("Phi-3-mini student", False, "Phi 3-mini student"),
+        ("PHI3", False, "PHI 3"),
+        ("phi-4", False, "phi-4"),
+        (None, False, None),
+        ("Phi-3.5-mini", True, "Phi-3.5-mini"),
+        ("my model", True, "my model (phi-3)"),
+        (None, True, "phi-3"),
     ],
-)  # fmt: skip
+)
 def test_the_name_by_which_llama_cpp_knows_phi(name, rstrip, written, known):
     assert known_name(name, read_vocabulary(known["phi-3" if rstrip else "gpt-2"].folder)) == written

@@ -1,4 +1,6 @@
-"""Whole GGUF files of four families with their kind of tokenizer: made-up text, chats, and where an answer ends, in llama.cpp."""
+"""Whole GGUF files of four families with their kind of tokenizer: made-up text, chats, and where an answer ends, in
+llama.cpp.
+"""
 
 import json
 from pathlib import Path
@@ -34,7 +36,10 @@ MODELS = {
     "mistral": (lambda: sentencepiece("first", template=BOS), INST_CHAT, [2]),
     "olmo2": (lambda: byte_level("dbrx"), PHI_CHAT, [2, 3]),
 }
-MESSAGES = [{"role": "user", "content": "  Hi there,\n\n what's  it?"}, {"role": "assistant", "content": "Naïve 中文 12345."}]
+MESSAGES = [
+    {"role": "user", "content": "  Hi there,\n\n what's  it?"},
+    {"role": "assistant", "content": "Naïve 中文 12345."},
+]
 MESSAGES.append({"role": "user", "content": "▁ \t<|end|>x"})
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.characters(exclude_categories=["Cs"])), max_size=25).map("".join)
 
@@ -71,7 +76,9 @@ def test_the_check_at_export_passes_and_sees_a_difference(written, tmp_path):
     used, unused = load_tokenizer(folder).tokenize("</s>Hello, world!")[1], "q"
     vocab[used], vocab[unused] = vocab[unused], vocab[used]
     (other / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(VerifyError, match=r"llama.cpp splits .* otherwise than the folder's tokenizer: from token \d+ on"):
+    with pytest.raises(
+        VerifyError, match=r"llama.cpp splits .* otherwise than the folder's tokenizer: from token \d+ on"
+    ):
         check_token_ids(other, path)
 
 

@@ -1,4 +1,6 @@
-"""GGUF files as llama.cpp sees them: same logits as torch on the decoded weights, same bytes as gguf's own quantizer."""
+"""GGUF files as llama.cpp sees them: same logits as torch on the decoded weights, same bytes as gguf's own
+quantizer.
+"""
 
 import errno
 import json
@@ -27,7 +29,14 @@ from edgedistill.quant.fit import fit_ggml
 from tests.tiny import make_tiny_llama
 
 TOKENS = [5, 17, 300, 42, 9, 77, 150, 3, 260, 31, 11, 200, 201, 202, 44, 8]
-METADATA = {"name": "Tiny", "license": "apache-2.0", "author": "tests", "teacher": "random", "run": "0123abcd", "layers": 4}
+METADATA = {
+    "name": "Tiny",
+    "license": "apache-2.0",
+    "author": "tests",
+    "teacher": "random",
+    "run": "0123abcd",
+    "layers": 4,
+}
 
 
 def round_to(folder, mix: str) -> GridCheckpoint:
@@ -37,22 +46,31 @@ def round_to(folder, mix: str) -> GridCheckpoint:
     if mix in ("f32", "f16", "bf16"):
         return float_checkpoint(tensors, mix)
     formats = mixes.assign_formats(shape, mix)
-    return GridCheckpoint(mix, {n: fit_ggml(t, formats[n].name) if formats[n].quantized else t for n, t in tensors.items()})
+    return GridCheckpoint(
+        mix, {n: fit_ggml(t, formats[n].name) if formats[n].quantized else t for n, t in tensors.items()}
+    )
 
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("untied") / "model", layers=2, heads=4, kv_heads=4, tied=False, seed=3)
+    return make_tiny_llama(
+        tmp_path_factory.mktemp("untied") / "model", layers=2, heads=4, kv_heads=4, tied=False, seed=3
+    )
 
 
 def write(folder, checkpoint, out):
     return write_gguf(checkpoint, folder, read_shape(folder), out, METADATA)
 
 
-# llama.cpp keeps its cache in f16 and rounds activations to 8 bits for quantized weights, to bfloat16 for those; logits reach about 8.
-@pytest.mark.parametrize(("mix", "tolerance"), [("f32", 0.02), ("f16", 0.02), ("bf16", 0.1), ("q8_0", 0.25), ("q4_0", 0.25)])
+# llama.cpp keeps its cache in f16 and rounds activations to 8 bits for quantized weights, to bfloat16 for those; logits
+# reach about 8.
+@pytest.mark.parametrize(
+    ("mix", "tolerance"), [("f32", 0.02), ("f16", 0.02), ("bf16", 0.1), ("q8_0", 0.25), ("q4_0", 0.25)]
+)
 @pytest.mark.parametrize("which", ["tied, grouped heads", "untied"])
-def test_llama_cpp_agrees_with_torch_on_the_decoded_weights(which, mix, tolerance, tiny_llama, untied, tmp_path, ask_llama):
+def test_llama_cpp_agrees_with_torch_on_the_decoded_weights(
+    which, mix, tolerance, tiny_llama, untied, tmp_path, ask_llama
+):
     folder = untied if which == "untied" else tiny_llama
     checkpoint = round_to(folder, mix)
     path = write(folder, checkpoint, tmp_path / "model.gguf")
@@ -105,11 +123,23 @@ def test_the_same_arguments_give_the_same_bytes(tiny_llama, tmp_path):
 
 def test_metadata_says_where_the_model_is_from(tiny_llama, tmp_path):
     path = write(tiny_llama, round_to(tiny_llama, "q8_0"), tmp_path / "model.gguf")
-    found = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items() if not key.startswith("tokenizer.ggml.")}
+    found = {
+        key: field.contents()
+        for key, field in gguf.GGUFReader(path).fields.items()
+        if not key.startswith("tokenizer.ggml.")
+    }
     assert (found["general.name"], found["general.license"], found["general.author"]) == ("Tiny", "apache-2.0", "tests")
     facts = read_facts(path, str(path))
-    assert (found["edgedistill.teacher"], found["edgedistill.run"], found["edgedistill.layers"]) == ("random", "0123abcd", 4)
-    assert (found["edgedistill.mix"], found["general.file_type"], found["llama.vocab_size"]) == ("q8_0", 7, facts.shape.vocab)
+    assert (found["edgedistill.teacher"], found["edgedistill.run"], found["edgedistill.layers"]) == (
+        "random",
+        "0123abcd",
+        4,
+    )
+    assert (found["edgedistill.mix"], found["general.file_type"], found["llama.vocab_size"]) == (
+        "q8_0",
+        7,
+        facts.shape.vocab,
+    )
     assert (facts.shape, facts.license) == (read_shape(tiny_llama), "apache-2.0")
 
 
@@ -164,7 +194,13 @@ def test_a_changed_code_in_a_block_of_zeros_is_found(tiny_llama, tmp_path):
     data[read_header(path).tensors[gguf_names(read_shape(tiny_llama))[name]].offset + 10] = 3
     path.write_bytes(data)
     (difference,) = compare_gguf(checkpoint, path).differences
-    assert (difference.tensor, difference.row, difference.block, difference.expected, difference.found) == (name, 0, 0, 0.0, 0.0)
+    assert (difference.tensor, difference.row, difference.block, difference.expected, difference.found) == (
+        name,
+        0,
+        0,
+        0.0,
+        0.0,
+    )
 
 
 def test_a_changed_tokenizer_or_shape_is_named(tiny_llama, tmp_path):
@@ -172,7 +208,9 @@ def test_a_changed_tokenizer_or_shape_is_named(tiny_llama, tmp_path):
     path = write(tiny_llama, checkpoint, tmp_path / "model.gguf")
     other = shutil.copytree(tiny_llama, tmp_path / "other")
     (other / "chat_template.jinja").write_text("changed")
-    with pytest.raises(VerifyError, match="its tokenizer differs from the checkpoint's in chat_template: expected 'changed'"):
+    with pytest.raises(
+        VerifyError, match="its tokenizer differs from the checkpoint's in chat_template: expected 'changed'"
+    ):
         verify_gguf(checkpoint, other, shape, path)
     renamed = path.read_bytes().replace(b"<|im_end|>", b"<|im_enX|>", 1)
     path.write_bytes(renamed)
@@ -182,7 +220,13 @@ def test_a_changed_tokenizer_or_shape_is_named(tiny_llama, tmp_path):
 
 def test_rope_scaling_travels(untied, tmp_path, ask_llama):
     for scaling in (
-        {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+        {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
         {"rope_type": "linear", "factor": 2.0},
     ):
         folder = shutil.copytree(untied, tmp_path / scaling["rope_type"])

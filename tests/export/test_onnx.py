@@ -1,4 +1,6 @@
-"""The ONNX export in onnxruntime against transformers on the decoded weights: logits, cache, padding, greedy text, every weight."""
+"""The ONNX export in onnxruntime against transformers on the decoded weights: logits, cache, padding, greedy text,
+every weight.
+"""
 
 import json
 from dataclasses import replace
@@ -97,7 +99,9 @@ def test_greedy_text_is_that_of_transformers(case, tokens):
     model = reference(source, checkpoint)
     prompt = torch.from_numpy(tokens[:, :12])
     with torch.inference_mode():
-        expected = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False, eos_token_id=None)
+        expected = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False, eos_token_id=None
+        )
     np.testing.assert_array_equal(Session(out).greedy(tokens[:, :12]), expected[:, 12:].numpy())
 
 
@@ -149,7 +153,11 @@ def test_inputs_outputs_and_metadata(case):
     _, checkpoint, shape, out = case
     session = Session(out).session
     cache = [f"{index}.{part}" for index in range(shape.layers) for part in ("key", "value")]
-    assert [i.name for i in session.get_inputs()] == ["input_ids", "attention_mask", *(f"past_key_values.{c}" for c in cache)]
+    assert [i.name for i in session.get_inputs()] == [
+        "input_ids",
+        "attention_mask",
+        *(f"past_key_values.{c}" for c in cache),
+    ]
     assert [o.name for o in session.get_outputs()] == ["logits", *(f"present.{c}" for c in cache)]
     assert session.get_inputs()[2].shape == ["batch_size", 2, "past_sequence_length", 16]
     properties = session.get_modelmeta().custom_metadata_map
@@ -160,15 +168,28 @@ def test_inputs_outputs_and_metadata(case):
 def test_companions(case):
     source, checkpoint, shape, out = case
     model = "model_q4.onnx" if checkpoint.mix == "q4_0" else "model_quantized.onnx"
-    names = {"config.json", "generation_config.json", "genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    names = {
+        "config.json",
+        "generation_config.json",
+        "genai_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == names | {f"onnx/{model}"}
     template = (source / "chat_template.jinja").read_text()
-    assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == template == (out / "chat_template.jinja").read_text()
+    assert (
+        json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+        == template
+        == (out / "chat_template.jinja").read_text()
+    )
     chat = [{"role": "user", "content": "Hello"}]
     ours, theirs = (AutoTokenizer.from_pretrained(f).apply_chat_template(chat, tokenize=False) for f in (out, source))
     assert ours == theirs
     # transformers 4, which optimum needs, doesn't know the class by the name that 5 writes.
-    classes = [json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] for folder in (source, out)]
+    classes = [
+        json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] for folder in (source, out)
+    ]
     assert classes == ["TokenizersBackend", "PreTrainedTokenizerFast"]
     assert read_shape(out) == shape
     assert json.loads((out / "genai_config.json").read_text())["model"]["decoder"]["filename"] == f"onnx/{model}"
@@ -198,7 +219,11 @@ def test_llama3_rope_scaling(tmp_path, tokens):
     source = make_tiny_llama(tmp_path / "source", layers=2, context=512)
     config = json.loads((source / "config.json").read_text())
     config["rope_parameters"] = {
-        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }
     (source / "config.json").write_text(json.dumps(config))
@@ -220,7 +245,9 @@ def test_weights_beside_the_model_when_it_is_large(tiny_llama, tokens, tmp_path,
     np.testing.assert_array_equal(Session(out)(tokens)[0], Session(inside)(tokens)[0])
     assert verify_onnx(checkpoint, tiny_llama, shape, out).equal
     assert (out / "onnx" / "model_q4.onnx_data").stat().st_size > (out / "onnx" / "model_q4.onnx").stat().st_size
-    assert json.loads((out / "config.json").read_text())["transformers.js_config"] == {"use_external_data_format": {"model_q4.onnx": 1}}
+    assert json.loads((out / "config.json").read_text())["transformers.js_config"] == {
+        "use_external_data_format": {"model_q4.onnx": 1}
+    }
 
 
 def test_an_earlier_export_and_what_a_killed_one_left_are_replaced(tiny_llama, tmp_path):

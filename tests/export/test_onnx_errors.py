@@ -68,15 +68,22 @@ def test_a_flipped_code_is_found_and_named(case, copy):
     flip(path, f"{DOWN}.codes", 16 * 4 * 3 + 16 * 2 + 5)  # rows are 4 blocks of 16 bytes
     (difference,) = compare_onnx(checkpoint, folder).differences
     assert (difference.tensor, difference.row, difference.block) == (f"{DOWN}.weight", 3, 2)
-    with pytest.raises(VerifyError, match=rf"differ from the checkpoint; the first is {DOWN}.weight, row 3, block 2: expected"):
+    with pytest.raises(
+        VerifyError, match=rf"differ from the checkpoint; the first is {DOWN}.weight, row 3, block 2: expected"
+    ):
         compare_onnx(checkpoint, folder).require_equal("copy")
 
 
 @pytest.mark.parametrize(
     ("name", "byte", "tensor", "row", "block"),
     [
-        ("model.layers.2.self_attn.(q_proj|k_proj|v_proj).scales", 2 * (2 * (64 + 5) + 1) + 1, "model.layers.2.self_attn.k_proj.weight",
-         5, 1),
+        (
+            "model.layers.2.self_attn.(q_proj|k_proj|v_proj).scales",
+            2 * (2 * (64 + 5) + 1) + 1,
+            "model.layers.2.self_attn.k_proj.weight",
+            5,
+            1,
+        ),
         ("model.layers.2.mlp.(gate_proj|up_proj).codes", 32 * (128 + 7), "model.layers.2.mlp.up_proj.weight", 7, 0),
         ("model.embed_tokens.codes", 64 * 300 + 33, "model.embed_tokens.weight", 300, 1),
         ("model.norm.weight", 4 * 9 + 2, "model.norm.weight", 0, 9),
@@ -242,13 +249,18 @@ def test_a_missing_tensor_and_one_stored_otherwise_are_named(case, copy, tiny_ll
     change(path, lambda model: model.graph.node.remove(next(n for n in model.graph.node if n.name == DOWN)))
     with pytest.raises(VerifyError, match=f"lacks 1 of the checkpoint's 38 tensors, first {DOWN}.weight"):
         compare_onnx(checkpoint, folder)
-    for other, found in ((fit_ggml, "8 bits, not as q4_0 is"), (lambda weight, grid: weight.half(), "f16, not as q4_0 is")):
+    for other, found in (
+        (fit_ggml, "8 bits, not as q4_0 is"),
+        (lambda weight, grid: weight.half(), "f16, not as q4_0 is"),
+    ):
         tensors = {**checkpoint.tensors, f"{DOWN}.weight": other(checkpoint.decode(f"{DOWN}.weight"), "q8_0")}
         out = write_onnx(GridCheckpoint("other", tensors), tiny_llama, shape, tmp_path / "other", METADATA)
         with pytest.raises(VerifyError, match=f"{DOWN}.weight is stored in {found}"):
             compare_onnx(checkpoint, out)
     with pytest.raises(VerifyError, match=f"{DOWN}.weight is stored in 4 bits, the checkpoint's is float16"):
-        compare_onnx(GridCheckpoint("other", tensors), write_onnx(checkpoint, tiny_llama, shape, tmp_path / "mine", METADATA))
+        compare_onnx(
+            GridCheckpoint("other", tensors), write_onnx(checkpoint, tiny_llama, shape, tmp_path / "mine", METADATA)
+        )
 
 
 def test_a_missing_or_short_data_file_is_named(tiny_llama, case, tmp_path, monkeypatch):
@@ -276,8 +288,14 @@ def test_what_can_not_be_exported_is_named(tiny_llama, case, tmp_path):
     refuse("accuracy_level is 2; it must be one of 0, 1, 4", level=2)
     refuse("heads are 12 wide; onnxruntime's attention takes multiples of 8", shape=replace(shape, head_dim=12))
     refuse(r"differ in 9 tensors, first model.layers.4.input_layernorm.weight", shape=shape.with_layers(5))
-    refuse(r"mlp.gate_proj.weight is \[128, 64\] in the checkpoint, \[160, 64\] in the model's shape", shape=replace(shape, ffn=160))
-    refuse(r"config.json: its norm_eps is 1e-05, the checkpoint's 1e-06; they must be one model's", shape=replace(shape, norm_eps=1e-6))
+    refuse(
+        r"mlp.gate_proj.weight is \[128, 64\] in the checkpoint, \[160, 64\] in the model's shape",
+        shape=replace(shape, ffn=160),
+    )
+    refuse(
+        r"config.json: its norm_eps is 1e-05, the checkpoint's 1e-06; they must be one model's",
+        shape=replace(shape, norm_eps=1e-6),
+    )
     refuse("has no config.json", folder=tmp_path)
 
 
@@ -296,7 +314,9 @@ def test_a_folder_with_a_broken_tokenizer_is_named(tiny_llama, case, tmp_path):
 def test_a_folder_of_something_else_stays(tiny_llama, case, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
-    with pytest.raises(InputError, match="holds 'thesis.tex', which no ONNX export writes; choose an empty or a new folder"):
+    with pytest.raises(
+        InputError, match="holds 'thesis.tex', which no ONNX export writes; choose an empty or a new folder"
+    ):
         write_onnx(case[0], tiny_llama, case[1], tmp_path / "out", METADATA)
     with pytest.raises(InputError, match="thesis.tex is a file; an ONNX export is a folder"):
         write_onnx(case[0], tiny_llama, case[1], tmp_path / "out" / "thesis.tex", METADATA)
@@ -315,7 +335,9 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_export_stays(tiny_llama, ca
         return write_bytes(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(RunError, match=r"out: the ONNX export can't be written \(No space left on device\). Free some disk"):
+    with pytest.raises(
+        RunError, match=r"out: the ONNX export can't be written \(No space left on device\). Free some disk"
+    ):
         write_onnx(checkpoint, tiny_llama, shape, tmp_path / "out", {"name": "second"})
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (out / "onnx" / "model_q4.onnx").read_bytes() == before

@@ -1,8 +1,9 @@
-"""Every family's ONNX file in onnxruntime against transformers on the decoded weights: prompt, cache, padding, every weight.
+"""Every family's ONNX file in onnxruntime against transformers on the decoded weights: prompt, cache, padding, every
+weight.
 
-The tiny models have what their family can have (tests/tiny.py, VARIANTS), and the text is longer than their windows. With
-float activations the logits, of a spread of about 1.2, differ from transformers' by some 1e-5; every part of a family that is
-held here moves them by far more.
+The tiny models have what their family can have (tests/tiny.py, VARIANTS), and the text is longer than their windows.
+With float activations the logits, of a spread of about 1.2, differ from transformers' by some 1e-5; every part of a
+family that is held here moves them by far more.
 """
 
 import json
@@ -29,15 +30,29 @@ from tests.tiny import make_tiny
 TOKENS = np.random.default_rng(0).integers(3, 400, (1, 60))
 TOLERANCE = 1e-4  # of logits
 SHOWS = 0.1
-MIXED = {"q_proj": "q4_0", "k_proj": "q4_0", "v_proj": "q8_0", "o_proj": "q4_1", "qkv_proj": "q5_1", "gate_proj": "q5_0", "up_proj": "q4_1",
-         "gate_up_proj": "q4_1", "down_proj": "iq4_nl", "embed_tokens": "q4_1", "lm_head": "q8_0"}  # fmt: skip
+MIXED = {
+    "q_proj": "q4_0",
+    "k_proj": "q4_0",
+    "v_proj": "q8_0",
+    "o_proj": "q4_1",
+    "qkv_proj": "q5_1",
+    "gate_proj": "q5_0",
+    "up_proj": "q4_1",
+    "gate_up_proj": "q4_1",
+    "down_proj": "iq4_nl",
+    "embed_tokens": "q4_1",
+    "lm_head": "q8_0",
+}
 
 
 def on_grids(folder, grid_of):
     """The folder's weights, each matrix on the grid of its module."""
     shape = read_shape(folder)
     state = load_model(folder).state_dict()
-    tensors = {t.name: state[t.name] if t.flat else fit_ggml(state[t.name], grid_of(t.name.split(".")[-2])) for t in shape.tensors()}
+    tensors = {
+        t.name: state[t.name] if t.flat else fit_ggml(state[t.name], grid_of(t.name.split(".")[-2]))
+        for t in shape.tensors()
+    }
     return GridCheckpoint("mine", tensors), shape
 
 
@@ -62,7 +77,12 @@ def case(request, folders, tmp_path_factory):
     family, mix = request.param.split()
     folder = folders[family]
     checkpoint, shape = on_grids(folder, (lambda module: "q8_0") if mix == "q8_0" else MIXED.__getitem__)
-    return folder, checkpoint, shape, write_onnx(checkpoint, folder, shape, tmp_path_factory.mktemp("onnx") / "out", {}, accuracy_level=0)
+    return (
+        folder,
+        checkpoint,
+        shape,
+        write_onnx(checkpoint, folder, shape, tmp_path_factory.mktemp("onnx") / "out", {}, accuracy_level=0),
+    )
 
 
 def test_logits_are_those_of_transformers_at_once_and_with_the_cache(case):
@@ -92,7 +112,9 @@ def test_a_batch_padded_on_the_left_is_transformers(case):
     mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
     following, _ = session(np.array([[7], [9]]), mask, past)
     for row, tokens in enumerate((np.append(short, [[7]], 1), np.append(long, [[9]], 1))):
-        np.testing.assert_allclose(following[row, 0], expected_logits(folder, checkpoint, tokens)[0, -1], atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(
+            following[row, 0], expected_logits(folder, checkpoint, tokens)[0, -1], atol=TOLERANCE, rtol=0
+        )
 
 
 def test_weights_are_the_checkpoints_bit_for_bit(case):
@@ -110,7 +132,13 @@ def test_the_exports_config_is_the_models(case):
 
 
 PARTS_OF = {
-    "gemma3_text": [{"window": 8}, {"local_rope_theta": 500.0}, {"embedding_scale": 1.0}, {"activation": "silu"}, {"attention_scale": 0.3}],
+    "gemma3_text": [
+        {"window": 8},
+        {"local_rope_theta": 500.0},
+        {"embedding_scale": 1.0},
+        {"activation": "silu"},
+        {"attention_scale": 0.3},
+    ],
     "granite": [{"embedding_scale": 1.0}, {"residual_scale": 1.0}, {"attention_scale": 0.9}, {"logit_scale": 1.0}],
     "smollm3": [{"no_rope": None}],
     "llama": [{"rope_scaling": None}],
@@ -122,7 +150,9 @@ PARTS_OF = {
 }
 
 
-@pytest.mark.parametrize(("family", "change"), [(family, change) for family, changes in PARTS_OF.items() for change in changes])
+@pytest.mark.parametrize(
+    ("family", "change"), [(family, change) for family, changes in PARTS_OF.items() for change in changes]
+)
 def test_every_part_of_a_family_shows_and_verify_names_its_lack(family, change, folders, tmp_path, monkeypatch):
     """The graph of a model that lacks one part gives other logits, and isn't taken for the model's."""
     folder = folders[family]
@@ -130,11 +160,15 @@ def test_every_part_of_a_family_shows_and_verify_names_its_lack(family, change, 
     monkeypatch.setattr("edgedistill.export.onnx.companions.require_shape", lambda folder, shape: None)
     out = write_onnx(checkpoint, folder, replace(shape, **change), tmp_path / "out", {}, accuracy_level=0)
     assert np.abs(Session(out)(TOKENS)[0] - expected_logits(folder, checkpoint, TOKENS)).max() > SHOWS
-    with pytest.raises(VerifyError, match="isn't as the export writes it|differs from the model's rotary angles|the export writes"):
+    with pytest.raises(
+        VerifyError, match="isn't as the export writes it|differs from the model's rotary angles|the export writes"
+    ):
         verify_onnx(checkpoint, folder, shape, out)
 
 
-@pytest.mark.parametrize(("attribute", "bias", "holds"), [(True, False, True), (False, True, True), (False, False, False)])
+@pytest.mark.parametrize(
+    ("attribute", "bias", "holds"), [(True, False, True), (False, True, True), (False, False, False)]
+)
 def test_a_window_holds_by_the_operator_and_by_the_bias_alone(attribute, bias, holds, folders, tmp_path):
     """onnxruntime below 1.24 counts the operator's window one token longer; the bias makes up for it."""
     checkpoint, shape = on_grids(folders["gemma3_text"], lambda module: "q8_0")
@@ -157,9 +191,12 @@ def test_a_window_holds_by_the_operator_and_by_the_bias_alone(attribute, bias, h
 
 def test_biases_and_norms_show(folders, tmp_path):
     """A bias or norm that were left out would be seen: each tensor moves the logits."""
-    for family, names in (("llama", ("q_proj.bias", "o_proj.bias", "down_proj.bias")), ("qwen2", ("v_proj.bias",)),
-                          ("gemma3_text", ("q_norm.weight", "post_feedforward_layernorm.weight")),
-                          ("olmo2", ("k_norm.weight",))):  # fmt: skip
+    for family, names in (
+        ("llama", ("q_proj.bias", "o_proj.bias", "down_proj.bias")),
+        ("qwen2", ("v_proj.bias",)),
+        ("gemma3_text", ("q_norm.weight", "post_feedforward_layernorm.weight")),
+        ("olmo2", ("k_norm.weight",)),
+    ):
         checkpoint, _ = on_grids(folders[family], lambda module: "q8_0")
         expected = expected_logits(folders[family], checkpoint, TOKENS)
         for ending in names:
@@ -168,7 +205,9 @@ def test_biases_and_norms_show(folders, tmp_path):
             assert np.abs(expected_logits(folders[family], other, TOKENS) - expected).max() > SHOWS, name
 
 
-@pytest.mark.parametrize(("head_dim", "rotated_by"), [(16, "GroupQueryAttention"), (24, "RotaryEmbedding"), (8, "RotaryEmbedding")])
+@pytest.mark.parametrize(
+    ("head_dim", "rotated_by"), [(16, "GroupQueryAttention"), (24, "RotaryEmbedding"), (8, "RotaryEmbedding")]
+)
 def test_heads_that_the_attention_cannot_rotate_are_rotated_before_it(head_dim, rotated_by, tmp_path):
     folder = make_tiny("qwen3", tmp_path / "model", head_dim=head_dim)
     checkpoint, shape = on_grids(folder, lambda module: "q8_0")
@@ -201,4 +240,6 @@ def test_a_context_cut_short_leaves_the_rope_scaling_alone(tmp_path, monkeypatch
         out = write_onnx(checkpoint, folder, shape, tmp_path / f"{family}-out", {}, accuracy_level=0)
         assert json.loads((out / "config.json").read_text())["max_position_embeddings"] == 100
         assert read_shape(out) == replace(shape, context=100)
-        np.testing.assert_allclose(Session(out)(TOKENS)[0], expected_logits(folder, checkpoint, TOKENS), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(
+            Session(out)(TOKENS)[0], expected_logits(folder, checkpoint, TOKENS), atol=TOLERANCE, rtol=0
+        )

@@ -1,4 +1,6 @@
-"""Every grid in an ONNX file: onnxruntime's kernels give the decoded weights bit for bit, one file may hold several, and it reads back."""
+"""Every grid in an ONNX file: onnxruntime's kernels give the decoded weights bit for bit, one file may hold several,
+and it reads back.
+"""
 
 import json
 
@@ -26,7 +28,9 @@ TOKENS = np.random.default_rng(0).integers(3, 400, (1, 24))
 
 
 def any_codes(grid, rows, cols, seed):
-    """A tensor on a grid with every code that its bytes can hold, those included that no encoder writes, and small scales."""
+    """A tensor on a grid with every code that its bytes can hold, those included that no encoder writes, and small
+    scales.
+    """
     generator = torch.Generator().manual_seed(seed)
     bytes_a_row = cols // FORMATS[grid].block * FORMATS[grid].block_bytes
     parts = GridTensor(grid, torch.randint(0, 256, (rows, bytes_a_row), generator=generator, dtype=torch.uint8)).parts()
@@ -68,7 +72,9 @@ def bits(values):
 def expected_rows(checkpoint, name):
     """What a matrix of the graph must hold: the tensors in its name, one below another."""
     room, _, names = name.rpartition(".")
-    return np.concatenate([checkpoint.decode(f"{room}.{part}.weight".lstrip(".")).numpy() for part in names.strip("()").split("|")])
+    return np.concatenate(
+        [checkpoint.decode(f"{room}.{part}.weight".lstrip(".")).numpy() for part in names.strip("()").split("|")]
+    )
 
 
 @pytest.mark.parametrize("grid", [*GRIDS, *PLAIN])
@@ -95,16 +101,31 @@ def test_unpacked_blocks_are_the_checkpoints_to_the_sign_of_zero(grid):
     assert sum(array.nbytes for array in pack(tensor).arrays) * 8 / (7 * 512) == FORMATS[grid].onnx_bits
 
 
-MIXED = {"q_proj": "q4_0", "k_proj": "q4_0", "v_proj": "q5_0", "o_proj": "q4_1", "gate_proj": "iq4_nl", "up_proj": "q4_1",
-         "down_proj": "f16", "embed_tokens": "q4_1", "lm_head": "q8_0"}  # fmt: skip
+MIXED = {
+    "q_proj": "q4_0",
+    "k_proj": "q4_0",
+    "v_proj": "q5_0",
+    "o_proj": "q4_1",
+    "gate_proj": "iq4_nl",
+    "up_proj": "q4_1",
+    "down_proj": "f16",
+    "embed_tokens": "q4_1",
+    "lm_head": "q8_0",
+}
 
 
 def test_one_file_holds_several_grids(source, tmp_path):
     checkpoint, shape = checkpoint_on(source, lambda name: MIXED[name.split(".")[-2]])
     out = write_onnx(checkpoint, source, shape, tmp_path / "out", {}, accuracy_level=0)
     assert {name.removeprefix("model.layers.0.") for name, _ in matrices(out)} == {
-        "self_attn.(q_proj|k_proj)", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "lm_head",
-    }  # fmt: skip
+        "self_attn.(q_proj|k_proj)",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+        "lm_head",
+    }
     assert verify_onnx(checkpoint, source, shape, out).equal
     model = load_model(source, weights={name: checkpoint.decode(name) for name in checkpoint.tensors})
     with torch.inference_mode():
@@ -112,7 +133,12 @@ def test_one_file_holds_several_grids(source, tmp_path):
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(Session(out)(TOKENS)[0], expected, atol=1e-4, rtol=0)
     formats = {weight.name.split(".")[-2]: weight.format for weight in OnnxFile(out).weights()}
-    assert (formats["down_proj"], formats["q_proj"], formats["v_proj"], formats["norm"]) == ("f16", "4 bits", "8 bits", "f32")
+    assert (formats["down_proj"], formats["q_proj"], formats["v_proj"], formats["norm"]) == (
+        "f16",
+        "4 bits",
+        "8 bits",
+        "f32",
+    )
 
 
 @pytest.mark.parametrize("grid", ["q4_1", "q8_0", "f16"])
@@ -127,7 +153,9 @@ def test_a_tied_table_serves_both_ends(grid, tmp_path):
     assert compare_onnx(checkpoint, out).equal
 
 
-@pytest.mark.parametrize(("grid", "name"), [("q4_0", "model_q4.onnx"), ("q5_0", "model_quantized.onnx"), ("bf16", "model.onnx")])
+@pytest.mark.parametrize(
+    ("grid", "name"), [("q4_0", "model_q4.onnx"), ("q5_0", "model_quantized.onnx"), ("bf16", "model.onnx")]
+)
 def test_the_file_is_called_by_the_width_of_most_linear_weights(grid, name, source, tmp_path):
     checkpoint, shape = checkpoint_on(source, lambda tensor: "q8_0" if "embed" in tensor or "head" in tensor else grid)
     out = write_onnx(checkpoint, source, shape, tmp_path / "out", {})

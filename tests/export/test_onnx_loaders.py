@@ -1,7 +1,8 @@
-"""The exported folder in onnxruntime-genai, transformers.js in Node and optimum: the tokens of our own runtime, and the same chat.
+"""The exported folder in onnxruntime-genai, transformers.js in Node and optimum: the tokens of our own runtime, and the
+same chat.
 
-`EDGEDISTILL_LOADERS=FOLDER python bench/onnx_loaders.py` makes the environments that these tests run in, from packages that it
-downloads; the same variable says here where they are.
+`EDGEDISTILL_LOADERS=FOLDER python bench/onnx_loaders.py` makes the environments that these tests run in, from packages
+that it downloads; the same variable says here where they are.
 """
 
 import importlib.util
@@ -33,7 +34,9 @@ def folders(bench, tmp_path_factory):
 def test_loaders_give_our_tokens_and_chat(loader, bench, folders):
     place = Path(os.environ.get("EDGEDISTILL_LOADERS", "/nowhere")) / loader
     if not place.is_dir():
-        pytest.skip(f"{loader} has no environment; make it with bench/onnx_loaders.py and name it in EDGEDISTILL_LOADERS")
+        pytest.skip(
+            f"{loader} has no environment; make it with bench/onnx_loaders.py and name it in EDGEDISTILL_LOADERS"
+        )
     expected = {family: bench.ours(folder) for family, folder in folders.items()}
     rows = bench.try_loader(loader, place, folders, expected)
     wanted = [family for family in folders if loader != "optimum" or family not in OPTIMUM_CANNOT]

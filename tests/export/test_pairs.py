@@ -1,4 +1,6 @@
-"""Any two things that hold a model, compared: checkpoint, GGUF, ONNX, Hugging Face folder, and files that are foreign to us."""
+"""Any two things that hold a model, compared: checkpoint, GGUF, ONNX, Hugging Face folder, and files that are foreign
+to us.
+"""
 
 import json
 import shutil
@@ -35,8 +37,12 @@ def held(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         save_side_files(tiny_llama, checkpoint)
         save_grid(checkpoint, round_weights(load_model(tiny_llama).state_dict(), assign_formats(shape, mix), mix))
         found[mix] = checkpoint
-        found[f"{mix}.gguf"] = write_gguf(load_grid(checkpoint), checkpoint, shape, folder / f"tiny-{mix}.gguf", {"name": "tiny"})
-    found["q4_0.onnx"] = write_onnx(load_grid(found["q4_0"]), found["q4_0"], shape, folder / "tiny-onnx", {"name": "tiny"})
+        found[f"{mix}.gguf"] = write_gguf(
+            load_grid(checkpoint), checkpoint, shape, folder / f"tiny-{mix}.gguf", {"name": "tiny"}
+        )
+    found["q4_0.onnx"] = write_onnx(
+        load_grid(found["q4_0"]), found["q4_0"], shape, folder / "tiny-onnx", {"name": "tiny"}
+    )
     return found
 
 

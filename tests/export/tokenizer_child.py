@@ -1,7 +1,8 @@
 """Run by the tests as a child process: llama.cpp's own token ids of GGUF files that hold a tokenizer and no weights.
 
-A bad file can abort the process that loads it. Reads [{"path", "texts", "special"}] as JSON on stdin; prints for each the ids
-of its texts (a bos or eos token added where the file says so), the bytes that each token writes, and the ids that end a text.
+A bad file can abort the process that loads it. Reads [{"path", "texts", "special"}] as JSON on stdin; prints for each
+the ids of its texts (a bos or eos token added where the file says so), the bytes that each token writes, and the ids
+that end a text.
 """
 
 import ctypes

@@ -1,4 +1,6 @@
-"""The divergences as their papers define them: outcome by outcome in plain floats, and on float64 tensors for autograd."""
+"""The divergences as their papers define them: outcome by outcome in plain floats, and on float64 tensors for
+autograd.
+"""
 
 import math
 
@@ -32,7 +34,9 @@ def kl_rows(p, q):
 TENSORS = {
     "forward_kl": lambda p, q: kl_rows(p, q),
     "reverse_kl": lambda p, q: kl_rows(q, p),
-    "jsd": lambda p, q, beta: beta * kl_rows(p, beta * p + (1 - beta) * q) + (1 - beta) * kl_rows(q, beta * p + (1 - beta) * q),
+    "jsd": lambda p, q, beta: (
+        beta * kl_rows(p, beta * p + (1 - beta) * q) + (1 - beta) * kl_rows(q, beta * p + (1 - beta) * q)
+    ),
     "skew_kl": lambda p, q, alpha: kl_rows(p, alpha * p + (1 - alpha) * q),
     "skew_reverse_kl": lambda p, q, alpha: kl_rows(q, alpha * q + (1 - alpha) * p),
     "tvd": lambda p, q: (p - q).abs().sum(-1) / 2,

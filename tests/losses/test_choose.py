@@ -19,12 +19,15 @@ def value(name, teacher, **settings):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_name_makes_a_loss_above_zero(name):
-    for teacher in [TEXT] if name == "cross_entropy" else [FULL, TOP_K, ExactTeacher(torch.ones(1, 2), torch.randn(3, 2))]:
+    for teacher in (
+        [TEXT] if name == "cross_entropy" else [FULL, TOP_K, ExactTeacher(torch.ones(1, 2), torch.randn(3, 2))]
+    ):
         assert value(name, teacher) > 0
 
 
 @pytest.mark.parametrize(
-    ("name", "defaults"), [("jsd", {"beta": 0.5}), ("skew_kl", {"alpha": 0.1}), ("skew_reverse_kl", {"alpha": 0.1}), ("tvd", {})]
+    ("name", "defaults"),
+    [("jsd", {"beta": 0.5}), ("skew_kl", {"alpha": 0.1}), ("skew_reverse_kl", {"alpha": 0.1}), ("tvd", {})],
 )
 def test_defaults_are_those_of_the_papers(name, defaults):
     assert value(name, FULL) == value(name, FULL, temperature=1.0, **defaults)
@@ -34,7 +37,12 @@ def test_defaults_are_those_of_the_papers(name, defaults):
 @pytest.mark.parametrize(
     ("name", "teacher", "settings", "words"),
     [
-        ("skew-kl", FULL, {}, "the loss is 'skew-kl'; it must be one of forward_kl, .*, cross_entropy. Did you mean 'skew_kl'?"),
+        (
+            "skew-kl",
+            FULL,
+            {},
+            "the loss is 'skew-kl'; it must be one of forward_kl, .*, cross_entropy. Did you mean 'skew_kl'?",
+        ),
         ("jsd", FULL, {"alpha": 0.5}, "loss jsd has no setting 'alpha'; it has beta and temperature."),
         ("cross_entropy", TEXT, {"temperature": 2.0}, "loss cross_entropy has no setting 'temperature'; it has none."),
         ("jsd", FULL, {"beta": 1.0}, "loss jsd: beta is 1.0; it must be above 0 and below 1. Use reverse_kl instead."),
@@ -45,8 +53,18 @@ def test_defaults_are_those_of_the_papers(name, defaults):
         ("skew_kl", FULL, {"alpha": float("nan")}, "alpha is nan"),
         ("tvd", FULL, {"temperature": 0.0}, "loss tvd: temperature is 0.0; it must be above 0."),
         ("tvd", FULL, {"temperature": float("nan")}, "temperature is nan"),
-        ("tvd", TOP_K, {"temperature": 2.0}, "temperature is 2.0; it must be 1.0 for a teacher of whom only the likeliest words are known"),
-        ("forward_kl", TEXT, {}, "loss forward_kl compares with a teacher's probabilities, and was given a WrittenText."),
+        (
+            "tvd",
+            TOP_K,
+            {"temperature": 2.0},
+            "temperature is 2.0; it must be 1.0 for a teacher of whom only the likeliest words are known",
+        ),
+        (
+            "forward_kl",
+            TEXT,
+            {},
+            "loss forward_kl compares with a teacher's probabilities, and was given a WrittenText.",
+        ),
         ("cross_entropy", TOP_K, {}, "loss cross_entropy compares with the written text, and was given a TopKTeacher."),
     ],
 )

@@ -1,4 +1,6 @@
-"""Each divergence against its definition in plain loops and float64 autograd, full and grouped; then identities and edges."""
+"""Each divergence against its definition in plain loops and float64 autograd, full and grouped; then identities and
+edges.
+"""
 
 import math
 
@@ -36,7 +38,8 @@ def run(loss, logits):
 def test_value_is_that_of_plain_loops(pair, name, settings, temperature):
     teacher, student = pair
     expected = [
-        temperature**2 * LOOPS[name](softmax((y / temperature).tolist()), softmax((z / temperature).tolist()), **settings)
+        temperature**2
+        * LOOPS[name](softmax((y / temperature).tolist()), softmax((z / temperature).tolist()), **settings)
         for y, z in zip(teacher.double(), student.double(), strict=True)
     ]
     value, _ = run(make_loss(name, LiveLogits(teacher), temperature=temperature, **settings), student)
@@ -106,7 +109,9 @@ def test_the_teacher_may_have_a_width_of_its_own(pair, name, settings):
 
 @each
 @pytest.mark.parametrize(
-    ("known", "more"), [(LiveLogits, {}), (LiveLogits, {"temperature": 2.0}), (top_k, {})], ids=["full", "soft", "grouped"]
+    ("known", "more"),
+    [(LiveLogits, {}), (LiveLogits, {"temperature": 2.0}), (top_k, {})],
+    ids=["full", "soft", "grouped"],
 )
 def test_what_the_teacher_knows_is_not_overwritten(pair, name, settings, known, more):
     loss = make_loss(name, known(pair[0].clone()), **settings, **more)
@@ -125,7 +130,8 @@ def test_the_limits_of_jsd_are_both_kl(pair):
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("jsd", math.log(2)), ("skew_kl", -math.log(0.1)), ("skew_reverse_kl", -math.log(0.1)), ("tvd", 1.0)]
+    ("name", "bound"),
+    [("jsd", math.log(2)), ("skew_kl", -math.log(0.1)), ("skew_reverse_kl", -math.log(0.1)), ("tvd", 1.0)],
 )
 def test_of_two_that_share_nothing_it_is_its_bound(name, bound):
     """Logits so far apart that float32 probabilities underflow on both sides."""
@@ -155,7 +161,9 @@ def test_a_students_small_tail_keeps_its_digits(name):
     q = torch.softmax(z, -1)
     tail = q[:, 2:].sum(-1, keepdim=True)
     settings = {"beta": 0.5} if name == "jsd" else {}
-    expected = TENSORS[name](grouped(torch.softmax(teacher.double(), -1), known.ids), torch.cat([q[:, :2], tail], -1), **settings).sum()
+    expected = TENSORS[name](
+        grouped(torch.softmax(teacher.double(), -1), known.ids), torch.cat([q[:, :2], tail], -1), **settings
+    ).sum()
     expected.backward()
     value, grad = run(make_loss(name, known, **settings), student)
     assert value == pytest.approx(expected.item(), rel=1e-5)

@@ -1,4 +1,6 @@
-"""The chunked head against the plain way in float64: values, both gradients, the memory that it takes, and what it refuses."""
+"""The chunked head against the plain way in float64: values, both gradients, the memory that it takes, and what it
+refuses.
+"""
 
 import re
 import sys
@@ -17,7 +19,8 @@ from edgedistill.losses.weighted import Weighted
 from tests.losses.definitions import CASES, NAMES, TENSORS, grouped
 
 N, D, V, K = 11, 8, 40, 6
-# What memory is measured at, and what blocks and the libraries' own buffers may take beside: less than a second gradient or chunk would.
+# What memory is measured at, and what blocks and the libraries' own buffers may take beside: less than a second
+# gradient or chunk would.
 TOKENS, VOCABULARY, SMALL = 2048, 32768, 30 * 10**6
 
 
@@ -52,7 +55,9 @@ def test_it_is_the_plain_way_in_float64(case, name, settings, known):
     y = teacher_hidden.double() @ teacher_weight.double().T
     if known == "top-k":
         top = torch.log_softmax(y, -1).topk(K)
-        expected = TENSORS[name](grouped(torch.softmax(y, -1), top.indices), grouped(torch.softmax(z, -1), top.indices), **settings)
+        expected = TENSORS[name](
+            grouped(torch.softmax(y, -1), top.indices), grouped(torch.softmax(z, -1), top.indices), **settings
+        )
         loss = make_loss(name, TopKTeacher(top.indices, top.values), **settings)
     else:
         t = 2.5 if known == "exact softened" else 1.0
@@ -76,7 +81,10 @@ def test_two_teachers_and_a_text_are_the_sum_of_three_losses(case):
     own_hidden, own_weight = torch.randn(N, D), torch.randn(V, D)
     h, w, z = in_float64(hidden, weight)
     q = torch.softmax(z, -1)
-    p, own = (torch.softmax(a.double() @ b.double().T, -1) for a, b in ((teacher_hidden, teacher_weight), (own_hidden, own_weight)))
+    p, own = (
+        torch.softmax(a.double() @ b.double().T, -1)
+        for a, b in ((teacher_hidden, teacher_weight), (own_hidden, own_weight))
+    )
     plain = 0.6 * TENSORS["forward_kl"](own, q) + 0.3 * TENSORS["skew_kl"](p, q, alpha=0.1)
     expected = plain.mean() + 0.1 * torch.nn.functional.cross_entropy(z, labels)
     parts = [
@@ -125,10 +133,15 @@ def test_chunks_and_blocks_change_nothing(case, known, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [3, None])
 def test_bfloat16_is_the_plain_way_in_bfloat16(chunk):
-    """Products in bfloat16, all else in float32, and the weight's gradient summed in float32 over rows that don't divide evenly."""
+    """Products in bfloat16, all else in float32, and the weight's gradient summed in float32 over rows that don't
+    divide evenly.
+    """
     torch.manual_seed(0)
     vocabulary = head.WEIGHT_ROWS * 2 + 5
-    hidden, weight = torch.randn(N, D).bfloat16().requires_grad_(), torch.randn(vocabulary, D).bfloat16().requires_grad_()
+    hidden, weight = (
+        torch.randn(N, D).bfloat16().requires_grad_(),
+        torch.randn(vocabulary, D).bfloat16().requires_grad_(),
+    )
     teacher = torch.randn(N, vocabulary)
     loss = head_loss(hidden, weight, make_loss("forward_kl", LiveLogits(teacher)), chunk)
     (loss * 3).backward()
@@ -137,7 +150,10 @@ def test_bfloat16_is_the_plain_way_in_bfloat16(chunk):
     plain = torch.nn.functional.kl_div(log_q, torch.log_softmax(teacher, -1), log_target=True, reduction="batchmean")
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    for found, expected in ((hidden.grad, 3 * z.grad @ weight.detach().float()), (weight.grad, 3 * z.grad.T @ hidden.detach().float())):
+    for found, expected in (
+        (hidden.grad, 3 * z.grad @ weight.detach().float()),
+        (weight.grad, 3 * z.grad.T @ hidden.detach().float()),
+    ):
         assert found.dtype == torch.bfloat16
         assert found.is_contiguous()
         assert (found.float() - expected).norm() / expected.norm() < 0.01
@@ -175,14 +191,20 @@ def peak_bytes_of(work):
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_memory_is_two_chunks_and_the_weights_gradient(known, trained, dtype):
-    """Of a chunk the student's logits and an exact teacher's, and blocks of few rows; no second copy of the weight's gradient."""
+    """Of a chunk the student's logits and an exact teacher's, and blocks of few rows; no second copy of the weight's
+    gradient.
+    """
     torch.manual_seed(0)
-    width = 320 if trained else 16  # a gradient of 42 MB: what is larger than 32 MiB is never hidden in memory that malloc kept
+    width = (
+        320 if trained else 16
+    )  # a gradient of 42 MB: what is larger than 32 MiB is never hidden in memory that malloc kept
     hidden = torch.randn(TOKENS, width).to(dtype).requires_grad_()
     weight = torch.randn(VOCABULARY, width).to(dtype).requires_grad_(trained)
     ids = torch.randint(VOCABULARY - K, (TOKENS, 1)) + torch.arange(K)
     loss = {
-        "exact": make_loss("forward_kl", ExactTeacher(torch.randn(TOKENS, 16).to(dtype), torch.randn(VOCABULARY, 16).to(dtype))),
+        "exact": make_loss(
+            "forward_kl", ExactTeacher(torch.randn(TOKENS, 16).to(dtype), torch.randn(VOCABULARY, 16).to(dtype))
+        ),
         "top-k": make_loss("forward_kl", TopKTeacher(ids, torch.full(ids.shape, -3.0))),
     }[known]
     chunks = (2 if known == "exact" else 1) * head.CHUNK * VOCABULARY * weight.element_size()
@@ -210,12 +232,24 @@ def test_the_plain_way_takes_seven_times_that():
         (lambda: head_loss(torch.zeros(1, 2).bfloat16(), torch.zeros(3, 2), CrossEntropy(torch.zeros(1))), "one type"),
         (lambda: ForwardKL(torch.zeros(1, 2), torch.zeros(3, 2), 0.0), "above 0, got 0.0"),
         (lambda: Weighted([(0.0, CrossEntropy(torch.zeros(1)))]), "weight above 0"),
-        (lambda: Weighted([(2.0, CrossEntropy(torch.zeros(1))), (-1.0, CrossEntropy(torch.zeros(1)))]), r"0 and above, got \[2.0, -1.0\]"),
+        (
+            lambda: Weighted([(2.0, CrossEntropy(torch.zeros(1))), (-1.0, CrossEntropy(torch.zeros(1)))]),
+            r"0 and above, got \[2.0, -1.0\]",
+        ),
         (lambda: TopKTeacher(torch.zeros(1, 2), torch.zeros(1, 3)), r"one shape, got \(1, 2\) and \(1, 3\)"),
-        (lambda: ExactTeacher(torch.zeros(1, 2), torch.zeros(3, 4)), r"one width, got \(\(1, 2\), torch.float32\) and \(\(3, 4\)"),
+        (
+            lambda: ExactTeacher(torch.zeros(1, 2), torch.zeros(3, 4)),
+            r"one width, got \(\(1, 2\), torch.float32\) and \(\(3, 4\)",
+        ),
         (lambda: ExactTeacher(torch.zeros(1, 2), torch.zeros(3, 2).bfloat16()), "one type and one width"),
-        (lambda: head_loss(torch.zeros(1, 2), torch.zeros(3, 2), ForwardKL(torch.zeros(1, 2), torch.zeros(4, 2))), "the same vocabulary"),
-        (lambda: head_loss(torch.zeros(2, 2), torch.zeros(3, 2), ForwardKL(torch.zeros(1, 2), torch.zeros(3, 2))), "the same tokens"),
+        (
+            lambda: head_loss(torch.zeros(1, 2), torch.zeros(3, 2), ForwardKL(torch.zeros(1, 2), torch.zeros(4, 2))),
+            "the same vocabulary",
+        ),
+        (
+            lambda: head_loss(torch.zeros(2, 2), torch.zeros(3, 2), ForwardKL(torch.zeros(1, 2), torch.zeros(3, 2))),
+            "the same tokens",
+        ),
     ],
 )
 def test_wrong_input_is_named(make, words):

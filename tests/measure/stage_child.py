@@ -1,4 +1,6 @@
-"""Measures two files of the tiny llama in a process that a test may kill: `python -m tests.measure.stage_child FOLDER WORK`."""
+"""Measures two files of the tiny llama in a process that a test may kill: `python -m tests.measure.stage_child FOLDER
+WORK`.
+"""
 
 import sys
 from pathlib import Path
@@ -18,14 +20,26 @@ from edgedistill.signals.shards import Document
 
 def artifacts(folder: Path) -> list[Artifact]:
     """The float model and its rounded and recovered files, as tests/measure/test_stage.py writes them."""
-    files = (("float", None, "float.gguf"), ("rounded", "q4_0", "rounded.gguf"), ("recovered", "q4_0", "recovered.gguf"))
+    files = (
+        ("float", None, "float.gguf"),
+        ("rounded", "q4_0", "rounded.gguf"),
+        ("recovered", "q4_0", "recovered.gguf"),
+    )
     return [Artifact.of(name, name, mix, "llama.cpp", folder / file, folder) for name, mix, file in files]
 
 
 def recipe(folder: Path, **measure: object) -> Recipe:
     """A recipe with few of everything."""
-    settings = {"prompts": ("The old cat",), "prefill": 32, "decode": 16, "repetitions": 2, "threads": 1, "refusal_items": 3,
-                "tasks": ("openbookqa", str(folder / "own.jsonl")), "task_items": 6}  # fmt: skip
+    settings = {
+        "prompts": ("The old cat",),
+        "prefill": 32,
+        "decode": 16,
+        "repetitions": 2,
+        "threads": 1,
+        "refusal_items": 3,
+        "tasks": ("openbookqa", str(folder / "own.jsonl")),
+        "task_items": 6,
+    }
     return Recipe(schema="edgedistill.recipe/1", name="small", measure={**settings, **measure}, teach={"style": "chat"})
 
 

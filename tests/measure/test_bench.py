@@ -1,4 +1,6 @@
-"""One file measured on its own: its text is read as its model reads texts, against what the same model in transformers makes of it."""
+"""One file measured on its own: its text is read as its model reads texts, against what the same model in transformers
+makes of it.
+"""
 
 import json
 import math
@@ -41,12 +43,16 @@ def test_a_reference_with_other_words_is_an_error(tiny_llama: Path, tmp_path: Pa
     larger.resize_token_embeddings(larger.config.vocab_size + 64)
     shutil.copytree(tiny_llama, tmp_path / "larger")
     larger.save_pretrained(tmp_path / "larger")
-    with pytest.raises(InputError, match=r"^--reference .*larger: its vocabulary has \d+ words, .*tiny\.gguf's \d+; name the model"):
+    with pytest.raises(
+        InputError, match=r"^--reference .*larger: its vocabulary has \d+ words, .*tiny\.gguf's \d+; name the model"
+    ):
         bench(path, tmp_path / "text.txt", tmp_path / "larger", SETTINGS, tmp_path, QuietProgress())
     shutil.copytree(tiny_llama, tmp_path / "other")
     tokenizer = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
     words = tokenizer["model"]["vocab"]
     words["a"], words["t"] = words["t"], words["a"]
     (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(InputError, match=r"^--reference .*other: its tokenizer isn't that of .*tiny\.gguf; name the model"):
+    with pytest.raises(
+        InputError, match=r"^--reference .*other: its tokenizer isn't that of .*tiny\.gguf; name the model"
+    ):
         bench(path, tmp_path / "text.txt", tmp_path / "other", SETTINGS, tmp_path, QuietProgress())

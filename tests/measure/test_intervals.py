@@ -35,12 +35,20 @@ def pairs(both, only_first, only_second, neither):
 @pytest.mark.parametrize(
     ("table", "difference", "low", "high", "p_value"),
     [
-        ((59, 16, 6, 80), -0.0621, -0.1240, -0.0054, 0.034690),  # complete response after consolidation (Cavo et al. 2012)
+        (
+            (59, 16, 6, 80),
+            -0.0621,
+            -0.1240,
+            -0.0054,
+            0.034690,
+        ),  # complete response after consolidation (Cavo et al. 2012)
         ((59, 6, 16, 80), 0.0621, 0.0054, 0.1240, 0.034690),
     ],
 )
 def test_pairs_are_those_of_the_textbook(table, difference, low, high, p_value):
-    """Fagerland, Lydersen and Laake 2017, chapter 8, as R's contingencytables prints it: Tango's interval, McNemar's mid-p."""
+    """Fagerland, Lydersen and Laake 2017, chapter 8, as R's contingencytables prints it: Tango's interval, McNemar's
+    mid-p.
+    """
     found = paired_difference(*pairs(*table))
     assert (found.n, found.only_first, found.only_second) == (161, table[1], table[2])
     assert found.difference == pytest.approx(difference, abs=5e-5)

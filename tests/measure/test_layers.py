@@ -24,7 +24,9 @@ def test_error_is_that_of_the_outputs_where_inputs_do_not_correlate():
     with torch.no_grad():
         expected = ((layer(inputs) - other(inputs)).norm() / layer(inputs).norm()).item()
     squares = inputs.square().mean(0).double().numpy()
-    assert relative_error(layer.weight.detach().numpy(), other.weight.detach().numpy(), squares) == pytest.approx(expected, rel=1e-5)
+    assert relative_error(layer.weight.detach().numpy(), other.weight.detach().numpy(), squares) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_equal_matrices_have_none_and_nothing_is_relative_to_zero():
@@ -36,7 +38,9 @@ def test_equal_matrices_have_none_and_nothing_is_relative_to_zero():
 
 
 def test_a_files_errors_are_its_tensors_own(tiny_llama, tiny_gguf, tmp_path):
-    """A float file has none at all, though GGUF has q and k in another order of rows; a rounded one has those of its outputs."""
+    """A float file has none at all, though GGUF has q and k in another order of rows; a rounded one has those of its
+    outputs.
+    """
     shape = read_facts(tiny_llama, "tiny").shape
     state = load_model(tiny_llama).state_dict()
     formats = assign_formats(shape, Mix("q4_0", "q4_0"))
@@ -65,7 +69,9 @@ def test_a_files_errors_are_its_tensors_own(tiny_llama, tiny_gguf, tmp_path):
     assert {entry["recovered"] for entry in plain} == {None}
     q_proj = next(entry for entry in plain if entry["tensor"].endswith("0.self_attn.q_proj.weight"))
     weight = state[q_proj["tensor"]].double()
-    assert q_proj["rounded"] == pytest.approx(((weight - checkpoint.decode(q_proj["tensor"])).norm() / weight.norm()).item(), rel=1e-5)
+    assert q_proj["rounded"] == pytest.approx(
+        ((weight - checkpoint.decode(q_proj["tensor"])).norm() / weight.norm()).item(), rel=1e-5
+    )
 
 
 def test_norms_of_a_family_that_adds_one_and_fused_matrices_are_read_too(tmp_path):
@@ -76,7 +82,11 @@ def test_norms_of_a_family_that_adds_one_and_fused_matrices_are_read_too(tmp_pat
         shape = read_facts(folder, family).shape
         state = load_model(folder).state_dict()
         weights = {tensor.name: state[tensor.name] for tensor in shape.tensors()}
-        path = write_gguf(float_checkpoint(weights, "f32"), folder, shape, tmp_path / f"{family}.gguf", {"name": family})
-        found = layer_errors(open_weights(folder).tensors, {"rounded": open_weights(path).tensors}, None, QuietProgress())
+        path = write_gguf(
+            float_checkpoint(weights, "f32"), folder, shape, tmp_path / f"{family}.gguf", {"name": family}
+        )
+        found = layer_errors(
+            open_weights(folder).tensors, {"rounded": open_weights(path).tensors}, None, QuietProgress()
+        )
         assert {entry["rounded"] for entry in found} == {0.0}
         assert len(found) == len([tensor for tensor in shape.tensors() if not tensor.flat])

@@ -64,7 +64,9 @@ def test_conversation_goes_through_the_template_and_gets_no_blank(model, tiny_ll
     (answer,) = answer_questions(model, [Question((turn,), options, 0)], QuietProgress())
     text = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     context = tokenizer.encode(text, add_special_tokens=False)
-    assert answer.log_probs == pytest.approx([torch_log_prob(context, tokenizer.encode(option)) for option in options], abs=0.03)
+    assert answer.log_probs == pytest.approx(
+        [torch_log_prob(context, tokenizer.encode(option)) for option in options], abs=0.03
+    )
 
 
 def test_blank_after_the_question_changes_no_token_of_it(model):
@@ -88,7 +90,10 @@ def test_right_answers_by_either_figure():
     ("question", "words"),
     [
         (Question("Why?", ("because",), 0), "question 1 has 1 options; it needs a prompt and at least two options"),
-        (Question("Why?", ("because", ""), 0), "question 1 has 2 options; it needs a prompt and at least two options, none of them empty"),
+        (
+            Question("Why?", ("because", ""), 0),
+            "question 1 has 2 options; it needs a prompt and at least two options, none of them empty",
+        ),
         (Question("", ("a", "b"), 0), "it needs a prompt"),
         (Question("Why?", ("a", "b"), 2), r"question 1: the right option is 2; it must be in 0\.\.1"),
     ],

@@ -40,8 +40,14 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
             truth = model(document.tokens.long().unsqueeze(0)).logits[0].double().numpy()
         nll, kls, same = [], [], []
         for position in range(document.first, len(document.tokens) - 1):
-            log_q = rows[position] - math.log(np.exp(rows[position] - rows[position].max()).sum()) - rows[position].max()
-            log_p = truth[position] - math.log(np.exp(truth[position] - truth[position].max()).sum()) - truth[position].max()
+            log_q = (
+                rows[position] - math.log(np.exp(rows[position] - rows[position].max()).sum()) - rows[position].max()
+            )
+            log_p = (
+                truth[position]
+                - math.log(np.exp(truth[position] - truth[position].max()).sum())
+                - truth[position].max()
+            )
             nll.append(-log_q[int(document.tokens[position + 1])])
             kls.append(float((np.exp(log_p) * (log_p - log_q)).sum()))
             same.append(log_p.argmax() == log_q.argmax())

@@ -37,7 +37,9 @@ def test_replies_are_greedy_answers_to_a_chat_turn(tiny_gguf, tiny_llama):
         replies = reply_to(model, requests, QuietProgress(), max_new=5)
     for request, reply in zip(requests, replies, strict=True):
         turn = [{"role": "user", "content": request}]
-        ids = tokenizer.encode(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True), add_special_tokens=False)
+        ids = tokenizer.encode(
+            tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True), add_special_tokens=False
+        )
         made: list[int] = []
         with torch.inference_mode():
             while len(made) < 5 and tokenizer.eos_token_id not in made:

@@ -1,4 +1,6 @@
-"""The whole stage on real files: what it writes, that the report takes it all, and that a killed one repeats nothing."""
+"""The whole stage on real files: what it writes, that the report takes it all, and that a killed one repeats
+nothing.
+"""
 
 import json
 import os
@@ -28,13 +30,17 @@ from edgedistill.runtimes.llama import LlamaCpp
 from tests.measure.stage_child import recipe, run
 from tests.report.sample import parts
 
-OWN = [{"question": "The old cat", "options": ["sees the red fox.", "sees"], "answer": "A"},
-       {"question": "Paris is", "options": ["a", "b", "c"], "answer": 2}]  # fmt: skip
+OWN = [
+    {"question": "The old cat", "options": ["sees the red fox.", "sees"], "answer": "A"},
+    {"question": "Paris is", "options": ["a", "b", "c"], "answer": 2},
+]
 
 
 @pytest.fixture(scope="module")
 def folder(talking_llama, tmp_path_factory) -> Path:
-    """The talking llama as a folder, as a float file, rounded, and rounded after a small change, which stands for a training."""
+    """The talking llama as a folder, as a float file, rounded, and rounded after a small change, which stands for a
+    training.
+    """
     out = tmp_path_factory.mktemp("stage")
     shutil.copytree(talking_llama, out / "model")
     shape = read_facts(talking_llama, "tiny").shape
@@ -43,7 +49,10 @@ def folder(talking_llama, tmp_path_factory) -> Path:
     write_gguf(float_checkpoint(weights, "f32"), talking_llama, shape, out / "float.gguf", {"name": "a"})
     torch.manual_seed(0)
     for name, scale in (("rounded", 0.0), ("recovered", 0.01)):
-        changed = {t.name: state[t.name] + scale * state[t.name].std() * torch.randn_like(state[t.name]) for t in shape.tensors()}
+        changed = {
+            t.name: state[t.name] + scale * state[t.name].std() * torch.randn_like(state[t.name])
+            for t in shape.tensors()
+        }
         checkpoint = round_weights(changed, assign_formats(shape, Mix("q4_0", "q4_0")), "q4_0")
         write_gguf(checkpoint, talking_llama, shape, out / f"{name}.gguf", {"name": "a"})
     (out / "own.jsonl").write_text("\n".join(map(json.dumps, OWN)), encoding="utf-8")
@@ -61,8 +70,11 @@ def measured(folder, tmp_path_factory) -> dict:
 def test_rows_have_tasks_refusals_and_differences_from_the_float_row(measured, folder):
     base, rounded, recovered = measured["rows"]
     assert [(s["name"], s["kind"], s["items"]) for s in measured["task_sets"]] == [
-        ("openbookqa", "multiple choice", 6), ("own", "multiple choice", 2), ("unsafe", "refusals", 3), ("safe", "refusals", 3),
-    ]  # fmt: skip
+        ("openbookqa", "multiple choice", 6),
+        ("own", "multiple choice", 2),
+        ("unsafe", "refusals", 3),
+        ("safe", "refusals", 3),
+    ]
     assert "differences" not in base
     for row in (base, rounded, recovered):
         assert {name: task["items"] for name, task in row["tasks"].items()} == {"openbookqa": 6, "own": 2}
@@ -78,7 +90,9 @@ def test_rows_have_tasks_refusals_and_differences_from_the_float_row(measured, f
     with LlamaCpp(folder / "rounded.gguf", threads=1, context=512) as model:
         items = read_questions("openbookqa", 6).items
         answers = answer_questions(model, [Question(i.question, i.options, i.right) for i in items], QuietProgress())
-    assert rounded["tasks"]["openbookqa"]["right"] == sum(a.chosen_norm == i.right for a, i in zip(answers, items, strict=True))
+    assert rounded["tasks"]["openbookqa"]["right"] == sum(
+        a.chosen_norm == i.right for a, i in zip(answers, items, strict=True)
+    )
 
 
 def test_rows_have_worst_tokens_layers_and_the_same_prompts_answered(measured):
@@ -103,10 +117,14 @@ def test_the_report_takes_all_of_it(measured):
 
 
 def test_a_killed_stage_goes_on_and_repeats_nothing(measured, folder, tmp_path):
-    """kill -9 twice: within the second file and before its refusals. What was there isn't written again, and the end is the same."""
+    """kill -9 twice: within the second file and before its refusals. What was there isn't written again, and the end is
+    the same.
+    """
     kept: dict[Path, tuple[int, bytes]] = {}
     for last in ("row-rounded/part-quality.json", "row-rounded/part-task-1.json"):
-        process = subprocess.Popen([sys.executable, "-m", "tests.measure.stage_child", folder, tmp_path], start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.measure.stage_child", folder, tmp_path], start_new_session=True
+        )
         deadline = time.monotonic() + 120
         while not (tmp_path / last).is_file():
             assert process.poll() is None
@@ -115,7 +133,11 @@ def test_a_killed_stage_goes_on_and_repeats_nothing(measured, folder, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "measure.json").exists()
-        kept |= {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("row-*/part-*.json") if path not in kept}
+        kept |= {
+            path: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in tmp_path.glob("row-*/part-*.json")
+            if path not in kept
+        }
     names = {str(path.relative_to(tmp_path)) for path in kept}
     assert names >= {"row-float/part-refusals.json", "row-rounded/part-quality.json", "row-rounded/part-task-0.json"}
     run(folder, tmp_path)
@@ -153,9 +175,14 @@ def test_items_longer_than_the_context_are_left_out_and_said(folder, tmp_path):
     assert notes.said == ["own: 1 of 3 are longer than the model's context of 256 tokens and aren't asked"]
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     longest = max(
-        len(tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False))
-        for requests in read_requests(3) for text in requests.items
-    )  # fmt: skip
+        len(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+            )
+        )
+        for requests in read_requests(3)
+        for text in requests.items
+    )
     assert longest + 24 <= asked.request_tokens <= longest + 40
 
 

@@ -17,7 +17,9 @@ from edgedistill.signals.shards import Document
 
 def log_softmax(rows):
     wide = rows.astype(np.float64)
-    return wide - wide.max(-1, keepdims=True) - np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    return (
+        wide - wide.max(-1, keepdims=True) - np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    )
 
 
 def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
@@ -27,7 +29,10 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
     torch.manual_seed(3)
     noisy = {t.name: state[t.name] + 0.03 * torch.randn_like(state[t.name]) for t in shape.tensors()}
     path = write_gguf(float_checkpoint(noisy, "f32"), tiny_llama, shape, tmp_path / "noisy.gguf", {"name": "noisy"})
-    documents = [Document(torch.randint(3, 300, (n,), dtype=torch.int32), first, {}) for n, first in ((200, 4), (150, 0), (180, 9))]
+    documents = [
+        Document(torch.randint(3, 300, (n,), dtype=torch.int32), first, {})
+        for n, first in ((200, 4), (150, 0), (180, 9))
+    ]
     judges = [Judge("one", "random", tuple(documents[:1])), Judge("two", "random", tuple(documents[1:]))]
     reference = make_reference(tiny_llama, judges, tmp_path / "reference.safetensors", "tiny", QuietProgress())
     worst = WorstTokens()
@@ -36,7 +41,9 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
         assert measure_quality(runtime, judges, {"student": reference}, QuietProgress(), worst) == plain
         found = worst.describe(runtime, judges)
         everywhere = []  # (kl, judge, document, position, expected, got, p_expected, p_file)
-        for number, (judge, document) in enumerate((("one", documents[0]), ("two", documents[1]), ("two", documents[2]))):
+        for number, (judge, document) in enumerate(
+            (("one", documents[0]), ("two", documents[1]), ("two", documents[2]))
+        ):
             log_q = log_softmax(runtime.logits(document.tokens.tolist()))
             with torch.no_grad():
                 log_p = log_softmax(model(document.tokens.long().unsqueeze(0)).logits[0].numpy())
@@ -44,16 +51,23 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
                 p, q = log_p[position], log_q[position]
                 best = int(p.argmax())
                 kl = float((np.exp(p) * (p - q)).sum())
-                everywhere.append((kl, judge, number, position, best, int(q.argmax()), np.exp(p[best]), np.exp(q[best])))
+                everywhere.append(
+                    (kl, judge, number, position, best, int(q.argmax()), np.exp(p[best]), np.exp(q[best]))
+                )
         everywhere.sort(reverse=True)
         expected = []
         for entry in everywhere:
-            same = any(other[4:6] == entry[4:6] or other[2] == entry[2] and abs(other[3] - entry[3]) < APART for other in expected)
+            same = any(
+                other[4:6] == entry[4:6] or other[2] == entry[2] and abs(other[3] - entry[3]) < APART
+                for other in expected
+            )
             if not same and len(expected) < COUNT:
                 expected.append(entry)
 
         assert len(found) == COUNT
-        assert len({entry[2] for entry in everywhere[:COUNT]}) < COUNT, "the worst of all are in different documents anyway"
+        assert len({entry[2] for entry in everywhere[:COUNT]}) < COUNT, (
+            "the worst of all are in different documents anyway"
+        )
         for entry, (kl, judge, number, position, best, got, p_expected, p_file) in zip(found, expected, strict=True):
             assert abs(entry["kl"] - kl) < 1e-3 * kl
             assert entry["judge"] == judge
@@ -86,5 +100,7 @@ def test_the_same_mistake_counts_once_wherever_it_is():
             piece = View(view.p[part], view.negative_entropy[part], likeliest[part])
             worst.see(torch.tensor(kl)[part], piece, torch.ones(1), log_q[part], 0, document, 100 * row)
     assert [(one.kl, one.document, one.expected, one.got) for one in worst._found] == [
-        (2.0, 1, 0, 1), (pytest.approx(0.4), 1, 3, 1), (pytest.approx(0.2), 0, 0, 2),
-    ]  # fmt: skip
+        (2.0, 1, 0, 1),
+        (pytest.approx(0.4), 1, 3, 1),
+        (pytest.approx(0.2), 0, 0, 2),
+    ]

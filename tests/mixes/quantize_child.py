@@ -1,7 +1,7 @@
 """Run by the tests as a child process: llama.cpp's own quantizer over GGUF files, once for each file type asked for.
 
-It may abort the process. Reads {"files": {name: path}, "jobs": {mix: [ftype, {pattern: ggml type}]}} as JSON on stdin; writes
-{name: {mix: {tensor: ggml type}}} to argv[1].
+It may abort the process. Reads {"files": {name: path}, "jobs": {mix: [ftype, {pattern: ggml type}]}} as JSON on stdin;
+writes {name: {mix: {tensor: ggml type}}} to argv[1].
 """
 
 import ctypes
@@ -29,7 +29,10 @@ def main() -> None:
     """Quantize and read the types back."""
     asked = json.load(sys.stdin)
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    found = {name: {mix: quantized(path, *job) for mix, job in asked["jobs"].items()} for name, path in asked["files"].items()}
+    found = {
+        name: {mix: quantized(path, *job) for mix, job in asked["jobs"].items()}
+        for name, path in asked["files"].items()
+    }
     Path(sys.argv[1]).write_text(json.dumps(found))
 
 

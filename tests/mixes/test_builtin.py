@@ -1,4 +1,6 @@
-"""The built-in mixes against llama.cpp's own quantizer: the type of every tensor, for shapes that reach each of its choices."""
+"""The built-in mixes against llama.cpp's own quantizer: the type of every tensor, for shapes that reach each of its
+choices.
+"""
 
 import json
 import os
@@ -18,20 +20,44 @@ from edgedistill.mixes import MIXES, assign_formats, fallbacks, mix_bytes
 
 CHILD = Path(__file__).with_name("quantize_child.py")
 FTYPES = {
-    "q4_0": "MOSTLY_Q4_0", "q4_1": "MOSTLY_Q4_1", "q5_0": "MOSTLY_Q5_0", "q5_1": "MOSTLY_Q5_1", "q8_0": "MOSTLY_Q8_0",
-    "q2_k": "MOSTLY_Q2_K", "q3_k_s": "MOSTLY_Q3_K_S", "q3_k_m": "MOSTLY_Q3_K_M", "q3_k_l": "MOSTLY_Q3_K_L",
-    "q4_k_s": "MOSTLY_Q4_K_S", "q4_k_m": "MOSTLY_Q4_K_M", "q5_k_s": "MOSTLY_Q5_K_S", "q5_k_m": "MOSTLY_Q5_K_M",
-    "q6_k": "MOSTLY_Q6_K", "iq4_nl": "MOSTLY_IQ4_NL", "tq2_0": "MOSTLY_TQ2_0", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16",
+    "q4_0": "MOSTLY_Q4_0",
+    "q4_1": "MOSTLY_Q4_1",
+    "q5_0": "MOSTLY_Q5_0",
+    "q5_1": "MOSTLY_Q5_1",
+    "q8_0": "MOSTLY_Q8_0",
+    "q2_k": "MOSTLY_Q2_K",
+    "q3_k_s": "MOSTLY_Q3_K_S",
+    "q3_k_m": "MOSTLY_Q3_K_M",
+    "q3_k_l": "MOSTLY_Q3_K_L",
+    "q4_k_s": "MOSTLY_Q4_K_S",
+    "q4_k_m": "MOSTLY_Q4_K_M",
+    "q5_k_s": "MOSTLY_Q5_K_S",
+    "q5_k_m": "MOSTLY_Q5_K_M",
+    "q6_k": "MOSTLY_Q6_K",
+    "iq4_nl": "MOSTLY_IQ4_NL",
+    "tq2_0": "MOSTLY_TQ2_0",
+    "f16": "MOSTLY_F16",
+    "bf16": "MOSTLY_BF16",
     "mxfp4": "MOSTLY_MXFP4_MOE",
-}  # fmt: skip
+}
 ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 # llama.cpp's MXFP4_MOE has no experts to find here; with this it puts a dense model's linear layers where we do.
 LINEAR = {r"blk\..*(attn|ffn)_[a-z]+\.weight": FORMATS["mxfp4"].ggml_type}
 
 BASE = ModelShape(
-    family="llama", layers=4, width=256, heads=4, kv_heads=2, head_dim=64, ffn=256, vocab=32, context=128, tied=True, rope_theta=1e4,
+    family="llama",
+    layers=4,
+    width=256,
+    heads=4,
+    kv_heads=2,
+    head_dim=64,
+    ffn=256,
+    vocab=32,
+    context=128,
+    tied=True,
+    rope_theta=1e4,
     norm_eps=1e-5,
-)  # fmt: skip
+)
 NARROW = replace(BASE, width=64, head_dim=16, ffn=96)
 SHAPES = {
     "tied": BASE,
@@ -56,13 +82,15 @@ SHAPES = {
     "smollm3": replace(BASE, family="smollm3", layers=8, kv_heads=1),
     "granite": replace(BASE, family="granite", layers=8, kv_heads=1),
     "olmo2": replace(BASE, family="olmo2", layers=8, tied=False),
-}  # fmt: skip
+}
 
 
 def write_zeros(shape: ModelShape, path: Path) -> dict[str, str]:
     """A GGUF of the shape with zeros for weights, by gguf's own tensor names; Hugging Face name -> GGUF name."""
     architecture = ARCHITECTURES.get(shape.family, shape.family)
-    known = gguf.get_tensor_name_map(next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture), shape.layers)
+    known = gguf.get_tensor_name_map(
+        next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture), shape.layers
+    )
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_vocab_size(shape.vocab)
     writer.add_context_length(shape.context)
@@ -94,7 +122,9 @@ def write_zeros(shape: ModelShape, path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def llama_cpp_types(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, int]]]:
-    """Shape -> mix -> Hugging Face name -> ggml type, as llama.cpp's quantizer chooses it: one child process for all."""
+    """Shape -> mix -> Hugging Face name -> ggml type, as llama.cpp's quantizer chooses it: one child process for
+    all.
+    """
     folder = tmp_path_factory.mktemp("quantized")
     paths = {name: folder / f"{number}.gguf" for number, name in enumerate(SHAPES)}
     names = {name: write_zeros(SHAPES[name], path) for name, path in paths.items()}
@@ -129,7 +159,9 @@ def test_bytes_are_gguf_pys_sizes():
     for mix in MIXES:
         total = 0
         for tensor in shape.tensors():
-            block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(assign_formats(shape, mix)[tensor.name].ggml_type)]
+            block, size = gguf.GGML_QUANT_SIZES[
+                gguf.GGMLQuantizationType(assign_formats(shape, mix)[tensor.name].ggml_type)
+            ]
             total += tensor.size // block * size
         assert mix_bytes(shape, mix) == total
 
@@ -155,12 +187,17 @@ def test_a_tables_format_depends_on_whether_it_is_the_output_layer():
 
 
 def test_an_unknown_mix_gets_the_known_ones_and_the_nearest():
-    with pytest.raises(InputError, match=r"mix 'q4_km' is unknown; it must be one of q4_0, q8_0, q4_k_m, .*Did you mean 'q4_k_m'\?"):
+    with pytest.raises(
+        InputError, match=r"mix 'q4_km' is unknown; it must be one of q4_0, q8_0, q4_k_m, .*Did you mean 'q4_k_m'\?"
+    ):
         assign_formats(BASE, "q4_km")
 
 
 @pytest.mark.parametrize("mix", ["q4_0", "q4_k_m", "iq4_nl"])
 def test_rows_that_no_block_divides_are_refused(mix: str):
-    with pytest.raises(InputError, match=rf"down_proj.weight has rows of 100 weights, which no grid of mix '{mix}' divides.* divide by 32"):
+    with pytest.raises(
+        InputError,
+        match=rf"down_proj.weight has rows of 100 weights, which no grid of mix '{mix}' divides.* divide by 32",
+    ):
         assign_formats(replace(BASE, ffn=100, layers=8), mix)
     assert assign_formats(replace(BASE, ffn=100), "f16")["model.layers.0.mlp.down_proj.weight"] == F16

@@ -23,7 +23,9 @@ def test_influence_is_one_minus_the_mean_cosine_before_the_final_norm(model):
             rotary = model.model.rotary_emb(hidden, positions)
             for index, layer in enumerate(model.model.layers):
                 after = layer(hidden, position_embeddings=rotary, position_ids=positions, attention_mask=None)
-                cosine = (hidden.double() * after.double()).sum(-1) / (hidden.double().norm(dim=-1) * after.double().norm(dim=-1))
+                cosine = (hidden.double() * after.double()).sum(-1) / (
+                    hidden.double().norm(dim=-1) * after.double().norm(dim=-1)
+                )
                 sums[index] += cosine.sum().item()
                 hidden = after
             tokens += ids.numel()

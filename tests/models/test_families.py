@@ -1,4 +1,6 @@
-"""What is read of a config.json of each family, against transformers' own reading; what is refused; which depths can be cut."""
+"""What is read of a config.json of each family, against transformers' own reading; what is refused; which depths can be
+cut.
+"""
 
 import itertools
 import json
@@ -23,8 +25,16 @@ from tests.models.test_facts import edited
 from tests.tiny import VARIANTS, make_tiny
 
 # What every config.json must say; the rest may be left out.
-LEAST = {"vocab_size": 96, "hidden_size": 128, "intermediate_size": 80, "num_hidden_layers": 8, "num_attention_heads": 4,
-         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
+LEAST = {
+    "vocab_size": 96,
+    "hidden_size": 128,
+    "intermediate_size": 80,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 UNTIED = {"tie_word_embeddings": False}
 
 
@@ -69,7 +79,9 @@ def test_tensors_are_those_of_transformers_state_dict(family):
     with torch.device("meta"):
         state = AutoModelForCausalLM.from_config(config).state_dict()
     shape = shape_of(Path("config.json"), config.to_dict())
-    expected = {name: tuple(value.shape) for name, value in state.items() if not (shape.tied and name == "lm_head.weight")}
+    expected = {
+        name: tuple(value.shape) for name, value in state.items() if not (shape.tied and name == "lm_head.weight")
+    }
     tensors = list(shape.tensors())
     assert {tensor.name: tensor.dimensions for tensor in tensors} == expected
     assert len(tensors) == len(expected)
@@ -94,33 +106,75 @@ REFUSED = [
     ("qwen3", {"attention_bias": True}, "attention_bias is on; only qwen3 models without it are supported"),
     ("olmo2", {"attention_bias": True}, "attention_bias is on; only olmo2 models"),
     ("smollm3", {"mlp_bias": True}, "mlp_bias is on; only smollm3 models"),
-    ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0; only gemma3_text models without it"),
+    (
+        "gemma3_text",
+        {"final_logit_softcapping": 30.0},
+        "final_logit_softcapping is 30.0; only gemma3_text models without it",
+    ),
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
     ("gemma3_text", {"hidden_activation": "silu"}, "hidden_activation is 'silu'; it must be 'gelu_pytorch_tanh'"),
-    ("gemma3_text", {"head_dim": 32, "query_pre_attn_scalar": 24}, "query_pre_attn_scalar must be 32, as llama.cpp has it"),
-    ("gemma3_text", {"layer_types": ["full_attention"]}, "layer_types must be 8 times 'full_attention' or 'sliding_attention'"),
+    (
+        "gemma3_text",
+        {"head_dim": 32, "query_pre_attn_scalar": 24},
+        "query_pre_attn_scalar must be 32, as llama.cpp has it",
+    ),
+    (
+        "gemma3_text",
+        {"layer_types": ["full_attention"]},
+        "layer_types must be 8 times 'full_attention' or 'sliding_attention'",
+    ),
     ("gemma3_text", {"sliding_window": -4}, "sliding_window is -4; it must be a whole number above 0, or null"),
     ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
-    ("gemma3_text", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling 'yarn' isn't supported for gemma3_text"),
-    ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "gemma3_text's must have objects full_attention and sliding_attention"),
+    (
+        "gemma3_text",
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+        "rope scaling 'yarn' isn't supported for gemma3_text",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"rope_theta": 1e6}},
+        "gemma3_text's must have objects full_attention and sliding_attention",
+    ),
     ("gemma3_text", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}}, "'linear' of windowed layers"),
-    ("smollm3", {"no_rope_layers": [1] * 8}, "no_rope_layers leaves the rotary embedding out of other layers than every 4th"),
+    (
+        "smollm3",
+        {"no_rope_layers": [1] * 8},
+        "no_rope_layers leaves the rotary embedding out of other layers than every 4th",
+    ),
     ("smollm3", {"no_rope_layers": 3}, "no_rope_layers leaves"),
     ("smollm3", {"no_rope_layer_interval": 2}, "no_rope_layers leaves"),
     ("qwen2", {"head_dim": 64, "num_key_value_heads": 2}, "4 heads of 64 aren't the width 128; llama.cpp runs"),
-    ("qwen2", {"num_key_value_heads": 2, "rope_scaling": {"rope_type": "llama3"}}, "rope scaling 'llama3' isn't supported for qwen2"),
-    ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings is on; llama.cpp runs olmo2 models only with an output"),
-    ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}}, "short_factor has 4 numbers; .* 16"),
+    (
+        "qwen2",
+        {"num_key_value_heads": 2, "rope_scaling": {"rope_type": "llama3"}},
+        "rope scaling 'llama3' isn't supported for qwen2",
+    ),
+    (
+        "olmo2",
+        {"tie_word_embeddings": True},
+        "tie_word_embeddings is on; llama.cpp runs olmo2 models only with an output",
+    ),
+    (
+        "phi3",
+        {"rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}},
+        "short_factor has 4 numbers; .* 16",
+    ),
     ("phi3", {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 16}}, "short_factor is None"),
-    ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": ["1"] * 16}}, "short_factor is '1'; it must be a number above 0"),
+    (
+        "phi3",
+        {"rope_scaling": {"type": "longrope", "short_factor": ["1"] * 16}},
+        "short_factor is '1'; it must be a number above 0",
+    ),
     ("phi3", {"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5"),
     ("phi3", {"partial_rotary_factor": 0.3}, "the part of it that is rotated, even"),
     ("granite", {"logits_scaling": 0}, "logits_scaling is 0; it must be a number above 0"),
     ("granite", {"residual_multiplier": True}, "residual_multiplier is True"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("family", "values", "said"), REFUSED, ids=[f"{family} {' '.join(values)}" for family, values, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("family", "values", "said"), REFUSED, ids=[f"{family} {' '.join(values)}" for family, values, _ in REFUSED]
+)
 def test_what_would_run_otherwise_is_refused(family, values, said):
     with pytest.raises(InputError, match=said):
         shape_from(family, **values)
@@ -129,7 +183,9 @@ def test_what_would_run_otherwise_is_refused(family, values, said):
 def test_a_window_that_llama_cpp_does_not_know_bounds_the_context():
     qwen = {"num_key_value_heads": 2, "max_position_embeddings": 1000, "sliding_window": 300}
     assert shape_from("qwen2", **qwen).context == 1000
-    assert shape_from("qwen2", **qwen, use_sliding_window=True).context == 1000  # max_window_layers: none of the 8 layers
+    assert (
+        shape_from("qwen2", **qwen, use_sliding_window=True).context == 1000
+    )  # max_window_layers: none of the 8 layers
     assert shape_from("qwen3", **qwen, use_sliding_window=True, max_window_layers=7).context == 300
     kinds = ["full_attention"] * 7 + ["sliding_attention"]
     assert shape_from("qwen2", **qwen, use_sliding_window=True, layer_types=kinds).context == 300
@@ -170,7 +226,9 @@ def test_depths_of_models_whose_layers_differ_by_place():
     for layers in (2, 5, 7, 13):
         check_depth("recipe r", "T", gemma, layers)
         assert gemma.with_layers(layers).windowed == tuple((i + 1) % 6 != 0 for i in range(layers))
-    with pytest.raises(InputError, match="of 12 the last of the teacher's 13 layers .* one of 2, 3, 4, 5, 7, 8, 9, 10, 11, 13"):
+    with pytest.raises(
+        InputError, match="of 12 the last of the teacher's 13 layers .* one of 2, 3, 4, 5, 7, 8, 9, 10, 11, 13"
+    ):
         check_depth("recipe r", "T", gemma, 12)
     smollm = shape_from("smollm3")
     check_depth("recipe r", "T", smollm, 4)
@@ -211,9 +269,13 @@ def test_kinds_of_layers_are_those_of_the_shape(family, tmp_path):
 def test_a_config_may_be_of_any_age(tmp_path):
     scaling = {"factor": 8.0, "rope_type": "linear"}
     old = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "sliding_window_pattern": 4, "rope_scaling": scaling}
-    new = {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
-                               "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}},
-           "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2}  # fmt: skip
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        },
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2,
+    }
     assert shape_from("gemma3_text", **old) == shape_from("gemma3_text", **new)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "gemma3_text", **LEAST, **old}))
@@ -235,27 +297,67 @@ def files(tmp_path_factory) -> dict[str, Path]:
 
 
 FILE_ERRORS = [
-    ("gemma3_text", {"gemma3__final_logit_softcapping": 30.0}, "gemma3.final_logit_softcapping is set, which no plain gemma3_text has"),
-    ("gemma3_text", {"gemma3__attention__sliding_window_pattern": [1, 0]}, "sliding_window_pattern has 2 elements for 7 layers"),
-    ("gemma3_text", {"gemma3__attention__sliding_window_pattern": 0}, "sliding_window_pattern is 0; it must be a whole number above 0"),
+    (
+        "gemma3_text",
+        {"gemma3__final_logit_softcapping": 30.0},
+        "gemma3.final_logit_softcapping is set, which no plain gemma3_text has",
+    ),
+    (
+        "gemma3_text",
+        {"gemma3__attention__sliding_window_pattern": [1, 0]},
+        "sliding_window_pattern has 2 elements for 7 layers",
+    ),
+    (
+        "gemma3_text",
+        {"gemma3__attention__sliding_window_pattern": 0},
+        "sliding_window_pattern is 0; it must be a whole number above 0",
+    ),
     ("gemma3_text", {"gemma3__rope__scaling__type": "yarn"}, "rope scaling 'yarn' isn't supported for gemma3_text"),
-    ("gemma3_text", {"gemma3__rope__freq_base_swa": -1.0}, "gemma3.rope.freq_base_swa is -1.0; it must be a number above 0"),
+    (
+        "gemma3_text",
+        {"gemma3__rope__freq_base_swa": -1.0},
+        "gemma3.rope.freq_base_swa is -1.0; it must be a number above 0",
+    ),
     ("gemma3_text", {"gemma3__block_count": 8}, "tensor blk.7.attn_norm.weight is missing"),
-    ("phi3", {"phi3__rope__scaling__original_context_length": 0}, "original_context_length is 0 and attn_factor .*; they must be above 0"),
+    (
+        "phi3",
+        {"phi3__rope__scaling__original_context_length": 0},
+        "original_context_length is 0 and attn_factor .*; they must be above 0",
+    ),
     ("phi3", {"phi3__rope__dimension_count": 14}, r"rope_factors_short.weight is f32 \[6\]; it must be f32 \[7\]"),
     ("phi3", {"phi3__rope__dimension_count": 18}, "phi3.rope.dimension_count is 18 where heads have 16"),
     ("qwen2", {"qwen2__rope__scaling__attn_factor": 2.0}, "qwen2.rope.scaling.attn_factor isn't yarn's usual one"),
-    ("qwen2", {"qwen2__attention__head_count": 8, "qwen2__attention__head_count_kv": 4}, "8 heads of 16 aren't the width 64; llama.cpp"),
-    ("qwen3", {"qwen3__attention__sliding_window": 5}, "qwen3.attention.sliding_window is set, which no plain qwen3 has"),
-    ("olmo2", {"olmo2__attention__sliding_window": 64}, "olmo2.attention.sliding_window is set, which no plain olmo2 has"),
+    (
+        "qwen2",
+        {"qwen2__attention__head_count": 8, "qwen2__attention__head_count_kv": 4},
+        "8 heads of 16 aren't the width 64; llama.cpp",
+    ),
+    (
+        "qwen3",
+        {"qwen3__attention__sliding_window": 5},
+        "qwen3.attention.sliding_window is set, which no plain qwen3 has",
+    ),
+    (
+        "olmo2",
+        {"olmo2__attention__sliding_window": 64},
+        "olmo2.attention.sliding_window is set, which no plain olmo2 has",
+    ),
     ("granite", {"granite__logit_scale": 0.0}, "granite.logit_scale is 0.0; it must be a number above 0"),
-    ("granite", {"granite__expert_count": 4}, "a mixture of experts isn't supported; supported are plain granite models"),
-]  # fmt: skip
+    (
+        "granite",
+        {"granite__expert_count": 4},
+        "a mixture of experts isn't supported; supported are plain granite models",
+    ),
+]
 
 
-@pytest.mark.parametrize(("family", "changes", "said"), FILE_ERRORS, ids=[f"{family} {next(iter(c))}" for family, c, _ in FILE_ERRORS])
+@pytest.mark.parametrize(
+    ("family", "changes", "said"), FILE_ERRORS, ids=[f"{family} {next(iter(c))}" for family, c, _ in FILE_ERRORS]
+)
 def test_a_file_that_would_run_otherwise_is_refused(family, changes, said, files, tmp_path):
-    path = edited(files[family], tmp_path / "edited.gguf", general__architecture=FAMILIES[family].architecture, **changes)
+    path = edited(
+        files[family], tmp_path / "edited.gguf", general__architecture=FAMILIES[family].architecture, **changes
+    )
     with pytest.raises(InputError, match=said):
         gguf_shape(read_header(path))
 
@@ -272,7 +374,9 @@ def test_what_a_converter_leaves_out_is_its_default(files, tmp_path):
         assert gguf_shape(read_header(path)) == gguf_shape(read_header(files[family]))
     longer = edited(files["phi3"], tmp_path / "long.gguf", general__architecture="phi3", phi3__context_length=2048)
     assert gguf_shape(read_header(longer)).context == 512
-    windowed = edited(files["phi3"], tmp_path / "window.gguf", general__architecture="phi3", phi3__attention__sliding_window=100)
+    windowed = edited(
+        files["phi3"], tmp_path / "window.gguf", general__architecture="phi3", phi3__attention__sliding_window=100
+    )
     assert gguf_shape(read_header(windowed)).context == 100
 
 

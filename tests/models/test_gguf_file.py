@@ -35,7 +35,11 @@ def path(tmp_path_factory):
     writer.add_tensor("plain", np.arange(12, dtype=np.float32).reshape(3, 4))
     writer.add_tensor("norm", np.ones(5, dtype=np.float16))
     weight = np.linspace(-1, 1, 2 * 64, dtype=np.float32).reshape(2, 64)
-    writer.add_tensor("quantized", gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q4_0), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    writer.add_tensor(
+        "quantized",
+        gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q4_0),
+        raw_dtype=gguf.GGMLQuantizationType.Q4_0,
+    )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -59,7 +63,11 @@ def test_it_reads_what_ggufs_own_reader_reads(path):
     assert header.scalars.keys() | header.arrays.keys() == {key for key in reader.fields if not key.startswith("GGUF.")}
     for tensor in reader.tensors:
         found = header.tensors[tensor.name]
-        assert (list(found.shape), found.type_id, found.size) == (tensor.shape.tolist()[::-1], tensor.tensor_type, tensor.n_bytes)
+        assert (list(found.shape), found.type_id, found.size) == (
+            tensor.shape.tolist()[::-1],
+            tensor.tensor_type,
+            tensor.n_bytes,
+        )
         assert found.offset == tensor.data_offset
 
 
@@ -106,7 +114,9 @@ def test_damaged_bytes_never_crash(path, tmp_path):
         try:
             header = read_header(damaged)
             for key in header.arrays:
-                header.array(key, str if header.arrays[key].element == 8 else float if header.arrays[key].element == 6 else int)
+                header.array(
+                    key, str if header.arrays[key].element == 8 else float if header.arrays[key].element == 6 else int
+                )
         except InputError:
             refused += 1
     assert refused > 100
@@ -138,15 +148,33 @@ LIES = [
     (header_bytes(text(b"k") + struct.pack("<IIQQ", 9, 8, 1, HUGE), keys=1), "has strings past the end of the file"),
     (header_bytes(*[text(b"k") + struct.pack("<IB", 0, 1)] * 2, keys=2), "metadata key 'k' comes twice"),
     (header_bytes(text(b"split.count") + struct.pack("<IH", 2, 3), keys=1), "one of 3 parts of a split GGUF"),
-    (header_bytes(text(b"general.alignment") + struct.pack("<II", 4, 33), keys=1), "general.alignment is 33, which isn't a power of two"),
-    (header_bytes(TENSOR + struct.pack("<IQ", 77, 0), tensors=1), "tensor 't' has ggml type 77, which we can't dequantize; it must be one"),
-    (header_bytes(TENSOR + struct.pack("<IQ", 8, 0), tensors=1), r"has shape \[8\], whose rows don't divide into q8_0's blocks of 32"),
-    (header_bytes(TENSOR + struct.pack("<IQ", 0, 8), tensors=1), "starts at byte 8 of the data, which isn't a multiple of 32"),
-    (header_bytes(TENSOR + struct.pack("<IQ", 0, 1 << 60), tensors=1), "tensor 't' ends at byte 1152921504606847072, the file at byte 121"),
-    (header_bytes(text(b"t") + struct.pack("<IQQIQ", 2, 1 << 63, 1 << 63, 0, 0), tensors=1), "tensor 't' ends at byte 34028236692093846"),
+    (
+        header_bytes(text(b"general.alignment") + struct.pack("<II", 4, 33), keys=1),
+        "general.alignment is 33, which isn't a power of two",
+    ),
+    (
+        header_bytes(TENSOR + struct.pack("<IQ", 77, 0), tensors=1),
+        "tensor 't' has ggml type 77, which we can't dequantize; it must be one",
+    ),
+    (
+        header_bytes(TENSOR + struct.pack("<IQ", 8, 0), tensors=1),
+        r"has shape \[8\], whose rows don't divide into q8_0's blocks of 32",
+    ),
+    (
+        header_bytes(TENSOR + struct.pack("<IQ", 0, 8), tensors=1),
+        "starts at byte 8 of the data, which isn't a multiple of 32",
+    ),
+    (
+        header_bytes(TENSOR + struct.pack("<IQ", 0, 1 << 60), tensors=1),
+        "tensor 't' ends at byte 1152921504606847072, the file at byte 121",
+    ),
+    (
+        header_bytes(text(b"t") + struct.pack("<IQQIQ", 2, 1 << 63, 1 << 63, 0, 0), tensors=1),
+        "tensor 't' ends at byte 34028236692093846",
+    ),
     (header_bytes(text(b"t") + struct.pack("<I", 1 << 30), tensors=1), "tensor 't' has 1073741824 dimensions"),
     (header_bytes(text(b"t") + struct.pack("<IQIQ", 1, 0, 0, 0), tensors=1), r"tensor 't' has shape \[0\]"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("data", "said"), LIES, ids=[said[:40] for _, said in LIES])

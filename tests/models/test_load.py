@@ -68,7 +68,9 @@ def test_sharded_and_half_precision_folders(untied, tmp_path):
 
 
 def make_gguf(folder: Path, out: Path, kinds: list[gguf.GGMLQuantizationType]) -> tuple[Path, dict[str, np.ndarray]]:
-    """A GGUF file whose linear weights are quantized by gguf itself, and gguf's dequantization in Hugging Face's order."""
+    """A GGUF file whose linear weights are quantized by gguf itself, and gguf's dequantization in Hugging Face's
+    order.
+    """
     shape = read_shape(folder)
     state = load_model(folder).state_dict()
     checkpoint = float_checkpoint({t.name: state[t.name] for t in shape.tensors()}, "f32")
@@ -114,8 +116,14 @@ def test_a_gguf_file_is_exactly_ggufs_dequantization(untied, tmp_path):
 class TypeTraits(ctypes.Structure):
     """ggml.h, struct ggml_type_traits, as far as its decoder."""
 
-    _fields_ = (("name", ctypes.c_char_p), ("block", ctypes.c_int64), ("interleave", ctypes.c_int64), ("size", ctypes.c_size_t),
-                ("quantized", ctypes.c_bool), ("decode", ctypes.c_void_p))  # fmt: skip
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("block", ctypes.c_int64),
+        ("interleave", ctypes.c_int64),
+        ("size", ctypes.c_size_t),
+        ("quantized", ctypes.c_bool),
+        ("decode", ctypes.c_void_p),
+    )
 
 
 DECODER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
@@ -126,11 +134,18 @@ def test_every_type_that_gguf_decodes_is_loaded(family, tmp_path):
     """A tensor of each type, made and decoded by ggml itself."""
     library = ggml.library()
     library.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
-    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 6 if family == "phi3" else 4}
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 6 if family == "phi3" else 4,
+    }
     folder = make_tiny(family, tmp_path / "model", head_dim=64, rope_parameters=None, **sizes)
     shape, stored = read_shape(folder), gguf_names(read_shape(folder))
     weights = load_model(folder).state_dict()
-    template = write_gguf(float_checkpoint({n: weights[n] for n in stored}, "f32"), folder, shape, tmp_path / "float.gguf", {})
+    template = write_gguf(
+        float_checkpoint({n: weights[n] for n in stored}, "f32"), folder, shape, tmp_path / "float.gguf", {}
+    )
     reader, writer = gguf.GGUFReader(template), gguf.GGUFWriter(tmp_path / "model.gguf", family)
     for key, field in reader.fields.items():
         if not key.startswith("GGUF.") and key != "general.architecture":
@@ -150,7 +165,11 @@ def test_every_type_that_gguf_decodes_is_loaded(family, tmp_path):
         rows, cols = values.shape
         name, block, block_bytes = TENSOR_TYPES[kind]
         blocks = rng.integers(0, 256, (rows, cols // block, block_bytes), np.uint8)
-        if name[:3] in ("iq1", "iq2", "iq3"):  # ggml's own fit makes tables for 15 seconds; any codes will do, with a scale of 1/64
+        if name[:3] in (
+            "iq1",
+            "iq2",
+            "iq3",
+        ):  # ggml's own fit makes tables for 15 seconds; any codes will do, with a scale of 1/64
             blocks[..., :2] = (0x00, 0x24)
             if name == "iq1_m":
                 blocks[..., -1] = blocks[..., -1] & 0x0F | 0x20
@@ -195,7 +214,10 @@ def test_a_saved_model_is_the_same_for_transformers_and_for_us(tiny_llama, untie
 def test_given_weights_replace_the_folders(tiny_llama, tmp_path):
     save_side_files(tiny_llama, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
-    weights = {t.name: torch.full((t.cols,) if t.kind == "norm" else (t.rows, t.cols), 0.5) for t in read_shape(tiny_llama).tensors()}
+    weights = {
+        t.name: torch.full((t.cols,) if t.kind == "norm" else (t.rows, t.cols), 0.5)
+        for t in read_shape(tiny_llama).tensors()
+    }
     model = load_model(tmp_path, weights=weights)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
     assert model.model.norm.weight.data_ptr() != weights["model.norm.weight"].data_ptr()
@@ -210,7 +232,10 @@ def test_side_files_of_a_gguf_file(untied, tmp_path):
 
 
 def test_weights_that_cannot_be_used_are_named(tiny_llama, tmp_path):
-    weights = {t.name: torch.zeros((t.cols,) if t.kind == "norm" else (t.rows, t.cols)) for t in read_shape(tiny_llama).tensors()}
+    weights = {
+        t.name: torch.zeros((t.cols,) if t.kind == "norm" else (t.rows, t.cols))
+        for t in read_shape(tiny_llama).tensors()
+    }
     with pytest.raises(InputError, match="1 of 38 tensors are missing, among them model.norm.weight"):
         load_model(tiny_llama, weights={n: w for n, w in weights.items() if n != "model.norm.weight"})
     with pytest.raises(InputError, match=r"model.norm.weight has shape \[3\], it must be \[64\]"):

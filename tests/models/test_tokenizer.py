@@ -31,7 +31,12 @@ def test_the_tokenizer_is_what_transformers_makes_of_the_folder(tiny_llama):
         ids = ours(text)["input_ids"]
         assert ids == theirs(text)["input_ids"]
         assert ours.decode(ids) == text
-    assert (ours.eos_token, ours.bos_token, ours.pad_token, ours.unk_token) == ("<|im_end|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    assert (ours.eos_token, ours.bos_token, ours.pad_token, ours.unk_token) == (
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+    )
     messages = [{"role": "user", "content": "Hi"}]
     asked = ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert asked == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -50,7 +55,9 @@ def test_a_saved_tokenizer_is_the_same_for_transformers_and_for_us(tiny_llama, t
 
 def test_kinds_of_tokens(folder):
     def edit(data):
-        data["added_tokens"].append({"id": 700, "content": "<tool>", "special": False, "lstrip": False, "rstrip": False})
+        data["added_tokens"].append(
+            {"id": 700, "content": "<tool>", "special": False, "lstrip": False, "rstrip": False}
+        )
 
     change(folder, edit)
     vocabulary = read_vocabulary(folder)
@@ -61,7 +68,9 @@ def test_kinds_of_tokens(folder):
 
 def test_special_tokens_of_older_folders(folder):
     (folder / "tokenizer_config.json").write_text("{}")
-    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>"}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>"})
+    )
     vocabulary = read_vocabulary(folder)
     assert (vocabulary.eos, vocabulary.bos, vocabulary.pad) == (2, 1, None)
 
@@ -92,17 +101,26 @@ def test_detect_pre(tiny_llama, tmp_path):
 
 
 def template(*pieces: str) -> dict:
-    single = [{"Sequence": {"id": "A", "type_id": 0}} if p == "$A" else {"SpecialToken": {"id": p, "type_id": 0}} for p in pieces]
+    single = [
+        {"Sequence": {"id": "A", "type_id": 0}} if p == "$A" else {"SpecialToken": {"id": p, "type_id": 0}}
+        for p in pieces
+    ]
     return {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
 
 
 REFUSED = [
-    (lambda d: d["model"].update(type="Unigram"), "the tokenizer is of type 'Unigram', which we can't give llama.cpp unchanged"),
+    (
+        lambda d: d["model"].update(type="Unigram"),
+        "the tokenizer is of type 'Unigram', which we can't give llama.cpp unchanged",
+    ),
     (lambda d: d["model"].update(byte_fallback=True), "it normalizes text by null and splits it by .*Sequence"),
     (lambda d: d["model"].update(dropout=0.1), "its BPE has dropout 0.1"),
     (lambda d: d["model"].update(ignore_merges=True), "its BPE has ignore_merges True with the split 'smollm'"),
     (lambda d: d.update(normalizer={"type": "Lowercase"}), 'it normalizes text by {"type": "Lowercase"}'),
-    (lambda d: d.update(pre_tokenizer={"type": "Whitespace"}), 'it splits text by {"type": "Whitespace"}.*split as smollm, gpt-2'),
+    (
+        lambda d: d.update(pre_tokenizer={"type": "Whitespace"}),
+        'it splits text by {"type": "Whitespace"}.*split as smollm, gpt-2',
+    ),
     (lambda d: d.update(pre_tokenizer=None), "it splits text by null"),
     (lambda d: d["added_tokens"][0].update(lstrip=True), "its token '<.endoftext.>' has lstrip"),
     (lambda d: d["added_tokens"][0].update(id=10**9), r"its \d+ tokens have ids from 0 to 1000000000"),
@@ -112,7 +130,10 @@ REFUSED = [
     (lambda d: d["model"]["merges"].append("a b c"), "merge 'a b c' isn't two tokens that make a third one"),
     (lambda d: d["model"]["merges"].append(["qzx", "zzq"]), "merge 'qzx zzq' isn't two tokens"),
     (lambda d: d["added_tokens"].append({"id": 700, "content": "a"}), "1 ids have the same token as another"),
-    (lambda d: d.update(post_processor=template("$A", "<|im_start|>")), "adds something other than the bos token before"),
+    (
+        lambda d: d.update(post_processor=template("$A", "<|im_start|>")),
+        "adds something other than the bos token before",
+    ),
     (lambda d: d.update(post_processor={"type": "BertProcessing"}), "its post-processor .*BertProcessing"),
 ]
 
@@ -130,8 +151,15 @@ def test_what_the_backend_refuses_is_said(folder):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize(("pieces", "adds"), [(("$A",), (False, False)), (("<|im_start|>", "$A", "<|im_end|>"), (True, True))])
+@pytest.mark.parametrize(
+    ("pieces", "adds"), [(("$A",), (False, False)), (("<|im_start|>", "$A", "<|im_end|>"), (True, True))]
+)
 def test_what_is_added_around_a_text(pieces, adds, folder):
-    change(folder, lambda d: d.update(post_processor={"type": "Sequence", "processors": [{"type": "ByteLevel"}, template(*pieces)]}))
+    change(
+        folder,
+        lambda d: d.update(
+            post_processor={"type": "Sequence", "processors": [{"type": "ByteLevel"}, template(*pieces)]}
+        ),
+    )
     vocabulary = read_vocabulary(folder)
     assert (vocabulary.add_bos, vocabulary.add_eos) == adds

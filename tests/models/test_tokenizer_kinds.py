@@ -29,22 +29,52 @@ def twice_made(data: dict) -> int:
 
 REFUSED = [
     (lambda d: d["model"].update(ignore_merges=True), "its BPE has byte_fallback and ignore_merges"),
-    (lambda d: d.update(normalizer={"type": "NFKC"}), 'it normalizes text by {"type": "NFKC"}, .* and sentencepiece\'s BPE'),
+    (
+        lambda d: d.update(normalizer={"type": "NFKC"}),
+        'it normalizes text by {"type": "NFKC"}, .* and sentencepiece\'s BPE',
+    ),
     (lambda d: d.update(normalizer=None), "it normalizes text by null"),
-    (lambda d: d.update(normalizer=PREPEND, pre_tokenizer=METASPACE), "it normalizes text by .*Prepend.* splits it by .*Metaspace"),
-    (lambda d: d.update(normalizer=None, pre_tokenizer={**METASPACE, "split": True}), "its Metaspace splits text at spaces"),
-    (lambda d: d.update(normalizer=None, pre_tokenizer={**METASPACE, "prepend_scheme": "always"}), "Metaspace has prepend_scheme 'always'"),
-    (lambda d: d["model"]["vocab"].pop("<0x00>"), "1 of the 256 byte tokens are missing, among them <0x00>; llama.cpp can't do without"),
-    (lambda d: d["model"]["merges"].remove(["t", "h"]), "llama.cpp would join 't' and 'h' to the token 'th', which its merges don't say"),
-    (lambda d: d["model"]["merges"].append(d["model"]["merges"].pop(twice_made(d))), "its merges make '.*' partly before and partly after"),
-    (lambda d: d["model"]["vocab"].update({"☃☁": len(d["model"]["vocab"])}), "llama.cpp would join '☃' and '☁' to the token '☃☁'"),
+    (
+        lambda d: d.update(normalizer=PREPEND, pre_tokenizer=METASPACE),
+        "it normalizes text by .*Prepend.* splits it by .*Metaspace",
+    ),
+    (
+        lambda d: d.update(normalizer=None, pre_tokenizer={**METASPACE, "split": True}),
+        "its Metaspace splits text at spaces",
+    ),
+    (
+        lambda d: d.update(normalizer=None, pre_tokenizer={**METASPACE, "prepend_scheme": "always"}),
+        "Metaspace has prepend_scheme 'always'",
+    ),
+    (
+        lambda d: d["model"]["vocab"].pop("<0x00>"),
+        "1 of the 256 byte tokens are missing, among them <0x00>; llama.cpp can't do without",
+    ),
+    (
+        lambda d: d["model"]["merges"].remove(["t", "h"]),
+        "llama.cpp would join 't' and 'h' to the token 'th', which its merges don't say",
+    ),
+    (
+        lambda d: d["model"]["merges"].append(d["model"]["merges"].pop(twice_made(d))),
+        "its merges make '.*' partly before and partly after",
+    ),
+    (
+        lambda d: d["model"]["vocab"].update({"☃☁": len(d["model"]["vocab"])}),
+        "llama.cpp would join '☃' and '☁' to the token '☃☁'",
+    ),
     (lambda d: add(d, "<x>", normalized=True), "its token '<x>' is searched for after a space was put before the text"),
     (lambda d: add(d, "<x>", lstrip=True), "its token '<x>' has lstrip"),
     (lambda d: add(d, "<x>", single_word=True), "its token '<x>' has single_word"),
-    (lambda d: add(d, "<x>", rstrip=True), "its token '</s>' hasn't rstrip; llama.cpp strips spaces behind all special"),
+    (
+        lambda d: add(d, "<x>", rstrip=True),
+        "its token '</s>' hasn't rstrip; llama.cpp strips spaces behind all special",
+    ),
     (lambda d: add(d, ""), r"its token \d+ has no text"),
     (lambda d: add(d, "a\0b"), r"its token \d+ is 'a\\x00b'; llama.cpp would cut it off at the NUL"),
-    (lambda d: [add(d, "<a><b"), add(d, "<b>cdef")], "its tokens '<a><b' and '<b>cdef' overlap in '<b': .*llama.cpp takes the longer one"),
+    (
+        lambda d: [add(d, "<a><b"), add(d, "<b>cdef")],
+        "its tokens '<a><b' and '<b>cdef' overlap in '<b': .*llama.cpp takes the longer one",
+    ),
     (lambda d: [add(d, "--"), add(d, "-----")], "its tokens '--' and '-----' overlap in '-'"),
 ]
 
@@ -64,7 +94,13 @@ def test_sentencepiece_is_known_by_its_structure(prefix, tmp_path):
     vocabulary = read_vocabulary(folder)
     assert vocabulary.prefix == {"never": "none"}.get(prefix, prefix)
     by_text = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    assert [by_text[t] for t in ("<s>", "<tool>", "<0x0A>", "▁▁▁", "th")] == [CONTROL, USER_DEFINED, BYTE, NORMAL, NORMAL]
+    assert [by_text[t] for t in ("<s>", "<tool>", "<0x0A>", "▁▁▁", "th")] == [
+        CONTROL,
+        USER_DEFINED,
+        BYTE,
+        NORMAL,
+        NORMAL,
+    ]
     assert not vocabulary.merges
     assert vocabulary.scores[ADDED.index("<|endoftext|>")] == UNFORMED
 
@@ -117,9 +153,14 @@ def test_splits_that_differ_in_ignore_merges_alone():
 
 @pytest.mark.parametrize(
     ("stated", "said"),
-    [(2, None), ([2, 4], None), (5000, "eos_token_id holds 5000; it must be an id below"), ([2, "x"], "holds 'x'"),
-     ([2, 5, 7, 8, 9], r"ends a text at '<\|user\|>', '<tool>', '\[INST\]', '<\|assistant\|>' beside the eos token")],
-)  # fmt: skip
+    [
+        (2, None),
+        ([2, 4], None),
+        (5000, "eos_token_id holds 5000; it must be an id below"),
+        ([2, "x"], "holds 'x'"),
+        ([2, 5, 7, 8, 9], r"ends a text at '<\|user\|>', '<tool>', '\[INST\]', '<\|assistant\|>' beside the eos token"),
+    ],
+)
 def test_ends_by_generation_config(stated, said, tmp_path):
     folder = write_folder(tmp_path, byte_level("gpt-2"), {}, {"eos_token_id": stated})
     if said is None:

@@ -1,4 +1,6 @@
-"""Mixes in the plan: what fell back and why, a recipe's own rules, sizes that are fitted, and what can't be done with a student."""
+"""Mixes in the plan: what fell back and why, a recipe's own rules, sizes that are fitted, and what can't be done with a
+student.
+"""
 
 from dataclasses import replace
 
@@ -23,14 +25,23 @@ def plan_of(recipe: Recipe, shape: ModelShape = SMOL) -> Plan:
 
 def test_what_fell_back_is_shown_with_the_reason():
     found = plan_of(mixed(["q4_k_m"]))
-    fell = {(e["wanted"], e["stored"]): (len(e["tensors"]), e["why"]) for e in found.to_dict()["mixes"]["q4_k_m"]["fallbacks"]}
+    fell = {
+        (e["wanted"], e["stored"]): (len(e["tensors"]), e["why"])
+        for e in found.to_dict()["mixes"]["q4_k_m"]["fallbacks"]
+    }
     assert fell == {
         ("q6_k", "q8_0"): (14, "rows of 576 don't divide by 256"),
         ("q4_k", "q5_0"): (149, "rows of 576 don't divide by 256"),
     }
     text = " ".join(found.to_text().split())
-    assert "q4_k_m: 1 embedding (also the output layer) in q8_0; 55 norm in f32; 149 linear in q5_0; 13 linear in q8_0" in text
-    assert "163 tensors fell back: 14 from q6_k to q8_0, rows of 576 don't divide by 256; 149 from q4_k to q5_0, rows of" in text
+    assert (
+        "q4_k_m: 1 embedding (also the output layer) in q8_0; 55 norm in f32; 149 linear in q5_0; 13 linear in q8_0"
+        in text
+    )
+    assert (
+        "163 tensors fell back: 14 from q6_k to q8_0, rows of 576 don't divide by 256; 149 from q4_k to q5_0, rows of"
+        in text
+    )
     wide = plan_of(mixed(["a"], a={"base": "q4_k_m"}), replace(SMOL, width=512, heads=8, kv_heads=2))
     assert wide.mixes["a"].fallbacks == []
     assert "fell back" not in wide.to_text()
@@ -53,7 +64,9 @@ def test_rules_of_a_recipe_decide_over_its_base():
 
 def test_rows_that_no_grid_divides_may_be_left_in_f16_by_a_rule():
     odd = replace(SMOL, ffn=1500)
-    with pytest.raises(InputError, match="has rows of 1500 weights, which no grid of mix 'a' divides; llama.cpp would leave it in f16"):
+    with pytest.raises(
+        InputError, match="has rows of 1500 weights, which no grid of mix 'a' divides; llama.cpp would leave it in f16"
+    ):
         plan_of(mixed(["a"], a={"base": "q4_k_m"}), odd)
     rule = {"tensors": "*.down_proj.weight", "grid": "f16"}
     found = plan_of(mixed(["a"], a={"base": "q4_k_m", "rules": [rule]}), odd)
@@ -66,17 +79,31 @@ def test_rows_that_no_grid_divides_may_be_left_in_f16_by_a_rule():
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ({"tensors": "*.o_proj.weight", "grid": "q6_k"},
-         r"mix 'a', rule 1: model.layers.0.self_attn.o_proj.weight has rows of 576 weights, and q6_k stores blocks of 256. Give it one of "
-         r"f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, or narrow tensors: '\*.o_proj.weight'\."),
-        ({"tensors": "*.ffn_down.weight", "grid": "q8_0"},
-         r"rule 1: tensors: '\*.ffn_down.weight' matches none of the student's 245 tensors. They have names like model.embed_tokens.weight,"
-         r" model.layers.0.self_attn.q_proj.weight, "),
-        ({"tensors": "*norm*", "grid": "q8_0"}, r"rule 1: tensors: '\*norm\*' matches only norms and biases, which always stay f32"),
-        ({"tensors": "*", "grid": "q8_0", "layers": "27-"},
-         r"rule 1: no tensor that matches '\*' is in layers '27-'; the student has layers 0 to 26, and tables belong to none"),
+        (
+            {"tensors": "*.o_proj.weight", "grid": "q6_k"},
+            r"mix 'a', rule 1: model.layers.0.self_attn.o_proj.weight has rows of 576 weights, and q6_k "
+            r"stores blocks of 256. Give it one of "
+            r"f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, or narrow tensors: '\*.o_proj.weight'\.",
+        ),
+        (
+            {"tensors": "*.ffn_down.weight", "grid": "q8_0"},
+            r"rule 1: tensors: '\*.ffn_down.weight' matches none of the student's 245 tensors. They have "
+            r"names like model.embed_tokens.weight,"
+            r" model.layers.0.self_attn.q_proj.weight, ",
+        ),
+        (
+            {"tensors": "*norm*", "grid": "q8_0"},
+            r"rule 1: tensors: '\*norm\*' matches only norms and biases, which always stay f32",
+        ),
+        (
+            {"tensors": "*", "grid": "q8_0", "layers": "27-"},
+            (
+                r"rule 1: no tensor that matches '\*' is in layers '27-'; the student has layers 0 to 26, and "
+                r"tables belong to none"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_rule_that_cannot_be_followed_fails_in_the_plan(rule: dict[str, str], words: str):
     with pytest.raises(InputError, match=words):
         plan_of(mixed(["a"], a={"base": "q4_0", "rules": [rule]}))
@@ -98,18 +125,32 @@ def test_a_fitted_mix_is_planned_at_the_most_that_it_may_be():
     assert measured.build.tokens["sensitivity"] == 512 * (27 * (4 * 4 + 9) + 4)
     assert measured.build.seconds_by_stage["sensitivity"] > 2 * found.build.seconds_by_stage["sensitivity"]
     text = " ".join(found.to_text().split())
-    assert "a: chosen by cost from q2_k, q3_k, q4_0, q4_k, iq4_nl, q5_0, q5_k, q6_k, q8_0, as far as rows divide, so" in text
+    assert (
+        "a: chosen by cost from q2_k, q3_k, q4_0, q4_k, iq4_nl, q5_0, q5_k, q6_k, q8_0, as far as rows divide, so"
+        in text
+    )
     assert "sensitivity" in text
 
 
 @pytest.mark.parametrize(
     ("mix", "words"),
     [
-        ({"auto": 3.0}, r"mix 'a': auto allows 44.3 MiB for all weights; with the smallest of its grids they take .* bits a weight. Allow"),
-        ({"auto": 9, "grids": ["q2_k", "q6_k"]},
-         r"mix 'a': model.embed_tokens.weight has rows of 576 weights, which none of its grids \(q2_k, q6_k\) stores. Add one of 32-block"),
+        (
+            {"auto": 3.0},
+            (
+                r"mix 'a': auto allows 44.3 MiB for all weights; with the smallest of its grids they take .* bits "
+                r"a weight. Allow"
+            ),
+        ),
+        (
+            {"auto": 9, "grids": ["q2_k", "q6_k"]},
+            (
+                r"mix 'a': model.embed_tokens.weight has rows of 576 weights, which none of its grids \(q2_k, "
+                r"q6_k\) stores. Add one of 32-block"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_size_that_no_choice_reaches_fails_in_the_plan(mix: dict[str, object], words: str):
     with pytest.raises(InputError, match=words):
         plan_of(mixed(["a"], a=mix))

@@ -20,14 +20,26 @@ from edgedistill.plan.here import here
 MACHINE = {"cores": 2, "free_memory_bytes": 16 * 2**30, "free_disk_bytes": 100 * 2**30}
 # SmolLM2-135M-Instruct, as its config.json has it.
 SMOL = ModelShape(
-    family="llama", layers=30, width=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152, context=8192, tied=True,
-    rope_theta=1e5, norm_eps=1e-5,
-)  # fmt: skip
+    family="llama",
+    layers=30,
+    width=576,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    ffn=1536,
+    vocab=49152,
+    context=8192,
+    tied=True,
+    rope_theta=1e5,
+    norm_eps=1e-5,
+)
 
 
 def facts_of(shape: ModelShape = SMOL, chat: bool = True) -> ModelFacts:
     tokenizer = TokenizerFacts("gpt2", "smollm", shape.vocab, chat)
-    return ModelFacts("SmolLM2", "org/SmolLM2", "/models/smol", "hf", shape, tokenizer, 2 * shape.parameters, "apache-2.0")
+    return ModelFacts(
+        "SmolLM2", "org/SmolLM2", "/models/smol", "hf", shape, tokenizer, 2 * shape.parameters, "apache-2.0"
+    )
 
 
 def recipe_with(**changes: dict[str, object]) -> Recipe:
@@ -39,7 +51,9 @@ def recipe_with(**changes: dict[str, object]) -> Recipe:
 def target_with(name: str = "laptop-cpu", **changes: dict[str, object]) -> Target:
     """A target with figures changed, in base units."""
     target = load_target(name)
-    return target.model_copy(update={part: getattr(target, part).model_copy(update=values) for part, values in changes.items()})
+    return target.model_copy(
+        update={part: getattr(target, part).model_copy(update=values) for part, values in changes.items()}
+    )
 
 
 @pytest.fixture
@@ -49,7 +63,9 @@ def plan():
 
 def test_the_student_keeps_the_recipes_share_of_layers(plan):
     assert plan.student == SMOL.with_layers(27)
-    assert make_plan(recipe_with(student={"layers": 12}), load_target("phone"), facts_of(), MACHINE).student.layers == 12
+    assert (
+        make_plan(recipe_with(student={"layers": 12}), load_target("phone"), facts_of(), MACHINE).student.layers == 12
+    )
 
 
 def test_parameters_are_those_that_transformers_counts(tiny_llama: Path):
@@ -94,17 +110,23 @@ def test_memory_is_what_llama_cpp_says_it_takes():
 def test_speeds_follow_the_formula(plan):
     mix, target = plan.mixes["q4_0"], plan.target
     assert mix.predicted_decode_tokens_per_s == pytest.approx(89.6e9 * 0.53 / mix.weight_bytes)
-    assert mix.predicted_decode_full_context_tokens_per_s == pytest.approx(89.6e9 * 0.53 / (mix.weight_bytes + mix.kv_bytes))
+    assert mix.predicted_decode_full_context_tokens_per_s == pytest.approx(
+        89.6e9 * 0.53 / (mix.weight_bytes + mix.kv_bytes)
+    )
     assert target.compute.flops is None
     assert mix.predicted_prefill_tokens_per_s is None
     gpu = make_plan(load_recipe("chat"), load_target("consumer-gpu"), facts_of(), MACHINE).mixes["q4_0"]
     assert gpu.predicted_prefill_tokens_per_s == pytest.approx(50.9e12 * 0.29 / (2 * plan.student.parameters))
-    assert gpu.predicted_ttft_s == pytest.approx(512 / gpu.predicted_prefill_tokens_per_s + 1 / gpu.predicted_decode_tokens_per_s)
+    assert gpu.predicted_ttft_s == pytest.approx(
+        512 / gpu.predicted_prefill_tokens_per_s + 1 / gpu.predicted_decode_tokens_per_s
+    )
 
 
 def test_an_untied_embedding_is_not_read_for_each_token():
     tied, untied = (
-        make_plan(load_recipe("chat"), load_target("laptop-cpu"), facts_of(replace(SMOL, tied=tied)), MACHINE).mixes["q4_0"]
+        make_plan(load_recipe("chat"), load_target("laptop-cpu"), facts_of(replace(SMOL, tied=tied)), MACHINE).mixes[
+            "q4_0"
+        ]
         for tied in (True, False)
     )
     assert untied.weight_bytes > tied.weight_bytes
@@ -129,7 +151,10 @@ def test_a_context_cut_to_what_llama_cpp_computes_alike_is_said():
     [
         (target_with(memory={"usable": 300 * 2**20}), "q8_0: needs 324 MiB of memory, 300 MiB are usable"),
         (target_with(limits={"file": 100 * 2**20}), "q8_0: the file has 127 MiB, at most 100 MiB are allowed"),
-        (target_with(limits={"decode": 300.0}), "q8_0: at most 273 tokens/s with 2048 tokens of context, 300 are wanted"),
+        (
+            target_with(limits={"decode": 300.0}),
+            "q8_0: at most 273 tokens/s with 2048 tokens of context, 300 are wanted",
+        ),
     ],
 )
 def test_one_mix_that_does_not_fit_is_said_and_the_other_goes_on(target: Target, why: str):
@@ -146,7 +171,9 @@ def test_no_mix_that_fits_is_an_error_with_the_sum():
     with pytest.raises(DoesNotFitError) as caught:
         found.require_fit()
     assert caught.value.exit_code == 3
-    assert "q4_0 on phone: needs 279 MiB of memory, 200 MiB are usable = 80.1 MiB weights + 40.5 MiB KV" in str(caught.value)
+    assert "q4_0 on phone: needs 279 MiB of memory, 200 MiB are usable = 80.1 MiB weights + 40.5 MiB KV" in str(
+        caught.value
+    )
     assert "Keep fewer layers (student.layers), or choose a smaller teacher." in str(caught.value)
     assert "It does not fit phone." in found.to_text()
     assert found.to_dict()["fits"] is False
@@ -161,8 +188,14 @@ def test_time_to_first_token_is_a_limit():
 @pytest.mark.parametrize(
     ("machine", "words"),
     [
-        ({"free_memory_bytes": 2**30}, r"building it needs about .* GiB of memory; 1 GiB are free here\. Close programs, or lower"),
-        ({"free_disk_bytes": 2**30}, r"building it needs about .* GiB of disk; 1 GiB are free there\. Free some, or choose"),
+        (
+            {"free_memory_bytes": 2**30},
+            r"building it needs about .* GiB of memory; 1 GiB are free here\. Close programs, or lower",
+        ),
+        (
+            {"free_disk_bytes": 2**30},
+            r"building it needs about .* GiB of disk; 1 GiB are free there\. Free some, or choose",
+        ),
     ],
 )
 def test_a_machine_that_is_too_small_is_an_error(machine: dict[str, int], words: str):
@@ -182,14 +215,22 @@ def test_the_demo_is_planned_within_its_promise():
     assert set(build.tokens) == {"teach", "distill", "capture", "curvature", "recover q4_0", "recover q8_0", "measure"}
     more = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), {**MACHINE, "cores": 4}).build
     # All but the fit, which goes from column to column on one core.
-    fitting = 2 * make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), MACHINE).student.parameters / FITTED_PER_S
+    fitting = (
+        2
+        * make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), MACHINE).student.parameters
+        / FITTED_PER_S
+    )
     assert more.seconds - fitting == pytest.approx((build.seconds - fitting) / 2)
 
 
 def test_grids_chosen_on_much_text_need_memory_for_its_logits():
     """8,192 tokens of SmolLM2's 49,152 words in float32 are 1.6 GB, beside the weights twice."""
+
     def needed(tokens: int) -> int:
-        recipe = load_recipe("recover").to_dict() | {"define_mixes": {"own": {"auto": 4.5, "tokens": tokens}}, "mixes": ["own"]}
+        recipe = load_recipe("recover").to_dict() | {
+            "define_mixes": {"own": {"auto": 4.5, "tokens": tokens}},
+            "mixes": ["own"],
+        }
         return make_plan(Recipe.model_validate(recipe), load_target("laptop-cpu"), facts_of(), MACHINE).build.ram_bytes
 
     assert needed(8192) > 900 * 2**20 + 8 * SMOL.parameters + 4 * 8192 * SMOL.vocab > needed(512)
@@ -200,33 +241,66 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
     assert rejected["q4_0, all 30 layers"] == "1.07 times the bytes; the recipe asks for 27 layers"
     assert rejected["f16, 27 layers"] == "2.9 times the bytes of q4_0, and the recipe doesn't ask for it"
     assert {other["mix"] for other in plan.alternatives} == {None, *MIXES} - {"q4_0", "q8_0"}
-    assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 74.8 MiB, q3_k_s 78.7 MiB, " in " ".join(plan.to_text().split())
+    assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 74.8 MiB, q3_k_s 78.7 MiB, " in " ".join(
+        plan.to_text().split()
+    )
     small = make_plan(load_recipe("chat"), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
-    assert {o["what"]: o["why"] for o in small.alternatives}["f16, 27 layers"] == "the file has 238 MiB, at most 150 MiB are allowed"
+    assert {o["what"]: o["why"] for o in small.alternatives}[
+        "f16, 27 layers"
+    ] == "the file has 238 MiB, at most 150 MiB are allowed"
 
 
 @pytest.mark.parametrize(
     ("recipe", "facts", "words"),
     [
-        (recipe_with(), facts_of(chat=False), r"recipe chat: teach.style is 'chat', but the teacher SmolLM2 has no chat template\. Set"),
-        (recipe_with(student={"layers": 31}), facts_of(), "the student would have 31 layers; the teacher SmolLM2 has 30, so student"),
+        (
+            recipe_with(),
+            facts_of(chat=False),
+            r"recipe chat: teach.style is 'chat', but the teacher SmolLM2 has no chat template\. Set",
+        ),
+        (
+            recipe_with(student={"layers": 31}),
+            facts_of(),
+            "the student would have 31 layers; the teacher SmolLM2 has 30, so student",
+        ),
         (recipe_with(student={"layers": 1}), facts_of(), "must be from 2 to 30"),
-        (recipe_with(), facts_of(replace(SMOL, context=256)), "distill.seq_len is 512; the teacher SmolLM2 reads at most 256 tokens"),
+        (
+            recipe_with(),
+            facts_of(replace(SMOL, context=256)),
+            "distill.seq_len is 512; the teacher SmolLM2 reads at most 256 tokens",
+        ),
         (recipe_with(distill={"seq_len": 128}), facts_of(replace(SMOL, context=256)), "recover.seq_len is 512"),
         (
-            recipe_with(distill={"seq_len": 128}, recover={"seq_len": 128}), facts_of(replace(SMOL, context=256)),
+            recipe_with(distill={"seq_len": 128}, recover={"seq_len": 128}),
+            facts_of(replace(SMOL, context=256)),
             r"teach.max_prompt_tokens \+ teach.max_answer_tokens is 416",
         ),
-        (recipe_with(teacher={"top_k": 1000}), facts_of(replace(SMOL, vocab=256)), "teacher.top_k is 1000; the teacher SmolLM2 has 256"),
-        (recipe_with(), facts_of(replace(SMOL, head_dim=60)), "heads are 60 wide; onnxruntime's attention takes multiples of 8"),
+        (
+            recipe_with(teacher={"top_k": 1000}),
+            facts_of(replace(SMOL, vocab=256)),
+            "teacher.top_k is 1000; the teacher SmolLM2 has 256",
+        ),
+        (
+            recipe_with(),
+            facts_of(replace(SMOL, head_dim=60)),
+            "heads are 60 wide; onnxruntime's attention takes multiples of 8",
+        ),
         (recipe_with(), facts_of(replace(SMOL, width=600)), "rows of 600 weights, which no grid of mix 'q4_0' divides"),
         (recipe_with(), facts_of(replace(SMOL, ffn=1000)), "mlp.down_proj.weight has rows of 1000 weights"),
-        (recipe_with(teach={"text_window": 600}), facts_of(), "text_window is 600, and distill.seq_len 512: the end of every piece"),
+        (
+            recipe_with(teach={"text_window": 600}),
+            facts_of(),
+            "text_window is 600, and distill.seq_len 512: the end of every piece",
+        ),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
-        (recipe_with(measure={"tasks": ("/none/q.jsonl",)}), facts_of(), "/none/q.jsonl: there is no such file of questions"),
+        (
+            recipe_with(measure={"tasks": ("/none/q.jsonl",)}),
+            facts_of(),
+            "/none/q.jsonl: there is no such file of questions",
+        ),
         (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_what_would_fail_later_fails_in_the_plan(recipe: Recipe, facts: ModelFacts, words: str):
     with pytest.raises(InputError, match=words):
         make_plan(recipe, load_target("laptop-cpu"), facts, MACHINE)
@@ -273,7 +347,10 @@ def test_this_machine_is_a_target_without_limits():
     target = here()
     assert target.memory.total == target.memory.usable == psutil.virtual_memory().total
     assert (target.limits.file, target.limits.decode, target.limits.ttft) == (None, None, None)
-    assert make_plan(load_recipe("recover"), target, facts_of(), MACHINE).mixes["q4_0"].predicted_decode_tokens_per_s is None
+    assert (
+        make_plan(load_recipe("recover"), target, facts_of(), MACHINE).mixes["q4_0"].predicted_decode_tokens_per_s
+        is None
+    )
 
 
 @pytest.mark.parametrize("target", ["laptop-cpu", "consumer-gpu", "phone"])
@@ -286,9 +363,20 @@ def test_the_page_and_the_json_hold_what_was_planned(target: str):
     assert whole["mixes"]["q4_0"]["tensors"]["model.norm.weight"] == "f32"
     assert whole["mixes"]["q4_0"]["why"].endswith("usable memory")
     text = found.to_text()
-    for part in ("27 of 30 layers", found.target.title, "KV cache", "upper bounds", "81.8 MiB", found.target.bandwidth.source.split()[0],
-                 "189 linear in q4_0", "Build on this machine", "assuming 2 cores at 60 GFLOP/s", "Rejected", "all 30 layers",
-                 f"q4_0 and q8_0 fit {target}."):  # fmt: skip
+    for part in (
+        "27 of 30 layers",
+        found.target.title,
+        "KV cache",
+        "upper bounds",
+        "81.8 MiB",
+        found.target.bandwidth.source.split()[0],
+        "189 linear in q4_0",
+        "Build on this machine",
+        "assuming 2 cores at 60 GFLOP/s",
+        "Rejected",
+        "all 30 layers",
+        f"q4_0 and q8_0 fit {target}.",
+    ):
         assert part in text, part
     prose = [line for line in text.splitlines() if "tokens/s  " not in line]
     assert max(map(len, prose)) <= 100

@@ -16,7 +16,9 @@ from edgedistill.quant.grids import GridTensor
 
 def make() -> GridCheckpoint:
     torch.manual_seed(0)
-    tensors = {f"layer.{i}.weight": fit_ggml(torch.randn(4, 64), grid) for i, grid in enumerate(("q4_0", "q8_0", "q4_0"))}
+    tensors = {
+        f"layer.{i}.weight": fit_ggml(torch.randn(4, 64), grid) for i, grid in enumerate(("q4_0", "q8_0", "q4_0"))
+    }
     return GridCheckpoint("q4_0", {**tensors, "norm.weight": torch.randn(64)})
 
 
@@ -31,7 +33,10 @@ def test_round_trip(tmp_path: Path):
 
 def test_equal_checkpoints_are_equal_files(tmp_path: Path):
     """In processes of their own: a hash seed that differs must not show."""
-    script = "import sys; from pathlib import Path; from tests.quant.test_checkpoint import *; save_grid(Path(sys.argv[1]), make())"
+    script = (
+        "import sys; from pathlib import Path; from tests.quant.test_checkpoint import *; "
+        "save_grid(Path(sys.argv[1]), make())"
+    )
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         subprocess.run([sys.executable, "-c", script, tmp_path / name], check=True)

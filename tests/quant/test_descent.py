@@ -1,4 +1,6 @@
-"""Coordinate descent on codes and scales: J never rises, no single code can lower it further, GPTQ's loop loses as much."""
+"""Coordinate descent on codes and scales: J never rises, no single code can lower it further, GPTQ's loop loses as
+much.
+"""
 
 import pytest
 import torch
@@ -59,7 +61,9 @@ def test_in_the_end_no_single_code_lowers_it(grid: str):
 
 
 def gptq(weight: Tensor, start: GridTensor, curvature: Tensor) -> GridTensor:
-    """Algorithm 1 of GPTQ (arXiv 2210.17323) in float64 with the start's scales: round a column, move the error to those to come."""
+    """Algorithm 1 of GPTQ (arXiv 2210.17323) in float64 with the start's scales: round a column, move the error to
+    those to come.
+    """
     grid, parts = GRIDS[start.grid], start.parts()
     scale = grid.groups(parts)[0].double().repeat_interleave(grid.GROUP, 1)
     upper = torch.linalg.cholesky(torch.linalg.inv(curvature.double()), upper=True)

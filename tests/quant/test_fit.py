@@ -17,12 +17,16 @@ from edgedistill.quant.grids import GRIDS, GridTensor, decode, requantize
 from edgedistill.quant.rounded import to_float_format
 from tests import ggml
 
-REAL_MODEL = os.environ.get("EDGEDISTILL_REAL_MODEL")  # a Hugging Face folder with float weights, in one safetensors file or more
+REAL_MODEL = os.environ.get(
+    "EDGEDISTILL_REAL_MODEL"
+)  # a Hugging Face folder with float weights, in one safetensors file or more
 SMALL = [name for name in GRIDS if not name.endswith("_k")]
 
 
 def layer(rows: int = 48, cols: int = 512, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight with the heavy tails of a trained one, and its inputs' mean squares, of very different size as in real layers."""
+    """A weight with the heavy tails of a trained one, and its inputs' mean squares, of very different size as in real
+    layers.
+    """
     torch.manual_seed(seed)
     weight = 0.05 * torch.distributions.StudentT(5.0).sample((rows, cols)) * torch.rand(rows, 1).add(0.5)
     return weight, (1.5 * torch.randn(cols)).exp().square() * 0.1
@@ -59,7 +63,9 @@ def test_every_tensor_is_made_on_the_weights_device(name, monkeypatch):
     grid, weight = GRIDS[name], torch.empty(4, 512, device="meta")
     for parts in (grid.encode(weight), grid.fit(weight, None), grid.fit(weight, torch.empty_like(weight))):
         packed = grid.pack(parts)
-        assert decode(grid, grid.unpack(packed)).device.type == requantize(grid, weight, parts).codes.device.type == "meta"
+        assert (
+            decode(grid, grid.unpack(packed)).device.type == requantize(grid, weight, parts).codes.device.type == "meta"
+        )
 
 
 @pytest.mark.parametrize("fit", [fit_ggml, lambda weight, grid: fit_weight(weight, grid, None)])
@@ -103,10 +109,15 @@ def test_ternary_weights_get_the_best_scale_there_is():
 def test_sixteen_bit_floats_are_ggmls(name, values):
     ties = [1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8, 2.0**-25, -(2.0**-24)]
     weight = torch.tensor([[*values, *ties, 65519.0 if name == "f16" else 3e38]])
-    assert to_float_format(weight, FORMATS[name]).view(torch.uint8).numpy().tobytes() == ggml.quantize(weight.numpy(), name).tobytes()
+    assert (
+        to_float_format(weight, FORMATS[name]).view(torch.uint8).numpy().tobytes()
+        == ggml.quantize(weight.numpy(), name).tobytes()
+    )
 
 
-@pytest.mark.parametrize(("name", "value"), [("f16", 65520.0), ("f16", float("nan")), ("bf16", 3.4e38), ("bf16", float("inf"))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("f16", 65520.0), ("f16", float("nan")), ("bf16", 3.4e38), ("bf16", float("inf"))]
+)
 def test_sixteen_bit_floats_refuse_what_they_cannot_hold(name, value):
     with pytest.raises(ValueError, match=rf"{name} can't hold the value .* at \[0, 1\]"):
         to_float_format(torch.tensor([[1.0, value]]), FORMATS[name])
@@ -124,7 +135,8 @@ def test_real_tensors_fit_as_ggmls_to_the_byte_and_ours_lose_less(name):
                 weight = tensors.get_tensor(key).float()
                 if weight.ndim != 2 or weight.shape[1] % GRIDS[name].BLOCK:
                     continue
-                # A folder made from a quantized file lies on that file's grid: within half a step of it, weights are anywhere.
+                # A folder made from a quantized file lies on that file's grid: within half a step of it, weights are
+                # anywhere.
                 weight = weight[:: 1 + weight.numel() // 500_000].contiguous()
                 grouped = weight.view(weight.shape[0], -1, 32)
                 step = (grouped.amax(-1, keepdim=True) - grouped.amin(-1, keepdim=True)) / 15
@@ -133,6 +145,8 @@ def test_real_tensors_fit_as_ggmls_to_the_byte_and_ours_lose_less(name):
                 mean_square = (1.5 * torch.randn(weight.shape[1])).exp().square()
                 importance = importance_of(weight, mean_square)
                 theirs = GridTensor(name, torch.from_numpy(ggml.quantize(weight.numpy(), name, mean_square.numpy())))
-                assert loss(weight, importance, fit_weight(weight, name, importance)) <= loss(weight, importance, theirs), key
+                assert loss(weight, importance, fit_weight(weight, name, importance)) <= loss(
+                    weight, importance, theirs
+                ), key
                 seen += 1
     assert seen > 3

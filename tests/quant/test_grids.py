@@ -12,9 +12,21 @@ from edgedistill.quant.fit import fit_weight
 from edgedistill.quant.grids import GRIDS, GridTensor, decode, requantize
 from tests import ggml
 
-CASES = ["normal", "zeros", "one zero block", "constant", "tiny", "huge", "rounding edges", "ties of sign", "outlier", "positive"]
+CASES = [
+    "normal",
+    "zeros",
+    "one zero block",
+    "constant",
+    "tiny",
+    "huge",
+    "rounding edges",
+    "ties of sign",
+    "outlier",
+    "positive",
+]
 SMALL = [name for name in GRIDS if GRIDS[name].BLOCK == 32 or name == "tq2_0"]
-# Grids whose values a quantizer finds again: their scale is a power of two, or the magnitude of every weight that isn't zero.
+# Grids whose values a quantizer finds again: their scale is a power of two, or the magnitude of every weight that isn't
+# zero.
 IDEMPOTENT = ("mxfp4", "tq2_0")
 
 
@@ -44,8 +56,12 @@ def make_weight(case: str, rows: int = 5, cols: int = 512) -> torch.Tensor:
 
 
 def dequantized(name: str, packed: torch.Tensor) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # where ggml stores an infinite scale, and mxfp4's largest exponents
-        return gguf.quants.dequantize(packed.numpy(), gguf.GGMLQuantizationType(FORMATS[name].ggml_type)).astype(np.float32)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # where ggml stores an infinite scale, and mxfp4's largest exponents
+        return gguf.quants.dequantize(packed.numpy(), gguf.GGMLQuantizationType(FORMATS[name].ggml_type)).astype(
+            np.float32
+        )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -66,7 +82,9 @@ def clamped(name: str, packed: np.ndarray) -> np.ndarray:
     return blocks.reshape(packed.shape)
 
 
-@pytest.mark.parametrize(("name", "overflows"), [("q4_1", True), ("q5_1", True), ("tq2_0", True), ("q4_0", False), ("iq4_nl", False)])
+@pytest.mark.parametrize(
+    ("name", "overflows"), [("q4_1", True), ("q5_1", True), ("tq2_0", True), ("q4_0", False), ("iq4_nl", False)]
+)
 def test_weights_beyond_fp16_stay_finite_where_ggml_writes_infinity(name, overflows):
     weight = make_weight("huge")
     assert weight.abs().max() > 65504
@@ -79,7 +97,10 @@ def test_weights_beyond_fp16_stay_finite_where_ggml_writes_infinity(name, overfl
 
 # Zero, or within what a model's weights ever are: ggml's arithmetic on subnormal numbers is undefined.
 numbers = st.one_of(
-    st.just(0.0), st.floats(2.0**-46, 6e4, width=32), st.floats(-6e4, -(2.0**-46), width=32), st.integers(-32, 32).map(lambda i: i / 16)
+    st.just(0.0),
+    st.floats(2.0**-46, 6e4, width=32),
+    st.floats(-6e4, -(2.0**-46), width=32),
+    st.integers(-32, 32).map(lambda i: i / 16),
 )
 
 
@@ -101,7 +122,9 @@ def test_ggmls_fit_is_byte_equal_to_ggml_on_any_numbers(name, data):
 def test_ggmls_fit_is_byte_equal_to_ggml_on_mixed_magnitudes(name, seed):
     torch.manual_seed(seed)
     weight = torch.randn(64, 1024) * torch.exp(torch.randn(64, 1024) * seed) * 0.02
-    assert GRIDS[name].pack(GRIDS[name].encode(weight)).numpy().tobytes() == ggml.quantize(weight.numpy(), name).tobytes()
+    assert (
+        GRIDS[name].pack(GRIDS[name].encode(weight)).numpy().tobytes() == ggml.quantize(weight.numpy(), name).tobytes()
+    )
 
 
 def test_mxfp4s_exponent_is_ggmls_at_powers_of_two_and_beside_them():
@@ -109,7 +132,10 @@ def test_mxfp4s_exponent_is_ggmls_at_powers_of_two_and_beside_them():
     beside = [torch.nextafter(powers.float(), torch.tensor(limit)) for limit in (0.0, float("inf"))]
     weight = torch.zeros(3 * len(powers), 32)
     weight[:, 5] = torch.cat([powers.float(), *beside])
-    assert GRIDS["mxfp4"].pack(GRIDS["mxfp4"].encode(weight)).numpy().tobytes() == ggml.quantize(weight.numpy(), "mxfp4").tobytes()
+    assert (
+        GRIDS["mxfp4"].pack(GRIDS["mxfp4"].encode(weight)).numpy().tobytes()
+        == ggml.quantize(weight.numpy(), "mxfp4").tobytes()
+    )
 
 
 def test_mxfp4_of_weights_too_small_for_its_exponents_is_zero_not_huge():
@@ -158,9 +184,20 @@ def random_blocks(name: str, seed: int) -> np.ndarray:
 
 # The high byte of each fp16 number in a block.
 HALF_BYTES: dict[str, tuple[int, ...]] = {
-    "q4_0": (1,), "q4_1": (1, 3), "q5_0": (1,), "q5_1": (1, 3), "q8_0": (1,), "iq4_nl": (1,), "mxfp4": (), "tq2_0": (65,),
-    "q2_k": (81, 83), "q3_k": (109,), "q4_k": (1, 3), "q5_k": (1, 3), "q6_k": (209,),
-}  # fmt: skip
+    "q4_0": (1,),
+    "q4_1": (1, 3),
+    "q5_0": (1,),
+    "q5_1": (1, 3),
+    "q8_0": (1,),
+    "iq4_nl": (1,),
+    "mxfp4": (),
+    "tq2_0": (65,),
+    "q2_k": (81, 83),
+    "q3_k": (109,),
+    "q4_k": (1, 3),
+    "q5_k": (1, 3),
+    "q6_k": (209,),
+}
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -169,7 +206,11 @@ def test_codes_for_given_scales_are_the_nearest(name):
     parts = requantize(grid, weight, grid.encode(weight * 0.9))
     error = (weight - decode(grid, parts)).abs()
     steps = grid.STEPS
-    every = range(len(steps.levels)) if steps.levels else range(int(steps.low) + steps.zero, int(steps.high) + steps.zero + 1)
+    every = (
+        range(len(steps.levels))
+        if steps.levels
+        else range(int(steps.low) + steps.zero, int(steps.high) + steps.zero + 1)
+    )
     for code in every:
         other = decode(grid, parts.with_codes(torch.full_like(parts.codes, code)))
         assert (error <= (weight - other).abs() + 1e-6).all()
@@ -194,7 +235,9 @@ def test_our_fit_loses_at_most_what_ggmls_does_in_every_block(name, case):
         factor = torch.ones_like(weight) if importance is None else importance
 
         def errors(decoded: torch.Tensor, factor: torch.Tensor = factor) -> torch.Tensor:
-            blocks = (factor.double() * (weight.double() - decoded.double()).square()).view(weight.shape[0], -1, GRIDS[name].BLOCK)
+            blocks = (factor.double() * (weight.double() - decoded.double()).square()).view(
+                weight.shape[0], -1, GRIDS[name].BLOCK
+            )
             return blocks.sum(-1)
 
         ours = errors(fit_weight(weight, name, importance).decode())

@@ -1,4 +1,6 @@
-"""The K-quants: ggml's quantizer from threads, and our search held against it, with and without an importance matrix."""
+"""The K-quants: ggml's quantizer from threads, and our search held against it, with and without an importance
+matrix.
+"""
 
 import importlib.util
 import math
@@ -23,12 +25,16 @@ from edgedistill.quant.k_search import Piece, sums_of_nearest
 from edgedistill.quant.steps import Steps
 from tests import ggml
 
-REAL_MODEL = os.environ.get("EDGEDISTILL_REAL_MODEL")  # a Hugging Face folder with float weights, in one safetensors file or more
+REAL_MODEL = os.environ.get(
+    "EDGEDISTILL_REAL_MODEL"
+)  # a Hugging Face folder with float weights, in one safetensors file or more
 NAMES = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
 
 
 def layer(rows: int = 24, cols: int = 1024, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight with the heavy tails of a trained one, and its inputs' mean squares, of very different size as in real layers."""
+    """A weight with the heavy tails of a trained one, and its inputs' mean squares, of very different size as in real
+    layers.
+    """
     torch.manual_seed(seed)
     weight = 0.05 * torch.distributions.StudentT(5.0).sample((rows, cols)) * torch.rand(rows, 1).add(0.5)
     return weight, torch.randn(cols).exp().square()
@@ -67,7 +73,9 @@ def test_what_lies_on_the_grid_already_stays_nearer_than_ggml_leaves_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_encode_is_ggml_byte_for_byte_however_many_threads(name, monkeypatch):
     weight, mean_square = layer(rows=7)
-    assert ggml.quantize(weight.numpy(), name).tobytes() == GRIDS[name].pack(GRIDS[name].encode(weight)).numpy().tobytes()
+    assert (
+        ggml.quantize(weight.numpy(), name).tobytes() == GRIDS[name].pack(GRIDS[name].encode(weight)).numpy().tobytes()
+    )
     for threads in (1, 3, 16):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert quantizer.quantize(weight, name).numpy().tobytes() == ggml.quantize(weight.numpy(), name).tobytes()
@@ -95,7 +103,9 @@ def test_pieces_make_the_bytes_of_the_whole(name, monkeypatch):
 )
 @settings(max_examples=25, deadline=None)
 def test_fits_of_any_weight_are_finite_and_no_worse_than_zeros(name, seed, exponent, spread, shift, costs):
-    """From the smallest subnormals to numbers whose squares float32 can't hold, with groups of very different size and costs of zero."""
+    """From the smallest subnormals to numbers whose squares float32 can't hold, with groups of very different size and
+    costs of zero.
+    """
     random = np.random.default_rng(seed)
 
     def draw() -> np.ndarray:
@@ -145,7 +155,11 @@ def test_every_tensor_is_made_on_the_weights_device(name, monkeypatch):
     monkeypatch.setattr(blocks, "check_finite", lambda weight, grid: None)
     grid, weight = GRIDS[name], torch.empty(4, 512, device="meta")
     parts = grid.fit(weight, torch.empty_like(weight))
-    assert decode(grid, grid.unpack(grid.pack(parts))).device.type == requantize(grid, weight, parts).codes.device.type == "meta"
+    assert (
+        decode(grid, grid.unpack(grid.pack(parts))).device.type
+        == requantize(grid, weight, parts).codes.device.type
+        == "meta"
+    )
 
 
 def test_sums_and_gains_are_those_of_a_float64_loop():
@@ -220,8 +234,12 @@ def test_real_tensors_lose_less_in_our_search(name):
                 mean_square = (1.5 * torch.randn(weight.shape[1])).exp().square()
                 importance = importance_of(weight, mean_square)
                 grid = GRIDS[name]
-                assert loss(weight, None, decode(grid, grid.fit(weight, None))) <= loss(weight, None, theirs(weight, name)), key
+                assert loss(weight, None, decode(grid, grid.fit(weight, None))) <= loss(
+                    weight, None, theirs(weight, name)
+                ), key
                 fitted = decode(grid, grid.fit(weight, importance))
-                assert loss(weight, importance, fitted) <= loss(weight, importance, theirs(weight, name, mean_square)), key
+                assert loss(weight, importance, fitted) <= loss(
+                    weight, importance, theirs(weight, name, mean_square)
+                ), key
                 seen += 1
     assert seen > 3

@@ -40,7 +40,9 @@ def test_the_forward_pass_sees_the_packed_weight(name, weight, train_weight):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_gradients_are_straight_through_and_the_scales(name, weight):
-    """Against a float64 loop over every weight: what is within the steps, what is clipped, and what each scale then gets."""
+    """Against a float64 loop over every weight: what is within the steps, what is clipped, and what each scale then
+    gets.
+    """
     grid = GRIDS[name]
     layer = GridLinear(weight * 0.6, fit_ggml(weight * 0.6, name), Learned())
     with torch.no_grad():
@@ -73,8 +75,9 @@ def test_gradients_are_straight_through_and_the_scales(name, weight):
         torch.testing.assert_close(
             layer.gain_scales.grad.double(),
             by_scale * parts.d.double().repeat_interleave(grid.BLOCK // grid.GROUP, 1) * parts.scales.double(),
-            rtol=2e-3, atol=2e-3,
-        )  # fmt: skip
+            rtol=2e-3,
+            atol=2e-3,
+        )
     torch.testing.assert_close(layer.gain_d.grad.double(), expected_d, rtol=2e-3, atol=2e-3)
     if parts.m is not None and grid.MINS is None:
         torch.testing.assert_close(layer.gain_m.grad.double(), by_offset * parts.m.double(), rtol=2e-3, atol=2e-3)
@@ -120,7 +123,9 @@ def test_bfloat16_products_use_the_rounded_weight(name, weight):
 def test_the_importance_fit_loses_less_of_the_output_than_ggmls(name):
     torch.manual_seed(2)
     weight = torch.randn(32, 256) * 0.05
-    inputs = torch.randn(400, 256) * (1.5 * torch.randn(256)).exp()  # channels of very different size, as in real layers
+    inputs = (
+        torch.randn(400, 256) * (1.5 * torch.randn(256)).exp()
+    )  # channels of very different size, as in real layers
     mean_square = inputs.square().mean(0)
 
     def output_error(fitted):
@@ -154,7 +159,8 @@ def test_a_low_rank_trains_the_rounded_sum(weight):
         (low.low_a.grad, low.low_b.T @ whole.latent.grad),
         (low.gain_d.grad, whole.gain_d.grad),
     ):
-        # Sums of large terms that cancel: how float32 rounds them depends on the processor's order, so the tensor's size is the measure.
+        # Sums of large terms that cancel: how float32 rounds them depends on the processor's order, so the tensor's
+        # size is the measure.
         torch.testing.assert_close(found, right, rtol=1.3e-6, atol=1e-5 * right.abs().max().item())
     assert low.latent.grad is None
 

@@ -10,7 +10,9 @@ from edgedistill.signals.shards import Document
 
 
 def inputs_and_gradients(folder: Path, document: Document, layer: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A linear layer's inputs [n, I] and the gradients at its outputs [n, O], with the tokens that `OwnSample(seed)` draws."""
+    """A linear layer's inputs [n, I] and the gradients at its outputs [n, O], with the tokens that `OwnSample(seed)`
+    draws.
+    """
     model = load_model(folder).double()
     seen = {}
 

@@ -1,4 +1,6 @@
-"""How KL curves: a float64 loop over tokens finds the same matrices, in parts or at once, and a fit by them loses less KL."""
+"""How KL curves: a float64 loop over tokens finds the same matrices, in parts or at once, and a fit by them loses less
+KL.
+"""
 
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def measured(tiny_llama: Path, document: Document, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(tiny_llama: Path, document: Document, measured, name: str):
+def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(
+    tiny_llama: Path, document: Document, measured, name: str
+):
     inputs, gradients = inputs_and_gradients(tiny_llama, document, name, seed=9)
     expected = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
     for x, g in zip(inputs, gradients, strict=True):
@@ -75,7 +79,9 @@ def test_a_tables_is_that_of_its_logits_and_of_its_tokens(tied: bool, document: 
     for name, matrix in expected.items():
         mean = matrix.diagonal().mean()
         torch.testing.assert_close(found[name].matrix.double(), matrix / mean, rtol=1e-3, atol=2e-3)
-        assert found[name].scale == pytest.approx(float(mean) / (document.kept * len(model.get_input_embeddings().weight)), rel=1e-3)
+        assert found[name].scale == pytest.approx(
+            float(mean) / (document.kept * len(model.get_input_embeddings().weight)), rel=1e-3
+        )
 
 
 def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document: Document, measured, tmp_path: Path):

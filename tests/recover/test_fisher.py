@@ -28,13 +28,17 @@ def measured(tiny_llama: Path, document: Document, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_the_sum_of_squared_gradients_times_squared_inputs(tiny_llama: Path, document: Document, measured, name: str):
+def test_it_is_the_sum_of_squared_gradients_times_squared_inputs(
+    tiny_llama: Path, document: Document, measured, name: str
+):
     inputs, gradients = inputs_and_gradients(tiny_llama, document, name, seed=9)
     expected = torch.zeros(gradients.shape[1], inputs.shape[1], dtype=torch.float64)
     for x, g in zip(inputs, gradients, strict=True):
         expected += torch.outer(g.square(), x.square())
     expected = (expected / expected.mean()).clamp_min(FLOOR)
-    torch.testing.assert_close(measured[f"{name}.weight"].double(), expected, rtol=1e-2, atol=1e-6)  # it is kept in bfloat16
+    torch.testing.assert_close(
+        measured[f"{name}.weight"].double(), expected, rtol=1e-2, atol=1e-6
+    )  # it is kept in bfloat16
 
 
 def test_weights_that_it_calls_dear_cost_more_kl(tiny_llama: Path, document: Document, measured):

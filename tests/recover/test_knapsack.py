@@ -13,7 +13,9 @@ Options = list[list[tuple[int, float]]]
 
 def cases(seed: int, unit: int) -> tuple[Options, int]:
     rng = random.Random(seed)
-    options = [[(unit * rng.randint(1, 20), rng.random()) for _ in range(rng.randint(1, 4))] for _ in range(rng.randint(1, 6))]
+    options = [
+        [(unit * rng.randint(1, 20), rng.random()) for _ in range(rng.randint(1, 4))] for _ in range(rng.randint(1, 6))
+    ]
     least, most = (sum(pick(size for size, _ in group) for group in options) for pick in (min, max))
     return options, rng.randint(least, most + unit)
 

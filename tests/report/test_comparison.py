@@ -5,7 +5,16 @@ import io
 import json
 from typing import Any
 
-from edgedistill.report.comparison import CHOSEN, FRONT, comparison, csv_text, render_comparison, sorted_rows, speed_ratio, write_csv
+from edgedistill.report.comparison import (
+    CHOSEN,
+    FRONT,
+    comparison,
+    csv_text,
+    render_comparison,
+    sorted_rows,
+    speed_ratio,
+    write_csv,
+)
 from edgedistill.report.front import front_of, recommend
 from tests.report.test_front import JUDGES, report, row
 
@@ -21,9 +30,11 @@ def whole(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
 def rows() -> list[dict[str, Any]]:
     return [
         row("float model", "float", mix=None, size=270, kl=0.0, speed=30.0),
-        row("q4_0 rounded", size=92, kl=0.2, speed=80.0), row("q4_0 recovered, llama.cpp", "recovered", size=92.0001, kl=0.1, speed=81.0),
-        row("q8_0 rounded", size=144, kl=0.001, speed=60.0), row("q8_0 recovered, llama.cpp", "recovered", size=144, kl=0.001, speed=61.0),
-    ]  # fmt: skip
+        row("q4_0 rounded", size=92, kl=0.2, speed=80.0),
+        row("q4_0 recovered, llama.cpp", "recovered", size=92.0001, kl=0.1, speed=81.0),
+        row("q8_0 rounded", size=144, kl=0.001, speed=60.0),
+        row("q8_0 recovered, llama.cpp", "recovered", size=144, kl=0.001, speed=61.0),
+    ]
 
 
 def test_largest_first_and_each_rounded_file_beside_its_recovered_twin():
@@ -65,7 +76,11 @@ def test_the_ratio_to_the_float_file_is_a_median_over_rounds():
     found[1]["speed"]["decode_tokens_per_s"]["trials"] = [60.0]
     assert speed_ratio(found[1], found) is None
     assert speed_ratio(found[1], found[1:]) is None
-    found[1]["speed"]["decode_tokens_per_s"] = {"mean": 1.0, "std": 0.0, "trials": 3}  # as reports of another making have it
+    found[1]["speed"]["decode_tokens_per_s"] = {
+        "mean": 1.0,
+        "std": 0.0,
+        "trials": 3,
+    }  # as reports of another making have it
     assert speed_ratio(found[1], found) is None
 
 
@@ -83,7 +98,18 @@ def test_the_csv_has_a_line_a_row_and_a_unit_in_each_columns_name():
 
 
 def test_a_spreadsheet_runs_nothing_that_a_model_is_called():
-    hostile = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\x1b]0;x\x07=1", 'a",=1,"b', "＝1"]
+    hostile = [
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "-2+3",
+        "@SUM(1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\x1b]0;x\x07=1",
+        'a",=1,"b',
+        "＝1",
+    ]
     found = whole([row(f"{name} x", mix=f"m{number}") for number, name in enumerate(hostile)])
     lines = list(csv.reader(io.StringIO(csv_text(found), newline="")))
     assert len({len(line) for line in lines}) == 1
@@ -109,11 +135,20 @@ def test_the_file_is_left_alone_where_it_says_the_same(tmp_path):
 
 
 def test_json_has_the_essentials_and_where_the_recommended_file_lies():
-    found = comparison(whole(rows()), {"gguf-q4_0": "b/x-q4_0.gguf", "gguf-q8_0": "b/x-q8_0.gguf"}, {"run": "r", "report": "r/report.html"})
+    found = comparison(
+        whole(rows()),
+        {"gguf-q4_0": "b/x-q4_0.gguf", "gguf-q8_0": "b/x-q8_0.gguf"},
+        {"run": "r", "report": "r/report.html"},
+    )
     assert json.loads(json.dumps(found)) == found
     assert found["schema"] == "edgedistill.compare/1"
     assert found["recommendation"]["file"] == "b/x-q8_0.gguf"
-    assert found["front"]["labels"] == ["float model", "q4_0 recovered, llama.cpp", "q8_0 rounded", "q8_0 recovered, llama.cpp"]
+    assert found["front"]["labels"] == [
+        "float model",
+        "q4_0 recovered, llama.cpp",
+        "q8_0 rounded",
+        "q8_0 recovered, llama.cpp",
+    ]
     assert [judge["name"] for judge in found["judges"]] == list(JUDGES)
     given = row("model as given", "teacher", mix=None, size=99, kl=0.0004)
     kept = comparison(whole([given, *rows()], quantized="q4_1"), {}, {}, "model.Q4_1.gguf")

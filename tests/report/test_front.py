@@ -1,4 +1,6 @@
-"""The Pareto front against its definition written out, and the recommendation on constructed reports, degenerate ones too."""
+"""The Pareto front against its definition written out, and the recommendation on constructed reports, degenerate ones
+too.
+"""
 
 import itertools
 import random
@@ -8,45 +10,104 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.report.front import NEGLIGIBLE_KL, STEPS, beats, front_of, offered, pareto_front, recommend, troubles, why_none
+from edgedistill.report.front import (
+    NEGLIGIBLE_KL,
+    STEPS,
+    beats,
+    front_of,
+    offered,
+    pareto_front,
+    recommend,
+    troubles,
+    why_none,
+)
 
 JUDGES = ("chats", "prose")
 MB = 10**6
 
 
-def row(label: str, kind: str = "rounded", *, mix: str | None = "", size: float | None = 100, speed: float | None = 50.0,
-        kl: Any = 0.01, task: float | None = None, runtime: str = "llama.cpp", **more: Any) -> dict[str, Any]:
+def row(
+    label: str,
+    kind: str = "rounded",
+    *,
+    mix: str | None = "",
+    size: float | None = 100,
+    speed: float | None = 50.0,
+    kl: Any = 0.01,
+    task: float | None = None,
+    runtime: str = "llama.cpp",
+    **more: Any,
+) -> dict[str, Any]:
     """A row of a report; `size` in MB, `kl` one for both judges or (chats, prose)."""
     kls = kl if isinstance(kl, tuple) else (kl, kl)
-    tasks = {} if task is None else {"tasks": {"quiz": {"items": 100, "right": 1, "share": task, "low": task, "high": task}}}
+    tasks = (
+        {}
+        if task is None
+        else {"tasks": {"quiz": {"items": 100, "right": 1, "share": task, "low": task, "high": task}}}
+    )
     return {
-        "label": label, "kind": kind, "mix": label.split()[0] if mix == "" else mix, "runtime": runtime,
-        "file_bytes": None if size is None else int(size * MB), "bits_per_weight": None,
-        "quality": {judge: None if value is None else {"kl_student_mean": value} for judge, value in zip(JUDGES, kls, strict=True)},
-        "speed": {"decode_tokens_per_s": None if speed is None else {"mean": speed, "std": 1.0, "trials": [speed]},
-                  "prefill_tokens_per_s": {"mean": 512.0, "std": 1.0, "trials": [512.0]}, "busy": False},
-        **tasks, **more,
-    }  # fmt: skip
+        "label": label,
+        "kind": kind,
+        "mix": label.split()[0] if mix == "" else mix,
+        "runtime": runtime,
+        "file_bytes": None if size is None else int(size * MB),
+        "bits_per_weight": None,
+        "quality": {
+            judge: None if value is None else {"kl_student_mean": value}
+            for judge, value in zip(JUDGES, kls, strict=True)
+        },
+        "speed": {
+            "decode_tokens_per_s": None if speed is None else {"mean": speed, "std": 1.0, "trials": [speed]},
+            "prefill_tokens_per_s": {"mean": 512.0, "std": 1.0, "trials": [512.0]},
+            "busy": False,
+        },
+        **tasks,
+        **more,
+    }
 
 
-def report(rows: list[dict[str, Any]], *, limits: dict[str, Any] | None = None, on_target: bool = False, usable_mb: float = 8000,
-           quantized: str | None = None, decode: float | None = 100.0) -> dict[str, Any]:
+def report(
+    rows: list[dict[str, Any]],
+    *,
+    limits: dict[str, Any] | None = None,
+    on_target: bool = False,
+    usable_mb: float = 8000,
+    quantized: str | None = None,
+    decode: float | None = 100.0,
+) -> dict[str, Any]:
     """A report whose plan foretells the rows' sizes, `decode` tokens/s and 10 MB of memory more than the weights."""
     mixes = {
-        r["mix"]: {"ram_bytes": (r["file_bytes"] or 0) + 10 * MB, "weight_bytes": r["file_bytes"] or 0, "kv_bytes": 0, "fits": True,
-                   "why": "", "predicted_decode_full_context_tokens_per_s": decode, "predicted_ttft_s": None}
-        for r in rows if r["mix"] is not None
-    }  # fmt: skip
+        r["mix"]: {
+            "ram_bytes": (r["file_bytes"] or 0) + 10 * MB,
+            "weight_bytes": r["file_bytes"] or 0,
+            "kv_bytes": 0,
+            "fits": True,
+            "why": "",
+            "predicted_decode_full_context_tokens_per_s": decode,
+            "predicted_ttft_s": None,
+        }
+        for r in rows
+        if r["mix"] is not None
+    }
     return {
-        "rows": rows, "mixes": mixes, "judges": [{"name": judge} for judge in JUDGES], "student": {"as_is": True},
-        "teacher": {"quantized": quantized}, "on_target": on_target,
-        "target": {"name": "box", "title": "a box", "usable_memory_bytes": int(usable_mb * MB),
-                   "limits": {"context": 2048, "file": None, "ttft": None, "decode": None, **(limits or {})}},
-    }  # fmt: skip
+        "rows": rows,
+        "mixes": mixes,
+        "judges": [{"name": judge} for judge in JUDGES],
+        "student": {"as_is": True},
+        "teacher": {"quantized": quantized},
+        "on_target": on_target,
+        "target": {
+            "name": "box",
+            "title": "a box",
+            "usable_memory_bytes": int(usable_mb * MB),
+            "limits": {"context": 2048, "file": None, "ttft": None, "decode": None, **(limits or {})},
+        },
+    }
 
 
 def brute_front(points: list[tuple[float, ...]]) -> set[int]:
     """Indices of points (smaller is better on each axis) that no other dominates, straight from the definition."""
+
     def dominated(i: int) -> bool:
         for j in range(len(points)):
             no_worse = all(a <= b for a, b in zip(points[j], points[i], strict=True))
@@ -64,10 +125,15 @@ def test_the_front_is_that_of_the_definition(seed: int):
     # Whole steps apart, so that what counts as equal is equal and what doesn't isn't; few values, so that ties happen.
     steps = [tuple(rng.randrange(5) for _ in range(4)) for _ in range(rng.randrange(1, 30))]
     rows = [
-        row(f"m{n} x", size=100 * STEPS["file_bytes"] ** (2 * a), speed=50 * STEPS["decode_tokens_per_s"] ** (-2 * b),
-            kl=0.01 * STEPS["kl"] ** (2 * c), task=0.9 - 0.02 * d)
+        row(
+            f"m{n} x",
+            size=100 * STEPS["file_bytes"] ** (2 * a),
+            speed=50 * STEPS["decode_tokens_per_s"] ** (-2 * b),
+            kl=0.01 * STEPS["kl"] ** (2 * c),
+            task=0.9 - 0.02 * d,
+        )
         for n, (a, b, c, d) in enumerate(steps)
-    ]  # fmt: skip
+    ]
     expected = brute_front([tuple(map(float, step)) for step in steps])
     assert pareto_front(rows, JUDGES) == [f"m{n} x" for n in sorted(expected)]
 
@@ -78,7 +144,9 @@ keys = st.lists(st.tuples(values, values, values), min_size=1, max_size=8)
 
 @given(keys)
 def test_missing_figures_never_empty_the_front_nor_beat_anything_by_being_missing(found):
-    assert [one for one in found if not any(beats(other, one) for other in found)], "each file is beaten by another: a circle"
+    assert [one for one in found if not any(beats(other, one) for other in found)], (
+        "each file is beaten by another: a circle"
+    )
     for a, b, c in itertools.product(found, repeat=3):
         if beats(a, b) and beats(b, c):
             assert beats(a, c)
@@ -95,7 +163,12 @@ def test_noise_and_metadata_put_no_file_beside_one_as_good():
 
 
 def test_rows_without_size_or_kl_are_on_no_front_and_a_teacher_of_another_shape_isnt_compared():
-    rows = [row("a x", size=None), row("b x", kl=(0.1, None)), row("c x"), row("t", "teacher", mix=None, size=1, kl=0.0)]
+    rows = [
+        row("a x", size=None),
+        row("b x", kl=(0.1, None)),
+        row("c x"),
+        row("t", "teacher", mix=None, size=1, kl=0.0),
+    ]
     assert pareto_front(rows, JUDGES) == ["c x"]
     assert front_of(report(rows))["labels"] == ["t"]  # as it is, the file given is one of them
     assert front_of({**report(rows), "student": {}})["labels"] == ["c x"]
@@ -104,10 +177,12 @@ def test_rows_without_size_or_kl_are_on_no_front_and_a_teacher_of_another_shape_
 
 
 LADDER = [
-    row("q8_0 rounded", size=144, kl=0.001), row("q5_0 rounded", size=105, kl=(0.012, 0.018)),
-    row("q4_0 rounded", size=92, kl=0.2), row("q4_0 recovered", "recovered", size=92, kl=(0.03, 0.05)),
+    row("q8_0 rounded", size=144, kl=0.001),
+    row("q5_0 rounded", size=105, kl=(0.012, 0.018)),
+    row("q4_0 rounded", size=92, kl=0.2),
+    row("q4_0 recovered", "recovered", size=92, kl=(0.03, 0.05)),
     row("q2_k rounded", size=88, kl=0.8),
-]  # fmt: skip
+]
 
 
 def test_the_smallest_whose_loss_is_negligible():
@@ -115,7 +190,8 @@ def test_the_smallest_whose_loss_is_negligible():
     assert found is not None
     assert (found["label"], found["mix"]) == ("q5_0 rounded", "q5_0")
     assert found["sentence"] == (
-        "Take q5_0 rounded (105 MB): of 4 files that fit a box the smallest whose loss is negligible (KL to the float model at most 0.02 "
+        "Take q5_0 rounded (105 MB): of 4 files that fit a box the smallest whose loss is negligible (KL to "
+        "the float model at most 0.02 "
         "nats a token on every held-out text; here 0.0180); it writes 50.0 tokens/s here."
     )
 
@@ -130,8 +206,17 @@ def test_a_certain_loss_on_a_task_is_no_negligible_loss():
     chance = {"quiz": {"items": 200, "difference": -0.05, "low": -0.11, "high": 0.01}}
     harmless = {"refusals unsafe": {"difference": -0.2, "low": -0.3, "high": -0.1}}
     prim = {"refusals safe": {"difference": 0.2, "low": 0.1, "high": 0.3}}
-    for differences, expected in ((lost, "q8_0"), (chance, "q5_0"), (harmless, "q8_0"), (prim, "q8_0"), ({"quiz": None}, "q5_0")):
-        rows = [row("q8_0 rounded", size=144, kl=0.001), row("q5_0 rounded", size=105, kl=0.01, differences=differences)]
+    for differences, expected in (
+        (lost, "q8_0"),
+        (chance, "q5_0"),
+        (harmless, "q8_0"),
+        (prim, "q8_0"),
+        ({"quiz": None}, "q5_0"),
+    ):
+        rows = [
+            row("q8_0 rounded", size=144, kl=0.001),
+            row("q5_0 rounded", size=105, kl=0.01, differences=differences),
+        ]
         found = recommend(report(rows))
         assert found["mix"] == expected
         assert "no certain loss on a task" in found["sentence"]
@@ -142,7 +227,10 @@ def test_a_certain_loss_on_a_task_is_no_negligible_loss():
 def test_else_the_one_that_loses_least_of_those_that_fit():
     found = recommend(report(LADDER, limits={"file": 100 * MB}))
     assert found["label"] == "q4_0 recovered"
-    assert "of 2 files that fit a box the one that loses least (KL 0.0500), though none has a negligible loss" in found["sentence"]
+    assert (
+        "of 2 files that fit a box the one that loses least (KL 0.0500), though none has a negligible loss"
+        in found["sentence"]
+    )
 
 
 def test_equal_losses_take_the_smaller_and_equal_sizes_the_better():
@@ -158,8 +246,14 @@ def test_equal_losses_take_the_smaller_and_equal_sizes_the_better():
         ({"limits": {"file": 10 * MB}}, "q8_0 rounded: the file has 144 MB, at most 10.0 MB are allowed"),
         ({"usable_mb": 50}, "q8_0 rounded: needs 154 MB of memory, 50.0 MB are usable"),
         ({"limits": {"decode": 200.0}}, "q8_0 rounded: 100 tokens/s predicted, 200 tokens/s are wanted"),
-        ({"limits": {"decode": 200.0}, "on_target": True}, "q8_0 rounded: 50.0 tokens/s measured, 200 tokens/s are wanted"),
-        ({"limits": {"ttft": 0.5}, "on_target": True}, "q8_0 rounded: 1.0 s to the first token, at most 0.50 s are allowed"),
+        (
+            {"limits": {"decode": 200.0}, "on_target": True},
+            "q8_0 rounded: 50.0 tokens/s measured, 200 tokens/s are wanted",
+        ),
+        (
+            {"limits": {"ttft": 0.5}, "on_target": True},
+            "q8_0 rounded: 1.0 s to the first token, at most 0.50 s are allowed",
+        ),
     ],
 )
 def test_nothing_fits(changes: dict[str, Any], words: str):
@@ -191,7 +285,9 @@ def test_degenerate_reports():
     assert recommend(report([row("q8_0 rounded", kl=None)])) is None
     assert recommend(report([row("q8_0 rounded", size=None)])) is None
     one = recommend(report([row("q8_0 rounded", speed=None, kl=0.0)]))
-    assert one["sentence"].startswith("Take q8_0 rounded (100 MB): the only file to choose that fits a box, and its loss is negligible (")
+    assert one["sentence"].startswith(
+        "Take q8_0 rounded (100 MB): the only file to choose that fits a box, and its loss is negligible ("
+    )
     assert "writes" not in one["sentence"]
     alone = recommend(report([row("q2_k rounded", kl=0.9)]))
     assert "the only file to choose that fits a box (KL 0.900), though none has a negligible loss" in alone["sentence"]
@@ -206,12 +302,16 @@ def test_a_file_that_came_quantized_may_be_the_one_to_keep():
     # A float file isn't one to ship, and a limit may leave the given one out.
     assert recommend(report(rows))["mix"] == "q5_0"
     assert recommend(report(rows, quantized="q4_1", limits={"file": 95 * MB}))["mix"] == "q4_0"
-    assert troubles(given, report(rows, quantized="q4_1", usable_mb=108)) == ["needs 109 MB of memory, 108 MB are usable"]
+    assert troubles(given, report(rows, quantized="q4_1", usable_mb=108)) == [
+        "needs 109 MB of memory, 108 MB are usable"
+    ]
 
 
 def test_recovered_ships_before_rounded_and_llama_cpp_before_onnxruntime():
     rows = [
-        row("q4_0 rounded"), row("q4_0 recovered, onnxruntime", "recovered", runtime="onnxruntime"),
-        row("q4_0 recovered, llama.cpp", "recovered"), row("q8_0 rounded"),
-    ]  # fmt: skip
+        row("q4_0 rounded"),
+        row("q4_0 recovered, onnxruntime", "recovered", runtime="onnxruntime"),
+        row("q4_0 recovered, llama.cpp", "recovered"),
+        row("q8_0 rounded"),
+    ]
     assert [found["label"] for found in offered(report(rows))] == ["q4_0 recovered, llama.cpp", "q8_0 rounded"]

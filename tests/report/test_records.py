@@ -10,9 +10,18 @@ from edgedistill.records import DASH, Record, show, show_spread, visible
 from tests.report.sample import COMMAND, MACHINE, sha
 
 GOOD = {
-    "what": "decode_tokens_per_s", "value": 117.3, "unit": "tokens/s", "trials": 5, "spread": 2.1, "artifact": "q4_0 recovered",
-    "file_sha256": sha("x"), "runtime": "llama.cpp", "machine": MACHINE, "command": COMMAND, "text": None,
-}  # fmt: skip
+    "what": "decode_tokens_per_s",
+    "value": 117.3,
+    "unit": "tokens/s",
+    "trials": 5,
+    "spread": 2.1,
+    "artifact": "q4_0 recovered",
+    "file_sha256": sha("x"),
+    "runtime": "llama.cpp",
+    "machine": MACHINE,
+    "command": COMMAND,
+    "text": None,
+}
 
 
 def test_a_record_survives_json():
@@ -52,15 +61,33 @@ def test_a_record_that_lacks_its_hash_is_refused():
 @pytest.mark.parametrize(
     ("value", "unit", "words"),
     [
-        (91_712_345, "bytes", "91.7 MB"), (999.6e6, "bytes", "1.00 GB"), (512, "bytes", "512 B"), (0, "bytes", "0 B"),
-        (0.553, "share", "55 %"), (-0.03, "share", "−3.0 %"), (0.0, "share", "0 %"), (1.0, "share", "100 %"),
-        (117.26, "tokens/s", "117 tokens/s"), (8.314, "tokens/s", "8.31 tokens/s"), (99.97, "tokens/s", "100 tokens/s"),
-        (18.2, "perplexity", "18.20"), (0.0043, "nats per token", "0.0043"), (1.51, "nats per token", "1.51"),
-        (0.00001, "nats per token", "<0.0001"), (0, "nats per token", "0"), (0.42, "s", "0.42 s"), (843, "s", "14 min 3 s"),
-        (9000, "s", "2 h 30 min"), (133123, "count", "133\u202f123"), (5.354, "bits", "5.35"),
-        (None, "bytes", DASH), (math.nan, "s", DASH), (math.inf, "share", DASH), ("7", "", DASH),
+        (91_712_345, "bytes", "91.7 MB"),
+        (999.6e6, "bytes", "1.00 GB"),
+        (512, "bytes", "512 B"),
+        (0, "bytes", "0 B"),
+        (0.553, "share", "55 %"),
+        (-0.03, "share", "−3.0 %"),
+        (0.0, "share", "0 %"),
+        (1.0, "share", "100 %"),
+        (117.26, "tokens/s", "117 tokens/s"),
+        (8.314, "tokens/s", "8.31 tokens/s"),
+        (99.97, "tokens/s", "100 tokens/s"),
+        (18.2, "perplexity", "18.20"),
+        (0.0043, "nats per token", "0.0043"),
+        (1.51, "nats per token", "1.51"),
+        (0.00001, "nats per token", "<0.0001"),
+        (0, "nats per token", "0"),
+        (0.42, "s", "0.42 s"),
+        (843, "s", "14 min 3 s"),
+        (9000, "s", "2 h 30 min"),
+        (133123, "count", "133\u202f123"),
+        (5.354, "bits", "5.35"),
+        (None, "bytes", DASH),
+        (math.nan, "s", DASH),
+        (math.inf, "share", DASH),
+        ("7", "", DASH),
     ],
-)  # fmt: skip
+)
 def test_numbers_have_sensible_digits_and_their_unit(value, unit, words):
     assert show(value, unit) == words
 

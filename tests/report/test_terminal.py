@@ -13,7 +13,20 @@ def test_the_verdict_comes_first_and_each_artifact_has_its_row():
     lines = render_terminal(build_report(**parts()), 140).splitlines()
     assert lines[0] == "q4_0 and q8_0 fit a laptop's CPU."
     heading = next(line for line in lines if "artifact" in line)
-    expected = ["artifact", "runtime", "size", "bits", "ppl", "KL student", "99 %", "top-1", "decode", "prefill", "load", "RSS"]
+    expected = [
+        "artifact",
+        "runtime",
+        "size",
+        "bits",
+        "ppl",
+        "KL student",
+        "99 %",
+        "top-1",
+        "decode",
+        "prefill",
+        "load",
+        "RSS",
+    ]
     assert re.split(r"\s{2,}", heading.strip()) == expected
     row = next(line for line in lines if line.strip().startswith("q4_0 recovered, llama.cpp"))
     cells = ["llama.cpp", "81.6 MB", "5.42", "4.520", "0.141", "0.980", "80 %", "117", "379", "0.21 s", "211 MB"]

@@ -11,20 +11,35 @@ from edgedistill.runtimes.llama import LlamaCpp
 from tests.tiny import make_tiny_llama
 
 NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 
 
 def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows of q or k in the order that llama.cpp's rotary wants, as convert_hf_to_gguf.py permutes them."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def write_gguf(
-    folder: Path, path: Path, *, template: bool = True, chat: str | None = None, model: str = "gpt2", eos: int | None = None,
-    add_bos: bool = False, name: str = "tiny",
+    folder: Path,
+    path: Path,
+    *,
+    template: bool = True,
+    chat: str | None = None,
+    model: str = "gpt2",
+    eos: int | None = None,
+    add_bos: bool = False,
+    name: str = "tiny",
 ) -> Path:
     """The folder's model as an F32 GGUF, with its chat template or another."""
     from safetensors.numpy import load_file
@@ -124,8 +139,11 @@ def onnx_folder(hf_folder, tmp_path_factory):
     weights = load_file(hf_folder / "model.safetensors")
     formats = assign_formats(shape, "q8_0")
     tensors = {
-        name: fit_ggml(weights[name], "q8_0") if form.quantized else weights[name].float() for name, form in formats.items()
+        name: fit_ggml(weights[name], "q8_0") if form.quantized else weights[name].float()
+        for name, form in formats.items()
     }
     checkpoint = GridCheckpoint("q8_0", tensors)
-    folder = write_onnx(checkpoint, hf_folder, shape, tmp_path_factory.mktemp("onnx") / "onnx", {"name": "tiny"}, accuracy_level=0)
+    folder = write_onnx(
+        checkpoint, hf_folder, shape, tmp_path_factory.mktemp("onnx") / "onnx", {"name": "tiny"}, accuracy_level=0
+    )
     return folder, checkpoint

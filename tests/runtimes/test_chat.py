@@ -23,7 +23,13 @@ def talk(text, *arguments):
 
 
 def test_piped_questions_get_answers_and_a_history(gguf_file, llama):
-    found = talk("Hello there\n\n What next?\n/reset\nHello there\n/quit\nnever asked\n", gguf_file, "--json", "--temperature", "0")
+    found = talk(
+        "Hello there\n\n What next?\n/reset\nHello there\n/quit\nnever asked\n",
+        gguf_file,
+        "--json",
+        "--temperature",
+        "0",
+    )
     answers = [json.loads(line) for line in found.stdout.splitlines()]
     assert [a["question"] for a in answers] == ["Hello there", "What next?", "Hello there"]
     assert answers[0]["answer"] == answers[2]["answer"]  # forgotten
@@ -39,7 +45,9 @@ def test_piped_questions_get_answers_and_a_history(gguf_file, llama):
 def test_text_mode_streams_to_stdout_and_counts_on_stderr(gguf_file, llama):
     found = talk("Hi\n", gguf_file, "--system", "Be kind.", "--temperature", "0")
     conversation = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
-    plain = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in "".join(llama.chat(conversation, max_tokens=12)))
+    plain = "".join(
+        c if c.isprintable() or c in "\n\t" else "?" for c in "".join(llama.chat(conversation, max_tokens=12))
+    )
     assert len(found.stdout) >= len(plain)
     assert "tokens/s, first after" in found.stderr
     assert "tokens/s" not in found.stdout
@@ -110,7 +118,9 @@ def test_a_long_conversation_may_be_stopped_while_it_is_read(hf_folder, tmp_path
         assert next(pieces) == ""
         assert model.reading == (128, count)
         pieces.close()
-        assert "".join(model.chat(conversation, max_tokens=4)) == "".join(model.chat(conversation, max_tokens=4, keep=True))
+        assert "".join(model.chat(conversation, max_tokens=4)) == "".join(
+            model.chat(conversation, max_tokens=4, keep=True)
+        )
 
 
 def test_what_two_conversations_share_is_read_once_and_nothing_else_changes(gguf_file, float_logits):
@@ -207,8 +217,18 @@ def test_artifacts_are_found(run, inside, runtime, mix, expected):
         ("absent", None, None, "absent: there is no such file or folder; name a .gguf file"),
         ("", None, "q5_0", "it has no mix 'q5_0' for llama.cpp; it has q4_0, q8_0"),
         ("bundle/onnx-q8_0/onnx", None, None, "it holds no artifact for llama.cpp"),
-        ("bundle/my-model-q8_0.gguf", "onnxruntime", None, "it runs in llama.cpp, not in onnxruntime; leave --runtime out"),
-        ("bundle/onnx-q8_0", None, "q8_0", "--mix chooses among the artifacts of a run folder, and this is one artifact"),
+        (
+            "bundle/my-model-q8_0.gguf",
+            "onnxruntime",
+            None,
+            "it runs in llama.cpp, not in onnxruntime; leave --runtime out",
+        ),
+        (
+            "bundle/onnx-q8_0",
+            None,
+            "q8_0",
+            "--mix chooses among the artifacts of a run folder, and this is one artifact",
+        ),
     ],
 )
 def test_what_is_no_artifact_is_one_sentence(run, inside, runtime, mix, words):

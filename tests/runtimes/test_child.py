@@ -34,7 +34,8 @@ def test_killed_child_is_one_sentence(gguf_file):
         with pytest.raises(RuntimeDiedError) as caught:
             model.tokenize("hello")
         assert str(caught.value) == (
-            f"{gguf_file}: the runtime's process ended by SIGKILL during 'tokenize' (the system may have run out of memory)"
+            f"{gguf_file}: the runtime's process ended by SIGKILL during 'tokenize' (the system may have run "
+            "out of memory)"
         )
         with pytest.raises(RuntimeDiedError):
             model.tokenize("again")
@@ -125,7 +126,9 @@ time.sleep(100)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_child_ends_when_its_parent_is_killed(gguf_file, state):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(gguf_file), state], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(gguf_file), state], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
     with parent:
         child = int(parent.stdout.readline())
         time.sleep(0.3)

@@ -1,4 +1,6 @@
-"""Log-likelihoods of options: one shared batch in llama.cpp against transformers, and against the file's own plain logits."""
+"""Log-likelihoods of options: one shared batch in llama.cpp against transformers, and against the file's own plain
+logits.
+"""
 
 import numpy as np
 import pytest
@@ -57,17 +59,25 @@ def test_onnxruntime_gives_the_same(onnx_folder):
     with OnnxRuntime(onnx_folder[0], threads=1) as model:
         choices = [(model.tokenize("The capital of France"), [model.tokenize(" is Paris"), model.tokenize(" Rome")])]
         (found,) = model.choice_log_probs(choices)
-        np.testing.assert_allclose(found, [expected_of(model.logits, *[choices[0][0], option]) for option in choices[0][1]], atol=1e-4)
+        np.testing.assert_allclose(
+            found, [expected_of(model.logits, *[choices[0][0], option]) for option in choices[0][1]], atol=1e-4
+        )
 
 
 def test_onnxruntime_reads_a_prompt_once_and_forgets_each_option(onnx_folder, llama):
-    """Options of 1 to 9 tokens one after the other: none may see the one before it, nor a question the one before that."""
+    """Options of 1 to 9 tokens one after the other: none may see the one before it, nor a question the one before
+    that.
+    """
     with OnnxRuntime(onnx_folder[0], threads=1) as model:
         choices = make_choices(llama, seed=2, count=12)
         for (prompt, options), found in zip(choices, list(model.choice_log_probs(choices)), strict=True):
-            np.testing.assert_allclose(found, [expected_of(model.logits, prompt, option) for option in options], atol=1e-4)
+            np.testing.assert_allclose(
+                found, [expected_of(model.logits, prompt, option) for option in options], atol=1e-4
+            )
         room = model.info().n_ctx_train
-        with pytest.raises(InputError, match=f"choice 0 has {room + 1} tokens with its longest option; the context holds {room}"):
+        with pytest.raises(
+            InputError, match=f"choice 0 has {room + 1} tokens with its longest option; the context holds {room}"
+        ):
             list(model.choice_log_probs([([5] * room, [[6]])]))
         with pytest.raises(InputError, match="choice 0, option 1: there is no token"):
             list(model.choice_log_probs([([5], [[6], []])]))
@@ -87,7 +97,9 @@ def test_letters_to_choose_from_need_one_row(llama, float_logits):
     """Options of one token are all read from the prompt's last logits: more sequences than rows."""
     prompt, letters = llama.tokenize("Answer:"), [[token] for token in range(40, 46)]
     (found,) = llama.choice_log_probs([(prompt, letters)])
-    np.testing.assert_allclose(found, [expected_of(float_logits, prompt, letter) for letter in letters], atol=CACHE_ERROR)
+    np.testing.assert_allclose(
+        found, [expected_of(float_logits, prompt, letter) for letter in letters], atol=CACHE_ERROR
+    )
 
 
 def test_prompt_longer_than_a_batch_is_split(gguf_file, float_logits):
@@ -95,7 +107,9 @@ def test_prompt_longer_than_a_batch_is_split(gguf_file, float_logits):
         text = model.tokenize(" ".join(CORPUS))[:600]
         options = [text[3:9], text[20:22]]
         (found,) = model.choice_log_probs([(text, options)])
-        np.testing.assert_allclose(found, [expected_of(float_logits, text, option) for option in options], atol=CACHE_ERROR)
+        np.testing.assert_allclose(
+            found, [expected_of(float_logits, text, option) for option in options], atol=CACHE_ERROR
+        )
 
 
 def test_packs_keep_the_order_and_the_limits(monkeypatch):
@@ -117,7 +131,10 @@ def test_packs_keep_the_order_and_the_limits(monkeypatch):
         (([1], [[99999]]), "choice 0, option 0: token 99999 is not in the vocabulary"),
         (([1], []), "choice 0 has 0 options; it must have 1 to 128"),
         (([1], [[2]] * 129), "choice 0 has 129 options; it must have 1 to 128"),
-        (([1] * 120, [[2] * 9]), "choice 0 has 129 tokens with its longest option; the context holds 128. Open the file with a larger"),
+        (
+            ([1] * 120, [[2] * 9]),
+            "choice 0 has 129 tokens with its longest option; the context holds 128. Open the file with a larger",
+        ),
     ],
 )
 def test_wrong_choice_is_one_sentence(llama, choice, words):

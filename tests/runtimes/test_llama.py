@@ -27,10 +27,14 @@ def test_logits_are_transformers(llama, float_logits):
 
 def test_logit_chunks_carry_the_positions(gguf_file, float_logits):
     with LlamaCpp(gguf_file, threads=1, context=64) as model:
-        tokens = (model.tokenize(" ".join(CORPUS)) * 9)[:600]  # longer than a batch of 512, and than the context asked for
+        tokens = (model.tokenize(" ".join(CORPUS)) * 9)[
+            :600
+        ]  # longer than a batch of 512, and than the context asked for
         pieces = list(model.logit_chunks(tokens, first=300))
     assert [(start, len(rows)) for start, rows in pieces] == [(300, 128), (428, 84), (512, 88)]
-    np.testing.assert_allclose(np.concatenate([rows for _, rows in pieces]), float_logits(tokens)[300:], atol=CACHE_ERROR)
+    np.testing.assert_allclose(
+        np.concatenate([rows for _, rows in pieces]), float_logits(tokens)[300:], atol=CACHE_ERROR
+    )
 
 
 @pytest.mark.parametrize("text", CORPUS[:5])
@@ -63,7 +67,9 @@ def test_greedy_tokens_are_transformers(llama, float_logits):
 
 def test_batch_returns_the_log_probabilities_of_what_it_drew(llama, float_logits):
     prompts = [llama.tokenize(text)[: 5 + 4 * index] for index, text in enumerate(CORPUS[:5] + CORPUS[:2])]
-    found = llama.generate_batch(prompts, [9, 3, 12, 1, 7, 8, 2], temperature=1.0, top_p=0.9, top_k=6, prompt_logprobs=True, stop_ids=())
+    found = llama.generate_batch(
+        prompts, [9, 3, 12, 1, 7, 8, 2], temperature=1.0, top_p=0.9, top_k=6, prompt_logprobs=True, stop_ids=()
+    )
     for prompt, generation, count in zip(prompts, found, [9, 3, 12, 1, 7, 8, 2], strict=True):
         assert (len(generation.tokens), generation.finish) == (count, "length")
         assert [len(generation.prompt_top_ids), len(generation.top_ids)] == [len(prompt) - 1, count]
@@ -85,7 +91,9 @@ def test_batch_depends_on_its_arguments_alone(llama):
     again = llama.generate_batch(prompts, 20, **settings)
     other = llama.generate_batch(prompts, 20, **(settings | {"seeds": range(10, 20)}))
     assert [g.tokens for g in first] == [g.tokens for g in again] != [g.tokens for g in other]
-    assert all((a.top_logp == b.top_logp).all() and (a.top_ids == b.top_ids).all() for a, b in zip(first, again, strict=True))
+    assert all(
+        (a.top_logp == b.top_logp).all() and (a.top_ids == b.top_ids).all() for a, b in zip(first, again, strict=True)
+    )
     assert first[0].tokens != first[5].tokens  # the same prompt with another seed
     assert order == [index for index, _ in llama.generate_stream(prompts, 20, **settings)]
     assert llama.generate_batch([], 5) == []
@@ -164,7 +172,9 @@ def test_widened_file_holds_the_same_weights(gguf_file, llama, tmp_path):
         tokens = model.tokenize(CORPUS[0])[:20]
         assert (model.logits(tokens) == llama.logits(tokens)).all()
     assert [path.name for path in tmp_path.iterdir()] == ["wide.gguf"]
-    with pytest.raises(InputError, match=r"file type 'bf61' is unknown; it must be one of f32, f16, bf16. Did you mean 'bf16'\?"):
+    with pytest.raises(
+        InputError, match=r"file type 'bf61' is unknown; it must be one of f32, f16, bf16. Did you mean 'bf16'\?"
+    ):
         widen(gguf_file, copy, "bf61")
 
 
@@ -173,7 +183,11 @@ def test_widened_file_holds_the_same_weights(gguf_file, llama, tmp_path):
     [
         ([[5, 6], []], {}, "prompt 1: there is no token; give at least one"),
         ([[5, 99999]], {}, "prompt 0: token 99999 is not in the vocabulary of "),
-        ([[5] * 120], {}, "prompt 0 has 120 tokens and may grow by 10; the context holds 128. Open the file with a larger context"),
+        (
+            [[5] * 120],
+            {},
+            "prompt 0 has 120 tokens and may grow by 10; the context holds 128. Open the file with a larger context",
+        ),
         ([[5]], {"top_p": 0.0}, "temperature is 0.0 and top_p is 0.0; they must be >= 0 and in (0, 1]"),
         ([[5]], {"top_k": 99999}, "top_k is 99999; it must be between 0 and the vocabulary of "),
         ([[5]], {"seeds": [1, 2]}, "1 prompts came with 1 limits and 2 seeds; give one each"),

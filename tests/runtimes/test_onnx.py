@@ -42,7 +42,9 @@ def test_logits_are_transformers(model, rounded_logits):
     assert 130 < len(tokens) < 250
     expected = rounded_logits(tokens)
     np.testing.assert_allclose(model.logits(tokens), expected, atol=1e-3)
-    assert [(start, rows.shape) for start, rows in model.logit_chunks(tokens, first=130)] == [(130, expected[130:].shape)]
+    assert [(start, rows.shape) for start, rows in model.logit_chunks(tokens, first=130)] == [
+        (130, expected[130:].shape)
+    ]
 
 
 def test_greedy_tokens_are_transformers(model, rounded_logits):
@@ -112,19 +114,36 @@ def test_a_graph_that_is_no_decoder_is_named(broken):
     graph = helper.make_graph([helper.make_node("Relu", ["pixels"], ["logits"])], "g", [ids], [out])
     path = broken / "onnx" / "model_quantized.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-    with pytest.raises(InputError, match=r"model_quantized.onnx has input 'pixels'; it must take input_ids, attention_mask, past_key"):
+    with pytest.raises(
+        InputError, match=r"model_quantized.onnx has input 'pixels'; it must take input_ids, attention_mask, past_key"
+    ):
         OnnxRuntime(broken, threads=1)
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "broken: there is no config.json; the folder must hold config"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "broken: there is no tokenizer.json; the folder must hold"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "broken: there is no config.json; the folder must hold config",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "broken: there is no tokenizer.json; the folder must hold",
+        ),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "broken: tokenizer.json is no tokenizer: "),
-        (lambda folder: (folder / "config.json").write_text("[]"), "broken: config.json holds a JSON list; it must be an object"),
-        (lambda folder: shutil.rmtree(folder / "onnx"), "broken: there is no onnx/*.onnx in it; name a folder with config.json"),
-        (lambda folder: (folder / "onnx" / "b.onnx").write_text(""), "onnx/ holds b.onnx, model_quantized.onnx; name one of them"),
+        (
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "broken: config.json holds a JSON list; it must be an object",
+        ),
+        (
+            lambda folder: shutil.rmtree(folder / "onnx"),
+            "broken: there is no onnx/*.onnx in it; name a folder with config.json",
+        ),
+        (
+            lambda folder: (folder / "onnx" / "b.onnx").write_text(""),
+            "onnx/ holds b.onnx, model_quantized.onnx; name one of them",
+        ),
     ],
 )
 def test_incomplete_folder_is_one_sentence(broken, spoil, words):

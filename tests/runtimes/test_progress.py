@@ -49,7 +49,12 @@ def test_an_unknown_total_shows_no_share(monkeypatch):
     clock.now += 7300
     shown.advance(2)
     shown.start("next", 1, "step")
-    assert stream.getvalue().splitlines() == ["read", "read: 2 files, 0.000274/s", "read: 2 files in 2 h 01 min", "next: 1 step"]
+    assert stream.getvalue().splitlines() == [
+        "read",
+        "read: 2 files, 0.000274/s",
+        "read: 2 files in 2 h 01 min",
+        "next: 1 step",
+    ]
 
 
 def test_a_terminal_gets_a_bar():

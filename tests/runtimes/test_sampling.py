@@ -10,7 +10,11 @@ GENERATOR = np.random.Generator(np.random.PCG64(7))
 
 def log_softmax(logits):
     logits = logits.astype(np.float64)
-    return logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
+    return (
+        logits
+        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
 
 
 @pytest.mark.parametrize("vocab", [5, 384, 1000, 49152])

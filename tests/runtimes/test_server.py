@@ -28,10 +28,12 @@ from tests.tokenizers import byte_level, sentencepiece, write_folder
 BOS = ["<s>", "$A"]
 # Google's, by what it writes: no system role, turns must alternate, "model" for the assistant.
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') "
+    "}}{% endif %}"
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = "
+    "message['role'] %}{% endif %}"
     "{{ '<|user|>' + role + '\n' + message['content'] | trim + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{'<|user|>model\n'}}{% endif %}"
 )
@@ -45,7 +47,8 @@ KINDS = {  # family, tokenizer, template; all but the first ask for a bos
 CONVERSATIONS = [
     [{"role": "user", "content": "  Hi there,\n\n what's  it?"}],
     [
-        {"role": "user", "content": "Naïve 中文 12345 🚀?"}, {"role": "assistant", "content": " Yes.\n"},
+        {"role": "user", "content": "Naïve 中文 12345 🚀?"},
+        {"role": "assistant", "content": " Yes.\n"},
         {"role": "user", "content": "<|end|>x</s>"},
     ],
 ]
@@ -132,7 +135,9 @@ def test_a_template_that_refuses_is_a_400_and_the_server_goes_on(kind):
         assert ask(server, messages).choices
         return
     for stream in (False, True):
-        with pytest.raises(openai.BadRequestError, match="its chat template refuses this conversation: System role not supported"):
+        with pytest.raises(
+            openai.BadRequestError, match="its chat template refuses this conversation: System role not supported"
+        ):
             ask(server, messages, stream=stream)
     assert ask(server, messages[1:]).choices[0].message.content is not None
 
@@ -140,7 +145,9 @@ def test_a_template_that_refuses_is_a_400_and_the_server_goes_on(kind):
 def test_a_foreign_file_gets_the_bos_that_its_template_leaves_out(hf_folder, tmp_path):
     """As llama.cpp's own programs do: published files have it cut out of the template."""
     cut = write_gguf(hf_folder, tmp_path / "cut.gguf", add_bos=True, chat="{{ 'Q: ' + messages[0]['content'] }}")
-    whole = write_gguf(hf_folder, tmp_path / "whole.gguf", add_bos=True, chat="{{ bos_token + 'Q: ' + messages[0]['content'] }}")
+    whole = write_gguf(
+        hf_folder, tmp_path / "whole.gguf", add_bos=True, chat="{{ bos_token + 'Q: ' + messages[0]['content'] }}"
+    )
     found = []
     for path in (cut, whole):
         with ModelServer(path, port=0, threads=1) as server, LlamaCpp(path, threads=1, context=64) as runtime:
@@ -179,7 +186,9 @@ def test_openais_client_lists_asks_and_streams(server, file):
     with client_of(server) as client:
         assert [model.id for model in client.models.list()] == ["talking"]
         whole = client.chat.completions.create(model="talking", messages=HELLO, temperature=0, max_tokens=20)
-        chunks = list(client.chat.completions.create(model="talking", messages=HELLO, temperature=0, max_tokens=20, stream=True))
+        chunks = list(
+            client.chat.completions.create(model="talking", messages=HELLO, temperature=0, max_tokens=20, stream=True)
+        )
         text = client.completions.create(model="talking", prompt="The old", temperature=0, max_tokens=5).choices[0].text
     with LlamaCpp(file, threads=1, context=128) as runtime:
         expected = "".join(runtime.chat(HELLO, max_tokens=20))
@@ -193,13 +202,18 @@ def test_openais_client_lists_asks_and_streams(server, file):
 
 def test_newer_words_of_the_api_are_understood(server):
     found = ask(server, [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
-    assert found == ask(server, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]).model_copy(
-        update={"id": found.id, "created": found.created}
-    )
+    assert found == ask(
+        server, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    ).model_copy(update={"id": found.id, "created": found.created})
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": "there"}]}]
     assert ask(server, parts).usage == ask(server, [{"role": "user", "content": "Hello\nthere"}]).usage
     assert ask(server, HELLO, max_tokens=openai.omit, max_completion_tokens=3).usage.completion_tokens == 3
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
     assert ask(server, HELLO, max_tokens=40, response_format=form).choices[0].message.content.lstrip().startswith("{")
 
@@ -217,22 +231,28 @@ def test_newer_words_of_the_api_are_understood(server):
         ({"messages": HELLO, "logprobs": True, "stream": True}, 400, "log-probabilities are not offered"),
         ({"messages": HELLO, "n": 2}, 400, "one answer is made at a time"),
         ({"messages": HELLO, "grammar": "root ::= ("}, 400, "the grammar has an error"),
-        ({"messages": HELLO, "grammar": "noroot ::= \"x\""}, 400, "the grammar has an error, or no rule 'root'"),
+        ({"messages": HELLO, "grammar": 'noroot ::= "x"'}, 400, "the grammar has an error, or no rule 'root'"),
         ({"messages": HELLO, "logit_bias": {"999999": 1}}, 400, "logit_bias names token '999999'"),
         ({"messages": HELLO, "grammar": 'root ::= root "a"'}, 400, "the grammar has an error"),
         (
-            {"messages": HELLO, "response_format": {"type": "json_object", "schema": {"$ref": "http://127.0.0.1/x"}}}, 400,
+            {"messages": HELLO, "response_format": {"type": "json_object", "schema": {"$ref": "http://127.0.0.1/x"}}},
+            400,
             "the JSON schema can't be followed: Unsupported ref",
         ),
         (
-            {"messages": HELLO, "stream": True, "tool_choice": {"type": "function", "function": {"name": "g"}}}, 400,
+            {"messages": HELLO, "stream": True, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            400,
             "tool_choice names 'g', which is none of the tools",
         ),
         ({"messages": [{"role": "user", "content": "word " * 300}], "stream": True}, 400, "and the context holds 256"),
         ({"messages": [{"role": "user", "content": "a\ud800"}]}, 400, "half of a surrogate pair"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "reads text alone"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            400,
+            "reads text alone",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_question_is_said_as_openai_says_it(server, body, status, words):
     found, headers, answer = post(server, body)
     assert (found, headers["content-type"]) == (status, "application/json")
@@ -309,10 +329,15 @@ def test_it_listens_on_loopback_alone(server):
 
 
 def test_a_key_is_asked_for_and_origins_can_be_allowed(file):
-    with ModelServer(file, port=0, threads=1, api_key="s3cret", name="my model", origins=["https://example.org"]) as server:
+    with ModelServer(
+        file, port=0, threads=1, api_key="s3cret", name="my model", origins=["https://example.org"]
+    ) as server:
         server.start()
         for key in ("wrong", "s3cret2", ""):
-            with client_of(server, key or "-") as client, pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+            with (
+                client_of(server, key or "-") as client,
+                pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"),
+            ):
                 client.models.list()
         assert post(server, {"messages": HELLO})[0] == 401
         assert post(server, b"{no json")[0] == 401  # nothing is looked at before the key
@@ -325,7 +350,14 @@ def test_a_key_is_asked_for_and_origins_can_be_allowed(file):
 
 def test_the_environment_sets_nothing(file, monkeypatch):
     """The library reads its settings from variables with everyday names."""
-    for name, value in {"API_KEY": "x", "N_CTX": "17", "HOST": "0.0.0.0", "CONFIG_FILE": "/nowhere", "Cache": "true", "SEED": "x"}.items():
+    for name, value in {
+        "API_KEY": "x",
+        "N_CTX": "17",
+        "HOST": "0.0.0.0",
+        "CONFIG_FILE": "/nowhere",
+        "Cache": "true",
+        "SEED": "x",
+    }.items():
         monkeypatch.setenv(name, value)
     with ModelServer(file, port=0, threads=1) as server:
         server.start()
@@ -343,7 +375,9 @@ def test_a_server_that_is_killed_is_one_sentence_and_one_that_is_stopped_none(fi
         if how == signal.SIGTERM:
             server.wait()
         else:
-            with pytest.raises(RuntimeDiedError, match=r"talking.gguf: the runtime's process ended by SIGKILL during 'wait'"):
+            with pytest.raises(
+                RuntimeDiedError, match=r"talking.gguf: the runtime's process ended by SIGKILL during 'wait'"
+            ):
                 server.wait()
     assert not child.is_running()
     with pytest.raises(OSError, match="refused"):
@@ -409,7 +443,7 @@ def test_hostile_answers_are_json_and_nothing_else(hf_folder, tmp_path):
     path = write_gguf(hf_folder, tmp_path / "hostile.gguf", name="\x1b]0;owned\x07<script>")
     with ModelServer(path, port=0, threads=1, context=64) as server:
         server.start()
-        for grammar in ('root ::= "\\x1b[2J<script>" [\\x00-\\x1f]*', 'root ::= [\\u0080-\\U0010ffff]*'):
+        for grammar in ('root ::= "\\x1b[2J<script>" [\\x00-\\x1f]*', "root ::= [\\u0080-\\U0010ffff]*"):
             body = {"messages": HELLO, "max_tokens": 24, "temperature": 1.5, "grammar": grammar}
             status, headers, answer = post(server, body)
             assert (status, headers["content-type"]) == (200, "application/json")

@@ -12,7 +12,12 @@ SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "head
 
 def run(app, scope=SCOPE, body=b"{}", check=lambda path, body: body, **settings):
     """The messages that one request is answered with."""
-    sent, asked = [], iter([{"type": "http.request", "body": body[:1], "more_body": True}, {"type": "http.request", "body": body[1:]}])
+    sent, asked = (
+        [],
+        iter(
+            [{"type": "http.request", "body": body[:1], "more_body": True}, {"type": "http.request", "body": body[1:]}]
+        ),
+    )
 
     async def receive():
         return next(asked, {"type": "http.disconnect"})

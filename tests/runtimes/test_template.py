@@ -6,23 +6,30 @@ from edgedistill.errors import InputError
 from edgedistill.runtimes.template import render
 
 CONVERSATION = [
-    {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi <b> \n"}, {"role": "assistant", "content": "Hello"},
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": " Hi <b> \n"},
+    {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "Bye"},
 ]
 TEMPLATES = {
     "smollm2": (
-        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI "
-        "assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + "
-        "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+        "'<|im_start|>system\nYou are a helpful AI "
+        "assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + "
+        "message['role'] + '\n' + "
+        "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
+        "'<|im_start|>assistant\n' }}{% endif %}"
     ),
     "llama3": (
-        "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
+        "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = "
+        "'<|start_header_id|>' + message['role'] + "
         "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
         "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     ),
     "blocks, breaks and tags": (
-        "{%- for message in messages %}\n    {%- if message.role == 'system' %}\n        {%- continue %}\n    {%- endif %}\n"
+        "{%- for message in messages %}\n    {%- if message.role == 'system' %}\n        {%- continue %}\n   "
+        " {%- endif %}\n"
         "    {% generation %}{{ message | tojson }}{% endgeneration %}\n{% endfor %}\n{{ eos_token }}\n"
     ),
 }
@@ -37,14 +44,19 @@ def test_text_is_transformers(hf_folder, name, opening):
     expected = tokenizer.apply_chat_template(
         CONVERSATION, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=opening
     )
-    found = render(TEMPLATES[name], CONVERSATION, bos=tokenizer.bos_token, eos=tokenizer.eos_token, add_generation_prompt=opening)
+    found = render(
+        TEMPLATES[name], CONVERSATION, bos=tokenizer.bos_token, eos=tokenizer.eos_token, add_generation_prompt=opening
+    )
     assert found == expected
 
 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{{ raise_exception('roles must alternate') }}", "its chat template refuses this conversation: roles must alternate"),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            "its chat template refuses this conversation: roles must alternate",
+        ),
         ("{% for x in messages %}", "its chat template has an error in line 1: "),
         ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "its chat template refuses this conversation: "),
         ("{{ messages.append(1) }}", "its chat template refuses this conversation: "),

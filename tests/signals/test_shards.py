@@ -9,7 +9,10 @@ from edgedistill.signals.shards import Document, iter_shards, load_shard, save_s
 
 def document(length: int, first: int, base: int) -> Document:
     kept = length - 1 - first
-    signal = {"ids": torch.arange(kept * 4, dtype=torch.int32).view(kept, 4) + base, "log_probs": torch.randn(kept, 4).half()}
+    signal = {
+        "ids": torch.arange(kept * 4, dtype=torch.int32).view(kept, 4) + base,
+        "log_probs": torch.randn(kept, 4).half(),
+    }
     return Document(torch.arange(base, base + length, dtype=torch.int32), first, signal)
 
 

@@ -23,9 +23,10 @@ def test_each_set_that_is_asked_has_its_files_hash(tmp_path: Path):
     own.write_text('{"question": "a", "options": ["b", "c"], "answer": 0}')
     found = hashes(tasks=("openbookqa", str(own)))
     assert found == {
-        "task openbookqa": sha256(BUILT_IN_FOLDER / "openbookqa.jsonl"), "task own": sha256(own),
+        "task openbookqa": sha256(BUILT_IN_FOLDER / "openbookqa.jsonl"),
+        "task own": sha256(own),
         "requests": sha256(BUILT_IN_FOLDER / "requests.jsonl"),
-    }  # fmt: skip
+    }
     own.write_text('{"question": "a", "options": ["b", "c"], "answer": 1}')
     changed = hashes(tasks=("openbookqa", str(own)))
     assert changed["task own"] == sha256(own) != found["task own"]

@@ -58,7 +58,9 @@ def test_a_stage_is_built_once_and_then_found(run: RunFolder, events: list[str])
 def test_the_mark_says_what_sha256sum_and_the_file_system_say(run: RunFolder):
     result = run.stage("teach", {"a": 1}, outside={"weights": "ab"}, build=Counting("héllo", "sub/file.txt"))
     mark = json.loads((result.path / MARK).read_text())
-    said = subprocess.run(["sha256sum", result.path / "sub" / "file.txt"], capture_output=True, text=True, check=True).stdout.split()[0]
+    said = subprocess.run(
+        ["sha256sum", result.path / "sub" / "file.txt"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     assert mark["files"] == {"sub/file.txt": {"bytes": 6, "sha256": said}}
     assert mark["key"] == result.key
     assert mark["settings"] == {"a": 1}
@@ -75,12 +77,20 @@ def test_the_key_depends_on_all_that_the_output_depends_on(run: RunFolder):
     keys = {
         run.stage(name, settings, inputs, outside, build=Counting()).key
         for name, settings, inputs, outside in (
-            ("distill", {"a": 1}, [], {}), ("distil", {"a": 1}, [], {}), ("distill", {"a": 2}, [], {}), ("distill", {"a": 1.0}, [], {}),
-            ("distill", {"a": 1}, [other], {}), ("distill", {"a": 1}, [], {"w": "1"}), ("distill", {"a": 1}, [], {"w": "2"}),
+            ("distill", {"a": 1}, [], {}),
+            ("distil", {"a": 1}, [], {}),
+            ("distill", {"a": 2}, [], {}),
+            ("distill", {"a": 1.0}, [], {}),
+            ("distill", {"a": 1}, [other], {}),
+            ("distill", {"a": 1}, [], {"w": "1"}),
+            ("distill", {"a": 1}, [], {"w": "2"}),
         )
-    }  # fmt: skip
+    }
     assert len(keys) == 7
-    assert run.stage("distill", {"b": 1, "a": 1}, build=Counting()).key == run.stage("distill", {"a": 1, "b": 1}, build=Counting()).key
+    assert (
+        run.stage("distill", {"b": 1, "a": 1}, build=Counting()).key
+        == run.stage("distill", {"a": 1, "b": 1}, build=Counting()).key
+    )
 
 
 def test_a_changed_setting_rebuilds_the_stage_and_what_follows_it(run: RunFolder):
@@ -100,7 +110,10 @@ def damage_a_byte(folder: Path) -> None:
     ("damage", "why"),
     [
         (damage_a_byte, "file.txt doesn't match its mark (sha256 "),
-        (lambda folder: (folder / "file.txt").write_text("longer than it was"), "file.txt has 18 bytes, its mark says 4"),
+        (
+            lambda folder: (folder / "file.txt").write_text("longer than it was"),
+            "file.txt has 18 bytes, its mark says 4",
+        ),
         (lambda folder: (folder / "file.txt").unlink(), "file.txt is missing"),
         (lambda folder: (folder / "more.txt").write_text("x"), "more.txt is not in its mark"),
         (lambda folder: (folder / "link").symlink_to("file.txt"), "link: it is a link"),
@@ -108,7 +121,10 @@ def damage_a_byte(folder: Path) -> None:
         (lambda folder: (folder / MARK).write_text("{"), "stage.json cannot be read"),
         (lambda folder: (folder / MARK).write_text("{}"), "stage.json has no schema edgedistill.stage/1"),
         (lambda folder: (folder / MARK).write_text('{"schema": "edgedistill.stage/1"}'), "stage.json lacks a part"),
-        (lambda folder: (folder / MARK).write_text((folder / MARK).read_text().replace('"key": "', '"key": "0')), "it is another stage"),
+        (
+            lambda folder: (folder / MARK).write_text((folder / MARK).read_text().replace('"key": "', '"key": "0')),
+            "it is another stage",
+        ),
     ],
 )
 def test_a_damaged_stage_is_named_and_rebuilt(run: RunFolder, events: list[str], damage, why: str):
@@ -185,7 +201,9 @@ def test_memory_of_children_counts(run: RunFolder):
 
 @pytest.mark.parametrize("moment", ["sealed", "renamed"])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_kill_between_the_last_steps_is_made_good(run: RunFolder, events: list[str], moment: str, damaged: bool, monkeypatch):
+def test_a_kill_between_the_last_steps_is_made_good(
+    run: RunFolder, events: list[str], moment: str, damaged: bool, monkeypatch
+):
     """Complete work is not done again, unless it was damaged meanwhile."""
 
     class Killed(BaseException):
@@ -240,7 +258,9 @@ def test_a_full_disk_is_one_sentence(run: RunFolder):
     def build(work: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(RunError, match=r"stage teach-.*: the disk is full\. Free some, then run the same command to go on from here\."):
+    with pytest.raises(
+        RunError, match=r"stage teach-.*: the disk is full\. Free some, then run the same command to go on from here\."
+    ):
         run.stage("teach", {}, build=build)
 
 
@@ -259,9 +279,14 @@ def test_a_stage_needs_the_lock(tmp_path: Path):
 
 
 def test_a_second_process_is_told_who_works_here(run: RunFolder):
-    done = subprocess.run([sys.executable, "-m", "tests.store.worker", run.path], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.store.worker", run.path], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert f"InputError: {run.path} is in use: process {os.getpid()} works in it. Wait until it ends, or choose" in done.stderr
+    assert (
+        f"InputError: {run.path} is in use: process {os.getpid()} works in it. Wait until it ends, or choose"
+        in done.stderr
+    )
 
 
 def test_a_second_lock_in_the_same_process_is_refused(run: RunFolder):
@@ -276,7 +301,9 @@ def test_a_child_that_outlives_a_killed_process_does_not_keep_the_lock(tmp_path:
         "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])\n"
         "    print(child.pid, flush=True); time.sleep(30)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     child = int(process.stdout.readline())
     try:
         process.kill()
@@ -292,10 +319,14 @@ def test_sigkill_at_random_moments_ends_with_the_same_bytes(tmp_path: Path):
     """Killed from outside again and again, over both stages, then finished: what an uninterrupted run writes."""
     worker.work(tmp_path / "whole")
     killed = tmp_path / "killed"
-    moments = sorted(random.Random(5).sample(range(2 * worker.STEPS), 10))  # files that both stages have written by then
+    moments = sorted(
+        random.Random(5).sample(range(2 * worker.STEPS), 10)
+    )  # files that both stages have written by then
     kills = 0
     for moment in moments:
-        process = subprocess.Popen([sys.executable, "-m", "tests.store.worker", killed], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.store.worker", killed], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
         while process.poll() is None and len(list(killed.glob("stages/*/*.txt"))) < moment:
             time.sleep(0.002)
         process.kill()
@@ -315,7 +346,9 @@ def tree_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_folder_of_something_else_is_refused_and_left_as_it_was(tmp_path: Path):
     (tmp_path / "thesis.doc").write_text("x")
-    with pytest.raises(InputError, match=r"holds files of something else, such as 'thesis\.doc'\. Choose another folder"):
+    with pytest.raises(
+        InputError, match=r"holds files of something else, such as 'thesis\.doc'\. Choose another folder"
+    ):
         RunFolder.open(tmp_path, {"teacher": "t"})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.doc"]
     with pytest.raises(InputError, match="is a file; the run needs a folder"):
@@ -337,10 +370,13 @@ def test_a_run_of_another_teacher_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "is not a run folder: it has no run.json"), ("{", "cannot be read as JSON"), ("[]", "has no schema edgedistill.run/1"),
-        ('{"schema": "edgedistill.run/1"}', "lacks its identity"), ("[" * 100_000, "cannot be read as JSON"),
+        (None, "is not a run folder: it has no run.json"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "has no schema edgedistill.run/1"),
+        ('{"schema": "edgedistill.run/1"}', "lacks its identity"),
+        ("[" * 100_000, "cannot be read as JSON"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_without_a_readable_run_is_named(tmp_path: Path, content: str | None, words: str):
     if content is not None:
         (tmp_path / "run.json").write_text(content)

@@ -1,4 +1,6 @@
-"""A process that builds two stages in a run folder, slowly and resumably, and is killed from outside: `worker.py RUN`."""
+"""A process that builds two stages in a run folder, slowly and resumably, and is killed from outside: `worker.py
+RUN`.
+"""
 
 import sys
 import time

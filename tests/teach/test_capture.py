@@ -19,7 +19,9 @@ def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
     model = load_model(tiny_llama)
     head = model.get_output_embeddings().weight
     seen: list[torch.Tensor] = []
-    model.model.layers[2].mlp.down_proj.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().double()[0]))
+    model.model.layers[2].mlp.down_proj.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].detach().double()[0])
+    )
     for document, captured in zip(documents, iter_shards(tmp_path / "train"), strict=True):
         with torch.no_grad():
             expected = model(document.tokens.long().unsqueeze(0)).logits[0, 1:-1]
@@ -27,7 +29,9 @@ def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
         torch.testing.assert_close(torch.softmax(found, -1), torch.softmax(expected, -1), rtol=0.1, atol=2e-3)
     mean_square = torch.cat(seen).square().mean(0)
     importance = load_importance(tmp_path)
-    torch.testing.assert_close(importance["model.layers.2.mlp.down_proj.weight"].double(), mean_square, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(
+        importance["model.layers.2.mlp.down_proj.weight"].double(), mean_square, rtol=1e-4, atol=1e-8
+    )
     assert len(importance) == 4 * 7
     assert len(list(iter_shards(tmp_path / "validation"))) == 1
 
@@ -45,10 +49,14 @@ class Killed(QuietProgress):
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 4])
-def test_a_killed_capture_goes_on_to_the_same_bytes(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
+def test_a_killed_capture_goes_on_to_the_same_bytes(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+):
     monkeypatch.setattr("edgedistill.teach.capture.PART_TOKENS", 100)
     torch.manual_seed(1)
-    documents = [Document(torch.randint(3, 300, (n,), dtype=torch.int32), 1, {}) for n in (40, 33, 50, 64, 20, 64, 12, 60, 2)]
+    documents = [
+        Document(torch.randint(3, 300, (n,), dtype=torch.int32), 1, {}) for n in (40, 33, 50, 64, 20, 64, 12, 60, 2)
+    ]
     splits = [("train", documents), ("validation", documents[:3])]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
@@ -70,7 +78,9 @@ def test_documents_are_spread_over_the_list():
     assert spread_documents(documents, 1000, 64) == documents
 
 
-@pytest.mark.parametrize(("count", "length", "tokens", "seq_len"), [(21, 150, 64, 512), (8, 1024, 512, 1024), (49, 512, 512, 512)])
+@pytest.mark.parametrize(
+    ("count", "length", "tokens", "seq_len"), [(21, 150, 64, 512), (8, 1024, 512, 1024), (49, 512, 512, 512)]
+)
 def test_few_tokens_are_still_a_document(count: int, length: int, tokens: int, seq_len: int):
     """Measured on nothing, an error would cost nothing: a single document is the least."""
     documents = [Document(torch.zeros(length, dtype=torch.int32), 0, {}) for _ in range(count)]
@@ -82,5 +92,7 @@ def test_a_chat_that_its_row_cuts_before_the_answer_is_left_out(tiny_llama: Path
     late, early = Document(tokens, 33, {}), Document(tokens, 4, {})
     capture(tiny_llama, [("train", [late, early, late])], 32, "float32", tmp_path, QuietProgress())
     assert [len(document.signal["hidden"]) for document in iter_shards(tmp_path / "train")] == [27]
-    with pytest.raises(InputError, match=r"^recover\.seq_len: rows of 32 tokens end before any answer begins; it must be at least 35"):
+    with pytest.raises(
+        InputError, match=r"^recover\.seq_len: rows of 32 tokens end before any answer begins; it must be at least 35"
+    ):
         capture(tiny_llama, [("train", [late])], 32, "float32", tmp_path, QuietProgress())

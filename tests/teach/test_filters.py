@@ -46,7 +46,9 @@ def test_the_frame_is_what_the_template_says(tiny_llama):
     tokenizer = load_tokenizer(tiny_llama)
     frame = make_frame(tokenizer, "tiny")
     assert tokenizer.decode(list(frame.opening)) == "<|im_start|>user\n"
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
     assert tokenizer.decode(frame.prompt("Hi")) == rendered
     assert frame.stop_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
 

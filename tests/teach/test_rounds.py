@@ -1,4 +1,6 @@
-"""The teacher's writing in rounds, with a writer whose texts are made up: what is kept, split, and gone on with after a kill."""
+"""The teacher's writing in rounds, with a writer whose texts are made up: what is kept, split, and gone on with after a
+kill.
+"""
 
 import json
 import random
@@ -35,7 +37,9 @@ class MadeUp:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def write(self, prompts: Sequence[Sequence[int]], max_new: int, *, seed: int, stop_ids, top_k: int, **_) -> list[Written]:
+    def write(
+        self, prompts: Sequence[Sequence[int]], max_new: int, *, seed: int, stop_ids, top_k: int, **_
+    ) -> list[Written]:
         self.asked += [list(prompt) for prompt in prompts]
         written = []
         for number, prompt in enumerate(prompts):
@@ -43,7 +47,11 @@ class MadeUp:
             ids = self.tokenizer(" ".join(rng.sample(WORDS, 8)), add_special_tokens=False)["input_ids"][: max_new - 1]
             tokens = [*ids, *list(stop_ids)[:1]]
             rows = len(prompt) + len(tokens) - 1
-            signal = (torch.zeros(rows, top_k, dtype=torch.int32), torch.zeros(rows, top_k).half()) if top_k else (None, None)
+            signal = (
+                (torch.zeros(rows, top_k, dtype=torch.int32), torch.zeros(rows, top_k).half())
+                if top_k
+                else (None, None)
+            )
             written.append(Written(tokens, "stop", *signal))
         return written
 
@@ -110,7 +118,10 @@ def test_no_text_is_in_two_splits(tokenizer, tmp_path: Path):
 def test_an_answer_that_is_cut_is_dropped_or_kept(tokenizer, tmp_path: Path):
     class Cut(MadeUp):
         def write(self, *args: object, **settings: object) -> list[Written]:
-            return [Written(found.tokens[:-1], "length", found.ids, found.log_probs) for found in super().write(*args, **settings)]
+            return [
+                Written(found.tokens[:-1], "length", found.ids, found.log_probs)
+                for found in super().write(*args, **settings)
+            ]
 
     for kept, words in (("drop", r"nothing .* could be kept \(24 cut off\)"), ("keep", None)):
         prompts = [f"Question {number}?" for number in range(100)]
@@ -146,13 +157,18 @@ def test_rounds_after_a_kill_are_those_of_one_that_went_through(tokenizer, tmp_p
     again = asked_of(tokenizer)
     write_rounds(again, FREE, 600, killed, QuietProgress())
     assert again.writer.asked[0] != broken.writer.asked[0], "the first rounds aren't written again"
-    contents = [{p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} for folder in (whole, killed)]
+    contents = [
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} for folder in (whole, killed)
+    ]
     assert contents[0] == contents[1]
 
 
 def test_too_few_prompts_are_refused_or_accepted(tokenizer, tmp_path: Path):
     prompts = [f"Question {number}?" for number in range(20)]
-    words = "tiny: all 20 prompts gave .* kept tokens of the 5000 that teach.tokens asks for .* set teach.too_few_prompts to accept"
+    words = (
+        "tiny: all 20 prompts gave .* kept tokens of the 5000 that teach.tokens asks for .* set "
+        "teach.too_few_prompts to accept"
+    )
     for name in ("refused", "accepted"):
         (tmp_path / name).mkdir()
     with pytest.raises(RunError, match=words):
@@ -160,7 +176,9 @@ def test_too_few_prompts_are_refused_or_accepted(tokenizer, tmp_path: Path):
     told: list[str] = []
     progress = QuietProgress()
     progress.note = told.append  # type: ignore[method-assign]
-    tally = write_rounds(asked_of(tokenizer, prompts, too_few_prompts="accept"), WRITTEN, 5000, tmp_path / "accepted", progress)
+    tally = write_rounds(
+        asked_of(tokenizer, prompts, too_few_prompts="accept"), WRITTEN, 5000, tmp_path / "accepted", progress
+    )
     assert tally.asked == 20
     assert "all 20 prompts gave" in told[0]
     assert "training goes over them more often" in told[0]

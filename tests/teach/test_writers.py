@@ -18,7 +18,13 @@ def gguf_teacher(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     shape = read_facts(tiny_llama, "tiny").shape
     state = load_model(tiny_llama).state_dict()
     out = tmp_path_factory.mktemp("teacher") / "tiny.gguf"
-    return write_gguf(float_checkpoint({t.name: state[t.name] for t in shape.tensors()}, "f32"), tiny_llama, shape, out, {"name": "tiny"})
+    return write_gguf(
+        float_checkpoint({t.name: state[t.name] for t in shape.tensors()}, "f32"),
+        tiny_llama,
+        shape,
+        out,
+        {"name": "tiny"},
+    )
 
 
 def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gguf_teacher: Path):

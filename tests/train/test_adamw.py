@@ -19,7 +19,9 @@ def trained(step_of, parameters, steps=60):
 
 def start():
     generator = torch.Generator().manual_seed(1)
-    return {name: torch.randn(shape, generator=generator).requires_grad_() for name, shape in (("a", (7, 13)), ("b", (40,)))}
+    return {
+        name: torch.randn(shape, generator=generator).requires_grad_() for name, shape in (("a", (7, 13)), ("b", (40,)))
+    }
 
 
 @pytest.fixture

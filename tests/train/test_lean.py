@@ -51,7 +51,11 @@ def as_transformers(monkeypatch):
 def test_values_and_gradients_are_those_of_transformers(family, on_grid, dtype, as_transformers):
     model = model_of(family)
     if on_grid:
-        linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+        linear = {
+            f"{name}.weight"
+            for name, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear) and name != "lm_head"
+        }
         place_on_grid(model, dict.fromkeys(linear, FORMATS["q8_0"]), None, Learned())
     found, gradients = outcome(model, dtype)
     as_transformers()
@@ -65,7 +69,9 @@ def test_values_and_gradients_are_those_of_transformers(family, on_grid, dtype, 
         return
     # Where gradients of several products meet, ours are summed in bfloat16: as near to the exact ones all the same.
     _, exact = outcome(model, torch.float32)
-    ours, theirs = (sum((some[name] - grad).square().sum() for name, grad in exact.items()) for some in (gradients, their_gradients))
+    ours, theirs = (
+        sum((some[name] - grad).square().sum() for name, grad in exact.items()) for some in (gradients, their_gradients)
+    )
     assert ours < 1.5**2 * theirs
 
 

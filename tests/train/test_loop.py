@@ -104,7 +104,15 @@ def test_no_better_validation_means_the_start_is_kept(tmp_path: Path):
     weight = torch.ones(3, requires_grad=True)
     values = iter([1.0, 2.0, 3.0, 4.0])
     settings = TrainSettings(100, validate_every=1, patience=2)
-    curve = train({0.1: {"w": weight}}, lambda step: (weight.sum(), 1), lambda: next(values), settings, tmp_path, QuietProgress(), "t")
+    curve = train(
+        {0.1: {"w": weight}},
+        lambda step: (weight.sum(), 1),
+        lambda: next(values),
+        settings,
+        tmp_path,
+        QuietProgress(),
+        "t",
+    )
     assert curve.stopped_early
     assert curve.best["step"] == 0
     assert torch.equal(weight.detach(), torch.ones(3))

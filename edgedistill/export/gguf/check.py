@@ -39,7 +39,10 @@ def compare_gguf(checkpoint: GridCheckpoint, path: Path) -> Comparison:
             if name in checkpoint.tensors:
                 wanted = tensor_format(checkpoint, name)
                 if format_name != wanted.name:
-                    raise VerifyError(f"{path}: {name} is stored as {format_name}, the checkpoint has it as {wanted.name}; export it again")
+                    raise VerifyError(
+                        f"{path}: {name} is stored as {format_name}, the checkpoint has it as {wanted.name}; "
+                        "export it again"
+                    )
                 tensor = checkpoint.tensors[name]
                 if isinstance(tensor, GridTensor) and tuple(found.shape) == tensor.shape:
                     unequal = tensor.packed.numpy() != raw
@@ -47,7 +50,9 @@ def compare_gguf(checkpoint: GridCheckpoint, path: Path) -> Comparison:
                         row, byte = np.unravel_index(int(unequal.argmax()), unequal.shape)
                         block = int(byte) // wanted.block_bytes
                         expected = float(tensor.decode()[int(row), block * wanted.block])
-                        by_bytes[name] = Difference(name, int(row), block, expected, float(found[row, block * wanted.block]))
+                        by_bytes[name] = Difference(
+                            name, int(row), block, expected, float(found[row, block * wanted.block])
+                        )
             yield name, found
 
     compared = compare_tensors(checkpoint, values(), gguf_shape(read_header(path)).norm_offset)
@@ -71,7 +76,8 @@ def verify_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
 
 
 def check_token_ids(folder: Path, path: Path, texts: Sequence[str] = TEST_TEXTS, threads: int = 1) -> int:
-    """Hold the ids that llama.cpp gives for `texts` on the file against the folder's own tokenizer; return their number.
+    """Hold the ids that llama.cpp gives for `texts` on the file against the folder's own tokenizer; return their
+    number.
 
     Texts on which the two are known to differ (`models.differences`) aren't compared.
 
@@ -90,7 +96,10 @@ def check_token_ids(folder: Path, path: Path, texts: Sequence[str] = TEST_TEXTS,
             expected = tokenizer(text)["input_ids"]
             found = runtime.tokenize(text, special=True, add_bos=True)
             if found != expected:
-                at = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found)))
+                at = next(
+                    (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b),
+                    min(len(expected), len(found)),
+                )
                 raise VerifyError(
                     f"{path}: llama.cpp splits {text[:40]!r} otherwise than the folder's tokenizer: "
                     f"from token {at} on {found[at : at + 4]} instead of {expected[at : at + 4]}"
@@ -104,7 +113,8 @@ def _require_same(path: Path, what: str, expected: ModelShape | Vocabulary, foun
         ours, theirs = getattr(expected, field.name), getattr(found, field.name)
         if ours != theirs:
             raise VerifyError(
-                f"{path}: its {what} differs from the checkpoint's in {field.name}: expected {_short(ours)}, found {_short(theirs)}. "
+                f"{path}: its {what} differs from the checkpoint's in {field.name}: expected {_short(ours)}, "
+                f"found {_short(theirs)}. "
                 "Export it again."
             )
 

@@ -1,7 +1,7 @@
 """What a GGUF file says of its model beside the weights: the keys, and the tensors of rotary factors.
 
-Keys: docs/gguf.md of ggml, and what llama.cpp's converter writes for each architecture; where the converter leaves a key out
-because llama.cpp has the same default (yarn's constants, gemma3's every sixth layer), so do we.
+Keys: docs/gguf.md of ggml, and what llama.cpp's converter writes for each architecture; where the converter leaves a
+key out because llama.cpp has the same default (yarn's constants, gemma3's every sixth layer), so do we.
 """
 
 import json
@@ -21,11 +21,23 @@ from edgedistill.models.hf_folder import GEMMA_PATTERN
 
 _FILE = gguf.LlamaFileType
 FILE_TYPES = {
-    "f32": _FILE.ALL_F32, "f16": _FILE.MOSTLY_F16, "bf16": _FILE.MOSTLY_BF16, "q4_0": _FILE.MOSTLY_Q4_0, "q4_1": _FILE.MOSTLY_Q4_1,
-    "q5_0": _FILE.MOSTLY_Q5_0, "q5_1": _FILE.MOSTLY_Q5_1, "q8_0": _FILE.MOSTLY_Q8_0, "q2_k": _FILE.MOSTLY_Q2_K, "q3_k": _FILE.MOSTLY_Q3_K_M,
-    "q4_k": _FILE.MOSTLY_Q4_K_M, "q5_k": _FILE.MOSTLY_Q5_K_M, "q6_k": _FILE.MOSTLY_Q6_K, "iq4_nl": _FILE.MOSTLY_IQ4_NL,
-    "tq2_0": _FILE.MOSTLY_TQ2_0, "mxfp4": _FILE.MOSTLY_MXFP4_MOE,
-}  # fmt: skip
+    "f32": _FILE.ALL_F32,
+    "f16": _FILE.MOSTLY_F16,
+    "bf16": _FILE.MOSTLY_BF16,
+    "q4_0": _FILE.MOSTLY_Q4_0,
+    "q4_1": _FILE.MOSTLY_Q4_1,
+    "q5_0": _FILE.MOSTLY_Q5_0,
+    "q5_1": _FILE.MOSTLY_Q5_1,
+    "q8_0": _FILE.MOSTLY_Q8_0,
+    "q2_k": _FILE.MOSTLY_Q2_K,
+    "q3_k": _FILE.MOSTLY_Q3_K_M,
+    "q4_k": _FILE.MOSTLY_Q4_K_M,
+    "q5_k": _FILE.MOSTLY_Q5_K_M,
+    "q6_k": _FILE.MOSTLY_Q6_K,
+    "iq4_nl": _FILE.MOSTLY_IQ4_NL,
+    "tq2_0": _FILE.MOSTLY_TQ2_0,
+    "mxfp4": _FILE.MOSTLY_MXFP4_MOE,
+}
 
 
 def add_model(writer: gguf.GGUFWriter, shape: ModelShape, formats: Mapping[str, NumberFormat]) -> None:
@@ -65,7 +77,10 @@ def rope_factors(shape: ModelShape) -> dict[str, NDArray[np.float32]]:
     if scaling and scaling["rope_type"] == "llama3":
         return {ROPE_FREQS: np.array(rope.llama3_factors(shape.rope_theta, shape.head_dim, scaling), dtype=np.float32)}
     if scaling and scaling["rope_type"] == "longrope":
-        return {name: np.array(scaling[key], dtype=np.float32) for name, key in ((ROPE_LONG, rope.LONG), (ROPE_SHORT, rope.SHORT))}
+        return {
+            name: np.array(scaling[key], dtype=np.float32)
+            for name, key in ((ROPE_LONG, rope.LONG), (ROPE_SHORT, rope.SHORT))
+        }
     return {}
 
 

@@ -46,9 +46,14 @@ def pad_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> Vocabular
     """
     count = len(vocabulary.tokens)
     if count > rows:
-        raise InputError(f"{folder}: its tokenizer has {count} tokens, the embedding {rows} rows; the tokenizer isn't this model's")
+        raise InputError(
+            f"{folder}: its tokenizer has {count} tokens, the embedding {rows} rows; the tokenizer isn't this model's"
+        )
     if vocabulary.eos is None:
-        raise InputError(f"{folder}: its tokenizer names no eos_token, so generation would never end; name one in tokenizer_config.json")
+        raise InputError(
+            f"{folder}: its tokenizer names no eos_token, so generation would never end; name one in "
+            "tokenizer_config.json"
+        )
     extra = rows - count
     return replace(
         vocabulary.stored,
@@ -61,8 +66,8 @@ def pad_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> Vocabular
 def known_name(name: str | None, vocabulary: Vocabulary) -> str | None:
     """`general.name`, so that llama.cpp treats spaces behind special tokens as the tokenizer does.
 
-    It knows that only by "phi-3" or "phi3" in the name, and with that name can't load a file without Phi-3's tokens. So a
-    tokenizer with that habit gets the name, and any other is kept from it ("phi-3" becomes "phi 3").
+    It knows that only by "phi-3" or "phi3" in the name, and with that name can't load a file without Phi-3's tokens. So
+    a tokenizer with that habit gets the name, and any other is kept from it ("phi-3" becomes "phi 3").
     """
     if vocabulary.rstrip:
         if name is not None and any(part in name.lower() for part in RSTRIP_NAMES):

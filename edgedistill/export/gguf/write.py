@@ -1,4 +1,5 @@
-"""Write a checkpoint on its grid as a GGUF file that llama.cpp loads: codes and scales as they are, nothing rounded again.
+"""Write a checkpoint on its grid as a GGUF file that llama.cpp loads: codes and scales as they are, nothing rounded
+again.
 
 The bytes depend on the arguments alone: no time, no host, no order of a set. A file stands under its name only when
 it is whole: it is written beside it, brought to the disk and renamed.
@@ -34,7 +35,18 @@ from edgedistill.store.files import sync_folder
 Metadata = Mapping[str, str | int | float]
 
 # Metadata that GGUF has a name of its own for; everything else goes under edgedistill.
-GENERAL = ("name", "author", "organization", "description", "license", "license.name", "license.link", "url", "basename", "finetune")
+GENERAL = (
+    "name",
+    "author",
+    "organization",
+    "description",
+    "license",
+    "license.name",
+    "license.link",
+    "url",
+    "basename",
+    "finetune",
+)
 STORED = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}  # as numpy holds them
 SPARE_BYTES = 16 << 20  # left free on the disk beside the file
 
@@ -48,7 +60,9 @@ def float_checkpoint(tensors: Mapping[str, torch.Tensor], mix: str) -> GridCheck
     """
     if mix not in FLOATS:
         raise ValueError(f"a checkpoint without grids is of mix {', '.join(FLOATS)}, not {mix!r}")
-    return round_weights(tensors, {name: F32 if tensor.ndim == 1 else FORMATS[mix] for name, tensor in tensors.items()}, mix)
+    return round_weights(
+        tensors, {name: F32 if tensor.ndim == 1 else FORMATS[mix] for name, tensor in tensors.items()}, mix
+    )
 
 
 def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out: Path, metadata: Metadata) -> Path:
@@ -85,7 +99,9 @@ def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out:
         number_format = formats[tensor.name]
         size += (length := number_format.tensor_bytes(tensor.rows, tensor.cols))
         # Quantized bytes are announced by their byte shape, which the writer turns back into the weights' own.
-        stored = (tensor.rows, number_format.tensor_bytes(1, tensor.cols)) if number_format.quantized else tensor.dimensions
+        stored = (
+            (tensor.rows, number_format.tensor_bytes(1, tensor.cols)) if number_format.quantized else tensor.dimensions
+        )
         dtype = np.dtype(np.uint8 if number_format.quantized else STORED[number_format.name])
         kind = gguf.GGMLQuantizationType(number_format.ggml_type)
         writer.add_tensor_info(names[tensor.name], stored, dtype, length, raw_dtype=kind)
@@ -94,12 +110,17 @@ def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(out.parent).free) < size + SPARE_BYTES:
-            raise RunError(f"{out}: needs {size + SPARE_BYTES} bytes, the disk has {free} free. Free some, or choose another folder.")
+            raise RunError(
+                f"{out}: needs {size + SPARE_BYTES} bytes, the disk has {free} free. Free some, or choose "
+                "another folder."
+            )
         _write(writer, temporary, list(factors.values()), checkpoint, shape)
         temporary.replace(out)
         sync_folder(out.parent)
     except OSError as error:
-        raise RunError(f"{out}: it can't be written ({error.strerror or error}). Free some disk, or choose another folder.") from error
+        raise RunError(
+            f"{out}: it can't be written ({error.strerror or error}). Free some disk, or choose another folder."
+        ) from error
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -114,7 +135,9 @@ def tensor_format(checkpoint: GridCheckpoint, name: str) -> NumberFormat:
 
 
 def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[np.generic]:
-    """A tensor as the file holds it: uint8 [O, row bytes] or floats, rows of q and k in GGUF's order, gemma's norms as 1 + w."""
+    """A tensor as the file holds it: uint8 [O, row bytes] or floats, rows of q and k in GGUF's order, gemma's norms as
+    1 + w.
+    """
     tensor = checkpoint.tensors[name]
     if isinstance(tensor, GridTensor):
         rows: NDArray[np.generic] = tensor.packed.numpy()
@@ -132,7 +155,9 @@ def _check_tensors(checkpoint: GridCheckpoint, shape: ModelShape) -> None:
         raise ValueError(f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}")
     for name, size in wanted.items():
         if tuple(checkpoint.tensors[name].shape) != size:
-            raise ValueError(f"{name} is {list(checkpoint.tensors[name].shape)} in the checkpoint, {list(size)} in the model's shape")
+            raise ValueError(
+                f"{name} is {list(checkpoint.tensors[name].shape)} in the checkpoint, {list(size)} in the model's shape"
+            )
 
 
 def _add_metadata(writer: gguf.GGUFWriter, mix: str, metadata: Metadata) -> None:
@@ -152,7 +177,9 @@ def _add_metadata(writer: gguf.GGUFWriter, mix: str, metadata: Metadata) -> None
             writer.add_float64(key, value)
 
 
-def _write(writer: gguf.GGUFWriter, path: Path, first: list[NDArray[np.float32]], checkpoint: GridCheckpoint, shape: ModelShape) -> None:
+def _write(
+    writer: gguf.GGUFWriter, path: Path, first: list[NDArray[np.float32]], checkpoint: GridCheckpoint, shape: ModelShape
+) -> None:
     """Header, metadata and tensors to `path`, one tensor in memory at a time, and all of it to the disk."""
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()

@@ -3,11 +3,14 @@
     config.json, generation_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja, genai_config.json
     onnx/model_q4.onnx, onnx/model_quantized.onnx or onnx/model.onnx
 
-transformers.js asks for a file by its dtype: q4, q8 or fp32. The name is that of the width in which most weights of the linear
-layers stand: up to 4 bits, 8, or more. So a mix of several grids has one, and it says how the file computes, not what it is rounded to.
+transformers.js asks for a file by its dtype: q4, q8 or fp32. The name is that of the width in which most weights of the
+linear
+layers stand: up to 4 bits, 8, or more. So a mix of several grids has one, and it says how the file computes, not what
+it is rounded to.
 
 Weights lie inside the .onnx file up to 1.5 GB, beyond that in `*.onnx_data` beside it: protobuf ends at 2 GiB, and one
-file is one hash, one download and one thing less to lose. The codes and scales are the checkpoint's own; nothing is rounded here.
+file is one hash, one download and one thing less to lose. The codes and scales are the checkpoint's own; nothing is
+rounded here.
 """
 
 import shutil
@@ -41,7 +44,11 @@ Metadata = Mapping[str, str | int | float]
 
 MIX_KEY, VERSION_KEY = "edgedistill.mix", "edgedistill.version"
 OPSET, IR_VERSION = 21, 10  # which belong together; onnxruntime 1.23 reads them
-MODEL_FILES = {4: "model_q4.onnx", 8: "model_quantized.onnx", 32: "model.onnx"}  # by the bits of a stored weight, at most
+MODEL_FILES = {
+    4: "model_q4.onnx",
+    8: "model_quantized.onnx",
+    32: "model.onnx",
+}  # by the bits of a stored weight, at most
 ACCURACY_LEVELS = (0, 1, 4)  # 2 and 3 are float16 and bfloat16, for devices whose kernels have them
 INSIDE_LIMIT_BYTES = 1_500_000_000
 ALIGNMENT = 4096  # of tensors in the data file: onnxruntime maps them page by page
@@ -84,7 +91,11 @@ def write_onnx(
         graph = DecoderGraph(checkpoint, shape, store, accuracy_level).build(rotary_caches(folder, shape, positions))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MS, 1)]
         model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgedistill", producer_version=__version__
+            graph,
+            opset_imports=opsets,
+            ir_version=IR_VERSION,
+            producer_name="edgedistill",
+            producer_version=__version__,
         )
         facts = {**metadata, VERSION_KEY: __version__, MIX_KEY: checkpoint.mix, SCHEMA_KEY: SCHEMA}
         helper.set_model_props(model, {key: str(facts[key]) for key in sorted(facts)})
@@ -101,7 +112,9 @@ def write_onnx(
             shutil.rmtree(old)
     except OSError as error:
         reason = error.strerror or error
-        raise RunError(f"{out}: the ONNX export can't be written ({reason}). Free some disk, or choose another folder.") from error
+        raise RunError(
+            f"{out}: the ONNX export can't be written ({reason}). Free some disk, or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if old.exists() and not out.exists():
@@ -114,14 +127,22 @@ def check_exportable(checkpoint: GridCheckpoint, shape: ModelShape, accuracy_lev
     if shape.family not in FAMILIES:
         raise InputError(f"model family '{shape.family}' has no ONNX export; supported are {', '.join(FAMILIES)}")
     if accuracy_level not in ACCURACY_LEVELS:
-        raise InputError(f"accuracy_level is {accuracy_level}; it must be one of {', '.join(map(str, ACCURACY_LEVELS))}")
+        raise InputError(
+            f"accuracy_level is {accuracy_level}; it must be one of {', '.join(map(str, ACCURACY_LEVELS))}"
+        )
     check_onnx(f"the {shape.family} to export", shape)
     wanted = {t.name: t for t in shape.tensors()}
     if odd := sorted(wanted.keys() ^ checkpoint.tensors.keys()):
-        raise InputError(f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}; they must be one model's")
+        raise InputError(
+            f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}; they must be "
+            "one model's"
+        )
     for name, tensor in checkpoint.tensors.items():
         if tuple(tensor.shape) != wanted[name].dimensions:
-            raise InputError(f"{name} is {list(tensor.shape)} in the checkpoint, {list(wanted[name].dimensions)} in the model's shape")
+            raise InputError(
+                f"{name} is {list(tensor.shape)} in the checkpoint, {list(wanted[name].dimensions)} in the "
+                "model's shape"
+            )
 
 
 def model_file_name(checkpoint: GridCheckpoint, shape: ModelShape) -> str:
@@ -139,7 +160,9 @@ def check_replaceable(out: Path, names: set[str]) -> None:
     if out.is_dir():
         strange = sorted(p.name for p in out.iterdir() if p.name not in names)
         if strange:
-            raise InputError(f"{out} holds '{strange[0]}', which no ONNX export writes; choose an empty or a new folder.")
+            raise InputError(
+                f"{out} holds '{strange[0]}', which no ONNX export writes; choose an empty or a new folder."
+            )
     elif out.exists():
         raise InputError(f"{out} is a file; an ONNX export is a folder. Choose another name.")
 
@@ -156,12 +179,16 @@ def stored_bytes(checkpoint: GridCheckpoint) -> int:
 
 
 def rotary_caches(folder: Path, shape: ModelShape, positions: int) -> RotaryCaches:
-    """Angles as transformers computes them with its own class for the family, rope scaling and its attention factor included."""
+    """Angles as transformers computes them with its own class for the family, rope scaling and its attention factor
+    included.
+    """
     import transformers
 
     config = model_config(shape, read_vocabulary(folder))
     model_class = getattr(transformers, FAMILIES[shape.family].model_class)
-    rotary = getattr(sys.modules[model_class.__module__], model_class.__name__.replace("ForCausalLM", "RotaryEmbedding"))(config)
+    rotary = getattr(
+        sys.modules[model_class.__module__], model_class.__name__.replace("ForCausalLM", "RotaryEmbedding")
+    )(config)
     if shape.local_rope_theta is None:
         return RotaryCaches(_angles(rotary, positions))
     return RotaryCaches(_angles(rotary, positions, rope.FULL), _angles(rotary, positions, rope.SLIDING))
@@ -204,4 +231,3 @@ class OutsideStore:
         for key, value in (("location", self.path.name), ("offset", offset), ("length", values.nbytes)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
-

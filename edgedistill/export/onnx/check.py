@@ -76,12 +76,18 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
         wrong = ~(np.abs(found - expected) <= ANGLE_TOLERANCE)
         if wrong.any():
             at = int(np.argwhere(wrong)[0][0])
-            raise VerifyError(f"{path}: {name} differs from the model's rotary angles, first at position {at}. Export it again.")
+            raise VerifyError(
+                f"{path}: {name} differs from the model's rotary angles, first at position {at}. Export it again."
+            )
     if (path / "tokenizer.json").read_bytes() != (folder / "tokenizer.json").read_bytes():
         raise VerifyError(f"{path}: its tokenizer.json isn't the checkpoint's. Export it again.")
     template = folder / "chat_template.jinja"
-    if template.is_file() and read_json(path / "tokenizer_config.json").get("chat_template") != template.read_text(encoding="utf-8"):
-        raise VerifyError(f"{path}: its tokenizer_config.json doesn't hold the checkpoint's chat template. Export it again.")
+    if template.is_file() and read_json(path / "tokenizer_config.json").get("chat_template") != template.read_text(
+        encoding="utf-8"
+    ):
+        raise VerifyError(
+            f"{path}: its tokenizer_config.json doesn't hold the checkpoint's chat template. Export it again."
+        )
     return compared
 
 
@@ -95,18 +101,26 @@ def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, found
         wanted = str(tensor.dtype).removeprefix("torch.")
         same = not isinstance(weight.stored, Packed) and weight.stored.dtype.name == wanted
         if not same and tensor.ndim == 2:
-            raise VerifyError(f"{folder}: {weight.name} is stored in {weight.format}, the checkpoint's is {wanted}; export it again")
+            raise VerifyError(
+                f"{folder}: {weight.name} is stored in {weight.format}, the checkpoint's is {wanted}; export it again"
+            )
         return None
     expected = pack(tensor)
     stored = weight.stored
     if not isinstance(stored, Packed) or stored.layout != expected.layout or len(stored.arrays) != len(expected.arrays):
-        raise VerifyError(f"{folder}: {weight.name} is stored in {weight.format}, not as {tensor.grid} is; export it again")
+        raise VerifyError(
+            f"{folder}: {weight.name} is stored in {weight.format}, not as {tensor.grid} is; export it again"
+        )
     rows, block = tensor.shape[0], FORMATS[tensor.grid].block
     unequal = np.zeros((rows, tensor.shape[1] // block), np.bool_)
     for ours, theirs in zip(expected.arrays, stored.arrays, strict=True):
         if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
-            raise VerifyError(f"{folder}: {weight.name} is stored in {weight.format}, not as {tensor.grid} is; export it again")
-        one, other = (np.ascontiguousarray(array).view(np.uint8).reshape(*unequal.shape, -1) for array in (ours, theirs))
+            raise VerifyError(
+                f"{folder}: {weight.name} is stored in {weight.format}, not as {tensor.grid} is; export it again"
+            )
+        one, other = (
+            np.ascontiguousarray(array).view(np.uint8).reshape(*unequal.shape, -1) for array in (ours, theirs)
+        )
         unequal |= (one != other).any(-1)
     if not unequal.any():
         return None
@@ -126,9 +140,13 @@ def _require_graph(checkpoint: GridCheckpoint, shape: ModelShape, file: OnnxFile
         ours, theirs = getattr(expected, kind), getattr(file.model.graph, kind)
         for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
             if one != other:
-                raise VerifyError(f"{file.path}: {kind} {index}, {one.name}, isn't as the export writes it. Export it again.")
+                raise VerifyError(
+                    f"{file.path}: {kind} {index}, {one.name}, isn't as the export writes it. Export it again."
+                )
         if len(ours) != len(theirs):
-            raise VerifyError(f"{file.path}: it has {len(theirs)} {kind}s, the export writes {len(ours)}. Export it again.")
+            raise VerifyError(
+                f"{file.path}: it has {len(theirs)} {kind}s, the export writes {len(ours)}. Export it again."
+            )
     for tensor in expected.initializer:
         found = file.tensors.get(tensor.name)
         if found is None or (tensor.raw_data and found.raw_data != tensor.raw_data):

@@ -22,15 +22,22 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def require_shape(folder: Path, shape: ModelShape) -> None:
-    """Raise InputError where the folder's config.json is another model's. The context may differ: it is a limit, not a size."""
+    """Raise InputError where the folder's config.json is another model's. The context may differ: it is a limit, not a
+    size.
+    """
     found = replace(read_shape(folder), context=shape.context)
     for field in fields(shape):
         ours, theirs = getattr(shape, field.name), getattr(found, field.name)
         if ours != theirs:
-            raise InputError(f"{folder}/config.json: its {field.name} is {theirs!r}, the checkpoint's {ours!r}; they must be one model's")
+            raise InputError(
+                f"{folder}/config.json: its {field.name} is {theirs!r}, the checkpoint's {ours!r}; they must "
+                "be one model's"
+            )
 
 
-def companion_files(folder: Path, shape: ModelShape, positions: int, model_name: str, outside: bool) -> dict[str, bytes]:
+def companion_files(
+    folder: Path, shape: ModelShape, positions: int, model_name: str, outside: bool
+) -> dict[str, bytes]:
     """Name and content of each file beside the model.
 
     Args:

@@ -1,12 +1,13 @@
 """The ONNX graph of a decoder of any of the known families: nodes over weights that stay in the checkpoint's codes.
 
-Inputs `input_ids` and `attention_mask` [B, T] int64, `past_key_values.N.key` and `.value` [B, kv heads, past, head dim];
-outputs `logits` [B, T, V] and `present.N.key`, `.value`: the names of optimum's exports, so what runs those runs this.
+Inputs `input_ids` and `attention_mask` [B, T] int64, `past_key_values.N.key` and `.value` [B, kv heads, past, head
+dim]; outputs `logits` [B, T, V] and `present.N.key`, `.value`: the names of optimum's exports, so what runs those runs
+this.
 
-A llama's layer is seven nodes and its weights: q|k|v in one MatMulNBits (rows concatenated), GroupQueryAttention with rotary
-caches, the output projection, gate|up in one MatMulNBits, SiLU as x · sigmoid(x), the down projection, and the RMS norms
-fused with the residual sums. Other families add norms, biases, multipliers, windows. A node's name is the Hugging Face module's,
-so that a reader can find the tensors again.
+A llama's layer is seven nodes and its weights: q|k|v in one MatMulNBits (rows concatenated), GroupQueryAttention with
+rotary caches, the output projection, gate|up in one MatMulNBits, SiLU as x · sigmoid(x), the down projection, and the
+RMS norms fused with the residual sums. Other families add norms, biases, multipliers, windows. A node's name is the
+Hugging Face module's, so that a reader can find the tensors again.
 
 The embedding gathers from the very initializer that the output layer multiplies by where they are tied.
 Sources: transformers 5.23, models/*/modeling_*.py; onnxruntime, contrib operators.
@@ -35,7 +36,9 @@ Angles = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class RotaryCaches:
-    """Cosines and sines [positions, rotated part of a head / 2]; `local`: of windowed layers, where they have their own."""
+    """Cosines and sines [positions, rotated part of a head / 2]; `local`: of windowed layers, where they have their
+    own.
+    """
 
     full: Angles
     local: Angles | None = None
@@ -69,7 +72,9 @@ class DecoderGraph(Matrices):
             attended = self.attention(index, normed)
             if after:
                 attended = self.norm(f"{at}.post_attention_layernorm", attended)
-            into_mlp = None if not before else f"{at}.pre_feedforward_layernorm" if after else f"{at}.post_attention_layernorm"
+            into_mlp = (
+                None if not before else f"{at}.pre_feedforward_layernorm" if after else f"{at}.post_attention_layernorm"
+            )
             normed, hidden = self.residual(f"{at}.self_attn", hidden, attended, into_mlp)
             fed = self.feed_forward(f"{at}.mlp", normed)
             if after:
@@ -78,12 +83,15 @@ class DecoderGraph(Matrices):
             following = "model.norm" if last else f"model.layers.{index + 1}.input_layernorm" if before else None
             normed, hidden = self.residual(f"{at}.mlp", hidden, fed, following)
         self.head(normed)
-        return helper.make_graph(self.nodes, self.shape.family, self.inputs(), self.outputs(), list(self.initializers.values()))
+        return helper.make_graph(
+            self.nodes, self.shape.family, self.inputs(), self.outputs(), list(self.initializers.values())
+        )
 
     def attention_inputs(self) -> None:
         """What every layer's attention needs of the mask: lengths, and the bias that hides padding.
 
-        The operator itself knows only padding on the right. Here each row counts as full and the bias hides what the mask
+        The operator itself knows only padding on the right. Here each row counts as full and the bias hides what the
+        mask
         hides: rotary positions are relative, so a row that starts late by its padding sees the same angles.
         """
         one, zero = self.integers("one", 1), self.integers("zero", 0)
@@ -109,9 +117,13 @@ class DecoderGraph(Matrices):
     def window_bias(self, total: str, window: int) -> None:
         """The bias of windowed layers, which also hides what is `window` tokens back or more.
 
-        The operator's own window hides the same, and saves the time of it; but before onnxruntime 1.24 it was a token longer.
+        The operator's own window hides the same, and saves the time of it; but before onnxruntime 1.24 it was a token
+        longer.
         """
-        begin, end = (self.node("Squeeze", [value], f"window.{what}") for what, value in (("begin", "first_position"), ("end", total)))
+        begin, end = (
+            self.node("Squeeze", [value], f"window.{what}")
+            for what, value in (("begin", "first_position"), ("end", total))
+        )
         step = self.constant("step", np.array(1, np.int64))
         queries = self.node("Range", [begin, end, step], "window.queries")
         keys = self.node("Range", [self.constant("start", np.array(0, np.int64)), end, step], "window.keys")
@@ -140,7 +152,9 @@ class DecoderGraph(Matrices):
     def norm(self, name: str, x: str) -> str:
         """RMS norm over the last dimension."""
         inputs = [x, self.norm_weight(f"{name}.weight")]
-        return self.node("SimplifiedLayerNormalization", inputs, name, axis=-1, epsilon=self.shape.norm_eps, stash_type=1)
+        return self.node(
+            "SimplifiedLayerNormalization", inputs, name, axis=-1, epsilon=self.shape.norm_eps, stash_type=1
+        )
 
     def residual(self, name: str, x: str, add: str, norm: str | None) -> tuple[str, str]:
         """(RMS norm of the sum of x and what a block adds, that sum), both [B, T, D]; without a norm the sum twice."""
@@ -158,29 +172,52 @@ class DecoderGraph(Matrices):
         """Causal attention with the cache of layer `index`, rotary embedding and window where it has them."""
         shape, at = self.shape, f"model.layers.{index}.self_attn"
         windowed, plain = shape.layer_kind(index)
-        cos, sin = ("local_cos_cache", "local_sin_cache") if windowed and shape.local_rope_theta is not None else ("cos_cache", "sin_cache")
+        cos, sin = (
+            ("local_cos_cache", "local_sin_cache")
+            if windowed and shape.local_rope_theta is not None
+            else ("cos_cache", "sin_cache")
+        )
         inside = self.attention_rotates or plain
         queries = self.queries_keys_values(at, x, together=self.family.head_norms is None and inside)
         if self.family.head_norms is not None:
-            queries[:2] = [self.head_norm(f"{at}.{part}_norm", value) for part, value in zip("qk", queries[:2], strict=True)]
+            queries[:2] = [
+                self.head_norm(f"{at}.{part}_norm", value) for part, value in zip("qk", queries[:2], strict=True)
+            ]
         if not inside:
             queries[0] = self.rotate(f"{at}.q_rotated", queries[0], shape.heads, cos, sin)
             queries[1] = self.rotate(f"{at}.k_rotated", queries[1], shape.kv_heads, cos, sin)
         do_rotary = inside and not plain
         past, present = f"past_key_values.{index}", f"present.{index}"
-        inputs = [*queries, f"{past}.key", f"{past}.value", "seqlens_k", "total_length", *((cos, sin) if do_rotary else ("", ""))]
+        inputs = [
+            *queries,
+            f"{past}.key",
+            f"{past}.value",
+            "seqlens_k",
+            "total_length",
+            *((cos, sin) if do_rotary else ("", "")),
+        ]
         attributes: dict[str, float | int] = {} if shape.attention_scale is None else {"scale": shape.attention_scale}
         if windowed and shape.window is not None:
             attributes["local_window_size"] = shape.window
         inputs += ["", "window_bias" if windowed else "attention_bias"]
         out = self.node(
-            "GroupQueryAttention", inputs, at, MS, [f"{at}.out", f"{present}.key", f"{present}.value"],
-            num_heads=shape.heads, kv_num_heads=shape.kv_heads, do_rotary=int(do_rotary), rotary_interleaved=0, **attributes,
+            "GroupQueryAttention",
+            inputs,
+            at,
+            MS,
+            [f"{at}.out", f"{present}.key", f"{present}.value"],
+            num_heads=shape.heads,
+            kv_num_heads=shape.kv_heads,
+            do_rotary=int(do_rotary),
+            rotary_interleaved=0,
+            **attributes,
         )
         return self.linear(at, ["o_proj"], out)[0]
 
     def queries_keys_values(self, at: str, x: str, together: bool) -> list[str]:
-        """The attention's first three inputs: q, k and v, or side by side in the first where they come so and `together` allows it."""
+        """The attention's first three inputs: q, k and v, or side by side in the first where they come so and
+        `together` allows it.
+        """
         names = ["q_proj", "k_proj", "v_proj"]
         if self.family.fused:
             _, value = self.joined(at, ["qkv_proj"], x)
@@ -192,7 +229,13 @@ class DecoderGraph(Matrices):
             return [value, "", ""]
         queries, keys = self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim
         outputs = [f"{at}.{name}.out" for name in names]
-        self.node("Split", [value, self.integers("queries_keys_values", queries, keys, keys)], f"{at}.split", outputs=outputs, axis=-1)
+        self.node(
+            "Split",
+            [value, self.integers("queries_keys_values", queries, keys, keys)],
+            f"{at}.split",
+            outputs=outputs,
+            axis=-1,
+        )
         return outputs
 
     def head_norm(self, name: str, x: str) -> str:
@@ -203,7 +246,9 @@ class DecoderGraph(Matrices):
         return self.node("Reshape", [self.norm(name, heads), self.integers("out_of_heads", 0, 0, -1)], f"{name}.flat")
 
     def rotate(self, name: str, x: str, heads: int, cos: str, sin: str) -> str:
-        """Rotary embedding of [B, T, heads · head dim], for heads or parts of them that the attention can't rotate itself."""
+        """Rotary embedding of [B, T, heads · head dim], for heads or parts of them that the attention can't rotate
+        itself.
+        """
         part = self.shape.rotary_dim or 0  # 0: the whole head
         inputs = [x, "first_position", cos, sin]
         return self.node("RotaryEmbedding", inputs, name, MS, num_heads=heads, rotary_embedding_dim=part, interleaved=0)
@@ -232,12 +277,16 @@ class DecoderGraph(Matrices):
     def inputs(self) -> list[ValueInfoProto]:
         """Head dimensions are numbers: transformers.js fails on symbols there."""
         made = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"])]
-        made.append(helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]))
+        made.append(
+            helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"])
+        )
         return made + self.cache("past_key_values", "past_sequence_length")
 
     def outputs(self) -> list[ValueInfoProto]:
         """Logits, then the caches."""
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch_size", "sequence_length", self.shape.vocab])
+        logits = helper.make_tensor_value_info(
+            "logits", TensorProto.FLOAT, ["batch_size", "sequence_length", self.shape.vocab]
+        )
         return [logits, *self.cache("present", "total_sequence_length")]
 
     def cache(self, prefix: str, length: str) -> list[ValueInfoProto]:

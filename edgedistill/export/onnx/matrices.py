@@ -1,7 +1,7 @@
 """A checkpoint's matrices in a graph: the tensors stored, and the nodes that multiply by them or look rows up.
 
-Tensors that read the same activations and are on one grid stand below one another in one matrix; its name is theirs, as in
-`model.layers.0.self_attn.(q_proj|k_proj|v_proj)`, so that a reader can part them again.
+Tensors that read the same activations and are on one grid stand below one another in one matrix; its name is theirs, as
+in `model.layers.0.self_attn.(q_proj|k_proj|v_proj)`, so that a reader can part them again.
 
 Of a matrix NAME the file holds, as `blocks` packs them:
 
@@ -32,8 +32,8 @@ from edgedistill.quant.grids import GridTensor
 class Matrix:
     """What nodes need of a stored matrix [rows, cols]: names of values in the graph.
 
-    `codes` are its values, float32, where `layout` is None. `centers` and `offsets` are what is added to a weight, [rows, groups],
-    one after the other. `minus`: the offsets are subtracted.
+    `codes` are its values, float32, where `layout` is None. `centers` and `offsets` are what is added to a weight,
+    [rows, groups], one after the other. `minus`: the offsets are subtracted.
     """
 
     rows: int
@@ -68,7 +68,9 @@ class Matrices(Nodes):
                 continue
             rows = [self.checkpoint.tensors[f"{room}.{name}.weight"].shape[0] for name in group]
             outputs = [f"{room}.{name}.out" for name in group]
-            self.node("Split", [out, self.integers(f"{joined}.rows", *rows)], f"{joined}.split", outputs=outputs, axis=-1)
+            self.node(
+                "Split", [out, self.integers(f"{joined}.rows", *rows)], f"{joined}.split", outputs=outputs, axis=-1
+            )
             made += outputs
         return made
 
@@ -128,7 +130,15 @@ class Matrices(Nodes):
             center = self.number(f"center_{packed.layout.center}", packed.layout.center)
             centers = self.node("Mul", [scales, center], f"{name}.centers")
         return Matrix(
-            rows, blocks * packed.layout.block, packed.layout, codes, scales, centers, offsets, minus=len(packed.offsets) == 2, bias=bias
+            rows,
+            blocks * packed.layout.block,
+            packed.layout,
+            codes,
+            scales,
+            centers,
+            offsets,
+            minus=len(packed.offsets) == 2,
+            bias=bias,
         )
 
     def widen(self, name: str, stored: str) -> str:
@@ -150,17 +160,32 @@ class Matrices(Nodes):
             inputs += [""] * (5 - len(inputs)) + [matrix.bias]
         out = outputs if not matrix.offsets else ()
         value = self.node(
-            "MatMulNBits", inputs, name, MS, out,
-            K=matrix.cols, N=matrix.rows, bits=layout.bits, block_size=layout.block, accuracy_level=self.accuracy_level,
+            "MatMulNBits",
+            inputs,
+            name,
+            MS,
+            out,
+            K=matrix.cols,
+            N=matrix.rows,
+            bits=layout.bits,
+            block_size=layout.block,
+            accuracy_level=self.accuracy_level,
         )
         if not matrix.offsets:
             return value
-        grouped = self.node("Reshape", [x, self.integers(f"groups_of_{layout.block}", 0, 0, -1, layout.block)], f"{name}.grouped")
+        grouped = self.node(
+            "Reshape", [x, self.integers(f"groups_of_{layout.block}", 0, 0, -1, layout.block)], f"{name}.grouped"
+        )
         sums = self.node("ReduceSum", [grouped, self.integers("last", -1)], f"{name}.sums", keepdims=0)
         for what, done, added in (("center", "centered", matrix.centers), ("shift", "shifted", matrix.offsets)):
             term = self.node("FusedMatMul", [sums, added], f"{name}.{what}", MS, transB=1)
             last = what == "shift"
-            value = self.node("Sub" if last and matrix.minus else "Add", [value, term], f"{name}.{done}", outputs=outputs if last else ())
+            value = self.node(
+                "Sub" if last and matrix.minus else "Add",
+                [value, term],
+                f"{name}.{done}",
+                outputs=outputs if last else (),
+            )
         return value
 
     def gather(self, name: str, ids: str, matrix: Matrix) -> str:
@@ -169,11 +194,22 @@ class Matrices(Nodes):
         if layout is None:
             return self.node("Gather", [matrix.codes, ids], name)
         # The table keeps MatMulNBits' three dimensions, so that nothing big is reshaped and copied at load.
-        inputs = [matrix.codes, ids, self.node("Unsqueeze", [matrix.scales, self.integers("last", -1)], f"{name}.scales_3d")]
+        inputs = [
+            matrix.codes,
+            ids,
+            self.node("Unsqueeze", [matrix.scales, self.integers("last", -1)], f"{name}.scales_3d"),
+        ]
         if not layout.usual_zero:
             inputs.append(self.zero_points(f"{name}.zeros", layout, matrix.rows, matrix.cols // layout.block, 1))
         rows = self.node(
-            "GatherBlockQuantized", inputs, name, MS, bits=layout.bits, block_size=layout.block, gather_axis=0, quantize_axis=2
+            "GatherBlockQuantized",
+            inputs,
+            name,
+            MS,
+            bits=layout.bits,
+            block_size=layout.block,
+            gather_axis=0,
+            quantize_axis=2,
         )
         for what, done, added in (("center", "centered", matrix.centers), ("shift", "shifted", matrix.offsets)):
             if not matrix.offsets:

@@ -21,7 +21,15 @@ class Nodes:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
 
-    def node(self, op: str, inputs: Sequence[str], name: str, domain: str = "", outputs: Sequence[str] = (), **attributes: Any) -> str:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        name: str,
+        domain: str = "",
+        outputs: Sequence[str] = (),
+        **attributes: Any,
+    ) -> str:
         """Append one node and return its first output."""
         made = list(outputs) or [f"{name}.out"]
         self.nodes.append(helper.make_node(op, list(inputs), made, name=name, domain=domain, **attributes))

@@ -1,7 +1,9 @@
-"""Read an exported ONNX model back: the codes and scales under Hugging Face names, as the graph's nodes compute with them.
+"""Read an exported ONNX model back: the codes and scales under Hugging Face names, as the graph's nodes compute with
+them.
 
-Nothing is taken from the file's metadata but its schema. A tensor is what its node computes with: a node bears the module's
-name, its inputs lead to the initializers, and the attention's head counts say where rows that stand together part.
+Nothing is taken from the file's metadata but its schema. A tensor is what its node computes with: a node bears the
+module's name, its inputs lead to the initializers, and the attention's head counts say where rows that stand together
+part.
 """
 
 import re
@@ -28,9 +30,12 @@ MAX_QUOTED = 300  # characters of a message
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's limit
 BLOCKS = (16, 32, 64, 128, 256)
 DTYPES: dict[int, Any] = {
-    TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16,
-    TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
-}  # fmt: skip
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.BFLOAT16: ml_dtypes.bfloat16,
+    TensorProto.UINT8: np.uint8,
+    TensorProto.INT8: np.int8,
+}
 FORMAT_NAMES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16", np.dtype(ml_dtypes.bfloat16): "bf16"}
 FLOATS, INTEGERS, SCALES = (np.float32, np.float16, ml_dtypes.bfloat16), (np.int8, np.uint8), (np.float16, np.float32)
 
@@ -80,7 +85,9 @@ class OnnxFile:
         self.properties = {p.key: p.value for p in self.model.metadata_props}
         if self.properties.get(SCHEMA_KEY) != SCHEMA:
             found = self.properties.get(SCHEMA_KEY, "missing")
-            raise self.refuse(f"its {SCHEMA_KEY} is {found}, it must be {SCHEMA}", "the file is cut, or no export of this version's")
+            raise self.refuse(
+                f"its {SCHEMA_KEY} is {found}, it must be {SCHEMA}", "the file is cut, or no export of this version's"
+            )
         for node in self.model.graph.node:
             texts = (node.name, node.op_type, *node.input, *node.output)  # bytes where they aren't UTF-8
             if not all(isinstance(text, str) for text in texts) or not NAMES.fullmatch(node.name):
@@ -89,7 +96,9 @@ class OnnxFile:
         self.makers = {output: node for node in self.model.graph.node for output in node.output if output}
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
-    def refuse(self, what: str, why: str = "it is damaged or was changed after the export. Export it again.") -> InputError:
+    def refuse(
+        self, what: str, why: str = "it is damaged or was changed after the export. Export it again."
+    ) -> InputError:
         """The error of a malformed file. `what` may quote the file, which can hold line breaks and terminal codes."""
         return InputError(f"{self.path}: {visible(what[:MAX_QUOTED], lines=False)}; {why}")
 
@@ -103,13 +112,21 @@ class OnnxFile:
                 yield Weight(f"{node.name}.weight", stored)
             elif node.name == embedding and node.op_type in ("GatherBlockQuantized", "Gather"):
                 yield Weight(EMBEDDING, self._packed(node, 0) if node.op_type != "Gather" else self._plain(node, 0))
-            elif node.op_type in ("MatMulNBits", "FusedMatMul") and not node.name.endswith(TERMS) and not (tied and node.name == head):
+            elif (
+                node.op_type in ("MatMulNBits", "FusedMatMul")
+                and not node.name.endswith(TERMS)
+                and not (tied and node.name == head)
+            ):
                 yield from self._modules(node)
 
     @property
     def accuracy_level(self) -> int:
-        """How the matrices treat activations: 4 rounds them to int8, 0 keeps them float32. A file without codes has 0."""
-        level = next((_attribute(node, "accuracy_level") for node in self.model.graph.node if node.op_type == "MatMulNBits"), 0)
+        """How the matrices treat activations: 4 rounds them to int8, 0 keeps them float32. A file without codes has
+        0.
+        """
+        level = next(
+            (_attribute(node, "accuracy_level") for node in self.model.graph.node if node.op_type == "MatMulNBits"), 0
+        )
         if not isinstance(level, int):
             raise self.refuse("has no accuracy_level in its first matrix")
         return level
@@ -119,7 +136,9 @@ class OnnxFile:
         rows, logits = self.nodes.get(embedding), self.nodes.get(head)
         if rows is None or logits is None or self._input(rows, 0) != self._input(logits, 1):
             return False
-        if logits.op_type == "MatMulNBits" and self._leaves(self._input(rows, 2)) != self._leaves(self._input(logits, 2)):
+        if logits.op_type == "MatMulNBits" and self._leaves(self._input(rows, 2)) != self._leaves(
+            self._input(logits, 2)
+        ):
             raise self.refuse("has one table for embedding and output, but two sets of scales")
         return True
 
@@ -216,7 +235,11 @@ class OnnxFile:
     def _center(self, node: NodeProto, name: str) -> int:
         """How many scales of its own a matrix's groups have added."""
         maker = self.makers.get(name)
-        if maker is None or maker.op_type != "Mul" or self._leaves(self._input(maker, 0)) != self._leaves(self._input(node, 2)):
+        if (
+            maker is None
+            or maker.op_type != "Mul"
+            or self._leaves(self._input(maker, 0)) != self._leaves(self._input(node, 2))
+        ):
             raise self.refuse(f"has other scales in the sums of {node.name} than in its product")
         center = float(self.array(self._input(maker, 1), (np.float32,), (1,))[0])
         if not center.is_integer() or not 0 < center < 256:
@@ -224,15 +247,21 @@ class OnnxFile:
         return int(center)
 
     def _factors(self, name: str, rows: int, groups: int) -> tuple[Array, ...]:
-        """What scales or offsets float32 [rows, groups] are made of: a number each, or one a block times an integer each."""
+        """What scales or offsets float32 [rows, groups] are made of: a number each, or one a block times an integer
+        each.
+        """
         leaves = self._leaves(name)
         tensor = self.tensors.get(leaves[0]) if leaves else None
         per_row = tensor.dims[1] if tensor is not None and len(tensor.dims) == 2 else 0
         if len(leaves) == 1:
             return (self.array(leaves[0], SCALES, (rows, groups)),)
         if len(leaves) != 2 or not per_row or groups % per_row:
-            raise self.refuse(f"has {len(leaves)} stored tensors behind {name}, which don't make {rows} rows of {groups}")
-        return self.array(leaves[0], SCALES, (rows, per_row)), self.array(leaves[1], INTEGERS, (rows, per_row, groups // per_row))
+            raise self.refuse(
+                f"has {len(leaves)} stored tensors behind {name}, which don't make {rows} rows of {groups}"
+            )
+        return self.array(leaves[0], SCALES, (rows, per_row)), self.array(
+            leaves[1], INTEGERS, (rows, per_row, groups // per_row)
+        )
 
     def _leaves(self, name: str, depth: int = 6) -> list[str]:
         """The stored tensors that a value is widened, reshaped and multiplied from."""
@@ -250,7 +279,10 @@ class OnnxFile:
         tensor = self.tensors.get(name)
         dims = tuple(tensor.dims) if tensor is not None else ()
         if len(dims) != dimensions:
-            raise self.refuse(f"has {list(dims) if tensor is not None else 'nothing'} for {name}, where {dimensions} dimensions must stand")
+            raise self.refuse(
+                f"has {list(dims) if tensor is not None else 'nothing'} for {name}, where {dimensions} "
+                "dimensions must stand"
+            )
         return self.array(name, dtypes, dims)
 
     def array(self, name: str, dtypes: tuple[Any, ...], dims: tuple[int, ...]) -> Array:
