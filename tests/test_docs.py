@@ -304,17 +304,6 @@ def test_make_targets_that_the_pages_name_exist():
     assert {"demo", "test"} <= named <= targets
 
 
-def test_rooms_of_the_contributing_page_are_the_rooms():
-    rows = re.findall(r"^\| \d+ \| (.+) \|$", read("CONTRIBUTING.md"), re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
-    package = ROOT / "edgedistill"
-    rooms = {path.stem for path in package.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"} - {
-        "__init__",
-        "__main__",
-    }
-    assert named == rooms
-
-
 EDGES, LEAST = " '\"();:,.", 8  # what may stand around a text, and how long it must be to say anything
 
 
