@@ -39,7 +39,7 @@ from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.stage import FIT as FIT_FOLDER
 from edgedistill.recover.stage import keep_fit, recover
 from edgedistill.signals.shards import iter_shards
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import write_json
 from edgedistill.units import parse_count
 
 AUTO = Path(__file__).parent / "results" / "auto_mix.json"

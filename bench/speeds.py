@@ -19,7 +19,8 @@ from edgedistill.machine import machine_facts
 from edgedistill.measure.speed import TESTS, Trial, summary, time_once
 from edgedistill.progress import RichProgress
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.store.files import file_sha256, write_json
+from edgedistill.store.files import file_sha256
+from edgedistill.store.whole import write_json
 
 OUT = Path(__file__).parent / "results" / "speeds.json"
 PREFILL, DECODE, CONTEXT = 512, 128, 1024  # tokens

@@ -34,7 +34,8 @@ from edgedistill.measure.multiple_choice import Question, answer_questions, righ
 from edgedistill.measure.refusals import MAX_NEW, reply_to  # noqa: E402
 from edgedistill.progress import Progress, QuietProgress, RichProgress  # noqa: E402
 from edgedistill.runtimes.llama import LlamaCpp  # noqa: E402
-from edgedistill.store.files import file_sha256, write_json  # noqa: E402
+from edgedistill.store.files import file_sha256  # noqa: E402
+from edgedistill.store.whole import write_json  # noqa: E402
 
 # Half of the time would go into 300 questions of hellaswag: they are the longest.
 LIMITS = {

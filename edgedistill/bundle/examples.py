@@ -12,7 +12,7 @@ from pathlib import Path
 from edgedistill.bundle.names import INNER
 from edgedistill.bundle.settings import ModelSettings
 from edgedistill.bundle.turns import around_question
-from edgedistill.store.files import atomic_write
+from edgedistill.store.whole import atomic_write
 
 PROGRAMS = Path(__file__).with_name("programs")
 PAGE = "examples/browser/"

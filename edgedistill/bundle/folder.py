@@ -22,7 +22,8 @@ from edgedistill.bundle.names import INNER, place_of, safe_name, split_key
 from edgedistill.bundle.settings import read_settings
 from edgedistill.bundle.tokenizer import place_tokenizer
 from edgedistill.errors import InputError, RunError
-from edgedistill.store.files import atomic_write, file_sha256, files_of, sync_folder, sync_tree
+from edgedistill.store.files import file_sha256, files_of
+from edgedistill.store.whole import atomic_write, whole_folder
 
 SUMS = "SHA256SUMS"
 CARD = "MODEL_CARD.md"
@@ -61,25 +62,8 @@ def write_bundle(
         RunError: a file isn't the one that was measured, is a link, or the disk can't take it.
     """
     _check(artifacts, out)
-    new, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
-    try:
-        for leftover in (new, old):  # of an interrupted build
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        new.mkdir(parents=True)
+    with whole_folder(out) as new:
         _fill(new, artifacts, report, name, license_text, model)
-        sync_tree(new)
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-        sync_folder(out.parent)
-        if old.exists():
-            shutil.rmtree(old)
-    except OSError as error:
-        found = error.strerror or error
-        raise RunError(
-            f"{out}: the bundle can't be written ({found}). Free some disk, or choose another folder."
-        ) from error
     return out
 
 

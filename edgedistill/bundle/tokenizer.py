@@ -11,7 +11,7 @@ from pathlib import Path
 from edgedistill.models.templates import chat_template_of, whole_tokenizer_config
 from edgedistill.models.tokenizer import save_tokenizer
 from edgedistill.models.tokens import read_json
-from edgedistill.store.files import atomic_write
+from edgedistill.store.whole import atomic_write
 
 GENERATION = "generation_config.json"
 

@@ -16,7 +16,7 @@ from edgedistill.formats import NumberFormat
 from edgedistill.models.load import load_model
 from edgedistill.quant.checkpoint import load_grid
 from edgedistill.quant.rounded import round_weights
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import write_json
 
 
 def export_float(model: Path, shape: ModelShape, out: Path, metadata: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import Document, iter_shards, save_shard, shard_path
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import whole, write_json
 
 JUDGES, REFERENCE = "judges.json", "reference.safetensors"
 WINDOW = 256  # tokens of one document of prose
@@ -145,7 +145,6 @@ def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: s
                 progress.advance(len(document.tokens))
         progress.finish()
         head = model.get_output_embeddings().weight.detach().float()
-        partial = out.with_suffix(".partial")
-        save_file({"hidden": torch.cat(rows), "head": head.contiguous()}, partial)
-        partial.replace(out)
+        with whole(out) as temporary:
+            save_file({"hidden": torch.cat(rows), "head": head.contiguous()}, temporary)
     return load_reference(out)

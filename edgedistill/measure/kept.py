@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgedistill.store.whole import atomic_write
+
 
 def keep(path: Path, make: Callable[[], Any]) -> Any:
     """What `make` found, as JSON gives it back; from `path` where it is there already."""
@@ -17,6 +19,4 @@ def keep(path: Path, make: Callable[[], Any]) -> Any:
 
 def write_whole(path: Path, found: Any, indent: int | None = None) -> None:
     """Write JSON under a name that appears only when the file is whole."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=indent), encoding="utf-8")
-    partial.replace(path)
+    atomic_write(path, json.dumps(found, indent=indent))

@@ -18,7 +18,7 @@ from edgedistill.recover.knapsack import choose
 from edgedistill.recover.probe import Probe
 from edgedistill.recover.sensitivity import QUICK_PASSES, Table
 from edgedistill.signals.shards import Document
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import write_json
 
 CHOSEN = "mix.json"
 RIVALS_FROM = 0.9  # share of the size from which a built-in mix is worth measuring

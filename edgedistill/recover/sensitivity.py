@@ -20,7 +20,7 @@ from edgedistill.quant.fit import Costs, Curvature, expected_kl, fit_costs
 from edgedistill.recover.place import costs_of
 from edgedistill.recover.probe import Probe
 from edgedistill.signals.shards import Document
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import write_json
 
 QUICK_PASSES = 2  # of the fit: what more would win of a grid, they win of all
 LINES = "measured.jsonl"

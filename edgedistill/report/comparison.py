@@ -21,7 +21,7 @@ from edgedistill.records import DASH, show, visible
 from edgedistill.report.front import kl_of, task_of, troubles, why_none
 from edgedistill.report.rows import figure, timing
 from edgedistill.report.terminal import STYLES, paper
-from edgedistill.store.files import atomic_write
+from edgedistill.store.whole import atomic_write
 
 SCHEMA = "edgedistill.compare/1"
 NATS = "nats per token"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.report.html import render_html
-from edgedistill.store.files import atomic_write
+from edgedistill.store.whole import atomic_write
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:

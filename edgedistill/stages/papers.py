@@ -10,8 +10,8 @@ from edgedistill import __version__
 from edgedistill.bundle.names import place_of
 from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
 from edgedistill.stages.build import Build, Outcome
-from edgedistill.store.files import atomic_write
 from edgedistill.store.marks import StageResult
+from edgedistill.store.whole import atomic_write
 
 BUNDLE_MARK = ".bundle.json"
 BUNDLE_FORMAT = 2  # what a bundle holds: one more where that changes, so that a finished run's is made again

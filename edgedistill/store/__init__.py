@@ -2,10 +2,11 @@
 torch.
 """
 
-from edgedistill.store.files import atomic_write, file_sha256, tree_sha256, write_json
+from edgedistill.store.files import file_sha256, tree_sha256
 from edgedistill.store.listing import StageListing, clean, list_runs, list_stages, run_bytes
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
+from edgedistill.store.whole import atomic_write, settle, whole, whole_folder, write_json
 
 __all__ = [
     "RunFolder",
@@ -17,6 +18,9 @@ __all__ = [
     "list_runs",
     "list_stages",
     "run_bytes",
+    "settle",
     "tree_sha256",
+    "whole",
+    "whole_folder",
     "write_json",
 ]

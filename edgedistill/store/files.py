@@ -1,9 +1,7 @@
-"""Files that are either whole or not there: atomic writes, fsync, SHA-256 of files and folders."""
+"""What files and folders hold: SHA-256 of their contents, and the list of files below a folder."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,63 +9,6 @@ from typing import Any
 from edgedistill.errors import RunError
 
 CHUNK_BYTES = 2**20
-TEMPORARY = ".tmp"
-
-
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or the next start after a power cut, sees the old content or the new, never a
-    part.
-
-    Raises:
-        RunError: the disk is full or the folder can't be written.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(
-            f"{path}: it cannot be written ({error.strerror}). Free some disk, or choose another folder."
-        ) from error
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed `atomic_write` left below a folder."""
-    for path in folder.rglob(f".*{TEMPORARY}"):
-        path.unlink()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`atomic_write` of a value as JSON, keys in the order given."""
-    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries (names, renames) to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_tree(folder: Path) -> None:
-    """Bring every file and folder below `folder` to the disk."""
-    for path in files_of(folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    for path in [folder, *(p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink())]:
-        sync_folder(path)
 
 
 def files_of(folder: Path) -> list[Path]:

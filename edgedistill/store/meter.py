@@ -14,7 +14,7 @@ from types import TracebackType
 import psutil
 
 from edgedistill.errors import RunError
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import write_json
 
 SAMPLE_SECONDS = 1.0
 JOURNAL_EVERY = 5  # samples

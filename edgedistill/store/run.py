@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError, RunError
-from edgedistill.store.files import TEMPORARY, remove_temporaries, sync_folder, sync_tree, write_json
 from edgedistill.store.marks import MARK, StageResult, difference, inputs_of, make_mark, read_mark, stage_key
 from edgedistill.store.meter import Meter
+from edgedistill.store.whole import TEMPORARY, remove_temporaries, sync_folder, sync_tree, write_json
 
 RUN = "run.json"
 SCHEMA = "edgedistill.run/1"

@@ -24,7 +24,7 @@ from edgedistill.data.prose import cut_text, read_prose, spread
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards, load_split, save_shard, shard_path
-from edgedistill.store.files import write_json
+from edgedistill.store.whole import write_json
 from edgedistill.teach.frame import make_frame
 from edgedistill.teach.rounds import SPLITS, Asked, NothingKeptError, Tally, write_rounds, written_document
 from edgedistill.teach.writers import Writer

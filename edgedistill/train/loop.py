@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
-from edgedistill.store.files import atomic_write, sync_tree
+from edgedistill.store.whole import atomic_write, sync_tree
 from edgedistill.train.adamw import AdamW, AdamWSettings
 
 FOLDER = "training"

@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_bundle_stays(tmp_path, artifact
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folder_module.os, "link", refuse)
-    with pytest.raises(RunError, match=r"the bundle can't be written \(No space left on device\)"):
+    with pytest.raises(RunError, match=r"bundle: it cannot be written \(No space left on device\)"):
         write_bundle(artifacts, report(), out, "new")
     assert files(out) == before
     monkeypatch.undo()

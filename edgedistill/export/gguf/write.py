@@ -30,7 +30,7 @@ from edgedistill.models.vocabulary import from_folder
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.rounded import FLOAT_NAMES, FLOATS, round_weights
-from edgedistill.store.files import sync_folder
+from edgedistill.store.whole import sync_folder
 
 Metadata = Mapping[str, str | int | float]
 

@@ -38,7 +38,7 @@ from edgedistill.models.load import model_config
 from edgedistill.models.vocabulary import read_vocabulary
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
-from edgedistill.store.files import sync_folder, sync_tree
+from edgedistill.store.whole import sync_folder, sync_tree
 
 Metadata = Mapping[str, str | int | float]
 
