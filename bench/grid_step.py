@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from edgedistill.data.example import counted_from
 from edgedistill.data.packing import make_batch
 from edgedistill.formats import FORMATS
 from edgedistill.losses.forward_kl import ForwardKL
@@ -31,7 +32,6 @@ from edgedistill.losses.head import head_loss
 from edgedistill.machine import machine_facts
 from edgedistill.quant.latent import Learned
 from edgedistill.recover.place import place_on_grid
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import kept_hidden
 
 OUT = Path(__file__).parent / "results" / "grid_step.json"
@@ -64,7 +64,7 @@ def make_step(variant: str) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     weight = model.lm_head.weight.detach().bfloat16()
     texts = torch.randint(0, 8192, (ROWS, SEQ_LEN))
-    batch = make_batch([[Document(text, 0, {"hidden": torch.randn(SEQ_LEN - 1, 768)})] for text in texts], SEQ_LEN)
+    batch = make_batch([[counted_from(text, 0, {"hidden": torch.randn(SEQ_LEN - 1, 768)})] for text in texts], SEQ_LEN)
     teacher = ForwardKL(batch.signal["hidden"].bfloat16(), weight)
 
     def step() -> None:

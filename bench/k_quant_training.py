@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from edgedistill.data.example import counted_from
 from edgedistill.data.packing import make_batch
 from edgedistill.data.prose import read_prose
 from edgedistill.export.gguf.check import verify_gguf
@@ -42,7 +43,6 @@ from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import kept_hidden
 
 OUT = Path(__file__).parent / "results" / "k_quant_training.json"
@@ -115,7 +115,7 @@ def train_on_grid(folder: Path, ids: Tensor, mix: str, steps: int) -> GridCheckp
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         starts = torch.randint(0, len(ids) - SEQ_LEN, (ROWS,), generator=generator).tolist()
-        batch = make_batch([[Document(ids[s : s + SEQ_LEN], 0, {})] for s in starts], SEQ_LEN)
+        batch = make_batch([[counted_from(ids[s : s + SEQ_LEN])] for s in starts], SEQ_LEN)
         with torch.no_grad():
             hidden = kept_hidden(float_model, batch, torch.float32)
         head_loss(kept_hidden(model, batch, torch.float32), head, ForwardKL(hidden, teacher_head)).backward()

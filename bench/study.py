@@ -30,6 +30,7 @@ from torch import Tensor
 from edgedistill import __version__
 from edgedistill.config import Recipe
 from edgedistill.config.recipe import SCHEMA
+from edgedistill.data.example import Example
 from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
@@ -40,7 +41,7 @@ from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.fisher import load_fisher
 from edgedistill.recover.stage import FIT, exact_kl, keep_fit, recover
-from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards
+from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards
 from edgedistill.teach.capture import capture, load_importance, spread_documents
 
 OUT = Path(__file__).parent / "results" / "study.json"
@@ -118,9 +119,9 @@ class Study:
             "curvature": CurvatureFiles(stages["curvature"]),
         }
         self.shape, self.work, self.tokens = read_shape(self.student), work, tokens
-        self.judged: dict[str, list[Document]] = {}
+        self.judged: dict[str, list[Example]] = {}
 
-    def judges(self, progress: Progress) -> dict[str, list[Document]]:
+    def judges(self, progress: Progress) -> dict[str, list[Example]]:
         """Held-out text with the float student's hidden states, by kind."""
         for kind, folder in KINDS.items():
             # Prose has no judge split of its own. Its validation split only said whether training had improved on its
@@ -133,12 +134,12 @@ class Study:
                 self.judged[kind] = list(iter_shards(self.work / "judge" / kind / kind))
         return self.judged
 
-    def training(self, kinds: Sequence[str]) -> list[Document]:
+    def training(self, kinds: Sequence[str]) -> list[Example]:
         """Captured training documents of these kinds: they lie in the order of the kinds."""
         captured = list(iter_shards(self.captured / "train"))
         return [d for d, kind in zip(captured, self._kinds_of(captured), strict=True) if kind in kinds]
 
-    def _kinds_of(self, captured: Sequence[Document]) -> Iterator[str]:
+    def _kinds_of(self, captured: Sequence[Example]) -> Iterator[str]:
         starts: dict[tuple[int, ...], str] = {}
         for kind, folder in KINDS.items():
             for document in iter_shards(self.taught / f"{folder}train"):

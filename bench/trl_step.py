@@ -88,6 +88,7 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     stepper = Stepper()
     import torch
 
+    from edgedistill.data.example import counted_from
     from edgedistill.data.packing import make_batch
     from edgedistill.formats import FORMATS
     from edgedistill.losses.forward_kl import ForwardKL
@@ -95,7 +96,6 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     from edgedistill.models.load import load_model
     from edgedistill.quant.latent import Learned
     from edgedistill.recover.place import place_on_grid
-    from edgedistill.signals.shards import Document
     from edgedistill.train.adamw import AdamW, AdamWSettings
     from edgedistill.train.forward import COMPUTE, kept_hidden
 
@@ -117,7 +117,7 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     rates = dict.fromkeys(optimizer.parameters, 1e-5)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
     documents = [
-        Document(torch.randint(0, vocab, (length,)), 0, {"hidden": torch.randn(length - 1, width).to(dtype)})
+        counted_from(torch.randint(0, vocab, (length,)), 0, {"hidden": torch.randn(length - 1, width).to(dtype)})
         for _ in range(rows)
     ]
     batch = make_batch([[document] for document in documents], length)

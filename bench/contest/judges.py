@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.measure.judge import Judge, Reference, limit_documents, make_reference
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import Document
 
 WINDOW = 512
 TOKENS = {"wiki.test.raw": 20_480, "held-out book": 5_120, "held-out chats": 5_120}
@@ -30,14 +30,13 @@ def make_judges(model: Path, wiki: str, book: str, chats: list[dict[str, Any]]) 
     """The three judges of a model's folder, each cut to its tokens of `TOKENS`."""
     tokenizer = load_tokenizer(model)
 
-    def windows(text: str) -> list[Document]:
+    def windows(text: str) -> list[Example]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         return [
-            Document(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32), 0, {})
-            for i in range(0, len(ids) - 1, WINDOW)
+            counted_from(torch.tensor(ids[i : i + WINDOW], dtype=torch.int32)) for i in range(0, len(ids) - 1, WINDOW)
         ]
 
-    answered = [Document(torch.tensor(chat["ids"][:WINDOW], dtype=torch.int32), chat["first"], {}) for chat in chats]
+    answered = [counted_from(torch.tensor(chat["ids"][:WINDOW], dtype=torch.int32), chat["first"]) for chat in chats]
     found = zip(TOKENS, (windows(wiki), windows(book), [d for d in answered if d.kept > 0]), strict=True)
     return [Judge(name, ABOUT[name], limit_documents(documents, TOKENS[name])) for name, documents in found]
 
@@ -47,7 +46,7 @@ def judges_key(judges: list[Judge], weights: str) -> str:
     digest = hashlib.sha256(weights.encode())
     for judge in judges:
         for document in judge.documents:
-            digest.update(f"{judge.name} {document.first} {document.tokens.tolist()}".encode())
+            digest.update(f"{judge.name} {document.positions.tolist()} {document.tokens.tolist()}".encode())
     return digest.hexdigest()
 
 

@@ -1,18 +1,20 @@
-"""Documents -> packed rows: several documents a row, none seeing another.
+"""Examples -> packed rows: several examples a row, none seeing another.
 
-Whole documents are put into rows of `seq_len` tokens, longest first, each into the fullest row that still takes it
-(best-fit decreasing). A document longer than a row is cut at its end. Positions restart and attention is blocked at
-each document's border, so packing changes nothing that a document's tokens see.
+Whole examples are put into rows of `seq_len` tokens, longest first, each into the fullest row that still takes it
+(best-fit decreasing). An example longer than a row is cut at its end. Positions restart and attention is blocked at
+each example's border, so packing changes nothing that an example's tokens see.
 """
 
+import bisect
+import heapq
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from edgedistill.data.example import Example
 from edgedistill.errors import InputError
 
 
@@ -22,12 +24,13 @@ class Batch:
 
     Attributes:
         tokens: [B, T] int64.
-        positions: [B, T] int64, from 0 in each document.
-        documents: lengths of the documents end to end over the B·T positions; what is padded at a row's end counts as
+        positions: [B, T] int64, from 0 in each example.
+        documents: lengths of the examples end to end over the B·T positions; what is padded at a row's end counts as
             one.
         real: [B, T] bool, False on padding.
         kept: [N] int64, flat indices into B·T of the positions whose next token counts.
         labels: [N] int64, those next tokens.
+        weights: [N] float32, how much each of them counts, above 0.
         signal: by name, [N, ...] rows of the teacher's signal.
     """
 
@@ -37,30 +40,14 @@ class Batch:
     real: Tensor
     kept: Tensor
     labels: Tensor
+    weights: Tensor
     signal: dict[str, Tensor]
 
 
-class Packable(Protocol):
-    """What packing must know of a document (`signals.Document` has it)."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """[n] ids."""
-        ...
-
-    @property
-    def first(self) -> int:
-        """The first position whose next token counts."""
-        ...
-
-    @property
-    def signal(self) -> dict[str, Tensor]:
-        """By name, a row for each position from `first` to n − 2."""
-        ...
-
-
 def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
-    """Indices of the documents in each row; lengths above `seq_len` count as `seq_len`.
+    """Indices of the examples in each row; lengths above `seq_len` count as `seq_len`.
+
+    n examples take n log n comparisons: the rows that still have room stand in a list sorted by that room.
 
     Raises:
         ValueError: seq_len is below 2.
@@ -68,17 +55,29 @@ def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     if seq_len < 2:
         raise ValueError(f"seq_len must be at least 2 tokens, got {seq_len}")
     rows: list[list[int]] = []
-    free: list[int] = []
+    # By free tokens, the rows that have as many, the lowest first. There are at most `seq_len` sizes.
+    rows_by_room: dict[int, list[int]] = {}
+    rooms: list[int] = []  # the sizes in use, ascending
+
+    def put(row: int, room: int) -> None:
+        if room not in rows_by_room:
+            rows_by_room[room] = []
+            bisect.insort(rooms, room)
+        heapq.heappush(rows_by_room[room], row)
+
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = min(lengths[index], seq_len)
-        fitting = [row for row, space in enumerate(free) if space >= length]
-        if fitting:
-            row = min(fitting, key=lambda r: (free[r], r))
-            rows[row].append(index)
-            free[row] -= length
-        else:
+        place = bisect.bisect_left(rooms, length)
+        if place == len(rooms):
             rows.append([index])
-            free.append(seq_len - length)
+            put(len(rows) - 1, seq_len - length)
+            continue
+        room = rooms[place]
+        row = heapq.heappop(rows_by_room[room])
+        if not rows_by_room[room]:
+            del rows_by_room[room], rooms[place]
+        rows[row].append(index)
+        put(row, room - length)
     return rows
 
 
@@ -94,57 +93,50 @@ def schedule_rows(rows: int, rows_per_step: int, steps: int, seed: int) -> list[
     return [order[step * rows_per_step : (step + 1) * rows_per_step] for step in range(steps)]
 
 
-Packed = TypeVar("Packed", bound=Packable)
-
-
-def counting(documents: Sequence[Packed], seq_len: int, setting: str) -> list[Packed]:
-    """The documents of which a token counts: a chat whose answer begins behind the end of a row has none.
+def counting(examples: Sequence[Example], seq_len: int, setting: str) -> list[Example]:
+    """The examples of which a token counts: a chat whose answer begins behind the end of a row has none.
 
     Args:
-        documents: all of them.
-        seq_len: tokens a packed row; longer documents are cut.
+        examples: all of them.
+        seq_len: tokens a packed row; longer examples are cut.
         setting: where in the recipe that is set, for the error.
     Raises:
-        InputError: there are documents, and none counts.
+        InputError: there are examples, and none counts.
     """
-    found = [document for document in documents if min(len(document.tokens), seq_len) - 1 > document.first]
-    if documents and not found:
-        least = min(document.first for document in documents) + 2
+    counted = [example for example in examples if example.cut(seq_len).kept]
+    if examples and not counted:
+        least = min((int(example.positions[0]) + 2 for example in examples if example.kept), default=2)
         raise InputError(
             f"{setting}: rows of {seq_len} tokens end before any answer begins; it must be at least {least}, "
             "better several times that"
         )
-    return found
+    return counted
 
 
-def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:
-    """Lay out rows of documents as one batch, padded to the longest row.
+def make_batch(rows: Sequence[Sequence[Example]], seq_len: int) -> Batch:
+    """Lay out rows of examples as one batch, padded to the longest row.
 
     Raises:
         ValueError: no position in the batch counts.
     """
-    width = max(sum(min(len(document.tokens), seq_len) for document in row) for row in rows)
+    cut_rows = [[example.cut(seq_len) for example in row] for row in rows]
+    width = max(sum(len(example.tokens) for example in row) for row in cut_rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.int64)
     positions = torch.zeros(len(rows), width, dtype=torch.int64)
     real = torch.zeros(len(rows), width, dtype=torch.bool)
     lengths: list[int] = []
     kept: list[Tensor] = []
-    labels: list[Tensor] = []
-    signal: dict[str, list[Tensor]] = {}
-    for number, row in enumerate(rows):
+    counted: list[Example] = []
+    for number, row in enumerate(cut_rows):
         at = 0
-        for document in row:
-            ids = document.tokens[: min(len(document.tokens), seq_len)].long()
-            end = at + len(ids)
-            tokens[number, at:end] = ids
-            positions[number, at:end] = torch.arange(len(ids))
-            lengths.append(len(ids))
-            count = len(ids) - 1 - document.first
-            if count > 0:
-                kept.append(number * width + at + torch.arange(document.first, len(ids) - 1))
-                labels.append(ids[document.first + 1 :])
-                for name, values in document.signal.items():
-                    signal.setdefault(name, []).append(values[:count])
+        for example in row:
+            end = at + len(example.tokens)
+            tokens[number, at:end] = example.tokens
+            positions[number, at:end] = torch.arange(len(example.tokens))
+            lengths.append(len(example.tokens))
+            if example.kept:
+                kept.append(number * width + at + example.positions)
+                counted.append(example)
             at = end
         real[number, :at] = True
         if at < width:
@@ -157,6 +149,7 @@ def make_batch(rows: Sequence[Sequence[Packable]], seq_len: int) -> Batch:
         tuple(lengths),
         real,
         torch.cat(kept),
-        torch.cat(labels),
-        {name: torch.cat(values) for name, values in signal.items()},
+        torch.cat([example.labels for example in counted]),
+        torch.cat([example.weights for example in counted]),
+        {name: torch.cat([example.signal[name] for example in counted]) for name in counted[0].signal},
     )

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.data.example import Example
 from edgedistill.data.packing import counting, make_batch, pack_rows, schedule_rows
 from edgedistill.losses.choose import make_loss
 from edgedistill.losses.head import HeadLoss, head_loss
@@ -21,7 +22,6 @@ from edgedistill.losses.weighted import Weighted
 from edgedistill.models.depth import block_influence, choose_layers, cut_layers, layer_kinds
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, compute_in, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 
@@ -30,8 +30,8 @@ INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves pa
 
 def distill(
     teacher: Path,
-    training: Sequence[Document],
-    validation: Sequence[Document],
+    training: Sequence[Example],
+    validation: Sequence[Example],
     layers: int,
     recipe: Recipe,
     work: Path,
@@ -107,7 +107,7 @@ def distill(
 
 @torch.no_grad()
 def top_k_kl(
-    model: PreTrainedModel, documents: Sequence[Document], weight: torch.Tensor, seq_len: int, dtype: torch.dtype
+    model: PreTrainedModel, documents: Sequence[Example], weight: torch.Tensor, seq_len: int, dtype: torch.dtype
 ) -> float:
     """Mean KL to the teacher's top-k signal over documents, in nats per token."""
     total, tokens = 0.0, 0
@@ -120,7 +120,7 @@ def top_k_kl(
 
 def _choose(
     model: PreTrainedModel,
-    documents: Sequence[Document],
+    documents: Sequence[Example],
     layers: int,
     seq_len: int,
     dtype: torch.dtype,

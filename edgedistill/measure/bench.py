@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import cut_ids
 from edgedistill.errors import InputError
 from edgedistill.machine import machine_facts, usable_cores
@@ -17,7 +18,6 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.runtimes.base import Runtime
-from edgedistill.signals.shards import Document
 from edgedistill.store.files import file_sha256, tree_sha256
 
 SENTENCE = "What two tokenizers make of these 26 words and 1,024 signs (plain ones) tells them apart, but for twins."
@@ -106,7 +106,7 @@ def runtime_of(path: Path) -> str:
     raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
 
 
-def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
+def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Example, ...]:
     """A text as pieces of WINDOW tokens, judged from their second token on, each behind a bos token where the file asks
     for one.
     """
@@ -119,7 +119,7 @@ def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Document, ...]:
         raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
     start = [info.bos_id] if info.add_bos and info.bos_id >= 0 else []
     return limit_documents(
-        [Document(torch.tensor(piece, dtype=torch.int32), 0, {}) for piece in cut_ids(ids, start, WINDOW)], tokens
+        [counted_from(torch.tensor(piece, dtype=torch.int32)) for piece in cut_ids(ids, start, WINDOW)], tokens
     )
 
 

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import cut_text
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import Document, iter_shards, save_shard, shard_path
+from edgedistill.signals.shards import iter_shards, save_shard, shard_path
 from edgedistill.store.whole import whole, write_json
 
 JUDGES, REFERENCE = "judges.json", "reference.safetensors"
@@ -31,12 +32,12 @@ class Judge:
     Attributes:
         name: as the report shows it.
         source: where it comes from.
-        documents: their tokens and first kept positions; signals aren't used.
+        documents: their tokens and weights; signals aren't used.
     """
 
     name: str
     source: str
-    documents: tuple[Document, ...]
+    documents: tuple[Example, ...]
 
     @property
     def tokens(self) -> int:
@@ -82,27 +83,27 @@ class View:
     likeliest: Tensor
 
 
-def limit_documents(documents: Sequence[Document], tokens: int) -> tuple[Document, ...]:
+def limit_documents(documents: Sequence[Example], tokens: int) -> tuple[Example, ...]:
     """The first documents, until they hold `tokens` judged positions; the last one is cut."""
-    chosen: list[Document] = []
+    chosen: list[Example] = []
     left = tokens
     for document in documents:
         if left <= 0:
             break
-        ids = document.tokens[: document.first + 1 + left]
-        if len(ids) - 1 > document.first:
-            chosen.append(Document(ids, document.first, {}))
+        if document.kept:
+            last = int(document.positions[min(left, document.kept) - 1])
+            chosen.append(document.cut(last + 2).with_signal())
             left -= chosen[-1].kept
     return tuple(chosen)
 
 
-def prose_documents(tokenizer_of: Path, texts: Sequence[str], tokens: int) -> tuple[Document, ...]:
+def prose_documents(tokenizer_of: Path, texts: Sequence[str], tokens: int) -> tuple[Example, ...]:
     """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, of each text as many."""
     tokenizer = load_tokenizer(tokenizer_of)
     share = -(-tokens // len(texts))
-    found: list[Document] = []
+    found: list[Example] = []
     for text in texts:
-        pieces = [Document(torch.tensor(ids, dtype=torch.int32), 0, {}) for ids in cut_text(tokenizer, text, WINDOW)]
+        pieces = [counted_from(torch.tensor(ids, dtype=torch.int32)) for ids in cut_text(tokenizer, text, WINDOW)]
         found += limit_documents(pieces, share)
     return tuple(found)
 
@@ -140,7 +141,7 @@ def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: s
         for judge in judges:
             for document in judge.documents:
                 ids = document.tokens.long().unsqueeze(0)
-                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0, document.first : -1].float()
+                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0, document.positions].float()
                 rows.append(hidden / getattr(model.config, "logits_scaling", 1.0))
                 progress.advance(len(document.tokens))
         progress.finish()

@@ -2,7 +2,8 @@
 
 All logits come from the file in its runtime; the references are float32. For each judged position, in nats:
 KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp(mean −log q(next token)). The first sum is
-the reference's own and is taken once for all files.
+the reference's own and is taken once for all files. Means and shares are weighted by the examples' weights; the 99th
+percentile is over kept positions, whatever they weigh.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from edgedistill.data.example import Example
 from edgedistill.measure.judge import Judge, Reference
 from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress
@@ -21,6 +23,7 @@ ROWS = 128  # positions at a time: few enough for memory to be used again, enoug
 
 @dataclass
 class _Tally:
+    weights: list[Tensor] = field(default_factory=list)
     nll: list[Tensor] = field(default_factory=list)
     kl: dict[str, list[Tensor]] = field(default_factory=dict)
     same: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -44,9 +47,10 @@ def measure_quality(
     for number, judge in enumerate(judges):
         tally = _Tally()
         for place, document in enumerate(judge.documents):
-            labels = document.tokens[document.first + 1 :].long()
+            labels, positions = document.labels, document.positions
+            tally.weights.append(document.weights)
             row = 0
-            for logits in _kept_logits(model, document.tokens, document.first):
+            for logits in _kept_logits(model, document):
                 stop = row + len(logits)
                 log_q = torch.log_softmax(logits, -1)
                 best = log_q.amax(-1)
@@ -57,7 +61,7 @@ def measure_quality(
                     # In place: hundreds of MB a second of fresh memory cost as much as the sums.
                     kl = view.negative_entropy - view.p.mul_(log_q).sum(-1)
                     if worst is not None and name == worst_by:
-                        worst.see(kl, view, expected, log_q, number, place, document.first + row)
+                        worst.see(kl, view, expected, log_q, number, place, positions[row:stop])
                     tally.kl.setdefault(name, []).append(kl)
                     tally.same.setdefault(name, []).append(
                         log_q.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best
@@ -69,24 +73,30 @@ def measure_quality(
     return found
 
 
-def _kept_logits(model: Runtime, tokens: Tensor, first: int) -> Iterator[Tensor]:
-    """Logits [n, V] float32 from position `first` to the last but one, a few rows at a time."""
-    ids = tokens.tolist()
-    last = len(ids) - 1
-    for start, rows in model.logit_chunks(ids, first):
+def _kept_logits(model: Runtime, document: Example) -> Iterator[Tensor]:
+    """Logits [n, V] float32 of the kept positions in order, at most ROWS at a time."""
+    if not document.kept:
+        return
+    for start, rows in model.logit_chunks(document.tokens.tolist(), int(document.positions[0])):
         for at in range(0, len(rows), ROWS):
-            piece = rows[at : min(at + ROWS, last - start)]
-            if len(piece):
+            piece = rows[at : at + ROWS]
+            first = start + at
+            kept = document.weight[first : first + len(piece)] > 0
+            if kept.all() and len(kept) == len(piece):
                 yield torch.from_numpy(piece).float()
+            elif kept.any():
+                yield torch.from_numpy(piece[: len(kept)]).float()[kept]
 
 
 def _summary(tally: _Tally) -> dict[str, float]:
     nll = torch.cat(tally.nll).double()
-    summary = {"tokens": len(nll), "ppl": float(nll.mean().exp())}
+    weights = torch.cat(tally.weights).double()
+    shares = weights / weights.sum()
+    summary = {"tokens": len(nll), "ppl": float((nll * shares).sum().exp())}
     for name, parts in tally.kl.items():
         # A KL is never negative; float32 sums of equal distributions come out within rounding of 0.
         kl = torch.cat(parts).double().clamp_min(0)
-        summary[f"kl_{name}_mean"] = float(kl.mean())
+        summary[f"kl_{name}_mean"] = float((kl * shares).sum())
         summary[f"kl_{name}_p99"] = float(kl.quantile(0.99))
-        summary[f"top1_{name}"] = float(torch.cat(tally.same[name]).double().mean())
+        summary[f"top1_{name}"] = float((torch.cat(tally.same[name]) * shares).sum())
     return summary

@@ -41,7 +41,7 @@ class WorstTokens:
         self._found: list[Worst] = []
 
     def see(
-        self, kl: Tensor, view: View, p_expected: Tensor, log_q: Tensor, judge: int, document: int, first: int
+        self, kl: Tensor, view: View, p_expected: Tensor, log_q: Tensor, judge: int, document: int, positions: Tensor
     ) -> None:
         """Look at a piece of n positions of one document.
 
@@ -51,7 +51,7 @@ class WorstTokens:
             p_expected: [n] its probability by the reference.
             log_q: [n, V] log-probabilities of the file.
             judge, document: their numbers.
-            first: position in the document of the first row.
+            positions: [n] of the rows in the document.
         """
         floor = self._found[-1].kl if len(self._found) >= COUNT else 0.0
         values, rows = kl.topk(min(CANDIDATES, len(kl)))
@@ -60,7 +60,7 @@ class WorstTokens:
                 expected, got = int(view.likeliest[row]), int(log_q[row].argmax())
                 p_file = float(log_q[row, expected].exp())
                 self._found.append(
-                    Worst(value, judge, document, first + row, expected, got, float(p_expected[row]), p_file)
+                    Worst(value, judge, document, int(positions[row]), expected, got, float(p_expected[row]), p_file)
                 )
         self._found = _apart(self._found)
 

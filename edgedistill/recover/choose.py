@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.data.example import Example
 from edgedistill.facts import ModelShape
 from edgedistill.formats import F32
 from edgedistill.mixes import QUANTIZED_MIXES, Group, Mix, assign_formats, fit_groups, flat_bytes, mix_bytes
@@ -17,7 +18,6 @@ from edgedistill.quant.fit import Costs
 from edgedistill.recover.knapsack import choose
 from edgedistill.recover.probe import Probe
 from edgedistill.recover.sensitivity import QUICK_PASSES, Table
-from edgedistill.signals.shards import Document
 from edgedistill.store.whole import write_json
 
 CHOSEN = "mix.json"
@@ -26,7 +26,7 @@ RIVALS_FROM = 0.9  # share of the size from which a built-in mix is worth measur
 
 def fit_mix(
     student: Path,
-    documents: Sequence[Document],
+    documents: Sequence[Example],
     costs: Mapping[str, Costs] | None,
     table: Table,
     shape: ModelShape,

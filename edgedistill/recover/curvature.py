@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from edgedistill.config.recover import CURVATURE_BYTES
+from edgedistill.data.example import Example
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.quant.fit import Curvature
 from edgedistill.recover.scores import See, linear_layers, watch_scores
-from edgedistill.signals.shards import Document
 
 PARTS = "curvature-{:05d}.safetensors"
 FLOOR = 1e-6  # of the diagonal's mean: an input that was never seen may cost little, but not nothing
@@ -44,7 +44,7 @@ CORRELATION, DIAGONAL, SCALE = "correlation", "diagonal", "scale"
 
 def measure_curvature(
     student: Path,
-    documents: Sequence[Document],
+    documents: Sequence[Example],
     seq_len: int,
     compute: str,
     seed: int,

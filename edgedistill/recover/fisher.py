@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edgedistill.data.example import Example
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.recover.scores import linear_layers, watch_scores
-from edgedistill.signals.shards import Document
 
 FISHER = "fisher.safetensors"
 FLOOR = 1e-6  # of a tensor's mean: an input that was never seen may cost little, but not nothing
 
 
 def measure_fisher(
-    student: Path, documents: Sequence[Document], seq_len: int, compute: str, seed: int, work: Path, progress: Progress
+    student: Path, documents: Sequence[Example], seq_len: int, compute: str, seed: int, work: Path, progress: Progress
 ) -> None:
     """Write `fisher.safetensors`: by the weight's name bfloat16 [O, I], relative to the tensor's mean.
 

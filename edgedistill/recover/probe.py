@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgedistill.data.example import Example
 from edgedistill.data.packing import Batch
 from edgedistill.facts import EMBEDDING
 from edgedistill.mixes import layer_of
@@ -19,7 +20,6 @@ from edgedistill.models.load import load_model
 from edgedistill.quant.descent import PASSES
 from edgedistill.quant.fit import Costs, fit_costs
 from edgedistill.recover.place import costs_of
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import batches, by_document, kept_hidden
 
 ROWS = 64  # positions whose logits are compared at a time
@@ -30,7 +30,7 @@ class Probe:
 
     @torch.no_grad()
     def __init__(
-        self, student: Path, documents: Sequence[Document], seq_len: int, costs: Mapping[str, Costs] | None
+        self, student: Path, documents: Sequence[Example], seq_len: int, costs: Mapping[str, Costs] | None
     ) -> None:
         """Run the float student over the documents.
 
@@ -45,7 +45,7 @@ class Probe:
         self.parameters = dict(self.model.named_parameters())
         self.layers: list[nn.Module] = list(self.model.model.layers)
         self.scale = float(getattr(self.model.config, "logits_scaling", 1.0))
-        plain = [Document(d.tokens, d.first, {}) for d in documents]
+        plain = [document.with_signal() for document in documents]
         self.runs = [_Run(self, batch) for batch, _ in batches(plain, seq_len, rows_per_batch=2)]
         self.tokens = sum(len(run.batch.kept) for run in self.runs)
 

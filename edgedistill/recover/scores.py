@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from edgedistill.data.example import Example
 from edgedistill.losses.head import head_loss
 from edgedistill.losses.own_sample import OwnSample
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 
 See = Callable[
@@ -35,7 +35,7 @@ def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
 
 def watch_scores(
     model: PreTrainedModel,
-    documents: Sequence[Document],
+    documents: Sequence[Example],
     seq_len: int,
     compute: str,
     seed: int,
@@ -74,7 +74,7 @@ def watch_scores(
     dtype = COMPUTE[compute]
     weight = model.get_output_embeddings().weight.detach().to(dtype)
     drawn = OwnSample(seed)
-    for batch, order in batches([Document(d.tokens, d.first, {}) for d in documents], seq_len, rows_per_batch=2):
+    for batch, order in batches([document.with_signal() for document in documents], seq_len, rows_per_batch=2):
         real = batch.real
         # The loss is a mean; the gradients of its sum are those of single tokens.
         hidden = kept_hidden(model, batch, dtype)

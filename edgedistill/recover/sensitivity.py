@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.data.example import Example
 from edgedistill.mixes import Group
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.quant.fit import Costs, Curvature, expected_kl, fit_costs
 from edgedistill.recover.place import costs_of
 from edgedistill.recover.probe import Probe
-from edgedistill.signals.shards import Document
 from edgedistill.store.whole import write_json
 
 QUICK_PASSES = 2  # of the fit: what more would win of a grid, they win of all
@@ -32,7 +32,7 @@ KLOf = Callable[[Sequence[str], str], float]  # of tensors' names and a grid
 
 def measure_sensitivity(
     student: Path,
-    documents: Sequence[Document] | None,
+    documents: Sequence[Example] | None,
     costs: Mapping[str, Costs] | None,
     groups: Sequence[Group],
     recipe: Recipe,
@@ -74,7 +74,7 @@ def measure_sensitivity(
     (work / LINES).unlink(missing_ok=True)
 
 
-def _measured(student: Path, documents: Sequence[Document], recipe: Recipe, costs: Mapping[str, Costs] | None) -> KLOf:
+def _measured(student: Path, documents: Sequence[Example], recipe: Recipe, costs: Mapping[str, Costs] | None) -> KLOf:
     probe = Probe(student, documents, recipe.recover.seq_len, costs)
     return lambda names, grid: probe.kl(dict.fromkeys(names, grid), QUICK_PASSES)
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.recover import SETTING_OF_LOSS
+from edgedistill.data.example import Example
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.formats import NumberFormat
 from edgedistill.losses.choose import make_loss
@@ -32,7 +33,6 @@ from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import fit_all, place_on_grid, take_off_grid
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 
@@ -41,8 +41,8 @@ FIT = "fit"  # the folder of what training starts from, until the result is writ
 
 def recover(
     student: Path,
-    training: Sequence[Document],
-    validation: Sequence[Document],
+    training: Sequence[Example],
+    validation: Sequence[Example],
     costs: Mapping[str, Costs] | None,
     mix: str,
     formats: Mapping[str, NumberFormat],
@@ -185,7 +185,7 @@ def _fitted(
 
 @torch.no_grad()
 def exact_kl(
-    model: PreTrainedModel, documents: Sequence[Document], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
+    model: PreTrainedModel, documents: Sequence[Example], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
 ) -> float:
     """Mean KL to the float student over documents with its hidden states, in nats per token."""
     total, tokens = 0.0, 0

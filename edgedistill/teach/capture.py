@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from edgedistill.data.example import Example
 from edgedistill.data.packing import counting
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import Document, save_shard, shard_path
+from edgedistill.signals.shards import save_shard, shard_path
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 
 IMPORTANCE = "importance.safetensors"
@@ -27,7 +28,7 @@ PART_TOKENS = 32_768  # a kill loses less than a minute or two
 @torch.no_grad()
 def capture(
     model_path: Path,
-    splits: Sequence[tuple[str, Sequence[Document]]],
+    splits: Sequence[tuple[str, Sequence[Example]]],
     seq_len: int,
     compute: str,
     work: Path,
@@ -80,9 +81,9 @@ def capture(
             left.unlink()
 
 
-def _parts(documents: Sequence[Document], seq_len: int) -> list[list[Document]]:
+def _parts(documents: Sequence[Example], seq_len: int) -> list[list[Example]]:
     """The documents in order, in parts of about PART_TOKENS tokens."""
-    parts: list[list[Document]] = []
+    parts: list[list[Example]] = []
     tokens = PART_TOKENS
     for document in documents:
         if tokens >= PART_TOKENS:
@@ -93,39 +94,37 @@ def _parts(documents: Sequence[Document], seq_len: int) -> list[list[Document]]:
     return parts
 
 
-def _length(document: Document, seq_len: int) -> int:
+def _length(document: Example, seq_len: int) -> int:
     return min(len(document.tokens), seq_len)
 
 
 def _capture_part(
     model: PreTrainedModel,
-    documents: Sequence[Document],
+    documents: Sequence[Example],
     seq_len: int,
     compute: str,
     keep: Sequence[str],
     real: "_Mask",
     progress: Progress,
-) -> list[Document]:
+) -> list[Example]:
     """The documents that have kept positions, in order, with the model's hidden states."""
-    captured: dict[int, Document] = {}
+    captured: dict[int, Example] = {}
     for batch, order in batches(documents, seq_len, rows_per_batch=2):
         real.mask = batch.real
         hidden = kept_hidden(model, batch, COMPUTE[compute]).to(torch.bfloat16)
         row = 0
         for index in order:
-            document = documents[index]
-            tokens = document.tokens[:seq_len]
-            kept = max(0, len(tokens) - 1 - document.first)
+            document = documents[index].cut(seq_len)
+            kept = document.kept
             if kept:
-                signal = {name: document.signal[name][:kept] for name in keep}
-                signal["hidden"] = hidden[row : row + kept].clone()
-                captured[index] = Document(tokens, document.first, signal)
+                signal = {name: document.signal[name] for name in keep}
+                captured[index] = document.with_signal(**signal, hidden=hidden[row : row + kept].clone())
             row += kept
         progress.advance(sum(_length(documents[i], seq_len) for i in order))
     return [captured[i] for i in sorted(captured)]
 
 
-def spread_documents(documents: Sequence[Document], tokens: int, seq_len: int) -> list[Document]:
+def spread_documents(documents: Sequence[Example], tokens: int, seq_len: int) -> list[Example]:
     """Documents of about `tokens` tokens in all, at least one, taken evenly over the list; all of them if they have no
     more.
     """

@@ -22,10 +22,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.teach import Teach
+from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import bos_of
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import FREE, Document, save_shard, shard_path
+from edgedistill.signals.shards import FREE, save_shard, shard_path
 from edgedistill.teach.filters import DUPLICATE, normalized, why_dropped
 from edgedistill.teach.frame import ChatFrame
 from edgedistill.teach.writers import Writer, Written
@@ -103,7 +104,7 @@ class Text:
     split: str
     prompt: str
     answer: str
-    document: Document
+    document: Example
 
 
 def write_rounds(asked: Asked, source: str, goal: int, work: Path, progress: Progress, title: str = "teach") -> Tally:
@@ -283,13 +284,13 @@ def _questions(asked: Asked, frame: ChatFrame, count: int, seed: int, tally: Tal
     ]
 
 
-def written_document(opening: Sequence[int], found: Written, first: int) -> Document:
+def written_document(opening: Sequence[int], found: Written, first: int) -> Example:
     """The ids of a text and its continuation, with the writer's signals from position `first` on, where it gave any."""
     tokens = torch.tensor([*opening, *found.tokens], dtype=torch.int32)
     rows = slice(first, len(tokens) - 1)
     if found.ids is None or found.log_probs is None:
-        return Document(tokens, first, {})
-    return Document(tokens, first, {"ids": found.ids[rows].clone(), "log_probs": found.log_probs[rows].clone()})
+        return counted_from(tokens, first)
+    return counted_from(tokens, first, {"ids": found.ids[rows].clone(), "log_probs": found.log_probs[rows].clone()})
 
 
 def split_of(number: int, holdout: float) -> str:

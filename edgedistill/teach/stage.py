@@ -19,11 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.teach import OWN_PROMPTS, Teach
+from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prompts import read_prompts
 from edgedistill.data.prose import cut_text, read_prose, spread
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import FREE, PROSE, WRITTEN, Document, iter_shards, load_split, save_shard, shard_path
+from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_split, save_shard, shard_path
 from edgedistill.store.whole import write_json
 from edgedistill.teach.frame import make_frame
 from edgedistill.teach.rounds import SPLITS, Asked, NothingKeptError, Tally, write_rounds, written_document
@@ -113,7 +114,7 @@ def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, wor
     write_json(work / HELD_OUT, {"why": why})
 
 
-def held_out_documents(folder: Path) -> list[Document]:
+def held_out_documents(folder: Path) -> list[Example]:
     """The documents that `write_held_out` kept, of all splits; none where the model wrote nothing that could be
     kept.
     """
@@ -155,12 +156,12 @@ def _prose(
     return total
 
 
-def _read(writer: Writer | None, piece: list[int], top_k: int) -> Document:
+def _read(writer: Writer | None, piece: list[int], top_k: int) -> Example:
     """A text with what the teacher thinks of each of its tokens, if that is wanted."""
     if not top_k or writer is None:
-        return Document(torch.tensor(piece, dtype=torch.int32), 0, {})
+        return counted_from(torch.tensor(piece, dtype=torch.int32))
     # One token more than the piece is asked for and dropped: the signal of the piece's own positions is what counts.
     found = writer.write([piece], 1, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=top_k)[0]
     whole = written_document(piece, found, 0)
     rows = len(piece) - 1
-    return Document(whole.tokens[: len(piece)], 0, {name: values[:rows] for name, values in whole.signal.items()})
+    return counted_from(whole.tokens[: len(piece)], 0, {name: values[:rows] for name, values in whole.signal.items()})

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgedistill.data.packing import Batch, Packable, make_batch, pack_rows
+from edgedistill.data.example import Example
+from edgedistill.data.packing import Batch, make_batch, pack_rows
 from edgedistill.train import attention
 from edgedistill.train.lean import lean
 
@@ -43,7 +44,7 @@ def by_document(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def batches(documents: Sequence[Packable], seq_len: int, rows_per_batch: int) -> Iterator[tuple[Batch, list[int]]]:
+def batches(documents: Sequence[Example], seq_len: int, rows_per_batch: int) -> Iterator[tuple[Batch, list[int]]]:
     """All documents once, packed; with each batch, its documents' indices in the order of its kept positions."""
     rows = pack_rows([len(d.tokens) for d in documents], seq_len)
     for start in range(0, len(rows), rows_per_batch):

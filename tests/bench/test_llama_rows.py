@@ -96,7 +96,7 @@ def test_judges_are_cut_to_their_tokens(tiny_llama, tmp_path, monkeypatch):
     found = judges.make_judges(tiny_llama, TEXT, TEXT, chats)
     assert [judge.tokens for judge in found] == [700, 100, 50]
     assert [document.kept for document in found[0].documents] == [511, 189]
-    assert [(document.first, document.kept) for document in found[2].documents] == [(20, 16), (10, 34)]
+    assert [(int(document.positions[0]), document.kept) for document in found[2].documents] == [(20, 16), (10, 34)]
     key = judges.judges_key(found, "weights")
     assert key == judges.judges_key(judges.make_judges(tiny_llama, TEXT, TEXT, chats), "weights")
     assert key != judges.judges_key(found, "others")

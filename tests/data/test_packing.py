@@ -1,17 +1,20 @@
 """Packing changes nothing that a document's tokens see."""
 
+import random
+import time
+
 import pytest
 import torch
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.models.load import load_model
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import batches, kept_hidden
 
 
 def document(tokens, first=0):
     ids = torch.tensor(tokens, dtype=torch.int32)
-    return Document(ids, first, {"mark": torch.arange(first, len(tokens) - 1)})
+    return counted_from(ids, first, {"mark": torch.arange(first, len(tokens) - 1)})
 
 
 def test_every_document_lies_in_one_row_and_no_row_is_too_long():
@@ -21,6 +24,52 @@ def test_every_document_lies_in_one_row_and_no_row_is_too_long():
     assert sorted(i for row in rows for i in row) == list(range(200))
     assert all(sum(min(lengths[i], 256) for i in row) <= 256 for row in rows)
     assert sum(min(n, 256) for n in lengths) / (256 * len(rows)) > 0.95
+
+
+def quadratic_rows(lengths, seq_len):
+    """Best fit decreasing as it is defined: every row is looked at for every example."""
+    rows, free = [], []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = min(lengths[index], seq_len)
+        fitting = [row for row, space in enumerate(free) if space >= length]
+        if fitting:
+            row = min(fitting, key=lambda r: (free[r], r))
+            rows[row].append(index)
+            free[row] -= length
+        else:
+            rows.append([index])
+            free.append(seq_len - length)
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rows_are_those_of_best_fit_decreasing(seed):
+    rng = random.Random(seed)
+    longest = rng.choice([3, 20, 150, 700])
+    lengths = [rng.randint(1, longest) for _ in range(rng.choice([1, 2, 30, 400]))]
+    for seq_len in (2, 17, 256):
+        assert pack_rows(lengths, seq_len) == quadratic_rows(lengths, seq_len)
+
+
+def test_packing_takes_little_longer_than_sorting():
+    rng = random.Random(3)
+    lengths = [rng.randint(2, 512) for _ in range(100_000)]
+    start = time.process_time()
+    rows = pack_rows(lengths, 512)
+    assert time.process_time() - start < 2  # the loop over all rows takes ten minutes
+    assert sum(map(len, rows)) == len(lengths)
+
+
+def test_weights_that_are_zero_anywhere_leave_their_positions_out():
+    weight = torch.tensor([0, 0.5, 0, 1, 2], dtype=torch.float16)
+    example = Example(torch.tensor([3, 4, 5, 6, 7, 8], dtype=torch.int32), weight, {"mark": torch.tensor([1, 3, 4])})
+    batch = make_batch([[document([9, 10, 11]), example]], seq_len=8)
+    assert batch.kept.tolist() == [0, 1, 4, 6, 7]
+    assert batch.labels.tolist() == [10, 11, 5, 7, 8]
+    assert batch.weights.tolist() == [1, 1, 0.5, 1, 2]
+    assert batch.signal["mark"].tolist() == [0, 1, 1, 3, 4]
+    cut = make_batch([[example]], seq_len=5)
+    assert (cut.kept.tolist(), cut.signal["mark"].tolist()) == ([1, 3], [1, 3])
 
 
 def test_labels_and_signals_line_up():

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.data.example import counted_from
 from edgedistill.export.weights import open_weights
 from edgedistill.measure.artifacts import Artifact
 from edgedistill.measure.items import choose_items
@@ -15,7 +16,6 @@ from edgedistill.measure.judge import Judge, make_reference
 from edgedistill.measure.row import Work, measure_row
 from edgedistill.measure.stage import find_layers, join_rows, time_files
 from edgedistill.progress import QuietProgress
-from edgedistill.signals.shards import Document
 
 
 def artifacts(folder: Path) -> list[Artifact]:
@@ -46,7 +46,7 @@ def recipe(folder: Path, **measure: object) -> Recipe:
 def run(folder: Path, work: Path, **settings: object) -> None:
     """Measure them, each stage in a folder of its own below `work`, as stages/judging.py does."""
     torch.manual_seed(0)
-    documents = tuple(Document(torch.randint(3, 300, (60,), dtype=torch.int32), 4, {}) for _ in range(3))
+    documents = tuple(counted_from(torch.randint(3, 300, (60,), dtype=torch.int32), 4) for _ in range(3))
     small, judges, quiet = recipe(folder, **settings), [Judge("random", "made up", documents)], QuietProgress()
     asked = choose_items(small.measure, folder / "model", quiet)
     files = artifacts(folder)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistill.data.example import counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.export.weights import open_weights
 from edgedistill.measure.layers import layer_errors, relative_error
@@ -12,7 +13,6 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.quant.rounded import round_weights
-from edgedistill.signals.shards import Document
 from edgedistill.teach.capture import capture, load_importance
 
 
@@ -47,7 +47,7 @@ def test_a_files_errors_are_its_tensors_own(tiny_llama, tiny_gguf, tmp_path):
     checkpoint = round_weights(state, formats, "q4_0")
     path = write_gguf(checkpoint, tiny_llama, shape, tmp_path / "q4_0.gguf", {"name": "tiny"})
     torch.manual_seed(0)
-    text = [Document(torch.randint(3, 300, (60,), dtype=torch.int32), 0, {}) for _ in range(4)]
+    text = [counted_from(torch.randint(3, 300, (60,), dtype=torch.int32)) for _ in range(4)]
     capture(tiny_llama, [("train", text)], 64, "float32", tmp_path, QuietProgress())
     squares = load_importance(tmp_path)
     files = {"rounded": open_weights(path).tensors, "recovered": open_weights(tiny_gguf).tensors}

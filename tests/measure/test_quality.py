@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.measure.judge import Judge, limit_documents, make_reference
 from edgedistill.measure.quality import measure_quality
@@ -15,7 +16,6 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.signals.shards import Document
 
 
 def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
@@ -25,7 +25,11 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
     noisy = {t.name: state[t.name] + 0.02 * torch.randn_like(state[t.name]) for t in shape.tensors()}
     path = write_gguf(float_checkpoint(noisy, "f32"), tiny_llama, shape, tmp_path / "noisy.gguf", {"name": "noisy"})
     torch.manual_seed(0)
-    documents = [Document(torch.randint(3, 300, (n,), dtype=torch.int32), first, {}) for n, first in ((90, 4), (40, 0))]
+    documents = [counted_from(torch.randint(3, 300, (n,), dtype=torch.int32), first) for n, first in ((90, 4), (40, 0))]
+    # Two turns of a conversation: what lies between them doesn't count, and the second counts twice.
+    gaps = torch.zeros(39, dtype=torch.float16)
+    gaps[5:12], gaps[20:38] = 1, 2
+    documents[1] = Example(documents[1].tokens, gaps)
     judges = [Judge("one", "random", tuple(documents[:1])), Judge("two", "random", tuple(documents[1:]))]
     reference = make_reference(tiny_llama, judges, tmp_path / "reference.safetensors", "tiny", QuietProgress())
 
@@ -39,7 +43,7 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
         with torch.no_grad():
             truth = model(document.tokens.long().unsqueeze(0)).logits[0].double().numpy()
         nll, kls, same = [], [], []
-        for position in range(document.first, len(document.tokens) - 1):
+        for position in document.positions.tolist():
             log_q = (
                 rows[position] - math.log(np.exp(rows[position] - rows[position].max()).sum()) - rows[position].max()
             )
@@ -51,16 +55,16 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
             nll.append(-log_q[int(document.tokens[position + 1])])
             kls.append(float((np.exp(log_p) * (log_p - log_q)).sum()))
             same.append(log_p.argmax() == log_q.argmax())
-        figures = found[judge.name]
+        figures, weights = found[judge.name], document.weights.tolist()
         assert figures["tokens"] == len(nll)
-        assert figures["ppl"] == pytest.approx(math.exp(np.mean(nll)), rel=1e-4)
-        assert figures["kl_student_mean"] == pytest.approx(np.mean(kls), rel=1e-3)
+        assert figures["ppl"] == pytest.approx(math.exp(np.average(nll, weights=weights)), rel=1e-4)
+        assert figures["kl_student_mean"] == pytest.approx(np.average(kls, weights=weights), rel=1e-3)
         assert figures["kl_student_p99"] == pytest.approx(np.quantile(kls, 0.99), rel=1e-3)
-        assert figures["top1_student"] == pytest.approx(np.mean(same))
+        assert figures["top1_student"] == pytest.approx(np.average(same, weights=weights))
 
 
 def test_documents_are_limited_to_the_budget():
-    documents = [Document(torch.arange(10), 2, {}), Document(torch.arange(20), 0, {}), Document(torch.arange(5), 0, {})]
+    documents = [counted_from(torch.arange(10), 2), counted_from(torch.arange(20)), counted_from(torch.arange(5))]
     chosen = limit_documents(documents, 15)
     assert [d.kept for d in chosen] == [7, 8]
     assert [d.kept for d in limit_documents(documents, 1000)] == [7, 19, 4]

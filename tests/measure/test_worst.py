@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistill.data.example import counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.measure.judge import Judge, View, make_reference
 from edgedistill.measure.quality import measure_quality
@@ -12,7 +13,6 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.signals.shards import Document
 
 
 def log_softmax(rows):
@@ -30,7 +30,7 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
     noisy = {t.name: state[t.name] + 0.03 * torch.randn_like(state[t.name]) for t in shape.tensors()}
     path = write_gguf(float_checkpoint(noisy, "f32"), tiny_llama, shape, tmp_path / "noisy.gguf", {"name": "noisy"})
     documents = [
-        Document(torch.randint(3, 300, (n,), dtype=torch.int32), first, {})
+        counted_from(torch.randint(3, 300, (n,), dtype=torch.int32), first)
         for n, first in ((200, 4), (150, 0), (180, 9))
     ]
     judges = [Judge("one", "random", tuple(documents[:1])), Judge("two", "random", tuple(documents[1:]))]
@@ -47,7 +47,7 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
             log_q = log_softmax(runtime.logits(document.tokens.tolist()))
             with torch.no_grad():
                 log_p = log_softmax(model(document.tokens.long().unsqueeze(0)).logits[0].numpy())
-            for position in range(document.first, len(document.tokens) - 1):
+            for position in document.positions.tolist():
                 p, q = log_p[position], log_q[position]
                 best = int(p.argmax())
                 kl = float((np.exp(p) * (p - q)).sum())
@@ -80,7 +80,7 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
 
 
 def test_fewer_positions_than_five_are_all_there_is(tiny_gguf, tiny_llama, tmp_path):
-    judges = [Judge("one", "random", (Document(torch.tensor([5, 9, 11]), 0, {}),))]
+    judges = [Judge("one", "random", (counted_from(torch.tensor([5, 9, 11])),))]
     reference = make_reference(tiny_llama, judges, tmp_path / "reference.safetensors", "tiny", QuietProgress())
     worst = WorstTokens()
     with LlamaCpp(tiny_gguf, threads=1, context=64, parallel=1) as runtime:
@@ -98,7 +98,7 @@ def test_the_same_mistake_counts_once_wherever_it_is():
         for row in range(4):  # far apart in the document
             part = slice(row, row + 1)
             piece = View(view.p[part], view.negative_entropy[part], likeliest[part])
-            worst.see(torch.tensor(kl)[part], piece, torch.ones(1), log_q[part], 0, document, 100 * row)
+            worst.see(torch.tensor(kl)[part], piece, torch.ones(1), log_q[part], 0, document, torch.tensor([100 * row]))
     assert [(one.kl, one.document, one.expected, one.got) for one in worst._found] == [
         (2.0, 1, 0, 1),
         (pytest.approx(0.4), 1, 3, 1),

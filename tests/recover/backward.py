@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
+from edgedistill.data.example import Example
 from edgedistill.losses.own_sample import OwnSample
 from edgedistill.models.load import load_model
-from edgedistill.signals.shards import Document
 
 
-def inputs_and_gradients(folder: Path, document: Document, layer: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs_and_gradients(folder: Path, document: Example, layer: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A linear layer's inputs [n, I] and the gradients at its outputs [n, O], with the tokens that `OwnSample(seed)`
     draws.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.losses.own_sample import OwnSample
 from edgedistill.models.load import load_model
@@ -15,7 +16,6 @@ from edgedistill.quant.fit import Curvature, expected_kl, fit_costs
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.recover.curvature import PARTS, CurvatureFiles, measure_curvature
 from edgedistill.recover.probe import kl_sum
-from edgedistill.signals.shards import Document
 from tests import tiny
 from tests.recover.backward import inputs_and_gradients
 
@@ -23,24 +23,24 @@ NAMES = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "mod
 
 
 @pytest.fixture(scope="module")
-def document() -> Document:
-    return Document(torch.randint(3, 300, (40,), generator=torch.Generator().manual_seed(4), dtype=torch.int32), 0, {})
+def document() -> Example:
+    return counted_from(torch.randint(3, 300, (40,), generator=torch.Generator().manual_seed(4), dtype=torch.int32))
 
 
-def measure(model: Path, document: Document, folder: Path, **settings: int) -> CurvatureFiles:
+def measure(model: Path, document: Example, folder: Path, **settings: int) -> CurvatureFiles:
     folder.mkdir(exist_ok=True)
     measure_curvature(model, [document], 48, "float32", 9, folder, QuietProgress(), **settings)
     return CurvatureFiles(folder)
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_llama: Path, document: Document, tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
+def measured(tiny_llama: Path, document: Example, tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
     return measure(tiny_llama, document, tmp_path_factory.mktemp("curvature"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(
-    tiny_llama: Path, document: Document, measured, name: str
+    tiny_llama: Path, document: Example, measured, name: str
 ):
     inputs, gradients = inputs_and_gradients(tiny_llama, document, name, seed=9)
     expected = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
@@ -53,7 +53,7 @@ def test_it_is_the_sum_of_outer_products_by_the_mean_of_squared_gradients(
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_tables_is_that_of_its_logits_and_of_its_tokens(tied: bool, document: Document, tmp_path: Path):
+def test_a_tables_is_that_of_its_logits_and_of_its_tokens(tied: bool, document: Example, tmp_path: Path):
     folder = tiny.make_tiny_llama(tmp_path / "model", tied=tied)
     found = measure(folder, document, tmp_path / "curvature")
     model = load_model(folder).double()
@@ -84,7 +84,7 @@ def test_a_tables_is_that_of_its_logits_and_of_its_tokens(tied: bool, document: 
         )
 
 
-def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document: Document, measured, tmp_path: Path):
+def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document: Example, measured, tmp_path: Path):
     parts = measure(tiny_llama, document, tmp_path / "parts", part_bytes=100_000)
     assert len(list((tmp_path / "parts").iterdir())) > 2
     assert set(parts) == set(measured)
@@ -92,7 +92,7 @@ def test_layers_measured_some_at_a_time_are_the_same(tiny_llama: Path, document:
         assert torch.equal(parts[name].matrix, curvature.matrix)
 
 
-def test_a_part_that_is_there_is_not_measured_again(tiny_llama: Path, document: Document, tmp_path: Path):
+def test_a_part_that_is_there_is_not_measured_again(tiny_llama: Path, document: Example, tmp_path: Path):
     measure(tiny_llama, document, tmp_path / "run", part_bytes=100_000)
     first, second = (tmp_path / "run" / PARTS.format(number) for number in (0, 1))
     whole, kept = second.read_bytes(), first.stat().st_mtime_ns
@@ -112,7 +112,7 @@ def test_expected_kl_is_the_quadratic_form_of_the_errors(tiny_llama: Path, measu
     assert expected_kl(weight, fitted, curvature) == pytest.approx(0.5 * curvature.scale * total, rel=1e-4)
 
 
-def test_expected_kl_of_the_output_matrix_is_what_a_small_change_costs(document: Document, tmp_path: Path):
+def test_expected_kl_of_the_output_matrix_is_what_a_small_change_costs(document: Example, tmp_path: Path):
     # Its rows are nearly apart and tokens don't meet in it, so here what is expected is what happens.
     folder = tiny.make_tiny_llama(tmp_path / "model", tied=False)
     curvature = measure(folder, document, tmp_path / "curvature")[HEAD]
@@ -142,7 +142,7 @@ def test_training_of_weights_starts_from_the_fitted_codes(tiny_llama: Path, meas
 
 
 @pytest.mark.parametrize("grid", ["q4_0", "q5_0"])
-def test_a_whole_model_fitted_by_it_loses_less_kl(tiny_llama: Path, document: Document, measured, grid: str):
+def test_a_whole_model_fitted_by_it_loses_less_kl(tiny_llama: Path, document: Example, measured, grid: str):
     ids = document.tokens.long().unsqueeze(0)
 
     def loss(curved: bool) -> float:

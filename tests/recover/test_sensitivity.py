@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import Recipe
+from edgedistill.data.example import Example, counted_from
 from edgedistill.facts import EMBEDDING, HEAD, ModelShape
 from edgedistill.mixes import CANDIDATES, Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes, size_bytes
 from edgedistill.models.facts import read_facts
@@ -22,7 +23,6 @@ from edgedistill.recover.choose import choose_grids, fit_mix
 from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
 from edgedistill.recover.probe import Probe, kl_sum
 from edgedistill.recover.sensitivity import LINES, QUICK_PASSES, measure_sensitivity, read_table
-from edgedistill.signals.shards import Document
 from tests import tiny
 
 MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
@@ -42,11 +42,11 @@ def shape(folder: Path) -> ModelShape:
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[Document]:
+def documents() -> list[Example]:
     generator = torch.Generator().manual_seed(0)
     lengths = ((40, 0), (30, 7), (17, 3))
     return [
-        Document(torch.randint(3, 300, (n,), generator=generator, dtype=torch.int32), first, {}) for n, first in lengths
+        counted_from(torch.randint(3, 300, (n,), generator=generator, dtype=torch.int32), first) for n, first in lengths
     ]
 
 
@@ -59,7 +59,7 @@ def importance(folder: Path) -> dict[str, Tensor]:
     }
 
 
-def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Document]) -> float:
+def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Example]) -> float:
     """Mean KL in float64, a document at a time, from whole models' logits."""
     plain, other = load_model(folder), load_model(folder)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Document])
         for document in documents:
             ids = document.tokens.long().unsqueeze(0)
             p, q = (
-                torch.log_softmax(model(ids).logits[0, document.first : -1].double(), -1) for model in (plain, other)
+                torch.log_softmax(model(ids).logits[0, document.positions].double(), -1) for model in (plain, other)
             )
             total += float((p.exp() * (p - q)).sum())
             count += len(p)
@@ -89,7 +89,7 @@ def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Document])
 )
 @pytest.mark.parametrize("fit", ["importance", "ggml"])
 def test_a_groups_kl_is_that_of_whole_models(
-    names: list[str], fit: str, folder: Path, documents: list[Document], importance: dict[str, Tensor]
+    names: list[str], fit: str, folder: Path, documents: list[Example], importance: dict[str, Tensor]
 ):
     probe = Probe(folder, documents, 48, importance if fit == "importance" else None)
     state = load_model(folder).state_dict()
@@ -107,7 +107,7 @@ def test_a_groups_kl_is_that_of_whole_models(
     assert probe.kl({}) < 1e-12  # not 0: matrices of other sizes are summed in another order
 
 
-def test_a_tied_table_is_swapped_in_both_its_places(tiny_llama: Path, documents: list[Document]):
+def test_a_tied_table_is_swapped_in_both_its_places(tiny_llama: Path, documents: list[Example]):
     table = fit_ggml(load_model(tiny_llama).state_dict()[EMBEDDING], "q4_0").decode()
     assert Probe(tiny_llama, documents, 48, None).kl({EMBEDDING: "q4_0"}) == pytest.approx(
         loop_kl(tiny_llama, {EMBEDDING: table}, documents), rel=2e-3
@@ -139,7 +139,7 @@ class Killed(QuietProgress):
 def test_a_killed_run_measures_nothing_twice(
     folder: Path,
     shape: ModelShape,
-    documents: list[Document],
+    documents: list[Example],
     importance: dict[str, Tensor],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,14 +166,14 @@ def test_a_killed_run_measures_nothing_twice(
 
 
 @pytest.fixture(scope="module")
-def curvature(folder: Path, documents: list[Document], tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
+def curvature(folder: Path, documents: list[Example], tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
     work = tmp_path_factory.mktemp("curvature")
     measure_curvature(folder, documents, 48, "float32", 0, work, QuietProgress())
     return CurvatureFiles(work)
 
 
 def test_what_curvature_foretells_ranks_grids_as_measuring_does(
-    folder: Path, shape: ModelShape, documents: list[Document], curvature: CurvatureFiles, tmp_path: Path
+    folder: Path, shape: ModelShape, documents: list[Example], curvature: CurvatureFiles, tmp_path: Path
 ):
     groups = groups_of(shape, replace(MIX, candidates=("q4_0", "q5_0", "q8_0")))
     tables = []
@@ -219,7 +219,7 @@ def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
     size: Size,
     folder: Path,
     shape: ModelShape,
-    documents: list[Document],
+    documents: list[Example],
     importance: dict[str, Tensor],
     table,
     tmp_path: Path,
@@ -242,7 +242,7 @@ def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
 
 
 def test_where_a_built_in_mix_is_better_it_is_taken(
-    folder: Path, shape: ModelShape, documents: list[Document], importance: dict[str, Tensor], table, tmp_path: Path
+    folder: Path, shape: ModelShape, documents: list[Example], importance: dict[str, Tensor], table, tmp_path: Path
 ):
     size = Size(total_bytes=mix_bytes(shape, "q4_0"))
     mix = Mix("fitted", "", size=size, candidates=("q4_0", "q8_0"))
@@ -254,7 +254,7 @@ def test_where_a_built_in_mix_is_better_it_is_taken(
 
 
 @pytest.mark.parametrize("family", sorted(set(tiny.VARIANTS) - {"llama"}))
-def test_every_familys_layers_can_be_resumed(family: str, documents: list[Document], tmp_path: Path):
+def test_every_familys_layers_can_be_resumed(family: str, documents: list[Example], tmp_path: Path):
     folder = tiny.make_tiny(family, tmp_path / family)
     groups = groups_of(read_facts(folder, family).shape, MIX)
     group = next(group for group in reversed(groups) if group.layer is not None and group.layer > 0)
@@ -264,7 +264,7 @@ def test_every_familys_layers_can_be_resumed(family: str, documents: list[Docume
     assert found == pytest.approx(loop_kl(folder, swapped, documents), rel=2e-3)
 
 
-def test_all_candidates_are_weighed_where_rows_divide(documents: list[Document], tmp_path: Path):
+def test_all_candidates_are_weighed_where_rows_divide(documents: list[Example], tmp_path: Path):
     folder = tiny.make_tiny_llama(tmp_path / "wide", layers=2, width=256, ffn=256, heads=4, kv_heads=2, seed=5)
     shape = read_facts(folder, "wide").shape
     mix = Mix("fitted", "", size=Size(bits_per_weight=4.6))

@@ -10,6 +10,7 @@ import torch
 
 from edgedistill.config import Recipe
 from edgedistill.config.recover import Recover
+from edgedistill.data.example import Example, counted_from
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
@@ -17,20 +18,20 @@ from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_ggml, fit_importance
 from edgedistill.recover.stage import FIT, recover
-from edgedistill.signals.shards import Document, iter_shards
+from edgedistill.signals.shards import iter_shards
 from edgedistill.teach.capture import capture, load_importance
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 
 
-def documents(seed: int, count: int) -> list[Document]:
+def documents(seed: int, count: int) -> list[Example]:
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(count):
         tokens = torch.randint(3, 300, (32,), generator=generator, dtype=torch.int32)
         ids = torch.stack([torch.randperm(300, generator=generator)[:8] for _ in range(31)]).int()
         log_probs = torch.log_softmax(torch.randn(31, 9, generator=generator), -1)[:, :8].half()
-        found.append(Document(tokens, 0, {"ids": ids, "log_probs": log_probs}))
+        found.append(counted_from(tokens, 0, {"ids": ids, "log_probs": log_probs}))
     return found
 
 

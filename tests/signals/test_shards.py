@@ -3,17 +3,18 @@
 import pytest
 import torch
 
+from edgedistill.data.example import Example, counted_from
 from edgedistill.errors import RunError
-from edgedistill.signals.shards import Document, iter_shards, load_shard, save_shard, shard_path
+from edgedistill.signals.shards import iter_shards, load_shard, save_shard, shard_path
 
 
-def document(length: int, first: int, base: int) -> Document:
+def document(length: int, first: int, base: int) -> Example:
     kept = length - 1 - first
     signal = {
         "ids": torch.arange(kept * 4, dtype=torch.int32).view(kept, 4) + base,
         "log_probs": torch.randn(kept, 4).half(),
     }
-    return Document(torch.arange(base, base + length, dtype=torch.int32), first, signal)
+    return counted_from(torch.arange(base, base + length, dtype=torch.int32), first, signal)
 
 
 def test_round_trip(tmp_path):
@@ -24,14 +25,30 @@ def test_round_trip(tmp_path):
     assert len(found) == 3
     for one, other in zip(found, documents, strict=True):
         assert torch.equal(one.tokens, other.tokens)
-        assert one.first == other.first
+        assert torch.equal(one.weight, other.weight)
+        assert one.trace_id == other.trace_id
         assert all(torch.equal(one.signal[name], other.signal[name]) for name in other.signal)
+
+
+def test_weights_with_gaps_and_trace_ids_come_back(tmp_path):
+    weights = ([0, 1, 0, 0.5], [0, 0], [2])
+    examples = []
+    for number, values in enumerate(weights):
+        weight = torch.tensor(values, dtype=torch.float16)
+        rows = torch.arange(int((weight > 0).sum())) + 10 * number
+        tokens = torch.arange(len(weight) + 1, dtype=torch.int32)
+        examples.append(Example(tokens, weight, {"mark": rows}, ["α", "", "c"][number]))
+    save_shard(shard_path(tmp_path, 0), examples)
+    for one, other in zip(load_shard(shard_path(tmp_path, 0)), examples, strict=True):
+        assert torch.equal(one.weight, other.weight)
+        assert torch.equal(one.signal["mark"], other.signal["mark"])
+        assert one.trace_id == other.trace_id
 
 
 def test_misaligned_signals_are_refused(tmp_path):
     good = document(9, 0, 0)
-    with pytest.raises(ValueError, match=r"document 0: signal 'ids' has 7 rows for 8 kept positions"):
-        save_shard(shard_path(tmp_path, 0), [Document(good.tokens, 0, {"ids": good.signal["ids"][:7]})])
+    with pytest.raises(ValueError, match=r"example 0: signal 'ids' has 7 rows for 8 kept positions"):
+        save_shard(shard_path(tmp_path, 0), [counted_from(good.tokens, 0, {"ids": good.signal["ids"][:7]})])
     assert not list(tmp_path.iterdir())
 
 

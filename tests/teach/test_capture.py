@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistill.data.example import counted_from
 from edgedistill.errors import InputError
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
-from edgedistill.signals.shards import Document, iter_shards
+from edgedistill.signals.shards import iter_shards
 from edgedistill.teach.capture import capture, load_importance, spread_documents
 
 
 def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
     torch.manual_seed(0)
-    documents = [Document(torch.randint(3, 300, (n,), dtype=torch.int32), 1, {}) for n in (20, 33, 8)]
+    documents = [counted_from(torch.randint(3, 300, (n,), dtype=torch.int32), 1) for n in (20, 33, 8)]
     capture(tiny_llama, [("train", documents), ("validation", documents[:1])], 64, "float32", tmp_path, QuietProgress())
     model = load_model(tiny_llama)
     head = model.get_output_embeddings().weight
@@ -55,7 +56,7 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
     monkeypatch.setattr("edgedistill.teach.capture.PART_TOKENS", 100)
     torch.manual_seed(1)
     documents = [
-        Document(torch.randint(3, 300, (n,), dtype=torch.int32), 1, {}) for n in (40, 33, 50, 64, 20, 64, 12, 60, 2)
+        counted_from(torch.randint(3, 300, (n,), dtype=torch.int32), 1) for n in (40, 33, 50, 64, 20, 64, 12, 60, 2)
     ]
     splits = [("train", documents), ("validation", documents[:3])]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -72,7 +73,7 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
 
 
 def test_documents_are_spread_over_the_list():
-    documents = [Document(torch.arange(10), 0, {}) for _ in range(10)]
+    documents = [counted_from(torch.arange(10)) for _ in range(10)]
     chosen = spread_documents(documents, 40, 64)
     assert len(chosen) == 4
     assert spread_documents(documents, 1000, 64) == documents
@@ -83,13 +84,13 @@ def test_documents_are_spread_over_the_list():
 )
 def test_few_tokens_are_still_a_document(count: int, length: int, tokens: int, seq_len: int):
     """Measured on nothing, an error would cost nothing: a single document is the least."""
-    documents = [Document(torch.zeros(length, dtype=torch.int32), 0, {}) for _ in range(count)]
+    documents = [counted_from(torch.zeros(length, dtype=torch.int32)) for _ in range(count)]
     assert len(spread_documents(documents, tokens, seq_len)) == 1
 
 
 def test_a_chat_that_its_row_cuts_before_the_answer_is_left_out(tiny_llama: Path, tmp_path: Path):
     tokens = torch.arange(3, 43, dtype=torch.int32)
-    late, early = Document(tokens, 33, {}), Document(tokens, 4, {})
+    late, early = counted_from(tokens, 33), counted_from(tokens, 4)
     capture(tiny_llama, [("train", [late, early, late])], 32, "float32", tmp_path, QuietProgress())
     assert [len(document.signal["hidden"]) for document in iter_shards(tmp_path / "train")] == [27]
     with pytest.raises(

@@ -74,7 +74,7 @@ def test_free_texts_go_on_from_words_of_the_prose_and_count_from_there(tokenizer
     assert len(starts) > 3
     assert all(start in prose for start in starts)
     documents = [document for split in SPLITS for document in iter_shards(tmp_path / f"{FREE}{split}")]
-    assert {document.first for document in documents} == {START_TOKENS - 1}
+    assert {int(document.positions[0]) for document in documents} == {START_TOKENS - 1}
     assert sum(document.kept for document in documents) == tally.tokens >= 300
     assert all(any(iter_shards(tmp_path / f"{FREE}{split}")) for split in SPLITS)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from edgedistill.data.example import counted_from
 from edgedistill.data.packing import make_batch
-from edgedistill.signals.shards import Document
 from edgedistill.train.forward import kept_hidden
 
 SIZES = {
@@ -37,7 +37,7 @@ CASES = {
 def test_packing_changes_nothing(family):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **CASES[family])).eval()
-    documents = [Document(torch.randint(3, 97, (n,)), 0, {}) for n in (20, 9, 14)]
+    documents = [counted_from(torch.randint(3, 97, (n,))) for n in (20, 9, 14)]
     batch = make_batch([documents[:2], documents[2:]], seq_len=32)
     head = model.get_output_embeddings().weight
     with torch.no_grad():

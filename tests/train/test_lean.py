@@ -5,11 +5,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from edgedistill.data.example import counted_from
 from edgedistill.data.packing import make_batch
 from edgedistill.formats import FORMATS
 from edgedistill.quant.latent import Learned
 from edgedistill.recover.place import place_on_grid
-from edgedistill.signals.shards import Document
 from edgedistill.train import forward
 from edgedistill.train.forward import kept_hidden
 from tests.train.test_forward import CASES, SIZES
@@ -26,7 +26,7 @@ def model_of(family):
 
 
 def batch_of():
-    return make_batch([[Document(torch.arange(3, 3 + n) % 97, 0, {}) for n in (20, 9)]], seq_len=32)
+    return make_batch([[counted_from(torch.arange(3, 3 + n) % 97) for n in (20, 9)]], seq_len=32)
 
 
 def outcome(model, dtype):
