@@ -23,6 +23,7 @@ from torch import Tensor
 
 from edgedistill.data.example import Example
 from edgedistill.errors import RunError
+from edgedistill.store.whole import whole
 
 PATTERN = "signals-*.safetensors"
 # What the folders of a split's sources begin with: what the teacher wrote, wrote freely, and read.
@@ -55,9 +56,8 @@ def save_shard(path: Path, examples: Sequence[Example]) -> None:
     }
     for name in examples[0].signal if examples else ():
         tensors[name] = torch.cat([example.signal[name] for example in examples]).contiguous()
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with whole(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_shard(path: Path) -> list[Example]:
