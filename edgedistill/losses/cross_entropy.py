@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class CrossEntropy:
-    """Sum over tokens of −log q(label)."""
+    """−log q(label) of each token."""
 
     def __init__(self, labels: Tensor) -> None:
         """Take the [N] token ids that follow."""
@@ -19,6 +19,6 @@ class CrossEntropy:
         """See `HeadLoss`. The gradient is q − onehot(label)."""
         labels = self.labels[start : start + logits.shape[0]].long().unsqueeze(-1)
         log_q = torch.log_softmax(logits, -1)
-        summed = -log_q.gather(-1, labels).sum()
+        values = -log_q.gather(-1, labels).squeeze(-1)
         grad = log_q.exp_()
-        return summed, grad.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=grad.dtype))
+        return values, grad.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=grad.dtype))

@@ -11,7 +11,7 @@ from edgedistill.losses.teachers import ExactTeacher, LiveLogits
 
 
 class ExactLoss:
-    """Sum over tokens of T² · D(p, q), both softened by T."""
+    """T² · D(p, q) of each token, both softened by T."""
 
     def __init__(self, divergence: Divergence, teacher: ExactTeacher | LiveLogits, temperature: float = 1.0) -> None:
         """Take a teacher of N tokens.
@@ -42,6 +42,6 @@ class ExactLoss:
             )
         if self.temperature == 1.0:
             values, grad = self.divergence(side_of(teacher), side_of(logits))
-            return values.sum(), grad
+            return values, grad
         values, grad = self.divergence(side_of(teacher / self.temperature), side_of(logits.div_(self.temperature)))
-        return values.sum() * self.temperature**2, grad.mul_(self.temperature)
+        return values.mul_(self.temperature**2), grad.mul_(self.temperature)

@@ -20,7 +20,7 @@ SMALLEST_STUDENT_TAIL = 1e-30
 
 
 class GroupedLoss:
-    """Sum over tokens of the divergence between the grouped distributions."""
+    """The divergence between the grouped distributions of each token."""
 
     def __init__(self, divergence: Divergence, teacher: TopKTeacher) -> None:
         """Take a teacher of N tokens."""
@@ -47,4 +47,4 @@ class GroupedLoss:
             Side(torch.cat([known, tail], -1), torch.cat([known_log, tail.log()], -1), none),
             Side(torch.cat([student_known, student_tail], -1), student_log, none),
         )
-        return values.sum(), spread.mul_(grad[:, -1:] / student_tail).scatter_(-1, ids, grad[:, :-1])
+        return values, spread.mul_(grad[:, -1:] / student_tail).scatter_(-1, ids, grad[:, :-1])

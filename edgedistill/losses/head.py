@@ -35,20 +35,22 @@ class HeadLoss(Protocol):
         ...
 
     def loss_and_grad(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over a block of tokens in nats, and its gradient.
+        """The loss of each token of a block in nats, and its gradient.
 
         Args:
             logits: [n, V] float32 of tokens start .. start + n; may be overwritten.
             start: the block's first token among the N.
         Returns:
-            Scalar float32 (a sum, not a mean) and d(sum)/d(logits) [n, V] float32.
+            [n] float32, a value for each token, and [n, V] float32, the gradient of each with respect to its logits.
         """
         ...
 
 
 class _ChunkedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, hidden: Tensor, weight: Tensor, loss: HeadLoss, token_weights: Tensor | None, chunk: int
+    ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         (tokens, _), vocabulary = hidden.shape, weight.shape[0]
         chunk = -(-tokens // -(-tokens // chunk))  # as many chunks, all of about one length
@@ -57,6 +59,7 @@ class _ChunkedHead(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        count = tokens if token_weights is None else token_weights.sum()
         buffer = torch.empty(chunk, vocabulary, dtype=hidden.dtype, device=hidden.device)
         for start in range(0, tokens, chunk):
             rows = hidden[start : start + chunk]
@@ -64,16 +67,19 @@ class _ChunkedHead(torch.autograd.Function):
             part = loss.chunk(start, start + len(rows))
             for first in range(0, len(rows), block):
                 here = logits[first : first + block]
-                summed, grad = part.loss_and_grad(here.float(), first)
-                total += summed
+                values, grad = part.loss_and_grad(here.float(), first)
+                if token_weights is not None:
+                    share = token_weights[start + first : start + first + len(here)]
+                    values, grad = values * share, grad.mul_(share.unsqueeze(-1))
+                total += values.sum()
                 here.copy_(grad)
             del part  # before the next chunk's is made
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[start : start + len(rows)])
             if grad_weight is not None:
                 _add_product(grad_weight, logits, rows)
-        ctx.grads = (grad_hidden, grad_weight, tokens, weight.dtype)
-        return total / tokens
+        ctx.grads = (grad_hidden, grad_weight, count, weight.dtype)
+        return total / count
 
     @staticmethod
     @once_differentiable
@@ -82,13 +88,13 @@ class _ChunkedHead(torch.autograd.Function):
             raise RuntimeError(
                 "the gradients of head_loss were made with its value and have been handed out: compute the loss anew"
             )
-        (grad_hidden, grad_weight, tokens, dtype), ctx.grads = ctx.grads, None
-        factor = scale / tokens
+        (grad_hidden, grad_weight, count, dtype), ctx.grads = ctx.grads, None
+        factor = scale / count
         if grad_hidden is not None:
             grad_hidden.mul_(factor)
         if grad_weight is not None:
             grad_weight = _scaled(grad_weight, factor, dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
 def _add_product(total: Tensor, grad: Tensor, rows: Tensor) -> None:
@@ -113,22 +119,37 @@ def _scaled(total: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     return front
 
 
-def head_loss(hidden: Tensor, weight: Tensor, loss: HeadLoss, chunk: int | None = None) -> Tensor:
-    """Mean of `loss` over N tokens, in nats per token.
+def head_loss(
+    hidden: Tensor, weight: Tensor, loss: HeadLoss, token_weights: Tensor | None = None, chunk: int | None = None
+) -> Tensor:
+    """Mean of `loss` over N tokens, Σ w_t loss_t / Σ w_t, in nats per token.
 
     Args:
         hidden: [N, D] last hidden states after the final norm; float32 or bfloat16. The products run in its type.
         weight: [V, D] output matrix of the same type. Its gradient, where it wants one, is summed in float32: 4·V·D
             bytes.
+        token_weights: [N] how much each token counts, 0 and above, any float type; None: all of them 1.
         chunk: tokens whose logits exist at once; None takes what is fast for the vocabulary.
     Returns:
         Scalar float32, whose gradient can be taken once.
     Raises:
-        ValueError: there is no token, or the types differ.
+        ValueError: there is no token, the types differ, or the token weights are not [N] of 0 and above with one above 0.
     """
     if hidden.shape[0] == 0:
         raise ValueError("head_loss needs at least one token, got hidden states of shape " + str(tuple(hidden.shape)))
     if hidden.dtype != weight.dtype:
         raise ValueError(f"head_loss needs one type, got hidden {hidden.dtype} and weight {weight.dtype}")
+    if token_weights is not None:
+        token_weights = _checked(token_weights, hidden.shape[0]).to(hidden.device)
     chunk = chunk or max(1, min(CHUNK, CHUNK_LOGITS // weight.shape[0]))
-    return _ChunkedHead.apply(hidden, weight, loss, chunk)  # type: ignore[no-any-return]
+    return _ChunkedHead.apply(hidden, weight, loss, token_weights, chunk)  # type: ignore[no-any-return]
+
+
+def _checked(token_weights: Tensor, tokens: int) -> Tensor:
+    """The weights in float32."""
+    if token_weights.shape != (tokens,):
+        raise ValueError(f"head_loss needs a weight for each of {tokens} tokens, got {tuple(token_weights.shape)}")
+    weights = token_weights.float()
+    if not bool((weights >= 0).all()) or not bool(weights.sum() > 0):
+        raise ValueError("head_loss needs token weights of 0 and above, at least one of them above 0")
+    return weights

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class OwnSample:
-    """Sum over tokens of −log q(y), y ~ q, drawn anew for each token."""
+    """−log q(y), y ~ q, drawn anew for each token."""
 
     def __init__(self, seed: int) -> None:
         """Draw from a generator of its own."""
@@ -33,5 +33,5 @@ class OwnSample:
         mass = q.cumsum(-1)
         drawn = torch.rand(len(q), 1, generator=self.generator) * mass[:, -1:]
         labels = torch.searchsorted(mass, drawn).clamp_(max=q.shape[1] - 1)
-        summed = -q.gather(-1, labels).log().sum()
-        return summed, q.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=q.dtype))
+        values = -q.gather(-1, labels).log().squeeze(-1)
+        return values, q.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=q.dtype))

@@ -35,6 +35,6 @@ class Weighted:
         total, grad = first.loss_and_grad(logits.clone() if others else logits, start)
         total, grad = total * first_weight, grad.mul_(first_weight)
         for position, (weight, loss) in enumerate(others, 1):
-            summed, part = loss.loss_and_grad(logits if position == len(others) else logits.clone(), start)
-            total, grad = total + summed * weight, grad.add_(part, alpha=weight)
+            values, part = loss.loss_and_grad(logits if position == len(others) else logits.clone(), start)
+            total, grad = total + values * weight, grad.add_(part, alpha=weight)
         return total, grad

@@ -29,8 +29,8 @@ def top_k(logits, k=K):
 
 def run(loss, logits):
     """Mean loss and its gradient, a loss being free to overwrite the logits that it is given."""
-    summed, grad = loss.loss_and_grad(logits.clone(), 0)
-    return summed.item() / len(logits), grad / len(logits)
+    values, grad = loss.loss_and_grad(logits.clone(), 0)
+    return values.sum().item() / len(logits), grad / len(logits)
 
 
 @each
@@ -93,7 +93,7 @@ def test_a_teacher_costs_itself_nothing(pair, name, settings, known):
 def test_a_gradient_sums_to_zero_over_the_vocabulary(pair, name, settings, known):
     """Adding a constant to all logits changes nothing."""
     _, grad = run(make_loss(name, known(pair[0]), **settings), pair[1])
-    assert grad.sum(-1).abs().max() < 1e-7
+    assert grad.sum(-1).abs().max() < 3e-7
 
 
 @each

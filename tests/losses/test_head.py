@@ -74,6 +74,43 @@ def test_cross_entropy_is_torchs(case):
     assert_same(loss, hidden, weight, torch.nn.functional.cross_entropy(z, labels), h, w)
 
 
+@pytest.mark.parametrize("chunk", [3, None])
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_token_weights_are_a_weighted_mean_in_a_float64_loop(case, chunk, kind):
+    """Weights of 0, of 1 and between, over a sum of two losses."""
+    hidden, weight, teacher_hidden, teacher_weight = case
+    token_weights = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.0, 1.0, 1.0, 0.125, 2.0, 0.75, 1.0], dtype=kind)
+    labels = torch.arange(N) % V
+    h, w, z = in_float64(hidden, weight)
+    p = torch.softmax(teacher_hidden.double() @ teacher_weight.double().T, -1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for token in range(N):
+        q = torch.softmax(z[token], -1)
+        kl = TENSORS["reverse_kl"](p[token : token + 1], q.unsqueeze(0)).sum()
+        expected = expected + float(token_weights[token]) * (0.75 * kl - 0.25 * q[labels[token]].log())
+    expected = expected / float(token_weights.double().sum())
+    loss = Weighted(
+        [
+            (0.75, make_loss("reverse_kl", ExactTeacher(teacher_hidden, teacher_weight))),
+            (0.25, make_loss("cross_entropy", WrittenText(labels))),
+        ]
+    )
+    assert_same(head_loss(hidden, weight, loss, token_weights, chunk), hidden, weight, expected, h, w)
+
+
+def test_a_token_of_weight_zero_is_as_if_it_were_not_there(case):
+    hidden, weight, *_ = case
+    labels = torch.arange(N) % V
+    token_weights = torch.ones(N)
+    token_weights[[2, 7]] = 0
+    kept = token_weights > 0
+    both = head_loss(hidden, weight, CrossEntropy(labels), token_weights)
+    fewer = head_loss(hidden[kept], weight, CrossEntropy(labels[kept]))
+    assert both.item() == pytest.approx(fewer.item(), rel=1e-6)
+    (grad,) = torch.autograd.grad(both, hidden)
+    assert not grad[~kept].any()
+
+
 def test_two_teachers_and_a_text_are_the_sum_of_three_losses(case):
     """A float student and an original teacher of another width, mixed."""
     hidden, weight, teacher_hidden, teacher_weight = case
@@ -125,7 +162,7 @@ def test_chunks_and_blocks_change_nothing(case, known, monkeypatch):
     whole = torch.autograd.grad(head_loss(hidden, weight, loss, chunk=N), (hidden, weight))
     for chunk, block in ((1, 1), (4, 1), (4, 3 * V), (99, 2 * V), (None, 2 * V)):
         monkeypatch.setattr(head, "BLOCK_LOGITS", block)
-        value = head_loss(hidden, weight, loss, chunk)
+        value = head_loss(hidden, weight, loss, chunk=chunk)
         assert value.item() == pytest.approx(head_loss(hidden, weight, loss, chunk=N).item(), rel=1e-6)
         for found, expected in zip(torch.autograd.grad(value, (hidden, weight)), whole, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
@@ -143,7 +180,7 @@ def test_bfloat16_is_the_plain_way_in_bfloat16(chunk):
         torch.randn(vocabulary, D).bfloat16().requires_grad_(),
     )
     teacher = torch.randn(N, vocabulary)
-    loss = head_loss(hidden, weight, make_loss("forward_kl", LiveLogits(teacher)), chunk)
+    loss = head_loss(hidden, weight, make_loss("forward_kl", LiveLogits(teacher)), chunk=chunk)
     (loss * 3).backward()
     z = (hidden @ weight.T).detach().float().requires_grad_()
     log_q = torch.log_softmax(z, -1)
@@ -225,11 +262,19 @@ def test_the_plain_way_takes_seven_times_that():
     assert 4 * TOKENS * VOCABULARY * 3 > 7 * (2 * head.CHUNK * VOCABULARY * 4 + SMALL)
 
 
+def weighted_mean(weights):
+    return head_loss(torch.zeros(1, 2), torch.zeros(3, 2), CrossEntropy(torch.zeros(1)), torch.tensor(weights))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: head_loss(torch.zeros(0, 2), torch.zeros(3, 2), CrossEntropy(torch.zeros(0))), "at least one token"),
         (lambda: head_loss(torch.zeros(1, 2).bfloat16(), torch.zeros(3, 2), CrossEntropy(torch.zeros(1))), "one type"),
+        (lambda: weighted_mean([1.0, 1.0]), r"a weight for each of 1 tokens, got \(2,\)"),
+        (lambda: weighted_mean([0.0]), "at least one of them above 0"),
+        (lambda: weighted_mean([-1.0]), "weights of 0 and above"),
+        (lambda: weighted_mean([float("nan")]), "weights of 0 and above"),
         (lambda: ForwardKL(torch.zeros(1, 2), torch.zeros(3, 2), 0.0), "above 0, got 0.0"),
         (lambda: Weighted([(0.0, CrossEntropy(torch.zeros(1)))]), "weight above 0"),
         (
