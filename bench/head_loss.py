@@ -70,7 +70,7 @@ class Case:
 
     def ours(self, chunk: int | None = None) -> float:
         """Forward and backward by chunks."""
-        return self._backward(head_loss(self.hidden, self.weight, make_loss("forward_kl", self.known), chunk))
+        return self._backward(head_loss(self.hidden, self.weight, make_loss("forward_kl", self.known), chunk=chunk))
 
     def plain(self) -> float:
         """Forward and backward with all logits at once."""

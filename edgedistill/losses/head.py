@@ -133,7 +133,7 @@ def head_loss(
     Returns:
         Scalar float32, whose gradient can be taken once.
     Raises:
-        ValueError: there is no token, the types differ, or the token weights are not [N] of 0 and above with one above 0.
+        ValueError: there is no token, the types differ, or the token weights are not [N], of 0 and above, not all 0.
     """
     if hidden.shape[0] == 0:
         raise ValueError("head_loss needs at least one token, got hidden states of shape " + str(tuple(hidden.shape)))
