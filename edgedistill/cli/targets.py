@@ -12,20 +12,22 @@ def targets() -> None:
     \b
     Example: edgedistill targets list
              edgedistill targets show phone > my-phone.yaml
+             edgedistill targets show this-machine > my-laptop.yaml
     """
 
 
 @targets.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def list_command(as_json: bool) -> None:
-    """List the targets by name.
+    """List the targets by name, the machine that this runs on last.
 
     \b
     Example: edgedistill targets list --json
     """
     from edgedistill.config import load_target, names
+    from edgedistill.plan.here import here
 
-    found = [load_target(name) for name in names("targets")]
+    found = [*(load_target(name) for name in names("targets")), here()]
     if as_json:
         click.echo(
             json.dumps(
@@ -49,10 +51,12 @@ def show(target: str, as_json: bool) -> None:
     \b
     Example: edgedistill targets show laptop-cpu
     """
-    from edgedistill.config import load_target, locate
+    from edgedistill.config import locate
+    from edgedistill.config.target import HERE
+    from edgedistill.plan.here import here_file, target_named
 
-    checked = load_target(target)
-    text = locate("targets", target).read_text(encoding="utf-8")
+    checked = target_named(target)
+    text = here_file() if target == HERE else locate("targets", target).read_text(encoding="utf-8")
     click.echo(json.dumps(checked.to_dict(), indent=2) if as_json else text, nl=as_json)
 
 

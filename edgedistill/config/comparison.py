@@ -2,8 +2,7 @@
 given.
 """
 
-from collections.abc import Sequence
-
+from edgedistill.config.overrides import Overrides
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.recovery import recovery_recipe
 from edgedistill.errors import InputError
@@ -14,31 +13,27 @@ from edgedistill.mixes import fallbacks, mix_bytes, storable
 APART = 0.03
 
 
-def comparison_recipe(
-    recipe: Recipe, *, mixes: Sequence[str] = (), recover: str | None = None, texts: Sequence[str] = ()
-) -> Recipe:
+def comparison_recipe(recipe: Recipe, overrides: Overrides) -> Recipe:
     """The recipe with `student.as_is`, and with what the command line says; what it leaves out stays as the recipe has
     it.
 
     Args:
         recipe: any; its `distill` part isn't used, and its `recover` part only with a budget.
-        mixes: names that the recipe could have; they replace its own.
-        recover: training tokens of each mix, such as "20k"; "0" fits without training, None only rounds.
-        texts: absolute paths of text files, which the files are judged on in place of the prose that comes along.
+        overrides: mixes; training tokens of each mix ("0" fits without training, None only rounds); texts, which the
+            files are judged on in place of the prose that comes along.
     Raises:
         InputError: an option is wrong; one sentence that names it.
     """
-    if recover is not None and not recover.strip():
+    if overrides.tokens is not None and not overrides.tokens.strip():
         raise InputError(
             "--recover is empty; give the training tokens of each mix, such as 20k, or 0 for the fit alone"
         )
-    changed = recovery_recipe(recipe, mixes=mixes, tokens=recover, texts=texts, options=("--mixes", "--recover"))
+    changed = recovery_recipe(recipe, overrides)
     unfitted = [name for name in changed.mixes if changed.mix(name).unfitted]
-    if recover is None and unfitted:
+    if overrides.tokens is None and unfitted:
         raise InputError(
-            f"--mixes names '{unfitted[0]}', whose grids are chosen by what each costs on training text; give "
-            "--recover too "
-            "(--recover 0 chooses and fits without training), or leave it out"
+            f"--mix names '{unfitted[0]}', whose grids are chosen by what each costs on training text; give --recover "
+            "too (--recover 0 chooses and fits without training), or leave it out"
         )
     return changed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import edgedistill
 from edgedistill.config.recipe import Recipe
-from edgedistill.config.target import Target
+from edgedistill.config.target import HERE, Target
 from edgedistill.config.yaml_file import load
 from edgedistill.errors import InputError, did_you_mean
 
@@ -38,6 +38,8 @@ def locate(kind: str, name_or_path: str) -> Path:
     if path.suffix.lower() in SUFFIXES or path.is_file():
         return path
     what = kind.removesuffix("s")
+    if kind == "targets":
+        known = [*known, HERE]
     near = did_you_mean(name_or_path, known)
     raise InputError(
         f"{what} '{name_or_path}' is unknown; it must be one of {', '.join(known)}, or the path of a .yaml file.{near}"

@@ -24,7 +24,7 @@ class Teacher(Model):
     """Who teaches."""
 
     model: Text | None = Field(
-        default=None, description="Folder, hub id, .gguf file or pypi:NAME; --teacher comes before it."
+        default=None, description="Folder, hub id, .gguf file or pypi:NAME; the command's MODEL comes before it."
     )
     revision: Text | None = Field(
         default=None, description="Commit of a hub model; a branch would change under the run."

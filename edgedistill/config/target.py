@@ -12,6 +12,7 @@ from edgedistill.config.yaml_file import Model, as_tuple
 from edgedistill.units import EXAMPLES, parse
 
 SCHEMA = "edgedistill.target/1"
+HERE = "this-machine"  # the name that stands for the machine that the command runs on; plan/here.py describes it
 
 
 def _read(quantity: str) -> BeforeValidator:
@@ -116,6 +117,11 @@ class Target(Model):
     ] = Field(description="What runs there.")
     connection: Literal["local", "none"] = Field(
         default="none", description="local: a machine of this kind can measure for itself."
+    )
+    this_machine: bool = Field(
+        default=False,
+        description="Whether the file describes the machine that the command runs on, so that what is measured there "
+        "counts as measured on the target.",
     )
     limits: Limits = Limits()
 

@@ -2,26 +2,43 @@
 from.
 """
 
-from edgedistill.config.target import SCHEMA, Target
+import yaml
+
+from edgedistill.config.library import load_target
+from edgedistill.config.target import HERE, SCHEMA, Target
 from edgedistill.machine import machine_facts
 
-HERE = "this-machine"
+FILE = """# This machine as edgedistill sees it. Save it, then put in limits, and figures that you have measured.
+schema: {schema}
+name: {name}
+title: this machine
+memory: {{total: {memory} B, usable: {memory} B, source: "what the system says that it has"}}
+bandwidth: {{peak: null, source: "not measured"}}
+efficiency: {{decode: null, prefill: null, source: "not measured"}}
+compute: {{flops: null, source: "not measured"}}
+cpu: {{cores: {cores}, source: "what the system lets this process use"}}
+runtimes: [llama.cpp, onnxruntime]
+connection: local
+this_machine: true   # what is measured here counts as measured on the target
+limits: {{context: 2048 tokens, file: null, ttft: null, decode: null}}
+"""
+
+
+def target_named(name_or_path: str) -> Target:
+    """A target by its name, this-machine among them, or from a YAML file.
+
+    Raises:
+        InputError: there is none, or a key or value in it is wrong.
+    """
+    return here() if name_or_path == HERE else load_target(name_or_path)
 
 
 def here() -> Target:
     """The machine that this runs on."""
+    return Target.model_validate(yaml.safe_load(here_file()))
+
+
+def here_file() -> str:
+    """The same as a YAML file, which can be saved and changed."""
     facts = machine_facts()
-    memory, unmeasured = facts["memory_bytes"], "not measured"
-    found = {
-        "schema": SCHEMA,
-        "name": HERE,
-        "title": "this machine",
-        "memory": {"total": f"{memory} B", "usable": f"{memory} B", "source": "what the system says that it has"},
-        "bandwidth": {"peak": None, "source": unmeasured},
-        "efficiency": {"decode": None, "prefill": None, "source": unmeasured},
-        "compute": {"flops": None, "source": unmeasured},
-        "cpu": {"cores": facts["cores"], "source": "what the system lets this process use"},
-        "runtimes": ["llama.cpp", "onnxruntime"],
-        "connection": "local",
-    }
-    return Target.model_validate(found)
+    return FILE.format(schema=SCHEMA, name=HERE, memory=facts["memory_bytes"], cores=facts["cores"])

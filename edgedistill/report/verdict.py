@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgedistill.plan.here import HERE
+from edgedistill.config.target import HERE
 from edgedistill.records import show
 from edgedistill.report.rows import float_name, shipped_row, timing
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint, usable_cores
-from edgedistill.plan.here import HERE
 from edgedistill.stages.build import Build, settings_of
 from edgedistill.store.files import file_sha256
 from edgedistill.store.marks import StageResult
@@ -72,14 +71,15 @@ def measure(
         from edgedistill.measure.judge import load_judges
         from edgedistill.measure.stage import join_rows
 
-        on_target = build.target.name == HERE
         folders, by_mix = [row.path for row in rows], {mix: stage.path for mix, stage in layers.items()}
         texts, asked_for = load_judges(judges.path), _asked(build, student)
         join_rows(
             artifacts, folders, times.path, by_mix, texts, asked_for, build.recipe, build.command, on_target, work
         )
 
-    settings = {"target": build.target.name, "rows": [[a.label, a.kind, a.mix, a.file] for a in artifacts]}
+    on_target = build.target.this_machine
+    names = {"target": build.target.name, "on_target": on_target}
+    settings = {**names, "rows": [[a.label, a.kind, a.mix, a.file] for a in artifacts]}
     return build.stage("measure", settings, [judges, *rows, *layers.values(), times], write, item_hashes(build))
 
 

@@ -147,7 +147,7 @@ def test_plan_shows_its_numbers_before_it_exits_3(tiny_llama: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--target", "laptop-cpu"), "recipe chat names no teacher; give one with --teacher"),
+        (("--target", "laptop-cpu"), "recipe chat names no teacher; name a MODEL"),
         (
             ("--teacher", "MODEL", "--target", "laptop-cpo"),
             "target 'laptop-cpo' is unknown; .* Did you mean 'laptop-cpu'?",
@@ -169,9 +169,10 @@ def test_plan_refuses_wrong_input_in_one_line(tiny_llama: Path, words: tuple[str
 
 @pytest.mark.parametrize(("kind", "load"), [("targets", load_target), ("recipes", load_recipe)])
 def test_lists_and_files_are_shown(kind: str, load):
-    assert [row["name"] for row in json.loads(ok(kind, "list", "--json"))] == names(kind)
+    known = names(kind) + ["this-machine"] * (kind == "targets")
+    assert [row["name"] for row in json.loads(ok(kind, "list", "--json"))] == known
     lines = ok(kind, "list").splitlines()
-    assert [line.split()[0] for line in lines] == names(kind)
+    assert [line.split()[0] for line in lines] == known
     for name in names(kind):
         assert ok(kind, "show", name) == (ROOT / kind / f"{name}.yaml").read_text(encoding="utf-8")
         assert json.loads(ok(kind, "show", name, "--json")) == load(name).to_dict()
@@ -183,6 +184,26 @@ def test_a_file_that_is_shown_can_be_edited_and_used(tmp_path: Path):
         ok("recipes", "show", "chat").replace("name: chat", "name: my-chat"), encoding="utf-8"
     )
     assert load_recipe(tmp_path / "my-chat.yaml").name == "my-chat"
+
+
+def test_this_machine_is_a_target_like_others_and_its_file_can_be_edited(tiny_llama: Path, tmp_path: Path):
+    assert (
+        json.loads(ok("plan", tiny_llama, "-t", "this-machine", "-r", "tiny", "--json"))["target"]["name"]
+        == "this-machine"
+    )
+    file = tmp_path / "my-laptop.yaml"
+    text = ok("targets", "show", "this-machine").replace("name: this-machine", "name: my-laptop")
+    file.write_text(text.replace("decode: null}", "decode: 5 tokens/s}"), encoding="utf-8")
+    target = load_target(file)
+    assert (target.name, target.this_machine, target.limits.decode) == ("my-laptop", True, 5.0)
+    assert target.memory == load_target_here().memory
+    assert not any(load_target(name).this_machine for name in names("targets"))
+
+
+def load_target_here():
+    from edgedistill.plan.here import here
+
+    return here()
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ def run(*arguments: object) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--mixes", "q8_0,q4_km"], r"--mixes names 'q4_km'; it must be one of q4_0, .* Did you mean 'q4_k_m'\?"),
+        (["--mix", "q8_0,q4_km"], r"--mix names 'q4_km'; it must be one of q4_0, .* Did you mean 'q4_k_m'\?"),
         (
-            ["--mixes", "q8_0,auto_q4_0"],
-            r"--mixes names 'auto_q4_0', whose grids are chosen .*; give --recover too \(--recover 0",
+            ["--mix", "q8_0,auto_q4_0"],
+            r"--mix names 'auto_q4_0', whose grids are chosen .*; give --recover too \(--recover 0",
         ),
         (["--recover", "lots"], "--recover is 'lots'; it must be a whole number from 0 on, such as 400k"),
         (["--recover", "-5"], "--recover is '-5'"),
@@ -52,7 +52,7 @@ def test_a_wrong_option_ends_before_anything_runs(options: list[str], words: str
 
 def test_a_mix_that_this_shape_cannot_have_is_named(tmp_path: Path):
     odd = make_tiny_llama(tmp_path / "odd", width=48, ffn=96)  # 48 divides by no block
-    code, _, error = run(odd, "-o", tmp_path / "run", "-r", RECIPE, "--mixes", "q4_0")
+    code, _, error = run(odd, "-o", tmp_path / "run", "-r", RECIPE, "--mix", "q4_0")
     assert code == 2
     assert re.search(r"rows of 48 weights, which no grid of mix 'q4_0' divides", error)
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def test_several_mixes_of_a_model_in_both_kinds(tiny_llama: Path, tmp_path: Path):
-    options = ["--mixes", "q4_0,q8_0", "-f", "gguf,onnx", "-o", str(tmp_path), "--name", "tiny", "--json"]
+    options = ["--mix", "q4_0,q8_0", "-f", "gguf,onnx", "-o", str(tmp_path), "--name", "tiny", "--json"]
     done = CliRunner().invoke(cli, ["export", str(tiny_llama), *options])
     assert done.exit_code == 0, done.output
     files = {Path(file["path"]).name: file for file in json.loads(done.stdout)["files"]}
@@ -56,8 +56,8 @@ def test_what_is_there_is_not_replaced_unasked(tiny_llama: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "q4_0", "-f", "tflite"], "--formats is 'tflite'; it must be gguf or onnx, or both"),
-        ([], "--mixes is missing; name what to round to"),
+        (["-m", "q4_0", "-f", "tflite"], "--format is 'tflite'; it must be gguf or onnx, or both"),
+        ([], "--mix is missing; name what to round to"),
         (
             ["-m", "auto_q4_0"],
             "mix 'auto_q4_0' is fitted by measurement, which `compile` and `recover` do; export takes mixes whose",

@@ -215,7 +215,8 @@ def test_an_unknown_name_gets_the_known_ones_and_the_nearest():
     with pytest.raises(InputError, match=r"recipe 'chatt' is unknown; it must be one of chat, .*Did you mean 'chat'\?"):
         load_recipe("chatt")
     with pytest.raises(
-        InputError, match=r"target 'laptop' is unknown; it must be one of consumer-gpu, laptop-cpu, phone, or the path"
+        InputError,
+        match=r"target 'laptop' is unknown; it must be one of consumer-gpu, laptop-cpu, phone, this-machine, or the",
     ):
         load_target("laptop")
 

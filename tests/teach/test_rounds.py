@@ -186,11 +186,14 @@ def test_too_few_prompts_are_refused_or_accepted(tokenizer, tmp_path: Path):
 
 def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):
     from edgedistill.config import load_recipe
+    from edgedistill.config.overrides import Overrides
     from edgedistill.config.recovery import recovery_recipe
 
     text = tmp_path / "own.txt"
     text.write_text(" ".join(f"word{number}" for number in range(2000)), encoding="utf-8")
-    recipe = recovery_recipe(load_recipe("recover"), texts=[str(text)], text_only=True, tokens="2k").decided(True)
+    recipe = recovery_recipe(load_recipe("recover"), Overrides(texts=[str(text)], text_only=True, tokens="2k")).decided(
+        True
+    )
     (tmp_path / "work").mkdir()
     teach(None, tiny_llama, "tiny", recipe, 0, tmp_path / "work", QuietProgress())
     counts = json.loads((tmp_path / "work" / "teach.json").read_text())

@@ -1,0 +1,136 @@
+"""What a command line says in place of a recipe's keys, for `compile`, `plan`, `recover` and `compare` alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgedistill.config.own_mixes import allowed_mixes, known_mixes
+from edgedistill.config.recipe import Recipe
+from edgedistill.config.teach import Teach
+from edgedistill.config.yaml_file import explain
+from edgedistill.errors import InputError, did_you_mean
+from edgedistill.units import parse_count
+
+# Passes over the text that a budget may make. Up to four are nearly as good as new text; beyond, it pays to write more.
+# Source: Muennighoff et al. 2023, Scaling Data-Constrained Language Models.
+MOST_PASSES = 4
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What is left out stays as the recipe has it.
+
+    Attributes:
+        mixes: names that the recipe could have; they replace its own.
+        tokens: training tokens of each mix on its grid, such as "400k".
+        texts: absolute paths of text files, which take the place of the recipe's prose and half of the training text.
+        text_only: the model writes nothing: the text is all there is.
+        prompts: absolute path of a prompts file, in place of the questions that the model makes up.
+        formats: "gguf", "onnx".
+        layers: of the student.
+        tokens_option: what the command calls its option for `tokens`.
+    """
+
+    mixes: Sequence[str] = ()
+    tokens: str | None = None
+    texts: Sequence[str] = ()
+    text_only: bool = False
+    prompts: str | None = None
+    formats: Sequence[str] = ()
+    layers: int | None = None
+    tokens_option: str = "--tokens"
+
+    @property
+    def empty(self) -> bool:
+        """Whether they change nothing."""
+        return self == Overrides(tokens_option=self.tokens_option)
+
+
+def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Recipe:
+    """The recipe with what a command line says.
+
+    Args:
+        recipe: any.
+        overrides: what it says.
+        as_is: the student is the model itself: no layer is cut.
+    Raises:
+        InputError: an option is wrong; one sentence that names it.
+    """
+    if overrides.empty and not as_is:
+        return recipe
+    budget = None if overrides.tokens is None else _count(overrides.tokens, overrides.tokens_option)
+    _check(recipe, overrides, as_is)
+    found = recipe.to_dict()
+    if as_is:
+        found["student"] = {"as_is": True}
+    if overrides.layers is not None:
+        found["student"] |= {"layers": overrides.layers}
+    if overrides.mixes:
+        found["mixes"] = list(overrides.mixes)
+    if overrides.formats:
+        found["export"] = list(overrides.formats)
+    if budget is not None:
+        found["recover"] |= {"tokens": budget, "tokens_by_mix": {}}
+    found["teach"] = _text_of(found["teach"], overrides)
+    try:
+        changed = Recipe.model_validate(found)
+    except ValidationError as error:
+        raise InputError(f"recipe {recipe.name}: {explain(error, Recipe)}") from None
+    if budget is None and not as_is:
+        return changed
+    most = max(map(changed.recover.tokens_of, changed.mixes))
+    return changed.model_copy(update={"teach": _enough_text(changed.teach, most)})
+
+
+def _text_of(teach: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """A recipe's `teach` part with the texts and prompts of a command line."""
+    if overrides.texts:
+        written = teach["tokens"] + teach["free_tokens"]
+        teach = teach | {"text": list(overrides.texts), "text_tokens": written or teach["text_tokens"]}
+    if overrides.prompts is not None:
+        teach = teach | {"prompts": overrides.prompts}
+    if overrides.text_only:
+        teach = teach | {"tokens": 0, "free_tokens": 0, "text_tokens": max(1, teach["text_tokens"])}
+    return teach
+
+
+def _enough_text(teach: Teach, tokens: int) -> Teach:
+    """The same with as much text as `tokens` of training want.
+
+    Text that is only read costs nothing, so there are no passes to save. What the model writes grows by doubling: a
+    budget that changes by less than that finds the text that is there.
+    """
+    if not teach.tokens + teach.free_tokens:
+        return teach.model_copy(update={"text_tokens": max(tokens, teach.text_tokens)})
+    factor = 1
+    while MOST_PASSES * factor * (teach.tokens + teach.free_tokens + teach.text_tokens) < tokens:
+        factor *= 2
+    grown = {name: factor * getattr(teach, name) for name in ("tokens", "free_tokens", "text_tokens")}
+    return teach.model_copy(update=grown)
+
+
+def _count(text: str, option: str) -> int:
+    try:
+        return parse_count(text.strip(), least=0)
+    except ValueError as error:
+        raise InputError(f"{option} is '{text}'; {error}") from None
+
+
+def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
+    known = known_mixes(recipe.define_mixes)
+    for mix in overrides.mixes:
+        if mix not in known:
+            raise InputError(
+                f"--mix names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under "
+                f"define_mixes in a --recipe.{did_you_mean(mix, known)}"
+            )
+    if overrides.text_only and not (overrides.texts or recipe.teach.text):
+        raise InputError("--text-only trains on the text that you give; name it with --text FILE")
+    if overrides.text_only and overrides.prompts is not None:
+        raise InputError("--text-only lets the model write nothing, and --prompts makes it answer; give one of them")
+    if overrides.layers is not None and (as_is or recipe.student.as_is):
+        raise InputError(
+            f"--layers cuts the student, and recipe {recipe.name} keeps the model as it is; leave one of them out"
+        )
