@@ -14,7 +14,7 @@ from edgedistill.quant.rounding import block_sums, check_finite, safe_inverse
 from edgedistill.quant.steps import Steps
 
 HALF_LIMIT = 65504.0  # fp16's largest number: a larger scale would be stored as infinity
-PIECE = 1 << 18  # weights at a time for each of a processor's threads: they and what is made of them stay in its caches
+PIECE = 1 << 18  # weights at a time for each of a processor's threads: they and their results fit in its caches
 PIECE_ELSEWHERE = 1 << 24  # an accelerator wants long kernels
 
 

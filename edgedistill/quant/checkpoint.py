@@ -27,9 +27,7 @@ PACKED = ".packed"
 
 @dataclass(frozen=True)
 class GridCheckpoint:
-    """All weights of a model under their Hugging Face names: on grids, or plain: float32 (norms, biases), float16 or
-    bfloat16.
-    """
+    """All weights of a model under their Hugging Face names, on grids or as plain floats (norms and biases float32)."""
 
     mix: str
     tensors: Mapping[str, GridTensor | Tensor]
@@ -59,7 +57,7 @@ def load_grid(folder: Path) -> GridCheckpoint:
     """Read `folder/grid.safetensors`.
 
     Raises:
-        InputError: the file is absent, cut off, isn't a grid checkpoint, or names a grid that we don't know.
+        InputError: the file is absent, cut off, isn't a grid checkpoint, or names an unknown grid.
     """
     path = folder / FILE
     if not path.is_file():
@@ -83,12 +81,13 @@ def _read(path: Path) -> GridCheckpoint:
         unknown = sorted(set(grids.values()) - set(GRIDS))
         if unknown:
             raise InputError(f"{path}: grid '{unknown[0]}' is unknown; this version knows {', '.join(GRIDS)}")
-        tensors: dict[str, GridTensor | Tensor] = {
-            name: GridTensor(grid, _whole_rows(path, name, grid, file.get_tensor(name + PACKED)))
-            for name, grid in grids.items()
-        }
+        tensors: dict[str, GridTensor | Tensor] = {}
+        for name, grid in grids.items():
+            tensors[name] = GridTensor(grid, _whole_rows(path, name, grid, file.get_tensor(name + PACKED)))
         packed = {name + PACKED for name in grids}
-        tensors.update({name: file.get_tensor(name) for name in file.keys() if name not in packed})  # noqa: SIM118
+        for name in file.keys():  # noqa: SIM118
+            if name not in packed:
+                tensors[name] = file.get_tensor(name)
     return GridCheckpoint(facts["mix"], tensors)
 
 
@@ -96,8 +95,7 @@ def _whole_rows(path: Path, name: str, grid: str, packed: Tensor) -> Tensor:
     block_bytes = FORMATS[grid].block_bytes
     if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] % block_bytes:
         raise InputError(
-            f"{path}: {name} is {packed.dtype} {list(packed.shape)}; {grid} takes bytes in rows of whole "
-            f"blocks of {block_bytes}. "
-            "Run the recover stage again"
+            f"{path}: {name} is {packed.dtype} {list(packed.shape)}; {grid} takes bytes in rows of whole blocks of "
+            f"{block_bytes}. Run the recover stage again"
         )
     return packed

@@ -1,9 +1,7 @@
-"""ggml's own quantizer, called in the library that llama-cpp-python brings: float32 weights in, the bytes of a GGUF
-tensor out.
+"""ggml's own quantizer, called in the library that llama-cpp-python brings: float32 in, a GGUF tensor's bytes out.
 
-The K-quants' fit is thousands of lines of C that each release may change, and what a weight "rounded by llama.cpp" is,
-is what that code makes of it. Rows are independent, so they are shared among as many threads as torch uses; ctypes lets
-go of Python's lock.
+The K-quants' fit is thousands of lines of C that each release may change, so "rounded by llama.cpp" can only mean what
+that code returns. Rows are independent, so torch's number of threads share them; ctypes releases Python's lock.
 """
 
 import ctypes
@@ -28,8 +26,7 @@ def quantize(weight: Tensor, grid: str, importance: Tensor | None = None) -> Ten
     Args:
         importance: [I], as an importance matrix gives it: E[x²] of the layer's inputs. None: without one.
     Raises:
-        ValueError: a row isn't a multiple of the grid's block, or a number isn't finite: ggml would go on with nonsense
-            or abort.
+        ValueError: a row isn't a multiple of the grid's block, or a number isn't finite; ggml would abort, or go on.
         InputError: llama-cpp-python isn't installed.
     """
     number_format = FORMATS[grid]
@@ -45,23 +42,18 @@ def quantize(weight: Tensor, grid: str, importance: Tensor | None = None) -> Ten
                 f"{tuple(costs.shape)}"
             )
         check_finite(costs, f"{grid}'s importance matrix")
-    chunk = _library().ggml_quantize_chunk
+    quantize_chunk = _library().ggml_quantize_chunk
+    share = max(1, -(-rows // torch.get_num_threads()))  # rows a thread
 
-    def some(start: int, count: int) -> int:
-        return int(
-            chunk(
-                number_format.ggml_type, _floats(values), packed.data_ptr(), start * cols, count, cols, _floats(costs)
-            )
-        )
+    def quantize_rows(start: int) -> int:
+        source, target, count = _floats(values), packed.data_ptr(), min(share, rows - start)
+        return int(quantize_chunk(number_format.ggml_type, source, target, start * cols, count, cols, _floats(costs)))
 
-    share = max(1, -(-rows // torch.get_num_threads()))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        starts = range(0, rows, share)
-        written = sum(pool.map(some, starts, (min(share, rows - start) for start in starts)))
+        written = sum(pool.map(quantize_rows, range(0, rows, share)))
     if written != packed.numel():
         raise RuntimeError(
-            f"ggml wrote {written} bytes of {grid} where {packed.numel()} were expected; its layout isn't the "
-            "one we know"
+            f"ggml wrote {written} bytes of {grid} where {packed.numel()} were expected; its layout has changed"
         )
     return packed.view(rows, -1).to(weight.device)
 
@@ -74,18 +66,15 @@ def _floats(numbers: Tensor | None) -> object:
 def _library() -> ctypes.CDLL:
     """libggml-base alone: it needs no llama.cpp context, no backend, and none of llama_cpp's Python."""
     spec = importlib.util.find_spec("llama_cpp")
-    folder = Path(spec.origin).parent / "lib" if spec is not None and spec.origin is not None else None
-    found = (
-        sorted(path for path in folder.iterdir() if "ggml-base" in path.name)
-        if folder is not None and folder.is_dir()
-        else []
-    )
-    if not found:
+    files: list[Path] = []
+    if spec is not None and spec.origin is not None:
+        files = sorted((Path(spec.origin).parent / "lib").glob("*ggml-base*"))
+    if not files:
         raise InputError(
             "Rounding to a K-quant needs ggml's quantizer from llama-cpp-python, which is not installed whole "
             "(llama_cpp/lib has no ggml-base). Run: pip install --force-reinstall 'llama-cpp-python>=0.3.36'"
         )
-    library = ctypes.CDLL(str(found[0]))
+    library = ctypes.CDLL(str(files[0]))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = (
         ctypes.c_int,

@@ -13,9 +13,7 @@ from edgedistill.quant.steps import Steps
 
 
 class Grid(Protocol):
-    """A grid module. A weight is scale · step + offset; `decode(parts)` equals gguf's dequantization of `pack(parts)`,
-    bit for bit.
-    """
+    """A number format as a module: weight = scale · step + offset, decoded as gguf decodes `pack(parts)`, to the bit."""
 
     NAME: str
     BLOCK: int  # weights a block of ggml's layout
@@ -41,8 +39,7 @@ class Grid(Protocol):
         ...
 
     def fit(self, weight: Tensor, importance: Tensor | None) -> Parts:
-        """Our own scales and codes, of least Σ importance · (w − ŵ)²; `fit.fit_weight` holds it against ggml's block by
-        block.
+        """Our own scales and codes, of least Σ importance · (w − ŵ)²; `fit.fit_weight` compares each block with ggml's.
 
         Args:
             weight: [O, I].
@@ -73,9 +70,8 @@ def decode(grid: Grid, parts: Parts) -> Tensor:
 def requantize(grid: Grid, weight: Tensor, parts: Parts) -> Parts:
     """The nearest codes to a weight [O, I] with the scales of `parts`."""
     grouped = weight.float().reshape(weight.shape[0], -1, grid.GROUP)
-    return parts.with_codes(
-        grid.STEPS.to_codes(nearest_steps(grid.STEPS, grouped, *grid.groups(parts))).view(weight.shape)
-    )
+    steps = nearest_steps(grid.STEPS, grouped, *grid.groups(parts))
+    return parts.with_codes(grid.STEPS.to_codes(steps).view(weight.shape))
 
 
 @dataclass(frozen=True)

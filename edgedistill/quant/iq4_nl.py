@@ -1,8 +1,6 @@
-"""IQ4_NL: blocks of 32 weights, one fp16 scale d and 32 codes of four bits that choose among 16 uneven levels; the
-weight is d·level.
+"""IQ4_NL: blocks of 32 weights, one fp16 scale d and 32 four-bit codes of 16 uneven levels; the weight is d·level.
 
-18 bytes a block, 4.5 bits a weight, laid out as q4_0. The levels lie closer together around zero, where most weights
-are.
+18 bytes a block, 4.5 bits a weight, laid out as q4_0. The levels are denser around zero, where most weights are.
 Source: ggml, block_iq4_nl, kvalues_iq4nl (ggml-common.h) and quantize_row_iq4_nl_impl (ggml-quants.c).
 """
 
@@ -34,9 +32,7 @@ def groups(parts: Parts) -> tuple[Tensor, Tensor | None]:
 
 
 def encode(weight: Tensor) -> Parts:
-    """ggml's fit of a weight [O, I]: of 16 scales the one of least error, where a weight's error costs the weight's
-    square.
-    """
+    """ggml's fit of a weight [O, I]: the best of 16 scales, where a weight's error costs the weight's square."""
     blocks = blocks_of(weight, NAME, BLOCK)
     # [32, blocks]: ggml sums a block's terms one after another in float32, and another order gives other scales.
     x = blocks.flatten(0, 1).T.contiguous()
@@ -73,9 +69,7 @@ def _in_order(terms: Tensor) -> Tensor:
 
 
 def fit(weight: Tensor, importance: Tensor | None) -> Parts:
-    """The scale of least weighted error in a search around the largest weight's, of either sign, and the nearest
-    codes.
-    """
+    """The scale of least weighted error in a search around the largest weight's, and the nearest codes."""
     blocks = blocks_of(weight, NAME, BLOCK)
     return fit_scale(blocks, importance, largest_over_low(blocks, STEPS), STEPS)
 

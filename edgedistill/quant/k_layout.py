@@ -1,5 +1,4 @@
-"""What the K-quants' layouts share: blocks of 256 weights in groups of 16 or 32, and how their codes are spread over
-bytes.
+"""What the K-quants' layouts share: blocks of 256 weights in groups of 16 or 32, their codes in bit planes.
 
 ggml keeps a block's codes in planes: a run of 16, 32 or 64 bytes holds several runs of codes, the first in the lowest
 bits, so that a processor unpacks a whole run with one shift. The weight is (d·scale)·step − (m·minimum), each product
@@ -21,9 +20,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Lattice:
-    """What a K-quant lets a weight be: groups of `group` weights, steps times an integer scale times d, less an integer
-    minimum times m.
-    """
+    """The weights that a K-quant can hold: d · integer scale · step − m · integer minimum, one of each a group."""
 
     name: str
     group: int
@@ -44,9 +41,7 @@ class Lattice:
 
 
 def split_planes(packed: Tensor, bits: int, run: int) -> Tensor:
-    """Codes uint8 [..., n·8/bits] of bytes [..., n]: each run of `run` bytes gives 8/bits runs of codes, lowest bits
-    first.
-    """
+    """Bytes [..., n] -> codes uint8 [..., n·8/bits]: each run of `run` bytes gives 8/bits runs, lowest bits first."""
     runs = packed.reshape(*packed.shape[:-1], -1, 1, run)
     mask = (1 << bits) - 1
     return torch.cat([(runs >> shift) & mask for shift in range(0, 8, bits)], -2).flatten(-3)

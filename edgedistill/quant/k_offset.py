@@ -1,5 +1,6 @@
-"""The K-quants with a minimum in each group (q2_k, q4_k, q5_k): weight = d·scale·q − m·minimum, q from 0 up. The search
-of `k_search`.
+"""`k_search` for the K-quants with a minimum in each group (q2_k, q4_k, q5_k).
+
+Their weight is d·scale·q − m·minimum, with q from 0 up.
 """
 
 import itertools
@@ -12,8 +13,8 @@ from edgedistill.quant.k_layout import Lattice
 from edgedistill.quant.k_search import Piece, State, Sums, fold, inverse_of, sums_of_nearest
 
 # Where a group's steps may start and end, tried in all pairs, by the grid's highest step: this many steps within the
-# group's range (below 0: outside of it). What counts is how the steps happen to meet the weights that cost most, and
-# finer steps have more ways to.
+# group's range (below 0: outside of it). A candidate wins when its steps happen to meet the weights that cost most, so
+# finer steps are worth more candidates.
 TRIMS = {3: (-0.6, -0.2, 0.2, 0.6, 1.0), 15: (-1.0, -0.5, 0.0, 0.5, 1.0), 31: (-2.0, -1.3, -0.6, 0.0, 0.6)}
 # The largest scale of a block takes the highest integer, or one lower by these 63rds of it (below 0: it is clipped).
 TOPS = (-30.0, -10.0, -0.6, -0.3, 0.0, 0.3, 0.7, 1.2, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 21.0, 27.0)
@@ -67,10 +68,10 @@ def _free_groups(piece: Piece, fixed: Fixed, lattice: Lattice) -> tuple[Tensor, 
     def take(scale: Tensor, offset: Tensor) -> None:
         nonlocal best, best_gain
         sums = sums_of_nearest(piece, lattice.steps, scale, offset)
-        found = _least_squares(fixed, sums)
-        gain = fixed.gain(sums, *found)
+        solved = _least_squares(fixed, sums)
+        gain = fixed.gain(sums, *solved)
         better = gain > best_gain
-        best = (torch.where(better, found[0], best[0]), torch.where(better, found[1], best[1]))
+        best = (torch.where(better, solved[0], best[0]), torch.where(better, solved[1], best[1]))
         best_gain = torch.where(better, gain, best_gain)
 
     for first, last in itertools.product(TRIMS[int(lattice.steps.high)], repeat=2):
@@ -83,9 +84,8 @@ def _free_groups(piece: Piece, fixed: Fixed, lattice: Lattice) -> tuple[Tensor, 
 def _least_squares(fixed: Fixed, sums: Sums) -> tuple[Tensor, Tensor]:
     """Scale and offset of least error for given steps, the offset held at or below 0."""
     determinant = sums.squares * fixed.costs - sums.steps * sums.steps
-    sound = (
-        determinant > 1e-6 * sums.squares * fixed.costs
-    )  # else all steps are equal, and one number does: the one that has the sign
+    # Otherwise all steps are equal, and one number is enough: the scale or the offset, whichever may have the sign.
+    sound = determinant > 1e-6 * sums.squares * fixed.costs
     inverse = torch.where(sound, inverse_of(determinant), 0.0)
     scale = (fixed.costs * sums.products - sums.steps * fixed.weights) * inverse
     offset = (sums.squares * fixed.weights - sums.steps * sums.products) * inverse
@@ -98,9 +98,7 @@ def _least_squares(fixed: Fixed, sums: Sums) -> tuple[Tensor, Tensor]:
 
 
 def _onto_lattice(piece: Piece, fixed: Fixed, lattice: Lattice, scale: Tensor, offset: Tensor) -> State:
-    """The d and m among many pairs that explain most with the groups' steps as they are, and the integers beside
-    them.
-    """
+    """Of many pairs d and m, the one that explains most with the groups' steps as they are; the integers beside it."""
     assert lattice.mins is not None
     sums = sums_of_nearest(piece, lattice.steps, scale, offset)
     tops = torch.tensor(TOPS, device=scale.device).view(-1, 1) * (lattice.scales[1] / 63)
@@ -120,20 +118,18 @@ def _onto_lattice(piece: Piece, fixed: Fixed, lattice: Lattice, scale: Tensor, o
         gain = fold(offsets * (2 * left - offsets * costs))  # [tries, blocks]
         at = gain.argmax(0, keepdim=True)
         total = gain.gather(0, at).squeeze(0) + fold(used * (2 * sums.products - used * sums.squares))
-        found = State(
-            d, tried_m.gather(0, at).squeeze(0), scales, mins.gather(1, at.expand(scale.shape[0], 1, -1)).squeeze(1)
-        )
-        best, best_gain = (
-            (found, total) if best is None else (found.where(total > best_gain, best), torch.maximum(total, best_gain))
-        )
+        m = tried_m.gather(0, at).squeeze(0)
+        tried = State(d, m, scales, mins.gather(1, at.expand(scale.shape[0], 1, -1)).squeeze(1))
+        if best is None:
+            best, best_gain = tried, total
+        else:
+            best, best_gain = tried.where(total > best_gain, best), torch.maximum(total, best_gain)
     assert best is not None
     return best
 
 
 def _try_neighbours(piece: Piece, fixed: Fixed, lattice: Lattice, state: State) -> tuple[State, Sums]:
-    """Better integers of each group beside the block's d and m, each tried with its own nearest steps; and the sums of
-    the last steps.
-    """
+    """Better integers of each group beside the block's d and m, each with its own nearest steps; and the last sums."""
     assert lattice.mins is not None
     d, m, scales, mins = state.fields()
     sums = sums_of_nearest(piece, lattice.steps, scales * d, mins * -m)
@@ -142,21 +138,18 @@ def _try_neighbours(piece: Piece, fixed: Fixed, lattice: Lattice, state: State) 
     for by_scale, by_min in NEIGHBOURS:
         tried = (scales + by_scale).clamp_(*lattice.scales)
         scale = tried * d
-        least = (
-            fixed.best_minimum(sums, scale, m, lattice.mins[1])
-            if by_min is None
-            else (mins + by_min).clamp_(*lattice.mins)
-        )
+        if by_min is None:
+            least = fixed.best_minimum(sums, scale, m, lattice.mins[1])
+        else:
+            least = (mins + by_min).clamp_(*lattice.mins)
         others = sums_of_nearest(piece, lattice.steps, scale, least * -m)
         if by_min is None:
             least = fixed.best_minimum(others, scale, m, lattice.mins[1])
         gain = fixed.gain(others, scale, least * -m)
         better = gain > best
-        scales, mins, best = (
-            torch.where(better, tried, scales),
-            torch.where(better, least, mins),
-            torch.where(better, gain, best),
-        )
+        scales = torch.where(better, tried, scales)
+        mins = torch.where(better, least, mins)
+        best = torch.where(better, gain, best)
         sums = others.where(better, sums)
     return State(d, m, scales, mins), sums
 

@@ -6,14 +6,16 @@ every (a, b):
     Σ c (x − a·q − b)² = Σ c x² − gain,   gain = 2aP + 2bQ − a²A − 2abB − b²C
     A = Σ c q², B = Σ c q, C = Σ c, P = Σ c q x, Q = Σ c x
 
-The search goes down in three stages: each group's own best (a, b), not yet bound to a lattice; the block's d and m
-whose multiples come nearest to them, among many; then rounds in which each group tries the neighbours of its integers
-with steps chosen anew, and d and m are solved for in closed form. A block's best state is kept, so no round makes it
-worse.
+The search has three stages:
 
-Blocks come with their weights scaled by a power of two into ±1 and their costs into 0..1, or sums of squares would
-leave float32's range. Pieces lie as [weights of a group, groups of a block, blocks]: numbers of a group are broadcast
-and summed over the first dimension, which keeps each inner loop long.
+1. each group's own best (a, b), free of the lattice;
+2. of many pairs (d, m), the one whose multiples come nearest to those;
+3. rounds in which each group tries the neighbours of its integers with new steps, and d and m are solved for in closed
+   form. A block keeps its best state, so no round makes it worse.
+
+Weights are scaled by a power of two into ±1 and costs into 0..1; otherwise sums of squares would leave float32's range.
+Pieces are laid out as [weights of a group, groups of a block, blocks]: sums run over the first dimension, which keeps
+each inner loop long.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,15 +30,15 @@ from edgedistill.quant.parts import Parts
 from edgedistill.quant.steps import Steps
 
 HALF_LEAST = 2.0**-24  # fp16's smallest number above 0
-PIECE = (
-    1 << 18
-)  # weights at a time for each of a processor's threads: enough that calls cost little, few enough for its caches
+# Weights at a time for each of a processor's threads: enough that calls cost little, few enough for its caches.
+PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some blocks in the search's own scale: weights and costs [group, groups a block, blocks], unit float32
-    [blocks].
+    """Some blocks in the search's own scale.
+
+    weights and costs: [group, groups a block, blocks]. unit: float32 [blocks], what the weights were divided by.
     """
 
     weights: Tensor
@@ -44,17 +46,16 @@ class Piece:
     unit: Tensor
 
     def half(self, scale: Tensor) -> Tensor:
-        """A scale float32 [..., blocks] as the file will hold it, where that is float16's least number rather than
-        zero.
-        """
+        """A scale float32 [..., blocks] as the file holds it; one that float16 rounds to 0 becomes its least number."""
         stored = to_half(scale * self.unit).float()
         return torch.where((stored == 0) & (scale != 0), scale.sign() * HALF_LEAST, stored) / self.unit
 
 
 @dataclass(frozen=True)
 class State:
-    """The numbers of some blocks: d and m [blocks], integers float32 [groups a block, blocks]; zeros where the grid has
-    no minimums.
+    """The numbers of some blocks; m and mins are zeros where the grid has no minimums.
+
+    d and m: float32 [blocks]. scales and mins: integers as float32 [groups a block, blocks].
     """
 
     d: Tensor
@@ -74,8 +75,9 @@ class State:
 def search(
     weight: Tensor, importance: Tensor | None, lattice: Lattice, fit_piece: Callable[[Piece, Lattice], State]
 ) -> Parts:
-    """Fit a weight [O, I] piece by piece with costs [O, I], or equal ones: `fit_piece` finds the numbers, the codes are
-    then the nearest.
+    """Fit a weight [O, I] piece by piece: `fit_piece` chooses scales and minimums, the codes are then the nearest.
+
+    importance: what a squared error of each weight costs, [O, I]; None for equal costs.
 
     Raises:
         ValueError: a row isn't a multiple of 256 weights, or a weight isn't finite.
@@ -83,8 +85,8 @@ def search(
     rows = weight.shape[0]
     blocks = lattice.saturated(weight).view(-1, BLOCK)
     costs = None if importance is None else importance.reshape(blocks.shape)
-    found = [_stored(piece, lattice, fit_piece(piece, lattice)) for piece in _pieces(blocks, costs, lattice.group)]
-    codes, d, m, scales, mins = (torch.cat(parts).reshape(rows, -1) for parts in zip(*found, strict=True))
+    fitted = [_stored(piece, lattice, fit_piece(piece, lattice)) for piece in _pieces(blocks, costs, lattice.group)]
+    codes, d, m, scales, mins = (torch.cat(parts).reshape(rows, -1) for parts in zip(*fitted, strict=True))
     if lattice.mins is None:
         return Parts(codes, d, scales=scales.to(torch.int8))
     return Parts(codes, d, m, scales.to(torch.uint8), mins.to(torch.uint8))
@@ -148,17 +150,15 @@ def fold(x: Tensor) -> Tensor:
     piece it lies.
     """
     half = x.shape[0] // 2
-    found = x[:half] + x[half:]
+    total = x[:half] + x[half:]
     while half > 1:
         half //= 2
-        found = found[:half].add_(found[half:])
-    return found[0]
+        total = total[:half].add_(total[half:])
+    return total[0]
 
 
 def sums_of_nearest(piece: Piece, steps: Steps, scale: Tensor, offset: Tensor | None) -> Sums:
-    """The sums for the steps nearest to a scale and an offset [groups a block, blocks]; B is left at 0 without an
-    offset.
-    """
+    """The sums for the steps nearest to a scale and an offset [groups a block, blocks]; without an offset B stays 0."""
     inverse = inverse_of(scale)
     chosen = piece.weights * inverse
     if offset is not None:

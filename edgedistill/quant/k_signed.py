@@ -1,7 +1,6 @@
 """The K-quants without minimums (q3_k, q6_k): weight = d·scale·step, both integers signed. The search of `k_search`.
 
-Steps reach one farther below zero than above, and so do the scales: a group's sign and the block's are searched like
-their sizes.
+Steps reach one farther below zero than above, and so do the scales; the search tries both signs of each.
 """
 
 import torch
@@ -45,10 +44,10 @@ def _free_groups(piece: Piece, lattice: Lattice) -> Tensor:
     def take(scale: Tensor) -> None:
         nonlocal best, best_gain
         sums = sums_of_nearest(piece, lattice.steps, scale, None)
-        found = sums.products * inverse_of(sums.squares)
-        gain = found * sums.products
+        solved = sums.products * inverse_of(sums.squares)
+        gain = solved * sums.products
         better = gain > best_gain
-        best, best_gain = torch.where(better, found, best), torch.where(better, gain, best_gain)
+        best, best_gain = torch.where(better, solved, best), torch.where(better, gain, best_gain)
 
     for over in OVERS[int(lattice.steps.low)]:
         scale = most / (over - lattice.steps.low)
@@ -73,9 +72,7 @@ def _onto_lattice(piece: Piece, lattice: Lattice, scale: Tensor) -> State:
 
 
 def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State, Sums]:
-    """Better integers of each group beside the block's d, each tried with its own nearest steps; and the sums of the
-    last steps.
-    """
+    """Better integers of each group beside the block's d, each with its own nearest steps, and the last steps' sums."""
     d, m, scales, mins = state.fields()
     sums = sums_of_nearest(piece, lattice.steps, scales * d, None)
     best = _gain(sums, scales * d)
@@ -84,21 +81,21 @@ def _try_neighbours(piece: Piece, lattice: Lattice, state: State) -> tuple[State
         others = sums_of_nearest(piece, lattice.steps, tried * d, None)
         gain = _gain(others, tried * d)
         better = gain > best
-        scales, best, sums = (
-            torch.where(better, tried, scales),
-            torch.where(better, gain, best),
-            others.where(better, sums),
-        )
+        scales = torch.where(better, tried, scales)
+        best = torch.where(better, gain, best)
+        sums = others.where(better, sums)
     return State(d, m, scales, mins), sums
 
 
 def _solve(piece: Piece, lattice: Lattice, state: State, sums: Sums) -> State:
     """The d of least error for the integers and steps; a block that fp16 or new steps make worse keeps its own."""
     d, m, scales, mins = state.fields()
-    found = fold(sums.products * scales) * inverse_of(fold(sums.squares * scales * scales))
-    solved = State(piece.half(found), m, scales, mins)
-    gains = [
-        fold(_gain(sums_of_nearest(piece, lattice.steps, s.scales * s.d, None), s.scales * s.d))
-        for s in (solved, state)
-    ]
-    return solved.where(gains[0] > gains[1], state)
+    best_d = fold(sums.products * scales) * inverse_of(fold(sums.squares * scales * scales))
+    solved = State(piece.half(best_d), m, scales, mins)
+    return solved.where(_total_gain(piece, lattice, solved) > _total_gain(piece, lattice, state), state)
+
+
+def _total_gain(piece: Piece, lattice: Lattice, state: State) -> Tensor:
+    """The gain of a state with its own nearest steps, over all groups of each block: [blocks]."""
+    scale = state.scales * state.d
+    return fold(_gain(sums_of_nearest(piece, lattice.steps, scale, None), scale))

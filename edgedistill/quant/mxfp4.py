@@ -1,10 +1,8 @@
-"""MXFP4: blocks of 32 weights, one shared exponent e of eight bits and 32 numbers of four bits (sign, two exponent
-bits, one mantissa bit).
+"""MXFP4: blocks of 32 weights, one shared 8-bit exponent e and 32 four-bit numbers (sign, 2 exponent bits, 1 mantissa).
 
-17 bytes a block, 4.25 bits a weight: e, then 16 bytes of codes as q4_0's. The weight is level · 2^(e − 128), where
-levels are twice the
-numbers: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives. Code 8 is a second zero, which no encoder writes. The scale is a
-power of two, so training can't move it: it can only choose codes.
+17 bytes a block, 4.25 bits a weight: e, then 16 bytes of codes as q4_0's. The weight is level · 2^(e − 128); a level is
+twice its number: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives. Code 8 is a second zero, which no encoder writes. The
+scale is a power of two, so training can't move it: it can only choose codes.
 Source: Open Compute Project, OCP Microscaling Formats (MX) v1.0; ggml, block_mxfp4, kvalues_fp4 (ggml-common.h),
 quantize_row_mxfp4_ref (ggml-quants.c) and ggml_e8m0_to_fp32_half (ggml-impl.h).
 """
@@ -44,10 +42,9 @@ def _scales(device: torch.device) -> Tensor:
 
 
 def _exponents(blocks: Tensor) -> Tensor:
-    """ggml's choice: the exponent of the largest weight, less 2, so that weights up to a third above 6 · scale are
-    clipped.
+    """ggml's choice, the largest weight's exponent less 2; it clips weights up to a third above 6 · scale.
 
-    int32 [O, I/32]. In blocks whose largest weight is below 2^-125, ggml's exponent is negative and wraps around to a
+    int32 [O, I/32]. In blocks whose largest weight is below 2^-125 ggml's exponent is negative and wraps around to a
     huge scale; ours stays at 0.
     """
     largest = blocks.abs().amax(-1)
@@ -80,10 +77,11 @@ def fit(weight: Tensor, importance: Tensor | None) -> Parts:
     for neighbour in NEIGHBOURS:
         candidate = (start + neighbour).clamp_(0, 255)
         scale, _ = groups(Parts(candidate, candidate))
-        error = (
-            STEPS.nearest_(blocks * safe_inverse(scale).unsqueeze(-1)).mul_(scale.unsqueeze(-1)).sub_(blocks).square_()
-        )
-        total = block_sums(error if costs is None else error.mul_(costs))
+        steps = STEPS.nearest_(blocks * safe_inverse(scale).unsqueeze(-1))
+        error = steps.mul_(scale.unsqueeze(-1)).sub_(blocks).square_()
+        if costs is not None:
+            error.mul_(costs)
+        total = block_sums(error)
         better = total < least
         best, least = torch.where(better, candidate, best), torch.where(better, total, least)
     d = best.to(torch.uint8)

@@ -1,5 +1,4 @@
-"""ggml's own fits of blocks of 32 weights, without an importance matrix: one that scales by the largest weight, one by
-the range.
+"""ggml's own fits of blocks of 32 weights, without an importance matrix: by the largest weight, or by the range.
 
 Codes are rounded with the float32 scale, before it is stored as fp16, as ggml does.
 Source: ggml, quantize_row_q4_0_ref to quantize_row_q5_1_ref (ggml-quants.c). Scales that overflow fp16, which ggml
@@ -30,9 +29,7 @@ def fit_largest(blocks: Tensor, steps: Steps) -> Parts:
 
 
 def fit_range(blocks: Tensor, steps: Steps) -> Parts:
-    """q4_1's and q5_1's: blocks float32 [O, I/32, 32] whose smallest weight takes code 0 and whose largest takes the
-    highest.
-    """
+    """q4_1's and q5_1's: blocks float32 [O, I/32, 32]; the smallest weight takes code 0, the largest the highest."""
     least = blocks.amin(-1)
     scale = (blocks.amax(-1) - least) / steps.high
     scaled = ((blocks - least.unsqueeze(-1)).mul_(safe_inverse(scale).unsqueeze(-1))).add_(0.5)

@@ -29,19 +29,17 @@ def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFor
     for name, number_format in formats.items():
         weight = weights[name].detach().float()
         try:
-            tensors[name] = (
-                fit_ggml(weight, number_format.name)
-                if number_format.quantized
-                else to_float_format(weight, number_format)
-            )
+            if number_format.quantized:
+                tensors[name] = fit_ggml(weight, number_format.name)
+            else:
+                tensors[name] = to_float_format(weight, number_format)
         except ValueError as error:
             raise InputError(f"{name}: {error}. Choose another mix, or a sound model.") from error
     return GridCheckpoint(mix, tensors)
 
 
 def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:
-    """A weight rounded to nearest even as float16, bfloat16 or float32; a tensor of its own, which training of the
-    weight leaves alone.
+    """A weight rounded to nearest even as float16, bfloat16 or float32, in memory of its own.
 
     Raises:
         ValueError: a value isn't finite, or isn't in the format.

@@ -1,10 +1,13 @@
 """The search that finds better scales than ggml's for blocks of 32: one scale a block, or a scale and an offset.
 
-Each candidate gives nearest steps s. For these the weighted error Σ c (w − d·s − m)² is a quadratic of d and m, least
-where its
-normal equations say: d = P/A without an offset, with A = Σ c s², P = Σ c s w; with one, (C·P − B·Q) / (C·A − B²) and m
-= (Q − d·B)/C, where B = Σ c s, C = Σ c, Q = Σ c w. The error is then Σ c w² less d·P (+ m·Q). The best candidate is
-refined in the same way.
+Each candidate gives nearest steps s. For these the weighted error Σ c (w − d·s − m)² is quadratic in d and m, and its
+normal equations give the least one:
+
+    without an offset   d = P/A
+    with one            d = (C·P − B·Q) / (C·A − B²), m = (Q − d·B) / C
+    where               A = Σ c s², B = Σ c s, C = Σ c, P = Σ c s w, Q = Σ c w
+
+The error is then Σ c w² less d·P (+ m·Q). The best candidate is refined in the same way.
 """
 
 from collections.abc import Iterator
@@ -50,15 +53,16 @@ def fit_scale(blocks: Tensor, importance: Tensor | None, start: Tensor, steps: S
 def _least_squares(
     blocks: Tensor, costs: Tensor | None, weighted: Tensor, scale: Tensor, steps: Steps
 ) -> tuple[Tensor, Tensor]:
-    """The best scale for the steps that `scale` gives, and the weighted error that it saves over zeros: [O, I/block]
-    each.
+    """The best scale for the steps that `scale` gives, and the weighted error that it saves over zeros.
+
+    Both are [O, I/block].
     """
     chosen = steps.nearest_(blocks * safe_inverse(scale).unsqueeze(-1))
     along = block_sums(weighted * chosen)
     chosen = chosen.square_() if costs is None else chosen.square_().mul_(costs)
     across = block_sums(chosen).clamp_min_(1e-30)
-    found = along / across
-    return torch.where(across > 1e-30, found, scale), along * found
+    solved = along / across
+    return torch.where(across > 1e-30, solved, scale), along * solved
 
 
 def fit_scale_and_offset(blocks: Tensor, importance: Tensor | None, steps: Steps) -> Parts:
@@ -76,11 +80,11 @@ def fit_scale_and_offset(blocks: Tensor, importance: Tensor | None, steps: Steps
     scale, offset = (high - low) / steps.high, low - middle
     best_gain = torch.full_like(scale, -1.0)
     for candidate in _clipped(low - middle, high - middle, steps):
-        found = plane.least_squares(*candidate)
-        better = found[2] > best_gain
-        scale, offset, best_gain = (
-            torch.where(better, a, b) for a, b in zip(found, (scale, offset, best_gain), strict=True)
-        )
+        tried_scale, tried_offset, gain = plane.least_squares(*candidate)
+        better = gain > best_gain
+        scale = torch.where(better, tried_scale, scale)
+        offset = torch.where(better, tried_offset, offset)
+        best_gain = torch.where(better, gain, best_gain)
     for _ in range(ROUNDS):
         scale, offset, _ = plane.least_squares(to_half(scale).float(), to_half(offset + middle).float() - middle)
     d, m = to_half(scale), to_half(offset + middle)
@@ -88,9 +92,7 @@ def fit_scale_and_offset(blocks: Tensor, importance: Tensor | None, steps: Steps
 
 
 def _clipped(low: Tensor, high: Tensor, steps: Steps) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scales and offsets whose steps reach over shares of the range, which lies at its bottom, at its top or
-    between.
-    """
+    """Scales and offsets whose steps cover a share of the range: at its bottom, in its middle or at its top."""
     for share in CANDIDATES:
         scale = (high - low) * (share / steps.high)
         for at in (0.0, 0.5, 1.0):
@@ -114,7 +116,7 @@ class _Plane:
         b = block_sums(weighted)
         a = block_sums(chosen.square_() if self.costs is None else chosen.mul_(weighted))
         spread = self.c * a - b * b
-        solved = spread > 1e-6 * self.c * a  # else all weights took one step, or as good as
-        found = torch.where(solved, (self.c * p - b * self.q) / spread, scale)
-        shift = torch.where(solved, (self.q - found * b) / self.c, offset)
-        return found, shift, torch.where(solved, found * p + shift * self.q, -1.0)
+        solvable = spread > 1e-6 * self.c * a  # else (almost) all weights took one step
+        best_scale = torch.where(solvable, (self.c * p - b * self.q) / spread, scale)
+        best_offset = torch.where(solvable, (self.q - best_scale * b) / self.c, offset)
+        return best_scale, best_offset, torch.where(solvable, best_scale * p + best_offset * self.q, -1.0)

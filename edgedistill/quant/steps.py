@@ -9,9 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Steps:
-    """Whole numbers from `low` to `high`, where code = step + `zero`; or `levels`, whole too, where the code is an
-    index.
-    """
+    """Whole numbers `low` to `high` with code = step + `zero`; or whole `levels`, where the code is an index."""
 
     low: float
     high: float
@@ -26,9 +24,7 @@ class Steps:
         return cls(min(levels), max(levels), 0, levels)
 
     def nearest_(self, scaled: Tensor) -> Tensor:
-        """The nearest step to each float32 number, written over it; halfway goes to the even step, for levels up. NaN
-        stays.
-        """
+        """The nearest step to each float32 number, written over it. Halfway goes to even, for levels up; NaN stays."""
         if self.levels is None:
             return scaled.round_().clamp_(self.low, self.high)
         # Levels are whole, so the bounds between them are halves: the half below a number tells its level. Looking it
@@ -38,9 +34,7 @@ class Steps:
         return scaled.copy_(_look_up(table, halves))
 
     def nearest_within(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest steps, and 1 where a number isn't beyond the outermost step by more than rounding, else 0:
-        float32 both.
-        """
+        """The nearest steps, and a mask: 1 where a number rounds to one of them, 0 beyond them; both float32."""
         if self.levels is None:
             rounded = scaled.round()
             steps = rounded.clamp(self.low, self.high)
@@ -62,8 +56,9 @@ class Steps:
 
 
 def _look_up(table: Tensor, at: Tensor) -> Tensor:
-    """table[at], several times as fast on a CPU: by 32-bit indices along one dimension. NaN becomes 0, or on x86 the
-    lowest integer.
+    """table[at] by 32-bit indices along one dimension, which is several times as fast on a CPU.
+
+    NaN becomes 0, or on x86 the lowest integer.
     """
     return table.index_select(0, at.reshape(-1).to(torch.int32).clamp_(min=0)).view(at.shape)
 
@@ -75,14 +70,12 @@ def _level_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
 
 @functools.cache
 def _code_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
-    """The code of each whole number from the lowest level on, of its first level where two are equal; 0 where there is
-    none.
-    """
+    """The code of each whole number from the lowest level on; 0 where no level is, the first code of equal levels."""
     low = int(min(levels))
-    codes = {int(level) - low: code for code, level in reversed(list(enumerate(levels)))}
-    return torch.tensor(
-        [codes.get(at, 0) for at in range(int(max(levels)) - low + 1)], dtype=torch.uint8, device=device
-    )
+    codes = torch.zeros(int(max(levels)) - low + 1, dtype=torch.uint8)
+    for code, level in reversed(list(enumerate(levels))):
+        codes[int(level) - low] = code
+    return codes.to(device)
 
 
 @functools.cache
