@@ -13,7 +13,7 @@ from edgedistill.quant.steps import Steps
 
 
 class Grid(Protocol):
-    """A number format as a module: weight = scale · step + offset, decoded as gguf decodes `pack(parts)`, to the bit."""
+    """A number format as a module: weight = scale · step + offset, as gguf decodes `pack(parts)`, bit for bit."""
 
     NAME: str
     BLOCK: int  # weights a block of ggml's layout
