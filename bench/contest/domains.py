@@ -64,9 +64,7 @@ def write_domains(data: Path, out: Path) -> None:
         WORD_PROBLEMS: lambda: word_problem_text(_rows(data / "gsm8k" / "test.jsonl")),
         LANGUAGES: lambda: language_text([_unix(row["prompt"]) for row in _rows(arena)]),
         DIALOGUE: lambda: _json(
-            dialogues(
-                _rows(bench / "mt_bench_question.jsonl"), _rows(bench / "mt_bench_reference_answer_gpt-4.jsonl")
-            )
+            dialogues(_rows(bench / "mt_bench_question.jsonl"), _rows(bench / "mt_bench_reference_answer_gpt-4.jsonl"))
         ),
     }
     for name, make in texts.items():

@@ -1,8 +1,8 @@
 """The judges of the comparison, none of which any tool has seen, and what the float model makes of them.
 
-Three are of the kinds of text that the tools may learn from: WikiText-2's test split, a book, chats. Four are of domains
-that nothing is calibrated or trained on (domains.py). A judge is cut into windows of 512 tokens. Of a window every token
-but the first is judged, of a chat those of the last answer.
+Three are of the kinds of text that the tools may learn from: WikiText-2's test split, a book, chats. Four are of
+domains that nothing is calibrated or trained on (domains.py). A judge is cut into windows of 512 tokens. Of a window
+every token but the first is judged, of a chat those of the last answer.
 """
 
 import hashlib

@@ -82,32 +82,47 @@ def test_bytes_are_equal_and_the_records_say_what_was_done(made):
 def test_a_source_that_is_no_model_ends_with_llama_cpps_words(tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(SystemExit, match=r"llama.cpp can't write out.gguf \(exit code"):
-        llama_rows.quantize(tmp_path / "bad.gguf", tmp_path / "out.gguf", "q4_0", None, {}, 1)
+        llama_rows.quantize(tmp_path / "bad.gguf", tmp_path / "out.gguf", llama_rows.FILE_TYPES["q4_0"], None, {}, 1)
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_judges_are_cut_to_their_tokens(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "TOKENS", {"wiki.test.raw": 700, "held-out book": 100, "held-out chats": 50})
+def test_the_finer_file_has_its_type_everywhere(made):
+    """What q4_0 keeps in 8 bits is brought down, and everything has a bit more."""
+    assert set(llama_rows.tensor_types(made / llama_rows.FINER / "q4_0.gguf").values()) == {llama_rows.FINER_TYPE}
+    assert not (made / llama_rows.FINER / "q8_0.gguf").exists()
+
+
+def test_judges_are_cut_to_their_tokens(tiny_llama, tmp_path):
     chats = [
         {"ids": list(range(3, 40)), "first": 20},
         {"ids": [3, 4, 5], "first": 2},
         {"ids": list(range(3, 90)), "first": 10},
     ]
-    found = judges.make_judges(tiny_llama, TEXT, TEXT, chats)
-    assert [judge.tokens for judge in found] == [700, 100, 50]
+    turns = [CORPUS[1], CORPUS[2], "And then?", CORPUS[0]]
+    messages = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, turns, strict=True)]
+    for text in judges.TEXTS:
+        content = {"chats.json": json.dumps(chats), "dialogue.json": json.dumps([messages[:2], messages])}
+        (tmp_path / text.file).write_text(content.get(text.file, TEXT), encoding="utf-8")
+    found = judges.make_judges(tiny_llama, tmp_path, 700)
+    by_name = {judge.name: judge for judge in found}
+    assert [judge.tokens for judge in found][:2] == [700, 700]
     assert [document.kept for document in found[0].documents] == [511, 189]
-    assert [(int(document.positions[0]), document.kept) for document in found[2].documents] == [(20, 16), (10, 34)]
+    assert [document.positions.tolist() for document in by_name["held-out chats"].documents] == [
+        list(range(20, 36)),
+        list(range(10, 86)),
+    ]
+    # Of a conversation the last answer is judged, with its end of turn, and nothing that comes before it.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    for document, last in zip(by_name["dialogue"].documents, (CORPUS[2], CORPUS[0]), strict=True):
+        assert tokenizer.decode(document.labels) == f"{last}<|im_end|>\n"
     key = judges.judges_key(found, "weights")
-    assert key == judges.judges_key(judges.make_judges(tiny_llama, TEXT, TEXT, chats), "weights")
+    assert key == judges.judges_key(judges.make_judges(tiny_llama, tmp_path, 700), "weights")
     assert key != judges.judges_key(found, "others")
-    chats[0]["ids"][5] += 1
-    assert key != judges.judges_key(judges.make_judges(tiny_llama, TEXT, TEXT, chats), "weights")
+    assert key != judges.judges_key(judges.make_judges(tiny_llama, tmp_path, 699), "weights")
     # The reference says of a judged position what the float model says.
     reference = judges.reference_of(tiny_llama, found, key, tmp_path, QuietProgress())
     with torch.no_grad():
         expected = load_model(tiny_llama)(found[0].documents[0].tokens.long().unsqueeze(0)).logits[0, :511]
     torch.testing.assert_close(reference.logits(0, 511), expected, rtol=1e-4, atol=1e-4)
-    assert make_reference(tiny_llama, found, next(tmp_path.glob("reference-*")), "", QuietProgress()).hidden.shape == (
-        850,
-        64,
-    )
+    read = make_reference(tiny_llama, found, next(tmp_path.glob("reference-*")), "", QuietProgress())
+    assert read.hidden.shape == (sum(judge.tokens for judge in found), 64)

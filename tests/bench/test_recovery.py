@@ -27,10 +27,18 @@ def data(tmp_path):
         "gutenberg/2701-0.txt": book,
         "gutenberg/1661.txt": book,
         "mt_bench/mt_bench_question.jsonl": "\n".join(
-            json.dumps({"turns": [text]}) for text in (*CORPUS[:2], LONG_WINDED)
+            json.dumps({"question_id": number, "turns": [text, "Why?"]})
+            for number, text in enumerate((*CORPUS[:2], LONG_WINDED))
         ),
+        "mt_bench/mt_bench_reference_answer_gpt-4.jsonl": json.dumps(
+            {"question_id": 0, "choices": [{"turns": [CORPUS[1], CORPUS[2]]}]}
+        ),
+        "mbpp/mbpp_test.jsonl": json.dumps({"prompt": "Add.", "code": "def add(a, b):\r\n    return a + b"}),
+        "gsm8k/test.jsonl": json.dumps({"question": "How many?", "answer": "1 + 2 = <<1+2=3>>3\n#### 3"}),
         "arena_hard/arena_hard_v0.1.jsonl": "\n".join(json.dumps({"prompt": text}) for text in CORPUS[2:4]),
-        "arena_hard/arena_hard_v2.0.jsonl": json.dumps({"prompt": CORPUS[2]}),
+        "arena_hard/arena_hard_v2.0.jsonl": "\n".join(
+            json.dumps({"prompt": text}) for text in (CORPUS[2], "Как дела? " * 8)
+        ),
         "self_instruct/user_oriented_instructions.jsonl": tasks,
         "self_instruct/seed_tasks.jsonl": tasks,
     }
@@ -77,9 +85,12 @@ def test_the_comparison_from_a_folder_to_the_table(
     found = json.loads(out.read_text(encoding="utf-8"))
     rows = {(row["tool"], row["judge"]): row for row in found["rows"]}
     judges = [judge["name"] for judge in found["judges"]]
-    assert judges == ["wiki.test.raw", "held-out book", "held-out chats"]
-    assert {tool for tool, _ in rows} == {"float", "llama.cpp", "llama.cpp imatrix", "edgedistill 10k"}
-    assert len(rows) == 12
+    assert judges[:3] == ["wiki.test.raw", "held-out book", "held-out chats"]
+    assert judges[3:] == ["code", "word problems", "other languages", "dialogue"]
+    finer = "llama.cpp imatrix, q5_0 everywhere"
+    assert {tool for tool, _ in rows} == {"float", "llama.cpp", "llama.cpp imatrix", finer, "edgedistill 10k"}
+    assert len(rows) == 5 * 7
+    assert found["model"]["name"] == talking_llama.name
     for judge in judges:
         plain = rows["llama.cpp", judge]
         assert 0 <= rows["float", judge]["kl"] < 1e-3 < plain["kl"]
@@ -88,8 +99,9 @@ def test_the_comparison_from_a_folder_to_the_table(
         assert rows["edgedistill 10k", judge]["recovered_kl"] == pytest.approx(
             1 - rows["edgedistill 10k", judge]["kl"] / plain["kl"]
         )
-        assert {row["bytes_over_plain"] for row in found["rows"] if row["mix"] == "q4_0"} == {0}
-    assert shown.count("edgedistill 10k") == 3
+        same = [row for row in found["rows"] if row["mix"] == "q4_0" and row["tool"] != finer]
+        assert {row["bytes_over_plain"] for row in same} == {0}
+    assert shown.count("edgedistill 10k") == 7
     assert out.with_suffix(".svg").is_file()
     learned = (work / "texts" / "calibration.txt").read_text(encoding="utf-8")
     assert "<|im_start|>" in learned
