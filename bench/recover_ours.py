@@ -37,7 +37,7 @@ from edgedistill.progress import RichProgress
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.stage import FIT as FIT_FOLDER
 from edgedistill.recover.stage import keep_fit, recover
-from edgedistill.signals.shards import iter_shards
+from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.store.whole import write_json
 from edgedistill.units import parse_count
 
@@ -79,7 +79,8 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     # As `edgedistill recover --tokens` has it: no setting that no user's command has.
     recipe = recovery_recipe(load_recipe("recover"), mixes=[mix], tokens=str(tokens))
     student, shape = stages["student"], read_shape(stages["student"])
-    training, validation = (list(iter_shards(stages["capture"] / split)) for split in ("train", "validation"))
+    training = list(iter_shards(stages["capture"] / "train"))
+    validation = load_sources(stages["capture"], "validation")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     formats = assign_formats(shape, Mix(mix, mix))

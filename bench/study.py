@@ -41,23 +41,18 @@ from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.fisher import load_fisher
 from edgedistill.recover.stage import FIT, exact_kl, keep_fit, recover
-from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards
-from edgedistill.teach.capture import capture, load_importance, spread_documents
+from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_sources
+from edgedistill.teach.capture import capture, load_importance
 
 OUT = Path(__file__).parent / "results" / "study.json"
 FOUND = "found.json"
 KINDS = {"chats": WRITTEN, "free": FREE, "prose": PROSE}
 BASE: dict[str, Any] = {
     "batch_tokens": 512,
-    "validate_every": 10_000,
-    "patience": 100,
     "tokens_by_mix": {},
     "rate_by_mix": {},
 }
-VALIDATED, JUDGED = (
-    4_096,
-    4_096,
-)  # tokens that say whether training improved on its start, and of each kind that the KL is of
+JUDGED = 4_096  # tokens of each kind that the KL is of
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ class Study:
             )
             formats = assign_formats(self.shape, Mix(variant.mix, variant.mix))
             began = time.monotonic()
-            validation = spread_documents(list(iter_shards(self.captured / "validation")), VALIDATED, 512)
+            validation = load_sources(self.captured, "validation")
             training, costs = self.training(variant.kinds), self.costs[recipe.recover.fit]
             start = None
             if variant.after is not None:

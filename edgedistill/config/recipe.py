@@ -82,7 +82,6 @@ class Distill(Training):
     batch_tokens: PositiveInt = Field(default=1024, description="Tokens of a step; a multiple of seq_len.")
     learning_rate: PositiveFloat = Field(default=2.0e-4, description="Of all weights.")
     loss: DistillLoss = DistillLoss()
-    validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
 
 
 class Measure(Model):

@@ -66,8 +66,10 @@ class Recover(Training):
         default=0.0,
         description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student.",
     )
-    patience: PositiveInt = Field(default=4, description="Validations without a better one before it stops.")
-    validate_every: PositiveInt = Field(default=16, description="Steps between validations.")
+    patience: Share = Field(
+        default=0.35,
+        description="Share of the steps, after the warm-up, without a better validation before it stops.",
+    )
     tokens_by_mix: dict[MixName, Budget] = Field(
         default={"q8_0": 4_000}, description="Budgets of single mixes instead of `tokens`."
     )

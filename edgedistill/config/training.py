@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from edgedistill.config.fields import Compute, PositiveFloat, PositiveInt
+from edgedistill.config.validation import ValidationPlan, plan_validation
 from edgedistill.config.yaml_file import Model
 
 
@@ -19,10 +20,23 @@ class Training(Model):
         default=0.1, description="Share of the steps in which the rate rises."
     )
     checkpoint_seconds: PositiveFloat = Field(
-        default=60.0, description="Seconds between checkpoints; changes no result."
+        default=60.0,
+        description="At least so many seconds between checkpoints, more where one takes long; changes no result.",
     )
-    validate_every: PositiveInt = Field(description="Steps between validations.")
     compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step."""
+        return max(1, self.batch_tokens // self.seq_len) * self.seq_len
+
+    def steps_of(self, tokens: int) -> int:
+        """Steps of a budget; none of a budget of 0."""
+        return max(1, round(tokens / self.step_tokens)) if tokens else 0
+
+    def validation_of(self, tokens: int) -> ValidationPlan:
+        """How often a training of this budget is validated, and on how much text."""
+        return plan_validation(tokens, self.steps_of(tokens))
 
     @model_validator(mode="after")
     def _whole_rows(self) -> "Training":

@@ -8,7 +8,7 @@ each example's border, so packing changes nothing that an example's tokens see.
 import bisect
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +111,19 @@ def counting(examples: Sequence[Example], seq_len: int, setting: str) -> list[Ex
             "better several times that"
         )
     return counted
+
+
+def counting_sources(sources: Mapping[str, Sequence[Example]], seq_len: int, setting: str) -> dict[str, list[Example]]:
+    """The same of each source; a source of which no token counts is left out.
+
+    Raises:
+        InputError: none of all sources counts.
+    """
+    counting([example for examples in sources.values() for example in examples], seq_len, setting)
+    counted = {
+        name: [example for example in examples if example.cut(seq_len).kept] for name, examples in sources.items()
+    }
+    return {name: examples for name, examples in counted.items() if examples}
 
 
 def make_batch(rows: Sequence[Sequence[Example]], seq_len: int) -> Batch:

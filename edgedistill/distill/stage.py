@@ -6,7 +6,7 @@ and what it knows is not what the cut took away.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.example import Example
-from edgedistill.data.packing import counting, make_batch, pack_rows, schedule_rows
+from edgedistill.data.packing import counting, counting_sources, make_batch, pack_rows, schedule_rows
+from edgedistill.data.spread import spread_sources
 from edgedistill.losses.choose import make_loss
 from edgedistill.losses.head import HeadLoss, head_loss
 from edgedistill.losses.teachers import TopKTeacher, WrittenText
@@ -24,6 +25,7 @@ from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.train.forward import COMPUTE, batches, compute_in, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
+from edgedistill.train.validation import Validation, validate_sources
 
 INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves past 2,000 on a 30-layer model
 
@@ -31,7 +33,7 @@ INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves pa
 def distill(
     teacher: Path,
     training: Sequence[Example],
-    validation: Sequence[Example],
+    validation: Mapping[str, Sequence[Example]],
     layers: int,
     recipe: Recipe,
     work: Path,
@@ -41,7 +43,7 @@ def distill(
 
     Args:
         teacher: a model folder or GGUF file.
-        training, validation: documents with `ids` and `log_probs`.
+        training, validation: documents with `ids` and `log_probs`; those of validation by source.
         layers: how many of the teacher's layers the student keeps.
         recipe: its `distill` part.
         work: the stage's folder; a killed run's checkpoints in it are gone on from.
@@ -54,9 +56,10 @@ def distill(
         return
     settings = recipe.distill
     dtype = COMPUTE[settings.compute]
-    training, validation = (
-        counting(documents, settings.seq_len, "distill.seq_len") for documents in (training, validation)
-    )
+    training = counting(training, settings.seq_len, "distill.seq_len")
+    checks = settings.validation_of(settings.tokens)
+    validation = counting_sources(validation, settings.seq_len, "distill.seq_len")
+    validation = spread_sources(validation, checks.tokens, settings.seq_len)
     model = load_model(teacher)
     kept_layers, influence = _choose(model, training, layers, settings.seq_len, dtype, progress)
     student = cut_layers(model, kept_layers)
@@ -67,9 +70,8 @@ def distill(
         frozen.requires_grad_(False)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
-    rows_per_step = max(1, settings.batch_tokens // settings.seq_len)
-    steps = max(1, round(settings.tokens / (rows_per_step * settings.seq_len)))
-    plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
+    steps = settings.steps_of(settings.tokens)
+    plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, recipe.teach.seed)
 
     def loss_of_step(step: int) -> tuple[torch.Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
@@ -82,12 +84,17 @@ def distill(
         ]
         return head_loss(kept_hidden(student, batch, dtype), weight, Weighted(parts)), len(batch.kept)
 
-    def validate() -> float:
-        return top_k_kl(student, validation, weight, settings.seq_len, dtype)
+    def validate() -> Validation:
+        return validate_sources(
+            validation, lambda documents: top_k_kl(student, documents, weight, settings.seq_len, dtype)
+        )
 
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     train_settings = TrainSettings(
-        steps, settings.warmup, validate_every=settings.validate_every, checkpoint_seconds=settings.checkpoint_seconds
+        steps,
+        settings.warmup,
+        validate_after=checks.steps(steps),
+        checkpoint_seconds=settings.checkpoint_seconds,
     )
     curve = train(
         {settings.learning_rate: parameters},
@@ -101,21 +108,21 @@ def distill(
     save_model(student, teacher, work)
     report = {"kept": list(kept_layers), "influence": influence}
     (work / "layers.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    write_curve(work, curve.to_dict("distill"))
+    write_curve(work, curve.to_json("distill"))
     remove_checkpoints(work)
 
 
 @torch.no_grad()
 def top_k_kl(
     model: PreTrainedModel, documents: Sequence[Example], weight: torch.Tensor, seq_len: int, dtype: torch.dtype
-) -> float:
-    """Mean KL to the teacher's top-k signal over documents, in nats per token."""
+) -> tuple[float, int]:
+    """KL to the teacher's top-k signal summed over the kept tokens of documents, in nats; and how many these are."""
     total, tokens = 0.0, 0
     for batch, _ in batches(documents, seq_len, rows_per_batch=2):
         loss = make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"]))
         total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
         tokens += len(batch.kept)
-    return total / tokens
+    return total, tokens
 
 
 def _choose(

@@ -90,17 +90,20 @@ def plan_build(
         "measure": judged,
     }
 
+    validated = {mix: recipe.recover.validation_of(n).all_tokens for mix, n in recovered.items()}
     distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
     recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
     write_flops = WRITE_FLOPS_PER_CORE * cores
+    float_flops = TRAIN_FLOPS_PER_CORE["float32"] * cores
+    distill_checks = recipe.distill.validation_of(distilled).all_tokens
     fitting = 1 / FITTED_PER_S if foretold else 0
     seconds = {
         # Without a student to distill, what the teacher thinks of the prose isn't asked.
         "teach": 2
         * teacher_size
         * (written / KEPT_SHARE / write_flops + (recipe.teach.text_tokens if distilled else 0) / distill_flops),
-        **({"distill": 6 * size * distilled / distill_flops} if distilled else {}),
-        "capture": 2 * size * taught / recover_flops,
+        **({"distill": (6 * distilled + 2 * distill_checks) * size / distill_flops} if distilled else {}),
+        "capture": 2 * size * taught / float_flops,
         **({fit: 6 * size * there_and_back / recover_flops} if fit in MEASURED else {}),
         **(
             {
@@ -110,7 +113,10 @@ def plan_build(
             if fitted
             else {}
         ),
-        **{f"recover {mix}": (6 * n / recover_flops + fitting) * size for mix, n in recovered.items()},
+        **{
+            f"recover {mix}": (6 * n / recover_flops + 2 * validated[mix] / float_flops + fitting) * size
+            for mix, n in recovered.items()
+        },
         # The float student and the teacher, and for each mix plain rounding and the recovered weights in each export.
         "measure": 2 * size * (judged + asked) * (2 + len(recipe.mixes) * (1 + len(recipe.export))) / write_flops,
     }

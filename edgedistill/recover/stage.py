@@ -19,6 +19,7 @@ from edgedistill.config.recipe import Recipe
 from edgedistill.config.recover import SETTING_OF_LOSS
 from edgedistill.data.example import Example
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
+from edgedistill.data.spread import spread_sources
 from edgedistill.formats import NumberFormat
 from edgedistill.losses.choose import make_loss
 from edgedistill.losses.forward_kl import ForwardKL
@@ -35,6 +36,7 @@ from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.place import fit_all, place_on_grid, take_off_grid
 from edgedistill.train.forward import COMPUTE, batches, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
+from edgedistill.train.validation import Validation, validate_sources
 
 FIT = "fit"  # the folder of what training starts from, until the result is written
 
@@ -42,7 +44,7 @@ FIT = "fit"  # the folder of what training starts from, until the result is writ
 def recover(
     student: Path,
     training: Sequence[Example],
-    validation: Sequence[Example],
+    validation: Mapping[str, Sequence[Example]],
     costs: Mapping[str, Costs] | None,
     mix: str,
     formats: Mapping[str, NumberFormat],
@@ -55,8 +57,9 @@ def recover(
 
     Args:
         student: the float student's folder.
-        training, validation: documents with the float student's `hidden` states; for training, the teacher's `ids` and
-            `log_probs` too where it has a share of the loss.
+        training: documents with the float student's `hidden` states; with the teacher's `ids` and `log_probs` too
+            where it has a share of the loss.
+        validation: by source, documents with `hidden` states.
         costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         mix: the mix's name, `formats` its formats by tensor.
         recipe: its `recover` part.
@@ -74,7 +77,10 @@ def recover(
     teacher_weight = model.get_output_embeddings().weight.detach().to(dtype, copy=True)
     rounded = round_weights(model.state_dict(), formats, mix)
     progress.start(f"{mix}: validate plain rounding", 1, "model")
-    kl_rounded = exact_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
+    checks = settings.validation_of(settings.tokens_of(mix))
+    validation = spread_sources(validation, checks.tokens, settings.seq_len)
+    of_rounded = validation_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
+    kl_rounded = of_rounded.loss
     progress.advance(1, kl=kl_rounded)
     trained = settings.trained(kl_rounded)
     learned = Learned(
@@ -87,10 +93,8 @@ def recover(
     weight = model.get_output_embeddings().weight.detach().to(dtype)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
-    rows_per_step = max(1, settings.batch_tokens // settings.seq_len)
-    budget = settings.tokens_of(mix)
-    steps = max(1, round(budget / (rows_per_step * settings.seq_len))) if budget else 0
-    plan = schedule_rows(len(rows), rows_per_step, steps, recipe.teach.seed)
+    steps = settings.steps_of(settings.tokens_of(mix))
+    plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, recipe.teach.seed)
 
     loss_settings = {} if settings.loss_share is None else {SETTING_OF_LOSS[settings.loss]: settings.loss_share}
 
@@ -105,8 +109,8 @@ def recover(
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
         return head_loss(kept_hidden(model, batch, dtype), weight, loss_of(batch.signal)), len(batch.kept)
 
-    def validate() -> float:
-        return exact_kl(model, validation, teacher_weight, settings.seq_len, dtype)
+    def validate() -> Validation:
+        return validation_kl(model, validation, teacher_weight, settings.seq_len, dtype)
 
     gains = {name: p for name, p in model.named_parameters() if p.requires_grad and ".gain_" in name}
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
@@ -118,7 +122,7 @@ def recover(
     train_settings = TrainSettings(
         steps,
         settings.warmup,
-        validate_every=settings.validate_every,
+        validate_after=checks.steps(steps),
         patience=settings.patience,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
@@ -126,19 +130,19 @@ def recover(
         trained, train_settings = (), replace(train_settings, steps=0)
     curve = train(groups, loss_of_step, validate, train_settings, work, progress, f"recover {mix}")
 
-    beaten = curve.best["loss"] < kl_rounded
+    beaten = curve.best.loss < kl_rounded
     checkpoint = take_off_grid(model, layers, rounded, formats, fitted) if beaten else rounded
     save_grid(work, checkpoint)
     save_side_files(student, work)
-    report = curve.to_dict(f"recover {mix}")
-    report["rounded"] = {"kl": kl_rounded}
+    report = curve.to_json(f"recover {mix}")
+    report["rounded"] = {"kl": kl_rounded, "by_source": of_rounded.by_source}
     report["trained"] = list(trained)
     report["verdict"] = (
-        f"KL to the float model on validation text {kl_rounded:.4f} rounded, {curve.best['loss']:.4f} recovered"
+        f"KL to the float model on validation text {kl_rounded:.4f} rounded, {curve.best.loss:.4f} recovered"
         if beaten
         else (
             f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best "
-            f"{curve.best['loss']:.4f}): plain rounding ships"
+            f"{curve.best.loss:.4f}): plain rounding ships"
         )
     )
     write_curve(work, report)
@@ -183,18 +187,37 @@ def _fitted(
     return {name: tensor for name, tensor in load_grid(work / FIT).tensors.items() if isinstance(tensor, GridTensor)}
 
 
-@torch.no_grad()
+def validation_kl(
+    model: PreTrainedModel,
+    sources: Mapping[str, Sequence[Example]],
+    teacher_weight: Tensor,
+    seq_len: int,
+    dtype: torch.dtype,
+) -> Validation:
+    """Mean KL to the float student over documents with its hidden states."""
+    return validate_sources(sources, lambda documents: _kl_sum(model, documents, teacher_weight, seq_len, dtype))
+
+
 def exact_kl(
     model: PreTrainedModel, documents: Sequence[Example], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
 ) -> float:
     """Mean KL to the float student over documents with its hidden states, in nats per token."""
+    total, tokens = _kl_sum(model, documents, teacher_weight, seq_len, dtype)
+    return total / tokens
+
+
+@torch.no_grad()
+def _kl_sum(
+    model: PreTrainedModel, documents: Sequence[Example], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
+) -> tuple[float, int]:
+    """KL to the float student summed over the kept tokens, in nats; and how many these are."""
     total, tokens = 0.0, 0
     weight = model.get_output_embeddings().weight.detach().to(dtype)
     for batch, _ in batches(documents, seq_len, rows_per_batch=2):
         loss = ForwardKL(batch.signal["hidden"].to(dtype), teacher_weight)
         total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
         tokens += len(batch.kept)
-    return total / tokens
+    return total, tokens
 
 
 @torch.no_grad()

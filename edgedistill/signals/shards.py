@@ -28,6 +28,7 @@ from edgedistill.store.whole import whole
 PATTERN = "signals-*.safetensors"
 # What the folders of a split's sources begin with: what the teacher wrote, wrote freely, and read.
 WRITTEN, FREE, PROSE = SOURCES = ("", "free-", "prose-")
+SOURCE_NAMES = {WRITTEN: "written", FREE: "free", PROSE: "prose"}
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -91,6 +92,14 @@ def iter_shards(folder: Path) -> Iterator[Example]:
     """All examples of a folder's shards, in order, one shard in memory at a time."""
     for path in sorted(folder.glob(PATTERN)):
         yield from load_shard(path)
+
+
+def load_sources(folder: Path, split: str) -> dict[str, list[Example]]:
+    """The examples of a split by the names of their sources, in the order of SOURCES; sources without any are left
+    out.
+    """
+    sources = {SOURCE_NAMES[source]: list(iter_shards(folder / f"{source}{split}")) for source in SOURCES}
+    return {name: examples for name, examples in sources.items() if examples}
 
 
 def load_split(taught: Path, split: str) -> list[Example]:

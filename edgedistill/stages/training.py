@@ -13,6 +13,7 @@ from typing import Any
 
 from edgedistill.config.recover import MEASURED
 from edgedistill.config.teach import OWN_PROMPTS
+from edgedistill.config.validation import MOST_TOKENS
 from edgedistill.export import GGUF_NAME
 from edgedistill.machine import usable_cores
 from edgedistill.mixes import Mix, assign_formats, groups_of, measured_once, mix_bytes
@@ -120,9 +121,9 @@ class Training(Build):
 
         def build(work: Path) -> None:
             from edgedistill.distill.stage import distill
-            from edgedistill.signals.shards import load_split
+            from edgedistill.signals.shards import load_sources, load_split
 
-            training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
+            training, validation = load_split(taught.path, "train"), load_sources(taught.path, "validation")
             distill(self.teacher, training, validation, self.layers, self.recipe, work, self.progress)
 
         settings = {"distill": settings_of(self.recipe.distill), "layers": self.layers, "seed": self.recipe.teach.seed}
@@ -136,17 +137,27 @@ class Training(Build):
         held = json.loads((taught.path / "teach.json").read_text(encoding="utf-8"))["train_tokens"]
         recover = self.recipe.recover
         # A budget beyond the text goes over it again, and needs no other capture.
-        tokens = min(held, max(recover.fit_tokens, *map(recover.tokens_of, self.recipe.mixes)))
+        budgets = [recover.tokens_of(mix) for mix in self.recipe.mixes]
+        tokens = min(held, max(recover.fit_tokens, *budgets))
+        chosen_on = [mix.tokens for mix in map(self.recipe.mix, self.recipe.mixes) if mix.unfitted]
+        # As many as any budget is validated on, so that another budget finds the same capture.
+        validated = max([MOST_TOKENS, *chosen_on])
 
         def build(work: Path) -> None:
-            from edgedistill.signals.shards import load_split
-            from edgedistill.teach.capture import capture, spread_documents
+            from edgedistill.data.packing import counting_sources
+            from edgedistill.data.spread import spread_documents, spread_sources
+            from edgedistill.signals.shards import SOURCE_NAMES, load_sources, load_split
+            from edgedistill.teach.capture import capture
 
-            training, validation = (load_split(taught.path, split) for split in ("train", "validation"))
-            chosen = spread_documents(training, tokens, seq_len)
+            chosen = spread_documents(load_split(taught.path, "train"), tokens, seq_len)
+            validation = counting_sources(load_sources(taught.path, "validation"), seq_len, "recover.seq_len")
+            validation = spread_sources(validation, validated, seq_len)
+            splits = [
+                (f"{source}validation", validation[name]) for source, name in SOURCE_NAMES.items() if name in validation
+            ]
             capture(
                 student.path,
-                [("train", chosen), ("validation", validation)],
+                [("train", chosen), *splits],
                 seq_len,
                 compute,
                 work,
@@ -154,7 +165,13 @@ class Training(Build):
                 keep,
             )
 
-        settings = {"seq_len": seq_len, "compute": compute, "tokens": tokens, "keep": list(keep)}
+        settings = {
+            "seq_len": seq_len,
+            "compute": compute,
+            "tokens": tokens,
+            "validation_tokens": validated,
+            "keep": list(keep),
+        }
         return self.stage("capture", settings, [taught, student], build)
 
     def costs(self, student: StageResult, captured: StageResult) -> StageResult | None:
@@ -164,10 +181,10 @@ class Training(Build):
             return None
 
         def build(work: Path) -> None:
+            from edgedistill.data.spread import spread_documents
             from edgedistill.recover.curvature import measure_curvature
             from edgedistill.recover.fisher import measure_fisher
             from edgedistill.signals.shards import iter_shards
-            from edgedistill.teach.capture import spread_documents
 
             chosen = spread_documents(list(iter_shards(captured.path / "train")), recover.fit_tokens, recover.seq_len)
             measure = measure_curvature if recover.fit == "curvature" else measure_fisher
@@ -209,12 +226,12 @@ class Training(Build):
         foretold = self.recipe.recover.fit == "curvature"
 
         def judged(tokens: int) -> list[Any]:
-            from edgedistill.signals.shards import iter_shards
-            from edgedistill.teach.capture import spread_documents
+            from edgedistill.data.spread import spread_sources
+            from edgedistill.signals.shards import load_sources
 
-            return spread_documents(
-                list(iter_shards(captured.path / "validation")), tokens, self.recipe.recover.seq_len
-            )
+            sources = load_sources(captured.path, "validation")
+            sample = spread_sources(sources, tokens, self.recipe.recover.seq_len)
+            return [document for documents in sample.values() for document in documents]
 
         def measure(work: Path) -> None:
             from edgedistill.recover.sensitivity import measure_sensitivity
@@ -251,9 +268,10 @@ class Training(Build):
 
         def build(work: Path) -> None:
             from edgedistill.recover.stage import recover
-            from edgedistill.signals.shards import iter_shards
+            from edgedistill.signals.shards import iter_shards, load_sources
 
-            training, validation = (list(iter_shards(captured.path / split)) for split in ("train", "validation"))
+            training = list(iter_shards(captured.path / "train"))
+            validation = load_sources(captured.path, "validation")
             recover(
                 student.path,
                 training,

@@ -124,17 +124,6 @@ def _capture_part(
     return [captured[i] for i in sorted(captured)]
 
 
-def spread_documents(documents: Sequence[Example], tokens: int, seq_len: int) -> list[Example]:
-    """Documents of about `tokens` tokens in all, at least one, taken evenly over the list; all of them if they have no
-    more.
-    """
-    total = sum(_length(d, seq_len) for d in documents)
-    if total <= tokens:
-        return list(documents)
-    spread = [d for i, d in enumerate(documents) if (i + 1) * tokens // total > i * tokens // total]
-    return spread or [documents[len(documents) // 2]]
-
-
 def load_importance(folder: Path) -> dict[str, Tensor]:
     """Mean square of each linear layer's inputs, [I] float32 by the weight's name."""
     return load_file(folder / IMPORTANCE)

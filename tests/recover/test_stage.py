@@ -18,7 +18,7 @@ from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_ggml, fit_importance
 from edgedistill.recover.stage import FIT, recover
-from edgedistill.signals.shards import iter_shards
+from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.teach.capture import capture, load_importance
 
 NAME = "model.layers.1.mlp.down_proj.weight"
@@ -38,17 +38,17 @@ def documents(seed: int, count: int) -> list[Example]:
 @pytest.fixture(scope="module")
 def captured(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captured")
-    splits = [("train", documents(1, 24)), ("validation", documents(2, 8))]
+    splits = [("train", documents(1, 24)), ("validation", documents(2, 8)), ("prose-validation", documents(3, 8))]
     capture(tiny_llama, splits, 64, "float32", folder, QuietProgress(), keep=("ids", "log_probs"))
     return folder
 
 
 def run(student: Path, captured: Path, work: Path, mix: str = "q4_0", **settings: object) -> dict:
     """The curve of a recover stage."""
-    asked = {"tokens": 2048, "seq_len": 64, "batch_tokens": 128, "validate_every": 4, "learning_rate": 1e-4}
+    asked = {"tokens": 2048, "seq_len": 64, "batch_tokens": 128, "learning_rate": 1e-4}
     asked |= {"compute": "float32", **settings}
     recipe = Recipe.model_validate({"schema": "edgedistill.recipe/1", "name": "mine", "recover": asked})
-    training, validation = (list(iter_shards(captured / split)) for split in ("train", "validation"))
+    training, validation = list(iter_shards(captured / "train")), load_sources(captured, "validation")
     formats = assign_formats(read_facts(student, "tiny").shape, Mix(mix, mix))
     costs = load_importance(captured) if recipe.recover.fit == "importance" else None
     work.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from edgedistill.errors import InputError
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import iter_shards
-from edgedistill.teach.capture import capture, load_importance, spread_documents
+from edgedistill.teach.capture import capture, load_importance
 
 
 def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
@@ -70,22 +70,6 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
     assert len(files) > 4
     assert files == sorted(path.relative_to(killed) for path in killed.rglob("*") if path.is_file())
     assert all((whole / name).read_bytes() == (killed / name).read_bytes() for name in files)
-
-
-def test_documents_are_spread_over_the_list():
-    documents = [counted_from(torch.arange(10)) for _ in range(10)]
-    chosen = spread_documents(documents, 40, 64)
-    assert len(chosen) == 4
-    assert spread_documents(documents, 1000, 64) == documents
-
-
-@pytest.mark.parametrize(
-    ("count", "length", "tokens", "seq_len"), [(21, 150, 64, 512), (8, 1024, 512, 1024), (49, 512, 512, 512)]
-)
-def test_few_tokens_are_still_a_document(count: int, length: int, tokens: int, seq_len: int):
-    """Measured on nothing, an error would cost nothing: a single document is the least."""
-    documents = [counted_from(torch.zeros(length, dtype=torch.int32)) for _ in range(count)]
-    assert len(spread_documents(documents, tokens, seq_len)) == 1
 
 
 def test_a_chat_that_its_row_cuts_before_the_answer_is_left_out(tiny_llama: Path, tmp_path: Path):

@@ -11,7 +11,11 @@ import torch
 
 from edgedistill.errors import RunError
 from edgedistill.progress import QuietProgress
+from edgedistill.train.adamw import AdamW, AdamWSettings
+from edgedistill.train.checkpoints import Checkpoints
+from edgedistill.train.curve import Checked
 from edgedistill.train.loop import TrainSettings, learning_rate_share, train
+from edgedistill.train.validation import Validation
 
 SCRIPT = """
 import sys, time
@@ -19,8 +23,12 @@ from pathlib import Path
 import torch
 from tests.train.test_loop import run
 weight, curve = run(Path(sys.argv[1]), steps=40, pause=float(sys.argv[2]))
-torch.save((weight, curve.validation), sys.argv[3])
+torch.save((weight, curve.state()["validation"]), sys.argv[3])
 """
+
+
+def of(loss: float) -> Validation:
+    return Validation(loss, {"text": loss})
 
 
 def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
@@ -38,11 +46,12 @@ def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
         rows = slice(8 * (step % 8), 8 * (step % 8) + 8)
         return (data[rows] @ weight - target[rows]).square().mean(), 8
 
-    def validate() -> float:
+    def validate() -> Validation:
         with torch.no_grad():
-            return (data @ weight - target).square().mean().item()
+            errors = (data @ weight - target).square()
+        return Validation(errors.mean().item(), {"first": errors[:32].mean().item(), "last": errors[32:].mean().item()})
 
-    settings = TrainSettings(steps, validate_every=4, checkpoint_seconds=0.0)
+    settings = TrainSettings(steps, validate_after=range(4, steps, 4), checkpoint_seconds=0.0)
     curve = train({rate: {"weight": weight}}, loss_of_step, validate, settings, work, QuietProgress(), "fit")
     return weight.detach(), curve
 
@@ -50,7 +59,12 @@ def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
 def test_it_learns_and_ends_with_the_best_validation(tmp_path: Path):
     weight, curve = run(tmp_path, steps=400, rate=0.1)
     torch.testing.assert_close(weight, torch.arange(1.0, 6.0), rtol=0.05, atol=0.05)
-    assert curve.best["loss"] == min(v["loss"] for v in curve.validation)
+    start = curve.validation[0].by_source
+
+    def worst(checked: Checked) -> float:
+        return max(checked.by_source["first"] / start["first"], checked.by_source["last"] / start["last"])
+
+    assert worst(curve.best) == min(map(worst, curve.validation)) < 1
 
 
 def test_adamw_and_clipping_are_torchs(tmp_path: Path):
@@ -88,7 +102,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path):
     subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "killed", "0", tmp_path / "out.pt"], check=True)
     weight, validation = torch.load(tmp_path / "out.pt", weights_only=True)
     assert torch.equal(weight, whole)
-    assert validation == curve.validation
+    assert validation == curve.state()["validation"]
 
 
 def test_the_rate_warms_up_and_falls_to_its_share():
@@ -102,20 +116,91 @@ def test_the_rate_warms_up_and_falls_to_its_share():
 
 def test_no_better_validation_means_the_start_is_kept(tmp_path: Path):
     weight = torch.ones(3, requires_grad=True)
-    values = iter([1.0, 2.0, 3.0, 4.0])
-    settings = TrainSettings(100, validate_every=1, patience=2)
+    values = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    settings = TrainSettings(20, validate_after=range(20), patience=0.1)
     curve = train(
         {0.1: {"w": weight}},
         lambda step: (weight.sum(), 1),
-        lambda: next(values),
+        lambda: of(next(values)),
         settings,
         tmp_path,
         QuietProgress(),
         "t",
     )
     assert curve.stopped_early
-    assert curve.best["step"] == 0
+    assert curve.best.step == 0
+    assert curve.validation[-1].step == 4  # two of warm-up, and two that were no better
     assert torch.equal(weight.detach(), torch.ones(3))
+
+
+def test_it_never_stops_in_its_warm_up(tmp_path: Path):
+    """64 of 781 steps were a whole training once: four validations, the rate still rising."""
+    weight = torch.ones(3, requires_grad=True)
+    values = iter([1.0, *(1 + step for step in range(40)), *([0.5] * 60)])
+    settings = TrainSettings(100, warmup=0.4, validate_after=range(1, 100), patience=0.1)
+    curve = train(
+        {0.1: {"w": weight}},
+        lambda step: (weight.sum(), 1),
+        lambda: of(next(values)),
+        settings,
+        tmp_path,
+        QuietProgress(),
+        "t",
+    )
+    assert curve.best.step == 41
+    assert curve.stopped_early
+    assert curve.validation[-1].step == 51
+
+
+def test_a_checkpoint_is_as_good_as_its_worst_source(tmp_path: Path):
+    """The mean falls further in the second validation, but prose is worse there than before the first step."""
+    weight = torch.ones(3, requires_grad=True)
+    losses = iter([(1.0, 0.1), (0.8, 0.09), (0.2, 0.11), (0.9, 0.095)])
+
+    def validate() -> Validation:
+        chats, prose = next(losses)
+        return Validation((chats + prose) / 2, {"chats": chats, "prose": prose})
+
+    settings = TrainSettings(3, validate_after=range(1, 4))
+    curve = train(
+        {0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress(), "t"
+    )
+    assert curve.best.step == 1
+    written = curve.to_json("t")
+    assert written["best"] == {"step": 1, "tokens": 1, "kl": 0.445, "by_source": {"chats": 0.8, "prose": 0.09}}
+    assert written["start"] == {"kl": 0.55, "by_source": {"chats": 1.0, "prose": 0.1}}
+
+
+def test_best_weights_go_to_the_disk_with_a_checkpoint_alone(tmp_path: Path):
+    """Each validation is better than the one before: once 4 bytes a weight were written at each."""
+    weight = torch.ones(1000, requires_grad=True)
+    values = iter([1 / (1 + step) for step in range(31)])
+    written: list[int] = []
+
+    def validate() -> Validation:
+        written.append(sum(1 for path in tmp_path.rglob("*.safetensors")))
+        return of(next(values))
+
+    settings = TrainSettings(30, validate_after=range(1, 31), checkpoint_seconds=3600)
+    curve = train(
+        {0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress(), "t"
+    )
+    assert curve.best.step == 30
+    assert written == [0] * 31
+
+
+def test_checkpoints_take_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    parameters = {"w": torch.ones(3, requires_grad=True)}
+    store = Checkpoints(tmp_path, parameters, AdamW(parameters, AdamWSettings()), 10.0)
+    clock = [0.0]
+    monkeypatch.setattr("edgedistill.train.checkpoints.time.monotonic", lambda: clock[0])
+    store.saved_at, store.save_seconds = 0.0, 3.0
+    clock[0] = 59.0
+    assert not store.due()
+    clock[0] = 60.0
+    assert store.due()
+    store.save_seconds, clock[0] = 0.1, 9.0
+    assert not store.due()
 
 
 def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path):
@@ -124,7 +209,7 @@ def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path):
         train(
             {0.1: {"w": weight}},
             lambda s: ((weight * float("nan")).sum(), 1),
-            lambda: 1.0,
+            lambda: of(1.0),
             TrainSettings(2),
             tmp_path,
             QuietProgress(),

@@ -1,0 +1,88 @@
+"""The curve of a training: what was seen at each step and at each validation. `curve.json` is what the report draws."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgedistill.train.validation import Validation, worst_ratio
+
+CURVE = "curve.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step: the mean loss of its tokens, in nats a token."""
+
+    step: int
+    tokens: int  # seen up to here
+    loss: float
+    learning_rate_share: float  # of the peak
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One validation, after a step."""
+
+    step: int
+    tokens: int
+    loss: float
+    by_source: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As an entry of `validation` in curve.json."""
+        return {"step": self.step, "tokens": self.tokens, "kl": self.loss, "by_source": self.by_source}
+
+
+@dataclass
+class Curve:
+    """What was seen on the way."""
+
+    points: list[Point] = field(default_factory=list)
+    validation: list[Checked] = field(default_factory=list)
+    stopped_early: bool = False
+
+    @property
+    def start(self) -> Checked:
+        """The validation before the first step."""
+        return self.validation[0]
+
+    @property
+    def best(self) -> Checked:
+        """The validation whose worst source has the lowest loss, relative to its start; the first of equals."""
+        return min(self.validation, key=lambda checked: worst_ratio(checked.by_source, self.start.by_source))
+
+    def add_validation(self, step: int, tokens: int, validation: Validation) -> bool:
+        """Note a validation, and tell whether it is the best so far."""
+        self.validation.append(Checked(step, tokens, validation.loss, validation.by_source))
+        return self.best is self.validation[-1]
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {
+            "points": [vars(point) for point in self.points],
+            "validation": [vars(checked) for checked in self.validation],
+            "stopped_early": self.stopped_early,
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "Curve":
+        """Undo `state`."""
+        points = [Point(**point) for point in state["points"]]
+        return cls(points, [Checked(**checked) for checked in state["validation"]], state["stopped_early"])
+
+    def to_json(self, stage: str) -> dict[str, Any]:
+        """For `curve.json`."""
+        best = self.best
+        return {
+            "schema": "edgedistill.curve/1",
+            "stage": stage,
+            "unit": "nats per token",
+            "points": [vars(point) for point in self.points],
+            "validation": [checked.to_json() for checked in self.validation],
+            "start": {"kl": self.start.loss, "by_source": self.start.by_source},
+            "best": best.to_json(),
+            "stopped_early": self.stopped_early,
+            "verdict": (
+                f"KL on validation text {self.start.loss:.4f} at the start, {best.loss:.4f} at step {best.step}"
+            ),
+        }

@@ -1,0 +1,46 @@
+"""One validation: the mean loss on held-out text, over all of it and by source; and which checkpoint is the best.
+
+Training can win on one kind of text what it loses on another, and a mean over all hides that. So a checkpoint is as
+good as its worst source: the largest of the losses' ratios to those before the first step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+SMALLEST = 1e-9  # nats a token; a source that begins at 0 is compared with this instead
+
+Document = TypeVar("Document")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean losses in nats a token.
+
+    Attributes:
+        loss: over all tokens.
+        by_source: over the tokens of each source.
+    """
+
+    loss: float
+    by_source: dict[str, float]
+
+
+def validate_sources(
+    sources: Mapping[str, Sequence[Document]], measure: Callable[[Sequence[Document]], tuple[float, int]]
+) -> Validation:
+    """Validate on each source.
+
+    Args:
+        sources: documents by source.
+        measure: documents -> (sum of the losses in nats, tokens).
+    """
+    sums = {name: measure(documents) for name, documents in sources.items()}
+    tokens = sum(count for _, count in sums.values())
+    loss = sum(total for total, _ in sums.values()) / tokens
+    return Validation(loss, {name: total / count for name, (total, count) in sums.items()})
+
+
+def worst_ratio(by_source: Mapping[str, float], start: Mapping[str, float]) -> float:
+    """The largest ratio of a source's loss to its loss at the start: below 1 where every source has won."""
+    return max(loss / max(start[source], SMALLEST) for source, loss in by_source.items())
