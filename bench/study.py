@@ -31,6 +31,7 @@ from edgedistill import __version__
 from edgedistill.config import Recipe
 from edgedistill.config.recipe import SCHEMA
 from edgedistill.data.example import Example
+from edgedistill.data.spread import spread_documents
 from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape

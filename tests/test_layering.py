@@ -208,7 +208,7 @@ def test_every_recipe_setting_is_read_by_something():
 
     texts = {path: path.read_text(encoding="utf-8") for path in FILES if room_of(path) not in ("config", "plan")}
     # Read by a method of the recipe, or with one choice only.
-    elsewhere = {"layers", "depth", "tokens_by_mix", "rate_by_mix", "scale_learning_rate"}
+    elsewhere = {"layers", "depth", "batch_tokens", "tokens_by_mix", "rate_by_mix", "scale_learning_rate"}
     elsewhere |= {"recover.tokens", "recover.train", "recover.loss"}
     unread = []
     for part, settings in load_recipe("chat").to_dict().items():
