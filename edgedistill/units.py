@@ -1,4 +1,4 @@
-"""Quantities as people write them: '8 GiB' <-> bytes, '17.1 GB/s', '2048 tokens', '8 tokens/s', '2 s', '400 GFLOP/s'.
+"""Quantities as people write them: '8 GiB' -> bytes, '17.1 GB/s', '2048 tokens', '8 tokens/s', '2 s', '400 GFLOP/s'.
 
 A number in a YAML file carries its unit, so that nobody mistakes GB for GiB or milliseconds for seconds; inside the
 program it is a plain number in the base unit that its name tells (`memory_bytes`, `ttft_s`).
@@ -77,32 +77,3 @@ def parse_count(text: str, least: int = 1) -> int:
             f"it must be a whole number {'above 0' if least else 'from 0 on'}, such as 400k, 1.5M or 20000"
         )
     return int(value)
-
-
-def show_bytes(size: float) -> str:
-    """'1.5 GiB', '380 MiB', '12 B': binary units, three significant digits."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{_three_digits(size)} {unit}"
-        size /= 1024
-    return f"{_three_digits(size)} TiB"
-
-
-def show_seconds(seconds: float) -> str:
-    """'40 s', '12 min', '3.5 h'."""
-    if seconds < 90:
-        return f"{_three_digits(seconds)} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{_three_digits(seconds / 3600)} h"
-
-
-def show_number(value: float) -> str:
-    """'134,515,008' for large whole numbers, three significant digits for the rest."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else _three_digits(value)
-
-
-def _three_digits(value: float) -> str:
-    if abs(value) >= 100 or value == int(value):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -14,7 +14,7 @@ from edgedistill.bundle.figures import figure_table, task_table
 from edgedistill.bundle.front_matter import front_matter
 from edgedistill.bundle.harmless import text, word
 from edgedistill.bundle.names import split_key
-from edgedistill.records import DASH, show, visible
+from edgedistill.show import DASH, show, visible
 from edgedistill.store.files import files_of
 
 LLAMA = """from llama_cpp import Llama

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.bundle.harmless import text
-from edgedistill.records import DASH, show
+from edgedistill.show import DASH, show
 
 KINDS = {"teacher": 0, "float": 1, "rounded": 2, "recovered": 3}
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from edgedistill.records import DASH, visible
+from edgedistill.show import DASH, visible
 
 
 def text(value: Any) -> str:

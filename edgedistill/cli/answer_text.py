@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from edgedistill.records import visible
+from edgedistill.show import visible
 
 WORDS = re.compile(r"\n|[^\S\n]+|\S+")
 FENCE = "```"

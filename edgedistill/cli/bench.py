@@ -53,7 +53,7 @@ def bench(
     from edgedistill.measure.bench import bench as run_bench
     from edgedistill.models.source import resolve
     from edgedistill.progress import RichProgress
-    from edgedistill.records import show, show_spread
+    from edgedistill.show import show, show_spread
 
     runtime_of(artifact)  # says at once what is wrong with the name
     resolved = resolve(reference) if reference else None

@@ -20,7 +20,7 @@ from edgedistill.cli.answer_text import AnswerWriter, tolerant_streams
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
 from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
 from edgedistill.errors import InputError
-from edgedistill.records import visible
+from edgedistill.show import visible
 
 if TYPE_CHECKING:
     from edgedistill.runtimes.base import Runtime

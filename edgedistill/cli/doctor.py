@@ -71,7 +71,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     \b
     Example: edgedistill doctor
     """
-    from edgedistill.units import show_bytes
+    from edgedistill.show import show_bytes
 
     checks, machine = all_checks(), machine_figures()
     ok = all(check.ok for check in checks if check.needed)

@@ -46,8 +46,8 @@ def export(
     from edgedistill.errors import InputError
     from edgedistill.export import KINDS
     from edgedistill.progress import RichProgress
+    from edgedistill.show import show_bytes
     from edgedistill.store.run import RUN
-    from edgedistill.units import show_bytes
 
     kinds = formats or KINDS[:1]
     if set(kinds) - set(KINDS):

@@ -54,7 +54,7 @@ class ShownError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it: a message may quote a file, and a terminal obeys control characters."""
-        from edgedistill.records import visible
+        from edgedistill.show import visible
 
         click.echo(f"Error: {visible(self.message)}", err=True)
 

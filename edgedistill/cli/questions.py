@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from edgedistill.errors import did_you_mean
-from edgedistill.records import visible
+from edgedistill.show import visible
 
 COMMANDS = {
     "/reset": "forget the conversation",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgedistill.units import show_bytes, show_seconds
+from edgedistill.show import show_bytes, show_seconds
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,6 +114,6 @@ def clean(run: Path, dry_run: bool, as_json: bool) -> None:
 
 
 def _plain(value: object) -> str:
-    from edgedistill.records import visible
+    from edgedistill.show import visible
 
     return visible(value, lines=False)

@@ -17,7 +17,7 @@ import click
 
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
 from edgedistill.errors import InputError
-from edgedistill.records import visible
+from edgedistill.show import visible
 
 if TYPE_CHECKING:
     from edgedistill.runtimes.server import ModelServer

@@ -110,7 +110,7 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
 
 
 def _lines(first: Path, second: Path, found: "PairComparison") -> list[str]:
-    from edgedistill.records import visible
+    from edgedistill.show import visible
 
     lines = [f"{first}", f"  weights {found.sha256[0]}", f"{second}", f"  weights {found.sha256[1]}"]
     if found.equal:

@@ -16,7 +16,7 @@ from edgedistill.measure.refusals import MAX_NEW
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.records import visible
+from edgedistill.show import visible
 
 SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: a blank of its own, a bos token
 

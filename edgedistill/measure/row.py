@@ -24,10 +24,11 @@ from edgedistill.measure.kept import keep, write_whole
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress
-from edgedistill.records import Record, visible
+from edgedistill.results.record import Record
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.onnx import OnnxRuntime
+from edgedistill.show import visible
 
 ROW = "row.json"
 SAMPLE_TOKENS = 96

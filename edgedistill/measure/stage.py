@@ -25,7 +25,7 @@ from edgedistill.measure.layers import KINDS, Stored, layer_errors
 from edgedistill.measure.row import ROW, artifact_record, context_of, open_runtime, row_records, threads_of
 from edgedistill.measure.speed import Trial, summary, time_once
 from edgedistill.progress import Progress
-from edgedistill.records import Record
+from edgedistill.results.record import Record
 
 SCHEMA = "edgedistill.measure/1"
 FILE, SPEEDS, LAYERS = "measure.json", "speeds.json", "layers.json"
@@ -143,7 +143,7 @@ def join_rows(
             }
             for prompt in recipe.measure.prompts
         ],
-        "records": [record.to_dict() for record in records],
+        "records": [record.to_json() for record in records],
     }
     write_whole(work / FILE, result, indent=1)
 

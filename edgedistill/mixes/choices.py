@@ -10,7 +10,7 @@ from edgedistill.facts import ModelShape, TensorShape
 from edgedistill.formats import F32, FORMATS, NumberFormat
 from edgedistill.mixes.assign import size_bytes
 from edgedistill.mixes.definition import Mix, layer_of
-from edgedistill.units import show_bytes
+from edgedistill.show import show_bytes
 
 # Tensors of a layer that read the same input and matter alike go together; the rest stand alone.
 TOGETHER = {"q_proj": "q+k", "k_proj": "q+k", "gate_proj": "gate+up", "up_proj": "gate+up"}

@@ -15,7 +15,9 @@ from typing import Any
 from edgedistill.config.target import Target
 from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
 from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes, size_bytes
-from edgedistill.units import show_bytes, show_number, show_seconds
+from edgedistill.results.limits import Figures, first_token_s, troubles
+from edgedistill.results.planned import Limits, TargetFacts
+from edgedistill.show import show_bytes
 
 # llama.cpp sets aside the logits of a whole micro-batch and about two activations of the model's width beside them, in
 # float32: 98.2 MiB for SmolLM2-135M, where its log says 99.4.
@@ -24,7 +26,6 @@ MICRO_BATCH_TOKENS = 512
 RUNTIME_BYTES = 60 * 2**20
 # A GGUF file's vocabulary: text, type and merge of a token; 1.8 MB at 49,152 tokens.
 HEADER_BYTES_PER_TOKEN = 36
-PROMPT_TOKENS = 512  # what time to first token is judged on
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def plan_mix(shape: ModelShape, mix: Mix, target: Target, vocabulary: int) -> Mi
     decode = _decode(target, weight_bytes - unread)
     decode_full = _decode(target, weight_bytes - unread + kv_bytes)
     prefill = _prefill(target, shape.parameters - (0 if shape.tied else table.size))
-    ttft = PROMPT_TOKENS / prefill + 1 / decode if prefill is not None and decode is not None else None
-    troubles = _troubles(target, file_bytes, ram_bytes, decode_full, ttft, context)
-    why = "; ".join(troubles) or f"{show_bytes(ram_bytes)} of {show_bytes(target.memory.usable)} usable memory"
+    ttft = first_token_s(prefill, decode)
+    clauses = troubles(target_facts(target, context), Figures(file_bytes, ram_bytes, decode_full, ttft))
+    why = "; ".join(clauses) or f"{show_bytes(ram_bytes)} of {show_bytes(target.memory.usable)} usable memory"
     return MixPlan(
         mix.name,
         grids,
@@ -112,8 +113,20 @@ def plan_mix(shape: ModelShape, mix: Mix, target: Target, vocabulary: int) -> Mi
         decode_full,
         prefill,
         ttft,
-        not troubles,
+        not clauses,
         why,
+    )
+
+
+def target_facts(target: Target, context: int) -> TargetFacts:
+    """A target as reports and limits know it; `context`: tokens planned for."""
+    return TargetFacts(
+        name=target.name,
+        title=target.title,
+        connection=target.connection,
+        usable_memory_bytes=target.memory.usable,
+        context_tokens=context,
+        limits=Limits.from_json(target.limits.model_dump(mode="json")),
     )
 
 
@@ -186,24 +199,3 @@ def _decode(target: Target, read_bytes: int) -> float | None:
 def _prefill(target: Target, parameters: int) -> float | None:
     flops, share = target.compute.flops, target.efficiency.prefill
     return None if flops is None or share is None else flops * share / (2 * parameters)
-
-
-def _troubles(
-    target: Target, file_bytes: int, ram_bytes: int, decode: float | None, ttft: float | None, context: int
-) -> list[str]:
-    """The target's limits that are not met."""
-    limits, found = target.limits, []
-    if ram_bytes > target.memory.usable:
-        found.append(f"needs {show_bytes(ram_bytes)} of memory, {show_bytes(target.memory.usable)} are usable")
-    if limits.file is not None and file_bytes > limits.file:
-        found.append(f"the file has {show_bytes(file_bytes)}, at most {show_bytes(limits.file)} are allowed")
-    if limits.decode is not None and decode is not None and decode < limits.decode:
-        found.append(
-            f"at most {show_number(decode)} tokens/s with {context} tokens of context, "
-            f"{show_number(limits.decode)} are wanted"
-        )
-    if limits.ttft is not None and ttft is not None and ttft > limits.ttft:
-        found.append(
-            f"at least {show_seconds(ttft)} to the first token, at most {show_seconds(limits.ttft)} are allowed"
-        )
-    return found

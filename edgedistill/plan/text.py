@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgedistill.plan.device import MixPlan
-from edgedistill.units import show_bytes, show_number, show_seconds
+from edgedistill.show import show_bytes, show_count, show_rate, show_seconds
 
 if TYPE_CHECKING:
     from edgedistill.plan.types import Plan
@@ -22,12 +22,12 @@ def plan_text(plan: "Plan") -> str:
     kept = f"{student.layers} of {teacher.shape.layers} layers"
     head = [
         (
-            f"Teacher   {teacher.name}: {show_number(teacher.shape.parameters)} parameters, "
+            f"Teacher   {teacher.name}: {show_count(teacher.shape.parameters)} parameters, "
             f"{teacher.shape.layers} layers ({teacher.source})"
         ),
         (
-            f"Student   {show_number(student.parameters)} parameters, {kept}, width {student.width}, vocabulary "
-            f"{show_number(student.vocab)}"
+            f"Student   {show_count(student.parameters)} parameters, {kept}, width {student.width}, vocabulary "
+            f"{show_count(student.vocab)}"
         ),
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
         f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
@@ -71,7 +71,7 @@ def _context(plan: "Plan") -> list[str]:
     stated = plan.facts.stated_context
     if stated is None:
         return []
-    kept = f"Context   {show_number(plan.student.context)} of the model's {show_number(stated)} tokens"
+    kept = f"Context   {show_count(plan.student.context)} of the model's {show_count(stated)} tokens"
     return [
         (
             f"{kept}: beyond them llama.cpp computes otherwise than the model's own code (its sliding window or "
@@ -148,7 +148,7 @@ def _rejected(plan: "Plan") -> list[str]:
 def _build(plan: "Plan") -> list[str]:
     build, machine = plan.build, plan.machine
     stages = ", ".join(
-        f"{stage} {show_seconds(build.seconds_by_stage[stage])} ({show_number(tokens)} tokens)"
+        f"{stage} {show_seconds(build.seconds_by_stage[stage])} ({show_count(tokens)} tokens)"
         for stage, tokens in build.tokens.items()
     )
     return [
@@ -180,7 +180,7 @@ def _of(free: int | None) -> str:
 
 
 def _speed(rate: float | None) -> str:
-    return "no figure" if rate is None else f"<= {show_number(rate)} tokens/s"
+    return "no figure" if rate is None else f"<= {show_rate(rate)}"
 
 
 def _rate(value: float | None, unit: str) -> str:

@@ -11,10 +11,10 @@ from edgedistill.errors import DoesNotFitError
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.machine import free_memory_bytes, usable_cores
 from edgedistill.plan.building import BuildPlan
-from edgedistill.plan.device import MixPlan
+from edgedistill.plan.device import MixPlan, target_facts
+from edgedistill.show import show_bytes
 from edgedistill.store import RunFolder, run_bytes
 from edgedistill.store.run import RUN
-from edgedistill.units import show_bytes
 
 
 def this_machine(folder: Path) -> dict[str, Any]:
@@ -52,14 +52,7 @@ class Plan:
         return {
             "schema": "edgedistill.plan/1",
             "recipe": {"name": self.recipe.name, "summary": self.recipe.summary},
-            "target": {
-                "name": self.target.name,
-                "title": self.target.title,
-                "connection": self.target.connection,
-                "usable_memory_bytes": self.target.memory.usable,
-                "context_tokens": self.context,
-                "limits": self.target.limits.model_dump(mode="json"),
-            },
+            "target": target_facts(self.target, self.context).to_json(),
             "teacher": {
                 "name": teacher.name,
                 "source": teacher.source,

@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from edgedistill.records import visible
 from edgedistill.report.charts import SHAPES
+from edgedistill.show import visible
 
 WORDS = re.compile(r"\s+|[^\s]+")
 LONGEST = 1500  # words; beyond, only the first difference is looked for: comparing takes the square of the length

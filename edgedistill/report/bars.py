@@ -5,10 +5,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from edgedistill.records import show, show_spread
 from edgedistill.report import svg
 from edgedistill.report.charts import SHAPES
 from edgedistill.report.rows import shipped_row, short_name, timing
+from edgedistill.show import show, show_spread
 
 ROW = 24.0  # units high
 NAMES = 168.0  # room for the names

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.errors import RunError
-from edgedistill.records import Record
 from edgedistill.report.front import front_of, recommend
 from edgedistill.report.rows import rounding_pair, shipped_row
 from edgedistill.report.sourced import add_differences, same, sourced_extras, sourced_layers
 from edgedistill.report.verdict import give_verdict
+from edgedistill.results.record import Record
 
 SCHEMA = "edgedistill.report/1"
 KINDS = ("teacher", "float", "rounded", "recovered")
@@ -46,7 +46,7 @@ def build_report(
             raise RunError(
                 f"report: {name} is {type(part).__name__}; it must be an object. Run the {name} stage again."
             )
-    records = [Record.from_dict(found) for found in measure.get("records") or []]
+    records = [Record.from_json(found) for found in measure.get("records") or []]
     left_out: list[str] = []
     rows = [_sourced_row(row, index, records, plan, left_out) for index, row in enumerate(measure.get("rows") or [])]
     add_differences(rows, measure.get("rows") or [], left_out)
@@ -71,7 +71,7 @@ def build_report(
         "samples": [dict(sample) for sample in measure.get("samples") or []],
         "build": plan.get("build") or {},
         "provenance": dict(provenance),
-        "records": [record.to_dict() for record in records],
+        "records": [record.to_json() for record in records],
         "left_out": left_out,
     }
     report["front"] = front_of(report)

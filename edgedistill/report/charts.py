@@ -11,7 +11,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from edgedistill.records import show, show_spread
 from edgedistill.report import svg
 from edgedistill.report.labels import Box, place
 from edgedistill.report.rows import (
@@ -25,6 +24,7 @@ from edgedistill.report.rows import (
     twin_rate,
     undominated,
 )
+from edgedistill.show import show, show_spread
 
 SHAPES = {"teacher": "triangle", "float": "square", "rounded": "circle", "recovered": "diamond"}
 NATS = "nats per token"

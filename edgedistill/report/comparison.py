@@ -17,10 +17,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.records import DASH, show, visible
 from edgedistill.report.front import kl_of, task_of, troubles, why_none
 from edgedistill.report.rows import figure, timing
 from edgedistill.report.terminal import STYLES, paper
+from edgedistill.show import DASH, show, visible
 from edgedistill.store.whole import atomic_write
 
 SCHEMA = "edgedistill.compare/1"

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from edgedistill.records import show
 from edgedistill.report import svg
+from edgedistill.show import show
 
 NATS = "nats per token"
 MAX_POINTS = 240  # of a training curve; more can't be seen at this width

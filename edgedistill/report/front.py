@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgedistill.records import show
 from edgedistill.report.rows import LEAST, SAME_KL, SAME_SIZE, SAME_SPEED, figure, float_name, timing
+from edgedistill.show import show
 
 AXES = ("file_bytes", "decode_tokens_per_s", "kl", "task")
 # Steps of a logarithm: 0.5 % of a size (metadata differ between two files of the same weights), 3 % of a speed (what

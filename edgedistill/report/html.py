@@ -14,9 +14,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from edgedistill.records import DASH, show, show_spread, visible
 from edgedistill.report.rows import timing as timing_of
 from edgedistill.report.view import view
+from edgedistill.show import DASH, show, show_spread, visible
 
 HERE = Path(__file__).parent
 UNIT = re.compile(r"(?<=\d) (?=%|kB|MB|GB|tokens/s)")

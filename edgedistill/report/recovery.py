@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.records import show, visible
 from edgedistill.report.rows import figure
 from edgedistill.report.terminal import STYLES, paper
+from edgedistill.show import show, visible
 
 SCHEMA = "edgedistill.recover/1"
 FIGURES = (("ppl", "ppl"), ("kl", "kl_student_mean"), ("kl_p99", "kl_student_p99"), ("top1", "top1_student"))

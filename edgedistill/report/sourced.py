@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgedistill.records import Record
+from edgedistill.results.record import Record
 
 Sourced = Callable[[Any, str, str | None], Any]  # (value, name, text) -> the value, or None where no record has it
 

@@ -11,7 +11,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from edgedistill.records import THIN, visible
+from edgedistill.show import THIN, visible
 
 WIDTH = 440.0
 # Room that a label is given: on a narrow screen the plots shrink and page.css enlarges their text to 15 units.

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.records import DASH, show, visible
 from edgedistill.report.rows import figure, timing
+from edgedistill.show import DASH, show, visible
 
 WIDE, NARROW = 132, 80
 STYLES = {"teacher": "dim", "float": "dim", "rounded": "yellow", "recovered": "bold"}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgedistill.config.target import HERE
-from edgedistill.records import show
 from edgedistill.report.rows import float_name, shipped_row, timing
+from edgedistill.show import show
 
 MANY = 3  # more mixes than these are spoken of together, from the least to the most
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill import licences
-from edgedistill.records import show
 from edgedistill.report import answers, bars, charts, curves, heat, svg
 from edgedistill.report.rows import LEAST, chosen_row, figure, float_name, front_labels, in_order, packed
 from edgedistill.report.rows import timing as timing_of
+from edgedistill.show import show
 
 KIND_NAMES = {
     "teacher": "teacher",

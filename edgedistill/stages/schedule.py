@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.config.recover import MEASURED
 from edgedistill.plan.building import QUICKLY_FITTED_PER_S, TRAIN_FLOPS_PER_CORE, WRITE_FLOPS_PER_CORE
-from edgedistill.units import show_seconds
+from edgedistill.show import show_seconds
 
 if TYPE_CHECKING:
     from edgedistill.stages.build import Build

@@ -15,8 +15,8 @@ import yaml
 from edgedistill.bundle import folder as folder_module
 from edgedistill.bundle import safe_name, write_bundle
 from edgedistill.errors import InputError, RunError
-from edgedistill.records import show
 from edgedistill.report import build_report
+from edgedistill.show import show
 from tests.bundle.conftest import tiny_gguf
 from tests.report.sample import parts, sha
 from tests.tiny import make_tokenizer

@@ -71,7 +71,7 @@ def test_the_page_and_the_card_tell_the_same_facts(card):
         report["recommendation"]["sentence"],
         "3\u202f000 tokens, texts the teacher wrote, never trained on",
         "| q4_0 rounded | 54 % (47 % to 61 %) | 67 % (60 % to 74 %) | 68 % (58 % to 78 %) | 12 % (4.9 % to 19 %) |",
-        "All stages took 14 min 8 s and at most 2.40 GB of memory.",
+        "All stages took 14 min and at most 2.40 GB of memory.",
         "15\u202f040\u202f512 blocks, 0 differences",
         "edgedistill 0.1.0, torch 2.13.0",
         "Pass on a copy of the licence",

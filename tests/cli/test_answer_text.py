@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgedistill.cli.answer_text import NEAR_CELLS, AnswerWriter, cells
 from edgedistill.cli.questions import read_lines
-from edgedistill.records import visible
+from edgedistill.show import visible
 
 # Words, wide and joined characters, escapes of several kinds, line ends and code.
 PIECES = [

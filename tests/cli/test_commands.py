@@ -141,7 +141,7 @@ def test_plan_shows_its_numbers_before_it_exits_3(tiny_llama: Path, tmp_path: Pa
     result = run("plan", "--teacher", tiny_llama, "-t", tmp_path / "watch.yaml", "-r", "tiny", "--json")
     assert result.exit_code == 3
     assert json.loads(result.stdout)["fits"] is False
-    assert "1 MiB are usable" in result.stderr
+    assert "1.05 MB are usable" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -80,5 +80,5 @@ def test_a_device_that_is_too_small_is_3(tiny_llama: Path, tmp_path: Path):
     (tmp_path / "watch.yaml").write_text(text.replace("name: phone", "name: watch"), encoding="utf-8")
     code, _, error = run(tiny_llama, "-o", tmp_path / "run", "-r", RECIPE, "-t", tmp_path / "watch.yaml")
     assert code == 3
-    assert "1 MiB are usable" in error
+    assert "1.05 MB are usable" in error
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgedistill.units import EXAMPLES, QUANTITIES, parse, parse_count, show_bytes, show_number, show_seconds
+from edgedistill.units import EXAMPLES, QUANTITIES, parse, parse_count
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,3 @@ def test_every_example_is_read():
     assert set(EXAMPLES) == set(QUANTITIES)
     for quantity, text in EXAMPLES.items():
         assert parse(text, quantity) > 0
-
-
-def test_numbers_are_shown_with_three_digits():
-    sizes = {12: "12 B", 1023: "1023 B", 1024: "1 KiB", 81_400_000: "77.6 MiB", 2**33: "8 GiB", 2**50: "1024 TiB"}
-    assert {size: show_bytes(size) for size in sizes} == sizes
-    assert [show_seconds(s) for s in (1.234, 40, 90, 720, 5400, 12_600)] == [
-        "1.23 s",
-        "40 s",
-        "2 min",
-        "12 min",
-        "1.50 h",
-        "3.50 h",
-    ]
-    assert [show_number(n) for n in (134_515_008, 8, 0.5, 23.81)] == ["134,515,008", "8", "0.50", "23.8"]

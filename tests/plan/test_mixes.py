@@ -138,7 +138,7 @@ def test_a_fitted_mix_is_planned_at_the_most_that_it_may_be():
         (
             {"auto": 3.0},
             (
-                r"mix 'a': auto allows 44.3 MiB for all weights; with the smallest of its grids they take .* bits "
+                r"mix 'a': auto allows 46.5 MB for all weights; with the smallest of its grids they take .* bits "
                 r"a weight. Allow"
             ),
         ),

@@ -143,17 +143,17 @@ def test_a_short_model_is_planned_for_its_own_context():
 def test_a_context_cut_to_what_llama_cpp_computes_alike_is_said():
     cut = replace(facts_of(replace(SMOL, context=4096)), stated_context=131072)
     text = make_plan(recipe_with(), load_target("laptop-cpu"), cut, MACHINE).to_text()
-    assert "Context   4,096 of the model's 131,072 tokens: beyond them llama.cpp computes otherwise" in text
+    assert "Context   4\u202f096 of the model's 131\u202f072 tokens: beyond them llama.cpp computes otherwise" in text
 
 
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        (target_with(memory={"usable": 300 * 2**20}), "q8_0: needs 324 MiB of memory, 300 MiB are usable"),
-        (target_with(limits={"file": 100 * 2**20}), "q8_0: the file has 127 MiB, at most 100 MiB are allowed"),
+        (target_with(memory={"usable": 300 * 10**6}), "q8_0: needs 340 MB of memory, 300 MB are usable"),
+        (target_with(limits={"file": 100 * 10**6}), "q8_0: the file has 134 MB, at most 100 MB are allowed"),
         (
             target_with(limits={"decode": 300.0}),
-            "q8_0: at most 273 tokens/s with 2048 tokens of context, 300 are wanted",
+            "q8_0: at most 273 tokens/s with 2048 tokens of context, 300 tokens/s are wanted",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_no_mix_that_fits_is_an_error_with_the_sum():
     with pytest.raises(DoesNotFitError) as caught:
         found.require_fit()
     assert caught.value.exit_code == 3
-    assert "q4_0 on phone: needs 279 MiB of memory, 200 MiB are usable = 80.1 MiB weights + 40.5 MiB KV" in str(
+    assert "q4_0 on phone: needs 292 MB of memory, 210 MB are usable = 84.0 MB weights + 42.5 MB KV" in str(
         caught.value
     )
     assert "Keep fewer layers (student.layers), or choose a smaller teacher." in str(caught.value)
@@ -190,11 +190,11 @@ def test_time_to_first_token_is_a_limit():
     [
         (
             {"free_memory_bytes": 2**30},
-            r"building it needs about .* GiB of memory; 1 GiB are free here\. Close programs, or lower",
+            r"building it needs about .* GB of memory; 1\.07 GB are free here\. Close programs, or lower",
         ),
         (
             {"free_disk_bytes": 2**30},
-            r"building it needs about .* GiB of disk; 1 GiB are free there\. Free some, or choose",
+            r"building it needs about .* GB of disk; 1\.07 GB are free there\. Free some, or choose",
         ),
     ],
 )
@@ -241,13 +241,13 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
     assert rejected["q4_0, all 30 layers"] == "1.07 times the bytes; the recipe asks for 27 layers"
     assert rejected["f16, 27 layers"] == "2.9 times the bytes of q4_0, and the recipe doesn't ask for it"
     assert {other["mix"] for other in plan.alternatives} == {None, *MIXES} - {"q4_0", "q8_0"}
-    assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 74.8 MiB, q3_k_s 78.7 MiB, " in " ".join(
+    assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 78.4 MB, q3_k_s 82.6 MB, " in " ".join(
         plan.to_text().split()
     )
     small = make_plan(load_recipe("chat"), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
     assert {o["what"]: o["why"] for o in small.alternatives}[
         "f16, 27 layers"
-    ] == "the file has 238 MiB, at most 150 MiB are allowed"
+    ] == "the file has 250 MB, at most 157 MB are allowed"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_the_page_and_the_json_hold_what_was_planned(target: str):
         found.target.title,
         "KV cache",
         "upper bounds",
-        "81.8 MiB",
+        "85.7 MB",
         found.target.bandwidth.source.split()[0],
         "189 linear in q4_0",
         "Build on this machine",

@@ -22,8 +22,8 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from edgedistill.errors import InputError
 from edgedistill.export.onnx.blocks import WIDTHS, Layout, Packed, unpack
 from edgedistill.facts import EMBEDDING, HEAD
-from edgedistill.records import visible
 from edgedistill.runtimes.onnx import find_graph
+from edgedistill.show import visible
 
 SCHEMA_KEY, SCHEMA = "edgedistill.schema", "edgedistill.onnx/2"
 MAX_QUOTED = 300  # characters of a message
