@@ -5,6 +5,7 @@ Run    python bench/pages.py            writes each table between its marks, <!-
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 GUIDES = ("recovery", "build-for-a-device", "compare-levels", "method")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))
 RESULTS = ROOT / "bench" / "results"
+FIRST = "recovery.json"  # the record whose model README's table shows
 
 Record = Mapping[str, Any]
 
@@ -25,22 +27,20 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison(record: Record) -> str:
-    """A table for each mix: every tool's KL and 99 % KL on each judged text, and what of plain rounding's loss is won
-    back.
-    """
+    """A table for each mix: every tool's KL and 99 % KL on each text, and its share of rounding's loss won back."""
     judges = [judge["name"] for judge in record["judges"]]
     parts = []
     for mix in dict.fromkeys(row["mix"] for row in record["rows"]):
-        found: dict[str, dict[str, Record]] = {}
+        by_tool: dict[str, dict[str, Record]] = {}
         for row in record["rows"]:
             if row["mix"] == mix:
-                found.setdefault(row["tool"], {})[row["judge"]] = row
-        if len(found) < 2:
+                by_tool.setdefault(row["tool"], {})[row["judge"]] = row
+        if len(by_tool) < 2:
             continue  # the float model, which everything is compared with
         heads = [mix, "MB", "tokens", *(f"KL {judge}" for judge in judges), *(f"99 % {judge}" for judge in judges)]
         heads += [f"{what} won, {judges[0]}" for what in ("KL", "ppl")]
         rows = []
-        for tool, by_judge in sorted(found.items(), key=lambda pair: -pair[1][judges[0]]["kl"]):
+        for tool, by_judge in sorted(by_tool.items(), key=lambda pair: -pair[1][judges[0]]["kl"]):
             first = by_judge[judges[0]]
             rows.append(
                 [
@@ -58,33 +58,53 @@ def comparison(record: Record) -> str:
 
 
 def in_short(record: Record) -> str:
-    """Four bits on the first judge."""
+    """README's table: what four bits cost on the first judged text, with at most six rows, and what training adds.
+
+    Of the other tools it shows the strongest; of ours the fit alone, the fit with the most training, and the same with
+    formats chosen tensor by tensor.
+    """
     judge = record["judges"][0]["name"]
-    rows = sorted(
-        (row for row in record["rows"] if (row["mix"], row["judge"]) == ("q4_0", judge)), key=lambda row: -row["kl"]
-    )
-    figures = (
-        [
-            row["tool"],
-            f"{row['bytes'] / 1e6:.1f} MB",
-            f"{row['tokens']:,}",
-            f"{row['kl']:.3f}",
-            f"{row['kl_p99']:.2f}",
-            f"{row['ppl']:.1f}",
-        ]
-        for row in rows
-    )
-    return table(["q4_0", "size", "tokens", "KL", "99 %", "perplexity"], list(figures))
+    by_tool = {row["tool"]: row for row in record["rows"] if (row["mix"], row["judge"]) == ("q4_0", judge)}
+    rounded, fit = by_tool["llama.cpp"], by_tool["edgedistill fit"]
+    others = [row for tool, row in by_tool.items() if not tool.startswith(("llama.cpp", "edgedistill"))]
+    trained = most_trained(by_tool, "edgedistill ")
+    chosen = most_trained(by_tool, "edgedistill auto ")
+    lines = [
+        ("rounded by llama.cpp", rounded),
+        ("llama.cpp with an importance matrix", by_tool["llama.cpp imatrix"]),
+        ("fitted by edgedistill, not trained", fit),
+    ]
+    if others:
+        best = min(others, key=lambda row: row["kl"])
+        lines.insert(2, (f"{best['tool']}, the best other tool", best))
+    if trained:
+        lines.append((f"fitted, then trained on {trained['tokens']:,} tokens", trained))
+    if chosen:
+        lines.append(("the same, formats chosen by tensor (`auto_q4_0`)", chosen))
+    figures = [
+        [words, f"{row['bytes'] / 1e6:.1f} MB", f"{row['kl']:.3f}", f"{row['kl_p99']:.2f}", f"{row['ppl']:.1f}"]
+        for words, row in sorted(lines, key=lambda line: -line[1]["kl"])
+    ]
+    text = table(["4-bit file", "size", "KL", "99 %", "perplexity"], figures)
+    if trained:
+        by_fit, by_both = (100 * (1 - row["kl"] / rounded["kl"]) for row in (fit, trained))
+        text += f"\n\nOf the KL that plain rounding costs, the fit takes away {by_fit:.0f} %"
+        text += f" and the training another {by_both - by_fit:.0f} points."
+    return text
+
+
+def most_trained(by_tool: Mapping[str, Record], prefix: str) -> Record | None:
+    """The row of ours with the most tokens, among those named `prefix` and a number of tokens; None without one."""
+    rows = [row for tool, row in by_tool.items() if re.fullmatch(rf"{prefix}\d+k", tool)]
+    return max(rows, key=lambda row: row["tokens"], default=None)
 
 
 def tasks(record: Record) -> str:
-    """Multiple choice and refusals: each file's share with its 95 % interval, and the paired difference from the first
-    file.
-    """
-    found = record["tasks"]
-    names = list(found["files"][0]["tasks"])
+    """Multiple choice and refusals: each file's share with its 95 % interval, and paired differences from the first."""
+    measured = record["tasks"]
+    names = list(measured["files"][0]["tasks"])
     rows = []
-    for file in found["files"]:
+    for file in measured["files"]:
         figures = [file["tasks"][name]["figures"][file["tasks"][name]["main"]] for name in names]
         rows.append(
             [
@@ -92,7 +112,7 @@ def tasks(record: Record) -> str:
                 *(f"{f['share']:.3f} ({f['low']:.3f} to {f['high']:.3f})" for f in figures),
             ]
         )
-    entries = found["comparisons"]
+    entries = measured["comparisons"]
     differences = []
     for name in entries[0]["tasks"]:
         pairs = (entry["tasks"][name] for entry in entries)
@@ -150,7 +170,7 @@ def study(record: Record) -> str:
 
 
 def demo(record: Record) -> str:
-    """What `make demo` measured in llama.cpp, what recovery won back, and what it all took."""
+    """What `make demo` measured in llama.cpp, what fit and training won back together, and what it all took."""
     judges = [judge["name"] for judge in record["judges"]]
     rows = []
     for row in record["rows"]:
@@ -201,10 +221,10 @@ def costs(record: Record) -> str:
 def foretold(record: Record) -> str:
     """What the plan of `make demo` predicted for its target, and what this machine measured."""
     rows = []
-    for found in record["predictions"]:
-        if found["predicted"] is not None:
-            cells = [amount(found[name], found["unit"]) for name in ("predicted", "measured")]
-            rows.append([f"{found['mix']}, {found['what']}", *cells, f"{found['measured'] / found['predicted']:.2f}"])
+    for entry in record["predictions"]:
+        if entry["predicted"] is not None:
+            cells = [amount(entry[name], entry["unit"]) for name in ("predicted", "measured")]
+            rows.append([f"{entry['mix']}, {entry['what']}", *cells, f"{entry['measured'] / entry['predicted']:.2f}"])
     return table(["", "predicted", "measured", "measured / predicted"], rows)
 
 
@@ -219,7 +239,7 @@ def share(value: float | None) -> str:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
-    "recovery": ("recovery.json", in_short),
+    "recovery": (FIRST, in_short),
     "comparison": ("recovery.json", comparison),
     "tasks": ("recovery.json", tasks),
     "step": ("trl_step.json", step),
@@ -232,10 +252,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
 
 def filled(page: str) -> str:
     """The page with every table that it has marks for, as the records are now."""
-    for name, (file, made) in SECTIONS.items():
+    for name, (file, write) in SECTIONS.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if begin in page:
-            text = made(json.loads((RESULTS / file).read_text(encoding="utf-8")))
+            text = write(json.loads((RESULTS / file).read_text(encoding="utf-8")))
             before, _, rest = page.partition(begin)
             page = f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
     return page

@@ -33,7 +33,7 @@ HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp"
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
 LIGHT = {room for room, number in LAYER_OF.items() if number <= 3}
 LIGHT |= {"plan", "report", "bundle", "stages", "pipeline", "compile", "compare", "cli", "__main__"}
-LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py"}
+LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py", "models/gguf_header.py"}
 
 
 def room_of(path: Path) -> str:

@@ -16,7 +16,8 @@ from edgedistill.errors import InputError
 from edgedistill.export.compare import multiplier
 from edgedistill.facts import ModelShape
 from edgedistill.formats import FORMATS
-from edgedistill.models.gguf_file import GGUFHeader, GGUFTensor, read_header
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_header import GGUFHeader, GGUFTensor
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantize, packed_tensors
 from edgedistill.models.hf_folder import read_shape

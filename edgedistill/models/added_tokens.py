@@ -39,8 +39,9 @@ def check_added(
                 'which we can\'t give llama.cpp unchanged; set "normalized" to false in tokenizer.json, as '
                 "newer files have it"
             )
-    if stripping and stripping != (wanted := rstrip_ids(tokens, types)):
-        odd = min(stripping ^ wanted)
+    stripped_by_llama = rstrip_ids(tokens, types)
+    if stripping and stripping != stripped_by_llama:
+        odd = min(stripping ^ stripped_by_llama)
         has = "has" if odd in stripping else "hasn't"
         raise InputError(
             f"{path}: its token {tokens[odd]!r} {has} rstrip; llama.cpp strips spaces behind all special tokens of a "
@@ -57,8 +58,9 @@ def _changed(content: str, normalizer: Any) -> bool:
 
 
 def _check_overlaps(path: Path, contents: list[str]) -> None:
-    """Raise InputError where the end of a token is the beginning of a longer one, unless both repeat one character in
-    every length.
+    """Raise InputError where the end of a token is the beginning of a longer one.
+
+    Exempt are tokens that repeat one character in every length, such as Gemma's runs of newlines.
     """
     ends: dict[str, str] = {}  # end of a token -> the shortest such token
     for content in sorted(contents, key=len, reverse=True):

@@ -1,5 +1,4 @@
-"""Texts that llama.cpp is known to split otherwise than `tokenizers`: rare ones, of tokenizers that it otherwise runs
-alike.
+"""Texts that llama.cpp splits otherwise than `tokenizers`: rare ones, for tokenizers that it otherwise runs alike.
 
 Each is held by a test, so that a llama.cpp that learns it shows. A tokenizer that differs on common text is refused
 where it is read (`folder_tokenizer`), not listed here.
@@ -36,7 +35,7 @@ def known_difference(vocabulary: Vocabulary, text: str, special: bool = True) ->
     if vocabulary.model == "llama" and SPACE * 2 in text:
         return "it holds the character ▁ itself twice, which Gemma's tokenizer.json finds before all else"
     if vocabulary.rstrip and any(
-        text[: found.start()].endswith(_added(vocabulary)) for found in _UNICODE_SPACES.finditer(text)
+        text[: match.start()].endswith(_added(vocabulary)) for match in _UNICODE_SPACES.finditer(text)
     ):
         return "spaces other than ASCII's stay behind a special token in llama.cpp"
     if (
@@ -50,9 +49,7 @@ def known_difference(vocabulary: Vocabulary, text: str, special: bool = True) ->
 
 
 def _by_case(text: str) -> bool:
-    """Whether a text holds a mark, or a word beyond ASCII in which an upper-case letter comes after a lower-case
-    one.
-    """
+    """Whether a text holds a mark, or a word beyond ASCII with an upper-case letter after a lower-case one."""
     lower = foreign = False
     for character in text:
         category = unicodedata.category(character)

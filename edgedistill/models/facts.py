@@ -7,9 +7,11 @@ from pathlib import Path
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, TokenizerFacts
 from edgedistill.models import source as sources
-from edgedistill.models.gguf_file import GGUFHeader, read_header
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_header import GGUFHeader
 from edgedistill.models.gguf_model import gguf_shape
-from edgedistill.models.hf_folder import check_weights, license_of, read_shape
+from edgedistill.models.hf_folder import license_of, read_shape
+from edgedistill.models.hf_weights import check_weights
 from edgedistill.models.vocabulary import Vocabulary, from_folder, gguf_pre, read_json
 
 # The number format at the end of a GGUF file's name: "SmolLM2-135M-Instruct.Q4_1".

@@ -1,5 +1,4 @@
-"""The tokenizer of a Hugging Face folder: tokenizer.json, with tokenizer_config.json and generation_config.json beside
-it.
+"""A Hugging Face folder's tokenizer: tokenizer.json, with tokenizer_config.json and generation_config.json beside it.
 
 tokenizer.json alone says how text becomes ids; a tokenizer.model isn't needed, as its merges hold what its scores
 would. Everything in it that llama.cpp can't do alike is refused here, before anything is trained.
@@ -83,10 +82,10 @@ def _tokenizer_json(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def _detect(path: Path, data: dict[str, Any]) -> tuple[str, str, str]:
     """(model, pre, prefix) of a tokenizer.json."""
-    known = f"byte-level BPE split as {', '.join(pretokenizers.PRE_TOKENIZERS)}, and sentencepiece's BPE"
+    supported = f"byte-level BPE split as {', '.join(pretokenizers.PRE_TOKENIZERS)}, and sentencepiece's BPE"
 
     def refuse(what: str) -> InputError:
-        return InputError(f"{path}: {what}, which we can't give llama.cpp unchanged; supported is {known}")
+        return InputError(f"{path}: {what}, which we can't give llama.cpp unchanged; supported is {supported}")
 
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
@@ -113,8 +112,8 @@ def _prefix(data: dict[str, Any], refuse: Any) -> str:
     """Where a sentencepiece model puts a space before a text."""
     normalizer, split = data.get("normalizer"), data.get("pre_tokenizer")
     if split is None or split == _NO_SPLIT:
-        for known, prefix in NORMALIZERS:
-            if normalizer == known:
+        for form, prefix in NORMALIZERS:
+            if normalizer == form:
                 return prefix
         raise refuse(f"it normalizes text by {json.dumps(normalizer)[:200]}")
     if (

@@ -24,14 +24,14 @@ def gguf_names(shape: ModelShape) -> dict[str, str]:
     """Hugging Face name -> GGUF name of every tensor of a shape, in file order."""
     import gguf
 
-    wanted = FAMILIES[shape.family].architecture
-    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
-    known = gguf.get_tensor_name_map(architecture, shape.layers)
+    family_name = FAMILIES[shape.family].architecture
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family_name)
+    name_map = gguf.get_tensor_name_map(architecture, shape.layers)
     names: dict[str, str] = {}
     for tensor in shape.tensors():
-        name = known.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+        name = name_map.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ValueError(f"{tensor.name} has no name in GGUF's {wanted}")
+            raise ValueError(f"{tensor.name} has no name in GGUF's {family_name}")
         names[tensor.name] = name
     return names
 

@@ -1,5 +1,4 @@
-"""The tokenizer of a GGUF file, from its `tokenizer.*` keys, with the values that llama.cpp takes where a key is
-absent.
+"""A GGUF file's tokenizer, from its `tokenizer.*` keys; where a key is absent, llama.cpp's default.
 
 Source: llama_vocab::impl::load in llama-vocab.cpp.
 """
@@ -8,7 +7,7 @@ import math
 
 from edgedistill.errors import InputError
 from edgedistill.models import pretokenizers, sentencepiece
-from edgedistill.models.gguf_file import GGUFHeader
+from edgedistill.models.gguf_header import GGUFHeader
 from edgedistill.models.templates import plain_name
 from edgedistill.models.tokens import (
     GGUF_ID_NAMES,
@@ -103,12 +102,12 @@ def gguf_pre(header: GGUFHeader) -> tuple[str, str]:
     pre = header.get("tokenizer.ggml.pre", str)
     pre = pretokenizers.ALIASES.get(pre, pre)
     if pre not in pretokenizers.PRE_TOKENIZERS:
-        known = ", ".join(pretokenizers.PRE_TOKENIZERS)
-        raise InputError(f"{header.path}: pre-tokenizer {pre!r} isn't supported; it must be one of {known}")
+        supported = ", ".join(pretokenizers.PRE_TOKENIZERS)
+        raise InputError(f"{header.path}: pre-tokenizer {pre!r} isn't supported; it must be one of {supported}")
     return model, pre
 
 
 def _named_templates(header: GGUFHeader) -> tuple[tuple[str, str], ...]:
     names = header.array("tokenizer.chat_templates", str)
-    found = {plain_name(name): header.get(f"tokenizer.chat_template.{name}", str) for name in names}
-    return tuple(sorted((name, text) for name, text in found.items() if text is not None))
+    templates = {plain_name(name): header.get(f"tokenizer.chat_template.{name}", str) for name in names}
+    return tuple(sorted((name, text) for name, text in templates.items() if text is not None))

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.facts import ModelShape
-from edgedistill.models.gguf_file import GGUFHeader, GGUFTensor
+from edgedistill.models.gguf_header import GGUFHeader, GGUFTensor
 from edgedistill.models.gguf_names import from_gguf_rows, gguf_names, permuted_heads
 
 
 def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, GGUFTensor, NDArray[np.uint8]]]:
-    """(Hugging Face name, its entry in the file, bytes [O, row bytes] or [row bytes]) of each tensor, in the shape's
-    order.
+    """(Hugging Face name, entry in the file, bytes [O, row bytes] or [row bytes]) of each tensor, in the shape's order.
 
     The bytes are a view of the file; those of q and k are copies in Hugging Face's order of rows. Norms are the file's.
     """
@@ -31,9 +30,7 @@ def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str,
 
 
 def dequantized_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(Hugging Face name, float32 [O, I] or [I]) of each tensor as a Hugging Face folder holds it, in the shape's
-    order.
-    """
+    """(Hugging Face name, float32 [O, I] or [I]) of each tensor, laid out as in a Hugging Face folder."""
     for name, tensor, raw in packed_tensors(header, shape):
         values = dequantize(tensor, raw)
         yield name, values - np.float32(1) if shape.norm_offset and name.endswith("norm.weight") else values

@@ -1,15 +1,10 @@
-"""A Hugging Face folder before its weights are loaded: config.json, and the headers of its safetensors. No torch.
+"""A Hugging Face folder's config.json: the model's shape, or why it can't be run. No torch."""
 
-Only safetensors are ever read: a pickle (.bin, .pt) can run code when it is loaded.
-"""
-
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError
-from edgedistill.facts import HEAD, ModelShape
+from edgedistill.facts import ModelShape
 from edgedistill.families import FAMILIES, Family
 from edgedistill.models import rope
 from edgedistill.models.vocabulary import read_json
@@ -27,9 +22,6 @@ ODD_OPTIONS = (
 )
 GEMMA_PATTERN = 6  # every sixth layer sees all keys
 GEMMA_27B_LAYERS = 62
-FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes a weight
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
-GRID_FILE = "grid.safetensors"
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -70,7 +62,8 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
 
     layers, width, heads = size("num_hidden_layers"), size("hidden_size"), size("num_attention_heads")
     head_dim, context = size("head_dim", width // heads), size("max_position_embeddings")
-    if (eps := number("rms_norm_eps", 1e-6)) >= 1:
+    eps = number("rms_norm_eps", 1e-6)
+    if eps >= 1:
         raise InputError(f"{path}: rms_norm_eps is {eps!r}; it must be a small number above 0")
     rotary = rope.from_config(path, config, family, head_dim)
     window, windowed = _windows(path, config, family, layers)
@@ -88,9 +81,9 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
     elif family.name == "gemma3_text":
         scalar = number("query_pre_attn_scalar", head_dim)
         scales = {"embedding_scale": width**0.5, "attention_scale": None if scalar == head_dim else scalar**-0.5}
-    biases = {
-        option: option in family.bias_options and bool(config.get(option)) for option in ("attention_bias", "mlp_bias")
-    }
+    attention_bias, mlp_bias = (
+        option in family.bias_options and bool(config.get(option)) for option in ("attention_bias", "mlp_bias")
+    )
     shape = ModelShape(
         family=family.name,
         layers=layers,
@@ -105,9 +98,9 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
         rope_theta=rotary.theta,
         norm_eps=eps,
         rope_scaling=rotary.scaling,
-        qkv_bias=family.qkv_bias or biases["attention_bias"],
-        output_bias=biases["attention_bias"],
-        mlp_bias=biases["mlp_bias"],
+        qkv_bias=family.qkv_bias or attention_bias,
+        output_bias=attention_bias,
+        mlp_bias=mlp_bias,
         rotary_dim=rotary.rotary_dim,
         window=window,
         windowed=windowed,
@@ -123,9 +116,9 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
 def _family(path: Path, config: dict[str, Any]) -> Family:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        hint = (
-            " (gemma3 reads images too; take a model of text alone, which is gemma3_text)" if name == "gemma3" else ""
-        )
+        hint = ""
+        if name == "gemma3":
+            hint = " (gemma3 reads images too; take a model of text alone, which is gemma3_text)"
         raise InputError(f"{path}: model_type is {name!r}{hint}; supported architectures are {', '.join(SUPPORTED)}")
     return FAMILIES[name]
 
@@ -146,23 +139,19 @@ def _refuse_odd(path: Path, config: dict[str, Any], family: Family) -> None:
             raise InputError(
                 f"{path}: {option} is {config[option]!r}; only {family.name} models without it are supported"
             )
-    wanted = ACTIVATIONS[family.activation]
-    if (activation := config.get(family.activation_key) or wanted) != wanted:
-        raise InputError(f"{path}: {family.activation_key} is {activation!r}; it must be {wanted!r}")
+    expected = ACTIVATIONS[family.activation]
+    activation = config.get(family.activation_key) or expected
+    if activation != expected:
+        raise InputError(f"{path}: {family.activation_key} is {activation!r}; it must be {expected!r}")
 
 
 def _windows(
     path: Path, config: dict[str, Any], family: Family, layers: int
 ) -> tuple[int | None, tuple[bool, ...] | None]:
-    """(window in tokens, which layers have it), as transformers takes them from a config; (None, None) where no layer
-    has one.
-    """
+    """(window in tokens, which layers have it), as transformers reads them; (None, None) where no layer has one."""
     window = config.get("sliding_window", family.defaults.get("sliding_window"))
-    if (
-        family.window_layers is None
-        or window is None
-        or (family.window_layers == "switched" and not config.get("use_sliding_window"))
-    ):
+    switched_off = family.window_layers == "switched" and not config.get("use_sliding_window")
+    if family.window_layers is None or window is None or switched_off:
         return None, None
     if isinstance(window, bool) or not isinstance(window, int) or not 0 < window < 1 << 31:
         raise InputError(f"{path}: sliding_window is {window!r}; it must be a whole number above 0, or null")
@@ -181,9 +170,8 @@ def _windows(
     elif family.no_rope_every is not None:
         windowed = tuple((index + 1) % family.no_rope_every == 0 for index in range(layers))
     elif family.window_layers == "switched":
-        windowed = tuple(
-            index >= config.get("max_window_layers", family.defaults["max_window_layers"]) for index in range(layers)
-        )
+        first = config.get("max_window_layers", family.defaults["max_window_layers"])
+        windowed = tuple(index >= first for index in range(layers))
     else:
         windowed = (True,) * layers
     return (window, windowed) if any(windowed) else (None, None)
@@ -213,15 +201,13 @@ def check_shape(where: object, shape: ModelShape) -> None:
     rotary = shape.rotary_dim or shape.head_dim
     if shape.heads % shape.kv_heads or shape.head_dim % 2 or rotary % 2:
         raise InputError(
-            f"{where}: {shape.heads} heads of {shape.head_dim} over {shape.kv_heads} key heads; heads must be "
-            "a multiple of key heads, "
-            "and a head's size, or the part of it that is rotated, even"
+            f"{where}: {shape.heads} heads of {shape.head_dim} over {shape.kv_heads} key heads; heads must be a "
+            "multiple of key heads, and a head's size, or the part of it that is rotated, even"
         )
     if family.square and shape.heads * shape.head_dim != shape.width:
         raise InputError(
             f"{where}: {shape.heads} heads of {shape.head_dim} aren't the width {shape.width}; llama.cpp runs "
-            f"{shape.family} models only "
-            "where they are"
+            f"{shape.family} models only where they are"
         )
     if family.untied and shape.tied:
         raise InputError(
@@ -232,108 +218,18 @@ def check_shape(where: object, shape: ModelShape) -> None:
         # llama.cpp takes this from the number of layers: only Gemma 3 27B has 62.
         fixed = gemma_attention_scale(shape.layers, shape.width, shape.heads, shape.head_dim)
         if shape.attention_scale != fixed:
-            wanted = shape.head_dim if fixed is None else shape.width // shape.heads
+            expected = shape.head_dim if fixed is None else shape.width // shape.heads
             raise InputError(
-                f"{where}: query_pre_attn_scalar must be {wanted}, as llama.cpp has it for a gemma3 of "
+                f"{where}: query_pre_attn_scalar must be {expected}, as llama.cpp has it for a gemma3 of "
                 f"{shape.layers} layers"
             )
 
 
 def gemma_attention_scale(layers: int, width: int, heads: int, head_dim: int) -> float | None:
     """What llama.cpp multiplies gemma3's attention scores by, None for head_dim ** -0.5."""
-    return None if layers != GEMMA_27B_LAYERS or width // heads == head_dim else float(width // heads) ** -0.5
-
-
-def check_weights(folder: Path, shape: ModelShape) -> int:
-    """Check that the folder's safetensors hold exactly the tensors of `shape`, uncut; return the bytes of its weights.
-
-    Raises:
-        InputError: no safetensors, only pickles, a damaged or truncated file, a tensor missing, extra or of another
-            shape.
-    """
-    if (folder / GRID_FILE).is_file() and not any(folder.glob("model*.safetensors")):
-        return (folder / GRID_FILE).stat().st_size
-    found: dict[str, tuple[str, list[int]]] = {}
-    for file in weight_files(folder):
-        found.update(_header(file))
-    total = 0
-    for tensor in shape.tensors():
-        if tensor.name not in found:
-            raise InputError(
-                f"{folder}: its safetensors lack {tensor.name}, which config.json calls for; download the model again"
-            )
-        dtype, dimensions = found.pop(tensor.name)
-        wanted = list(tensor.dimensions)
-        if dimensions != wanted:
-            raise InputError(f"{folder}: {tensor.name} has shape {dimensions}, by config.json it must be {wanted}")
-        if dtype not in FLOATS:
-            raise InputError(f"{folder}: {tensor.name} is stored as {dtype}; it must be one of {', '.join(FLOATS)}")
-        total += tensor.size * FLOATS[dtype]
-    # Older files repeat a tied head and store rotary tables that the config implies.
-    extra = [name for name in found if not name.endswith("rotary_emb.inv_freq") and not (shape.tied and name == HEAD)]
-    if extra:
-        found_in = f"{folder}: its safetensors hold {extra[0]}"
-        raise InputError(f"{found_in}, which no plain {shape.family} has; models with additions aren't supported")
-    return total
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors: those that the index names, or all of them.
-
-    Raises:
-        InputError: there is none, or one that the index names is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
-            raise InputError(
-                f"{index}: weight_map must map each tensor to a file name in the folder; download the model again"
-            )
-        files = [folder / name for name in sorted(set(names.values()))]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise InputError(f"{folder}: {missing[0]} is missing, which its index names; download the model again")
-        return files
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-        if pickles:
-            raise InputError(
-                f"{folder}: its weights are the pickle {pickles[0]}, which isn't loaded because a pickle can run code; "
-                "convert it with transformers' save_pretrained to model.safetensors"
-            )
-        raise InputError(
-            f"{folder}: has no *.safetensors; a model folder holds config.json, *.safetensors and tokenizer.json"
-        )
-    return files
-
-
-def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """name -> (dtype, shape) of a safetensors file, whose data must all be there."""
-    damaged = f"{path}: damaged or cut off"
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            if len(start) < 8:
-                raise InputError(f"{damaged}: it has {size} bytes; download it again")
-            (length,) = struct.unpack("<Q", start)
-            if length > min(size - 8, MAX_HEADER_BYTES):
-                raise InputError(
-                    f"{damaged}: its header of {length} bytes doesn't fit into the file's {size}; download it again"
-                )
-            header = json.loads(file.read(length))
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-        if 8 + length + end != size:
-            raise InputError(
-                f"{damaged}: its data should end at byte {8 + length + end}, the file ends at {size}; download it again"
-            )
-        return {name: (str(entry["dtype"]), [int(n) for n in entry["shape"]]) for name, entry in entries.items()}
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise InputError(f"{damaged}: its header isn't that of a safetensors file; download it again") from error
+    if layers != GEMMA_27B_LAYERS or width // heads == head_dim:
+        return None
+    return float(width // heads) ** -0.5
 
 
 def license_of(folder: Path) -> str | None:

@@ -1,5 +1,4 @@
-"""A causal language model as torch runs it, from a Hugging Face folder, a GGUF file, or weights in hand; and back to
-disk.
+"""A causal language model in torch, from a Hugging Face folder, a GGUF file or weights in memory; and back to disk.
 
 Read by hand instead of by from_pretrained: nothing is printed, nothing is downloaded, no pickle and no code of the
 model's is ever loaded, and a GGUF file's weights are exactly gguf's dequantization.
@@ -21,7 +20,8 @@ from edgedistill.models import rope
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantized_tensors
-from edgedistill.models.hf_folder import GRID_FILE, check_weights, read_shape, shape_of, weight_files
+from edgedistill.models.hf_folder import read_shape, shape_of
+from edgedistill.models.hf_weights import GRID_FILE, check_weights, weight_files
 from edgedistill.models.tokenizer import save_tokenizer
 from edgedistill.models.vocabulary import Vocabulary, read_json, read_vocabulary
 
@@ -60,8 +60,7 @@ def load_model(
 
 
 def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -> None:
-    """Write a float checkpoint: config.json, generation_config.json, model.safetensors in the model's dtype, and a
-    tokenizer.
+    """Write a float checkpoint: both configs, model.safetensors in the model's dtype, and a tokenizer.
 
     Args:
         tokenizer_source: the folder or .gguf file whose tokenizer the model has.
@@ -81,8 +80,7 @@ def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -
 
 
 def save_side_files(source: Path, folder: Path) -> None:
-    """Write what stands beside the weights of the model at `source`: config.json, generation_config.json and the
-    tokenizer.
+    """Write what lies beside the weights of the model at `source`: config.json, generation_config.json, the tokenizer.
 
     A folder's are copied byte for byte.
     """
@@ -167,12 +165,12 @@ def build_model(
     """
     from transformers import GenerationConfig
 
-    wanted = {tensor.name: tensor for tensor in shape.tensors()}
+    expected = {tensor.name: tensor for tensor in shape.tensors()}
     state: dict[str, Tensor] = {}
     for name, value in tensors:
-        if name not in wanted:
+        if name not in expected:
             continue
-        size = wanted[name].dimensions
+        size = expected[name].dimensions
         if tuple(value.shape) != size:
             raise InputError(f"{where}: {name} has shape {list(value.shape)}, it must be {list(size)}")
         if not torch.isfinite(value).all():
@@ -180,8 +178,8 @@ def build_model(
                 f"{where}: {name} holds values that aren't finite numbers; the file is damaged or its training diverged"
             )
         state[name] = value.to(dtype)
-    if missing := wanted.keys() - state.keys():
-        raise InputError(f"{where}: {len(missing)} of {len(wanted)} tensors are missing, among them {min(missing)}")
+    if missing := expected.keys() - state.keys():
+        raise InputError(f"{where}: {len(missing)} of {len(expected)} tensors are missing, among them {min(missing)}")
     config = model_config(shape, vocabulary)
     config.dtype = dtype
     model = assemble(config, state)

@@ -1,5 +1,4 @@
-"""How text is split before byte-level BPE: the splits that both `tokenizers` and llama.cpp know, under llama.cpp's
-names.
+"""How text is split before byte-level BPE: the splits that both `tokenizers` and llama.cpp have, by llama.cpp's names.
 
 Each entry is the `pre_tokenizer` of a tokenizer.json; the regular expressions behind a name are in llama.cpp's
 llama-vocab.cpp (llm_tokenizer_bpe). A name is listed here once a test has shown equal ids on both sides; the few texts
@@ -71,8 +70,8 @@ def name_of(pre_tokenizer: Json | None, ignore_merges: bool | None = None) -> st
         ignore_merges: what the BPE model says of it, which tells "llama-bpe" from "dbrx"; None takes the first that
             splits so.
     """
-    found = _canonical(pre_tokenizer)
-    same = (name for name, known in PRE_TOKENIZERS.items() if _canonical(known) == found)
+    canonical = _canonical(pre_tokenizer)
+    same = (name for name, listed in PRE_TOKENIZERS.items() if _canonical(listed) == canonical)
     return next((name for name in same if ignore_merges is None or ignore_merges == (name in IGNORE_MERGES)), None)
 
 

@@ -82,10 +82,9 @@ def from_config(where: object, config: dict[str, Any], family: Family = FAMILIES
         raise InputError(f"{where}: partial_rotary_factor is {share}; it must be 1: {family.name} rotates whole heads")
     rotary_dim = int(head_dim * share)
     theta = scaling.get("rope_theta") or config.get("rope_theta") or family.defaults.get("rope_theta", DEFAULT_THETA)
-    found, most = _scaling(where, config, family, kind, scaling, rotary_dim)
-    return Rotary(
-        _positive(where, "rope_theta", theta), found, local, rotary_dim if rotary_dim != head_dim else None, most
-    )
+    checked, most_tokens = _scaling(where, config, family, kind, scaling, rotary_dim)
+    part = rotary_dim if rotary_dim != head_dim else None
+    return Rotary(_positive(where, "rope_theta", theta), checked, local, part, most_tokens)
 
 
 def _by_layer(
@@ -143,9 +142,9 @@ def _scaling(
 
 def _factors(where: object, key: str, values: Any, count: int) -> list[float]:
     if not isinstance(values, list) or len(values) != count:
-        found = f"has {len(values)} numbers" if isinstance(values, list) else f"is {values!r}"
+        trouble = f"has {len(values)} numbers" if isinstance(values, list) else f"is {values!r}"
         raise InputError(
-            f"{where}: {key} {found}; longrope must have one for each of the {count} rotated pairs of a head"
+            f"{where}: {key} {trouble}; longrope must have one for each of the {count} rotated pairs of a head"
         )
     return [_positive(where, key, value) for value in values]
 
@@ -197,9 +196,7 @@ def llama3_factors(theta: float, head_dim: int, scaling: Scaling) -> list[float]
 def scaling_of_factors(
     theta: float, head_dim: int, factors: list[float], stated: Scaling | None = None
 ) -> Scaling | None:
-    """The llama3 scaling that gives these factors, of the one that the file states and the known ones; None where none
-    does.
-    """
+    """The llama3 scaling with these factors, of the stated one and the published ones; None where none has them."""
     for scaling in (stated, *KNOWN_LLAMA3) if stated else KNOWN_LLAMA3:
         expected = llama3_factors(theta, head_dim, scaling)
         if len(expected) == len(factors) and all(

@@ -1,5 +1,4 @@
-"""Scores and merges: two ways to say which characters sentencepiece's BPE joins first, and how to get from one to the
-other.
+"""Scores and merges: two ways to order the joins of sentencepiece's BPE, and how to get from one to the other.
 
 llama.cpp (llm_tokenizer_spm) joins two neighbours whenever what they make is a token, the one of highest score first
 and of equals the leftmost. `tokenizers` joins two neighbours only if that pair is in its list, in the list's order. The
@@ -21,8 +20,7 @@ BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 def scores_of(
     path: Path, tokens: Sequence[str], merges: Sequence[tuple[str, str]], added: frozenset[str]
 ) -> list[float]:
-    """The scores with which llama.cpp joins as `merges` say: 0, -1, -2, ... in the order in which they first make a
-    token.
+    """The scores with which llama.cpp joins as `merges` say: 0, -1, -2, ... in the order of each token's first merge.
 
     Args:
         tokens: every id's text.
@@ -35,9 +33,9 @@ def scores_of(
     order: dict[str, int] = {}
     last: dict[str, int] = {}
     for index, (left, right) in enumerate(merges):
-        made = left + right
-        order.setdefault(made, index)
-        last[made] = index
+        token = left + right
+        order.setdefault(token, index)
+        last[token] = index
     for token in tokens:
         if token in added and token not in order:
             continue
@@ -49,15 +47,15 @@ def scores_of(
                     "the tokenizer wasn't made from a sentencepiece model, and can't be given to llama.cpp unchanged"
                 )
     latest, of = -1, ""
-    for made, index in order.items():
-        if index < latest and not (_run(made, added) and _run(of, added)):
+    for token, index in order.items():
+        if index < latest and not (_run(token, added) and _run(of, added)):
             raise InputError(
-                f"{path}: its merges make {made!r} partly before and partly after {of!r}, which llama.cpp can't; "
+                f"{path}: its merges make {token!r} partly before and partly after {of!r}, which llama.cpp can't; "
                 "the tokenizer wasn't made from a sentencepiece model, and can't be given to llama.cpp unchanged"
             )
-        if last[made] > latest:
-            latest, of = last[made], made
-    ranks = {made: float(-rank) for rank, made in enumerate(order)}
+        if last[token] > latest:
+            latest, of = last[token], token
+    ranks = {token: float(-rank) for rank, token in enumerate(order)}
     return [ranks.get(token, UNFORMED) for token in tokens]
 
 
@@ -72,19 +70,19 @@ def merges_of(
     Raises:
         InputError: a token could be made of a character that is no token, which merges can't say.
     """
-    known = set(tokens)
-    found: list[tuple[float, int, int, str, str]] = []
+    texts = set(tokens)
+    joins: list[tuple[float, int, int, str, str]] = []
     for index, token in enumerate(tokens):
         for left, right in splits(token):
-            if left in known and right in known:
-                found.append((-scores[index], index, -len(left), left, right))
-            elif (left in known or len(left) == 1) and (right in known or len(right) == 1) and types[index] == NORMAL:
+            if left in texts and right in texts:
+                joins.append((-scores[index], index, -len(left), left, right))
+            elif (left in texts or len(left) == 1) and (right in texts or len(right) == 1) and types[index] == NORMAL:
                 raise InputError(
                     f"{path}: the token {token!r} is made of {left!r} and {right!r}, one of which is no token; "
                     "its tokenizer can't be rebuilt from the file"
                 )
-    found.sort()
-    return [(left, right) for *_, left, right in found]
+    joins.sort()
+    return [(left, right) for *_, left, right in joins]
 
 
 def check_bytes(path: Path, tokens: Sequence[str]) -> None:
@@ -101,11 +99,14 @@ def splits(token: str) -> list[tuple[str, str]]:
     return [(token[:at], token[at:]) for at in range(1, len(token))]
 
 
-def _formable(part: str, made: dict[str, int]) -> bool:
-    return len(part) == 1 or part in made
+def _formable(part: str, order: dict[str, int]) -> bool:
+    return len(part) == 1 or part in order
 
 
 def _run(token: str, added: frozenset[str]) -> bool:
-    """Whether merges of this token may stand among those of another: a run of one character (in Gemma of ▁, newlines,
-    tabs) meets only its like, and an added token is found before any merge."""
+    """Whether merges of this token may stand among those of another.
+
+    True of a run of one character (in Gemma ▁, newlines and tabs), which meets only its like, and of an added token,
+    which is matched before any merge.
+    """
     return len(set(token)) == 1 or (token in added and SPACE not in token)

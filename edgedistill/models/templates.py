@@ -12,9 +12,7 @@ NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def chat_template_of(folder: Path) -> str | None:
-    """The chat template of a Hugging Face folder: chat_template.jinja, or tokenizer_config.json's; of several, the one
-    named "default".
-    """
+    """A folder's chat template: chat_template.jinja, or tokenizer_config.json's (of several, "default")."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return _text(file)
@@ -27,22 +25,19 @@ def chat_template_of(folder: Path) -> str | None:
 def named_templates_of(folder: Path) -> tuple[tuple[str, str], ...]:
     """The other templates, sorted by name; what isn't a letter, a digit or _ in a name is _, as in a GGUF key."""
     template = _stated(folder)
-    found = _named(template) if isinstance(template, list) else {}
+    templates = _named(template) if isinstance(template, list) else {}
     for file in sorted((folder / NAMED_FOLDER).glob("*.jinja")):
-        found[file.stem] = _text(file)
-    return tuple(sorted((plain_name(name), text) for name, text in found.items() if name != "default"))
+        templates[file.stem] = _text(file)
+    return tuple(sorted((plain_name(name), text) for name, text in templates.items() if name != "default"))
 
 
 def plain_name(name: str) -> str:
-    """A template's name as part of a GGUF key and of a file's name: what isn't a letter, a digit or _ is _, so it leads
-    nowhere else.
-    """
+    """A template's name for a GGUF key and a file: anything but a letter, a digit or _ becomes _."""
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
 
 
 def whole_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json as every reader takes it: the chat template inside, since transformers.js reads no file of
-    its own for it.
+    """tokenizer_config.json with the chat template inside, since transformers.js reads no separate file for it.
 
     Raises:
         InputError: the file is missing or malformed.

@@ -104,8 +104,7 @@ def save_tokenizer(path: Path, folder: Path) -> None:
 
 
 def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json of a vocabulary that a GGUF file at `path` holds: every id as given, added tokens matched
-    before any split.
+    """The tokenizer.json of a GGUF file's vocabulary: every id as given, added tokens matched before any split.
 
     Raises:
         InputError: its scores are none that merges can say.

@@ -1,5 +1,4 @@
-"""A tokenizer as plain data: tokens, their types, merges or scores, special ids, chat templates. No torch, no
-transformers.
+"""A tokenizer as plain data: tokens, types, merges or scores, special ids, chat templates. No torch, no transformers.
 
 Two kinds, under llama.cpp's names. "gpt2": text is split by a regular expression, each piece spelled as bytes and
 merged by rank. "llama": characters (spaces as ▁) merged by the score of what they make, as sentencepiece does it; what
@@ -106,9 +105,7 @@ NO_RSTRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer. `tokens[i]` is the text of id i (in a gpt2 one bytes as GPT-2 spells them), `types[i]` its GGUF
-    type.
-    """
+    """A tokenizer: `tokens[i]` is the text of id i (in gpt2 its bytes as GPT-2 spells them), `types[i]` its type."""
 
     model: str
     pre: str
@@ -140,18 +137,14 @@ class Vocabulary:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids at which llama.cpp ends a text, the eos token first; but for fill-in-the-middle tokens, of which some
-        end one too.
-        """
+        """The ids at which llama.cpp ends a text, the eos token first, without fill-in-the-middle tokens."""
         named = [index for index in (self.eos, self.eot, self.eom) if index is not None]
         by_text = [index for index, token in enumerate(self.tokens) if token in ENDS_BY_TEXT]
         return tuple(dict.fromkeys(named + by_text))
 
     @property
     def stored(self) -> "Vocabulary":
-        """The same tokenizer as llama.cpp runs it: without what only tokenizer.json can say (`differences` tells what
-        that changes).
-        """
+        """The same tokenizer as llama.cpp runs it, without what only tokenizer.json can say (see `differences`)."""
         prefix = "none" if self.prefix == "first" else self.prefix
         return replace(self, nfc=False, prefix=prefix, types=types_in_llama_cpp(self.tokens, self.types))
 
@@ -162,9 +155,7 @@ class Vocabulary:
 
 
 def types_in_llama_cpp(tokens: Sequence[str], types: Sequence[int]) -> tuple[int, ...]:
-    """The types that llama.cpp gives the tokens: what looks like an end or a fill-in-the-middle token to it is a
-    control token.
-    """
+    """The types that llama.cpp gives the tokens; what looks like an end or a fill-in token is a control token to it."""
     return tuple(CONTROL if token in CONTROL_BY_TEXT else kind for token, kind in zip(tokens, types, strict=True))
 
 
@@ -179,9 +170,7 @@ def rstrip_ids(tokens: tuple[str, ...], types: tuple[int, ...]) -> frozenset[int
 
 
 def padding_token(index: int) -> str:
-    """The text of an id that no token has: rows of the embedding beyond the vocabulary (as llama.cpp's converter names
-    them).
-    """
+    """The text of an id beyond the vocabulary that the embedding has a row for, as llama.cpp's converter names it."""
     return f"[PAD{index}]"
 
 
@@ -203,9 +192,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_texts(path: Path, tokens: Sequence[str]) -> None:
-    """Raise InputError unless llama.cpp can hold every token's text: each once, and none with a NUL, at which it cuts
-    it off.
-    """
+    """Raise InputError where two tokens have one text, or one has a NUL, at which llama.cpp cuts it off."""
     if len(set(tokens)) != len(tokens):
         twice = len(tokens) - len(set(tokens))
         raise InputError(f"{path}: {twice} ids have the same token as another; llama.cpp refuses such a vocabulary")
@@ -221,10 +208,10 @@ def check_merges(path: Path, merges: list[str], tokens: list[str]) -> None:
     """Raise InputError unless every merge is "left right", and both and what they make are tokens."""
     if not merges:
         raise InputError(f"{path}: has no merges; byte-level BPE can't split text without them")
-    known = set(tokens)
+    texts = set(tokens)
     for merge in merges:
         left, _, right = merge.partition(" ")
-        if not {left, right, left + right} <= known:
+        if not {left, right, left + right} <= texts:
             raise InputError(
                 f"{path}: merge {merge[:80]!r} isn't two tokens that make a third one; the file is damaged"
             )

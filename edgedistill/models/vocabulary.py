@@ -1,6 +1,4 @@
-"""Where a model's tokenizer is read: a Hugging Face folder's or a GGUF file's, as plain data. No torch, no
-transformers.
-"""
+"""Read a model's tokenizer, from a Hugging Face folder or a GGUF file, as plain data. No torch, no transformers."""
 
 from pathlib import Path
 

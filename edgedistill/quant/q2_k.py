@@ -1,6 +1,4 @@
-"""Q2_K: blocks of 256 weights in 16 groups, with a 4-bit scale s and a 4-bit minimum n each, and codes q in 0..3.
-
-The weight is d·s·q − m·n.
+"""Q2_K: blocks of 16 groups of 16 weights, a 4-bit scale s and minimum n each; the weight is d·s·q − m·n, q in 0..3.
 
 84 bytes a block, 2.625 bits a weight: 16 bytes with a group's s in the low and its n in the high half, 64 bytes of
 codes (planes of 2 bits over runs of 32 bytes), then d and m (ggml's dmin) in fp16.

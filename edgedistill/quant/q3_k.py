@@ -1,6 +1,4 @@
-"""Q3_K: blocks of 256 weights in 16 groups, with a signed 6-bit scale s each, and codes q in 0..7.
-
-The weight is d·s·(q − 4).
+"""Q3_K: blocks of 16 groups of 16 weights, with a signed 6-bit scale s each; the weight is d·s·(q − 4), q in 0..7.
 
 110 bytes a block, 3.4375 bits a weight: 32 bytes of the codes' third bits (a plane a bit), 64 bytes of their lower two
 (planes over runs of 32 bytes), 12 bytes of scales stored as s + 32 (eight bytes with four bits of two scales each, four

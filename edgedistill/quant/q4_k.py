@@ -1,6 +1,4 @@
-"""Q4_K: blocks of 256 weights in 8 groups, with a 6-bit scale s and a 6-bit minimum n each, and codes q in 0..15.
-
-The weight is d·s·q − m·n.
+"""Q4_K: blocks of 8 groups of 32 weights, a 6-bit scale s and minimum n each; the weight is d·s·q − m·n, q in 0..15.
 
 144 bytes a block, 4.5 bits a weight: d and m (ggml's dmin) in fp16, 12 bytes of scales and minimums, then 128 bytes of
 codes (planes of 4 bits over runs of 32 bytes).

@@ -1,6 +1,4 @@
-"""Q5_K: blocks of 256 weights in 8 groups, with a 6-bit scale s and a 6-bit minimum n each, and codes q in 0..31.
-
-The weight is d·s·q − m·n.
+"""Q5_K: blocks of 8 groups of 32 weights, a 6-bit scale s and minimum n each; the weight is d·s·q − m·n, q in 0..31.
 
 176 bytes a block, 5.5 bits a weight: d and m (ggml's dmin) in fp16, 12 bytes of scales and minimums as in Q4_K, 32
 bytes of the codes' fifth bits (a plane a bit), then 128 bytes of their lower four (planes over runs of 32 bytes).

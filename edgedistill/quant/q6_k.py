@@ -1,6 +1,4 @@
-"""Q6_K: blocks of 256 weights in 16 groups, with an int8 scale s each, and codes q in 0..63.
-
-The weight is d·s·(q − 32).
+"""Q6_K: blocks of 16 groups of 16 weights, with an int8 scale s each; the weight is d·s·(q − 32), q in 0..63.
 
 210 bytes a block, 6.5625 bits a weight: 128 bytes of the codes' lower four bits (planes over runs of 64 bytes), 64
 bytes of their upper two (planes over runs of 32), 16 scales, then d in fp16.

@@ -171,7 +171,7 @@ CONFIG_ERRORS = [
         "its safetensors lack model.layers.4.input_layernorm.weight, which config.json calls for",
     ),
     ({"num_hidden_layers": 2}, "its safetensors hold model.layers.2.*, which no plain llama has"),
-    ({"intermediate_size": 64}, r"mlp.gate_proj.weight has shape \[128, 64\], by config.json it must be \[64, 64\]"),
+    ({"intermediate_size": 64}, r"mlp.gate_proj.weight has shape \[128, 64\]; by config.json it must be \[64, 64\]"),
     ({"tie_word_embeddings": False}, "its safetensors lack lm_head.weight"),
     ({"vocab_size": 300}, r"ids up to \d+, the embedding 300 rows"),
 ]
@@ -279,7 +279,7 @@ GGUF_ERRORS = [
     ({"llama__block_count": None}, "llama.block_count is None; it must be a whole number above 0"),
     (
         {"llama__feed_forward_length": 64},
-        r"blk.0.ffn_gate.weight has shape \[128, 64\], by the file's figures it must be \[64, 64\]",
+        r"blk.0.ffn_gate.weight has shape \[128, 64\]; by the file's figures it must be \[64, 64\]",
     ),
     ({"llama__attention__head_count": [4, 4]}, "llama.attention.head_count is an array; it must be of type int"),
     ({"llama__rope__dimension_count": 8}, "llama.rope.dimension_count is 8 where heads have 16"),

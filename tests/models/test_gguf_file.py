@@ -7,8 +7,8 @@ import gguf
 import pytest
 
 from edgedistill.errors import InputError
-from edgedistill.models.gguf_file import TENSOR_TYPES, read_header
-from edgedistill.models.gguf_model import shortest_float
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_header import TENSOR_TYPES, shortest_float
 
 
 @pytest.fixture(scope="module")

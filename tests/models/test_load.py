@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from edgedistill.errors import InputError
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.models.facts import read_facts
-from edgedistill.models.gguf_file import TENSOR_TYPES
+from edgedistill.models.gguf_header import TENSOR_TYPES
 from edgedistill.models.gguf_names import gguf_names, permuted_heads, to_gguf_rows
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model, save_model, save_side_files
