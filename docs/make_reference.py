@@ -192,13 +192,14 @@ def recipe_page() -> str:
 def target_page() -> str:
     """Every key of a target."""
     from edgedistill.config import load_target, names, target_schema
-    from edgedistill.units import EXAMPLES, QUANTITIES, show_bytes, show_number
+    from edgedistill.show import show, show_bytes
+    from edgedistill.units import EXAMPLES, QUANTITIES
 
     rows = []
     for name in names("targets"):
         target = load_target(name)
         limits = target.limits
-        decode = "" if limits.decode is None else f"{show_number(limits.decode)} tokens/s"
+        decode = "" if limits.decode is None else show(limits.decode, "tokens/s")
         file = "" if limits.file is None else show_bytes(limits.file)
         rows.append(
             [
