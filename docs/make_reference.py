@@ -55,6 +55,12 @@ that comes to, in bits a weight over all weights and in tensors of each format: 
 layer too. Computed from the tables, not measured."""
 
 Schema = Mapping[str, Any]
+# Keys that stand for another: the schema has both for editors.
+SHORT_FORMS = {
+    "teacher": "teachers: {teacher: {...}}",
+    "distill": "phases: [{...}]",
+    "as_is": "kind: same where it is true, kind: depth where it is false",
+}
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -227,16 +233,18 @@ def sections(schema: Schema) -> Iterator[str]:
 def groups(schema: Schema, defs: Schema, path: str) -> Iterator[str]:
     """The sections of the groups of keys below one."""
     for name, found in schema["properties"].items():
-        inner, suffix = group_of(found)
-        if inner is not None:
-            below = f"{path}{name}{suffix}"
-            yield section(below, prose(defs[inner].get("description", "")), defs[inner], defs)
-            yield from groups(defs[inner], defs, f"{below}.")
+        if name in SHORT_FORMS:
+            continue
+        inners, suffix = groups_of(found)
+        for inner in inners:
+            title = place_of(f"{path}{name}{suffix}", inner if len(inners) > 1 else None, defs)
+            yield section(title, prose(defs[inner].get("description", "")), defs[inner], defs)
+            yield from groups(defs[inner], defs, f"{path}{name}{suffix}.")
 
 
-def group_of(found: Schema) -> tuple[str | None, str]:
-    """The name of the definition that a key's value, a list's entries or a mapping's values follow, and what its path
-    gets appended.
+def groups_of(found: Schema) -> tuple[list[str], str]:
+    """The names of the definitions that a key's value, a list's entries or a mapping's values follow (several where
+    they are of one of several kinds), and what its path gets appended.
     """
     for place, suffix in (
         (found, ""),
@@ -244,30 +252,43 @@ def group_of(found: Schema) -> tuple[str | None, str]:
         (found.get("additionalProperties", {}), ".NAME"),
         *((pattern, ".NAME") for pattern in found.get("patternProperties", {}).values()),
         *((option, "") for option in found.get("anyOf", ())),
+        *((option.get("items", {}), "[]") for option in found.get("anyOf", ())),
     ):
-        if isinstance(place, Mapping) and "$ref" in place:
-            return str(place["$ref"]).rpartition("/")[2], suffix
-    return None, ""
+        if isinstance(place, Mapping):
+            options = [option for option in (place, *place.get("oneOf", ())) if "$ref" in option]
+            if options:
+                return [str(option["$ref"]).rpartition("/")[2] for option in options], suffix
+    return [], ""
+
+
+def place_of(path: str, kind: str | None, defs: Schema) -> str:
+    """The title of a group's section: its path, and of several kinds the key that sets this one apart."""
+    if kind is None:
+        return path
+    first, key = next(iter(defs[kind]["properties"].items()))
+    return f"{path} with {first}" + (f" {key['const']}" if isinstance(key.get("const"), str) else "")
 
 
 def section(title: str, text: str, schema: Schema, defs: Schema) -> str:
     """A table of keys."""
     rows = []
     for name, found in schema["properties"].items():
-        inner, _ = group_of(found)
-        text_of_key = found.get("description") or (defs[inner].get("description", "") if inner else "")
-        default = "required" if name in schema.get("required", ()) else default_value(found, inner)
-        path = "" if title == "The file" else f"{title}."
-        words = type_words(found, f"{path}{name}")
+        inners, _ = groups_of(found)
+        text_of_key = found.get("description") or (defs[inners[0]].get("description", "") if inners else "")
+        default = "required" if name in schema.get("required", ()) else default_value(found, bool(inners))
+        path = "" if title == "The file" else f"{title.partition(' with ')[0]}."
+        words = (
+            f"short for {code(SHORT_FORMS[name])}" if name in SHORT_FORMS else type_words(found, f"{path}{name}", defs)
+        )
         rows.append([code(name), words, default, prose(text_of_key)])
     return "\n\n".join(
         part for part in (f"## {title}", text, table(["key", "value", "default", "what it is"], rows)) if part
     )
 
 
-def default_value(found: Schema, inner: str | None) -> str:
+def default_value(found: Schema, grouped: bool) -> str:
     """A key's default as YAML would have it; nothing for a group of keys, whose keys have their own."""
-    if "default" not in found or (inner is not None and found["default"]):
+    if "default" not in found or (grouped and found["default"]):
         return ""
     value = found["default"]
     if found.get("type") == "string" and not isinstance(value, str):  # a figure, which the file gives with its unit
@@ -275,27 +296,29 @@ def default_value(found: Schema, inner: str | None) -> str:
     return code(json.dumps(value, ensure_ascii=False))
 
 
-def type_words(found: Schema, path: str) -> str:
+def type_words(found: Schema, path: str, defs: Schema) -> str:
     """What a key may hold, in words."""
-    inner, suffix = group_of(found)
-    if inner is not None:
-        link = f"[{prose(path + suffix)}](#{anchor(path + suffix)})"
+    inners, suffix = groups_of(found)
+    if inners:
+        titles = [place_of(path + suffix, inner if len(inners) > 1 else None, defs) for inner in inners]
+        links = " or ".join(f"[{prose(title)}](#{anchor(title)})" for title in titles)
         words = {"": "keys of", "[]": "list, each with the keys of", ".NAME": "names, each with the keys of"}[suffix]
-        return f"{words} {link}" + (", or `null`" if "anyOf" in found else "")
+        nothing = {"type": "null"} in found.get("anyOf", ())
+        return f"{words} {links}" + (", or `null`" if nothing else "")
     if "anyOf" in found:
         return ", or ".join(
-            "`null`" if option.get("type") == "null" else type_words(option, path) for option in found["anyOf"]
+            "`null`" if option.get("type") == "null" else type_words(option, path, defs) for option in found["anyOf"]
         )
     if "const" in found:
-        return code(str(found["const"]))
+        return code(found["const"] if isinstance(found["const"], str) else json.dumps(found["const"]))
     if "enum" in found:
         return ", ".join(code(str(value)) for value in found["enum"])
     kind = found.get("type")
     if kind == "array":
-        return f"list of: {type_words(found['items'], path)}"
+        return f"list of: {type_words(found['items'], path, defs)}"
     if kind == "object":
         values = next(iter(found.get("patternProperties", {}).values()), found.get("additionalProperties"))
-        return f"names with: {type_words(values, path)}" if isinstance(values, Mapping) else "names with values"
+        return f"names with: {type_words(values, path, defs)}" if isinstance(values, Mapping) else "names with values"
     if kind == "boolean":
         return "`true`, `false`"
     if kind in ("integer", "number"):

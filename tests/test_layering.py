@@ -211,7 +211,11 @@ def test_every_recipe_setting_is_read_by_something():
     elsewhere = {"layers", "depth", "batch_tokens", "tokens_by_mix", "rate_by_mix", "scale_learning_rate"}
     elsewhere |= {"recover.tokens", "recover.train", "recover.loss"}
     unread = []
-    for part, settings in load_recipe("chat").to_dict().items():
+    elsewhere |= {"student.kind", "teacher.does", "teacher.top_k", "distill.train"}
+    parts = load_recipe("chat").to_dict()
+    parts["teacher"] = parts.pop("teachers")["teacher"]
+    (parts["distill"],) = parts.pop("phases")
+    for part, settings in parts.items():
         own = "\n".join(text for path, text in texts.items() if room_of(path) == part)
         for name in settings if isinstance(settings, dict) else ():
             named = any(re.search(rf"\b{part}\.{name}\b", text) for text in texts.values())

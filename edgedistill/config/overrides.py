@@ -64,7 +64,7 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     _check(recipe, overrides, as_is)
     found = recipe.to_dict()
     if as_is:
-        found["student"] = {"as_is": True}
+        found["student"] = {"kind": "same"}
     if overrides.layers is not None:
         found["student"] |= {"layers": overrides.layers}
     if overrides.mixes:

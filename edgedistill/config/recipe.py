@@ -3,21 +3,25 @@
 Fields of one part are the settings of one stage, so a change recomputes that stage and what follows it, nothing before.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from edgedistill.config.fields import MixName, Name, PositiveFloat, PositiveInt, Text, no_duplicates
+from edgedistill.config.fields import MixName, Name, PositiveInt, Text, no_duplicates
+from edgedistill.config.loss import SHORT_WEIGHTS
 from edgedistill.config.own_mixes import OwnMix, allowed_mixes, known_mixes, mix_named
+from edgedistill.config.phase import Phase
 from edgedistill.config.recover import Recover
+from edgedistill.config.student import DepthStudent, Student
 from edgedistill.config.tasks import BUILT_IN, check_entry, task_name
 from edgedistill.config.teach import Teach
-from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 from edgedistill.errors import did_you_mean
 from edgedistill.mixes import MIXES, Mix
 
 SCHEMA = "edgedistill.recipe/1"
+# The name of a single teacher that is written in the short form, `teacher: {...}`.
+ONE_TEACHER = "teacher"
 
 
 class Teacher(Model):
@@ -32,56 +36,12 @@ class Teacher(Model):
     top_k: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=64, description="Log-probabilities kept of each token; 64 are 384 bytes."
     )
-
-
-class Student(Model):
-    """What of the teacher is kept."""
-
-    as_is: bool = Field(
-        default=False, description="The student is the teacher itself: no layer is cut, nothing is distilled."
-    )
-    layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
-    depth: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.9, description="Share of the teacher's layers, used while layers is null."
+    does: Annotated[tuple[Literal["write", "score"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("write", "score"),
+        description="write: the training text is its writing; score: its probabilities are what a student learns.",
     )
 
-    @model_validator(mode="after")
-    def _whole(self) -> "Student":
-        if self.as_is and self.layers is not None:
-            raise ValueError(
-                f"as_is keeps all of the teacher's layers; leave out layers ({self.layers}), or set as_is to false"
-            )
-        return self
-
-    def layers_of(self, teacher_layers: int) -> int:
-        """Layers that the student of a teacher has: all, `layers`, or `depth` of the teacher's, rounded, at least 2."""
-        if self.as_is:
-            return teacher_layers
-        return self.layers if self.layers is not None else max(2, round(teacher_layers * self.depth))
-
-
-class DistillLoss(Model):
-    """Weights of the parts of the loss, nats per token each."""
-
-    forward_kl: Annotated[float, Field(ge=0)] = Field(
-        default=0.9, description="Towards the teacher's likeliest tokens."
-    )
-    cross_entropy: Annotated[float, Field(ge=0)] = Field(default=0.1, description="Towards the tokens of the text.")
-
-    @model_validator(mode="after")
-    def _something(self) -> "DistillLoss":
-        if self.forward_kl + self.cross_entropy <= 0:
-            raise ValueError("one of forward_kl and cross_entropy must be above 0")
-        return self
-
-
-class Distill(Training):
-    """How the student is trained in float. Rates are peaks."""
-
-    tokens: PositiveInt = Field(default=60_000, description="Training tokens.")
-    batch_tokens: PositiveInt = Field(default=1024, description="Tokens of a step; a multiple of seq_len.")
-    learning_rate: PositiveFloat = Field(default=2.0e-4, description="Of all weights.")
-    loss: DistillLoss = DistillLoss()
+    _unique = field_validator("does")(no_duplicates)
 
 
 class Measure(Model):
@@ -123,13 +83,24 @@ class Measure(Model):
 class Recipe(Model):
     """What to build. Paths in it are absolute once it is loaded from a file."""
 
+    shorthands: ClassVar[dict[str, tuple[str, ...]]] = {
+        "teacher": ("teachers", ONE_TEACHER),
+        "distill": ("phases", "0"),
+    }
+
     schema_: Literal["edgedistill.recipe/1"] = Field(alias="schema", description="What this file is.")
     name: Name = Field(description="What the recipe is called, in the report too.")
     summary: str = Field(default="", description="A sentence for `recipes list`.")
-    teacher: Teacher = Teacher()
-    student: Student = Student()
+    teachers: dict[Name, Teacher] = Field(
+        default={ONE_TEACHER: Teacher()},
+        description="By name; exactly one for now. `teacher: {...}` is its short form.",
+    )
+    student: Student = Field(default=DepthStudent(), description="What of the teacher becomes the student.")
     teach: Teach = Teach()
-    distill: Distill = Distill()
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
+        default=(Phase(),),
+        description="Trainings in float, one after the other. `distill: {...}` is the short form of one.",
+    )
     recover: Recover = Recover()
     mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("q4_0", "q8_0"),
@@ -145,6 +116,42 @@ class Recipe(Model):
     measure: Measure = Measure()
 
     _unique = field_validator("mixes", "export")(no_duplicates)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, given: Any) -> Any:
+        """The short forms in full."""
+        if not isinstance(given, dict):
+            return given
+        recipe = dict(given)
+        for short, whole in (("teacher", "teachers"), ("distill", "phases")):
+            if short in recipe and whole in recipe:
+                raise ValueError(f"{short} is a short form of {whole}, and both are there; leave out one of them")
+        if "teacher" in recipe:
+            recipe["teachers"] = {ONE_TEACHER: recipe.pop("teacher")}
+        if "distill" in recipe:
+            recipe["phases"] = (recipe.pop("distill"),)
+        return recipe
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> "Recipe":
+        if len(self.teachers) != 1:
+            named = ", ".join(self.teachers) or "none"
+            raise ValueError(f"teachers has {len(self.teachers)} entries ({named}); it must have exactly one")
+        writes, scores = ("write" in self.teacher.does, "score" in self.teacher.does)
+        asked_tokens = self.teach.tokens + self.teach.free_tokens
+        name = next(iter(self.teachers))
+        if not writes and asked_tokens:
+            raise ValueError(
+                f"teach asks for {asked_tokens} tokens of writing, and no teacher writes; "
+                f"add write to teachers.{name}.does, or set teach.tokens and teach.free_tokens to 0"
+            )
+        if not scores and self.top_k:
+            raise ValueError(
+                "a loss compares with a teacher's probabilities, and no teacher scores; "
+                f"add score to teachers.{name}.does, or learn from the text alone: loss: [{{text: true}}]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_mixes(self) -> "Recipe":
@@ -168,10 +175,27 @@ class Recipe(Model):
         """A mix by its name in `mixes`, with its definition."""
         return mix_named(name, self.define_mixes)
 
+    @property
+    def teacher(self) -> Teacher:
+        """The one teacher."""
+        return next(iter(self.teachers.values()))
+
+    @property
+    def distill(self) -> Phase:
+        """The first phase."""
+        return self.phases[0]
+
+    @property
+    def top_k(self) -> int:
+        """Log-probabilities that the teacher gives of each token; 0 where no loss compares with them."""
+        in_phases = not self.student.as_is and any(phase.compares for phase in self.phases)
+        return self.teacher.top_k if in_phases or self.recover.teacher_share else 0
+
     def with_teacher(self, model: str | None, revision: str | None = None) -> "Recipe":
         """The same recipe with what the command line says of the teacher; None changes nothing."""
         changes = {name: value for name, value in (("model", model), ("revision", revision)) if value is not None}
-        return self.model_copy(update={"teacher": self.teacher.model_copy(update=changes)})
+        name = next(iter(self.teachers))
+        return self.model_copy(update={"teachers": {name: self.teacher.model_copy(update=changes)}})
 
     def decided(self, has_chat_template: bool) -> "Recipe":
         """The same recipe with what `teach` leaves open decided: the style, by whether the teacher chats, and the
@@ -179,7 +203,9 @@ class Recipe(Model):
         """
         teach = self.teach.styled(has_chat_template)
         if teach.text_window is None:
-            lengths = [self.recover.seq_len] if self.student.as_is else [self.distill.seq_len, self.recover.seq_len]
+            lengths = [self.recover.seq_len]
+            if not self.student.as_is:
+                lengths += [phase.seq_len for phase in self.phases]
             teach = teach.model_copy(update={"text_window": min(lengths)})
         return self.model_copy(update={"teach": teach})
 
@@ -189,5 +215,18 @@ class Recipe(Model):
 
 
 def recipe_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe file, for editors."""
-    return Recipe.model_json_schema(by_alias=True)
+    """JSON Schema of a recipe file, for editors; the short forms are in it too."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    properties = schema["properties"]
+    properties["teacher"] = {"$ref": "#/$defs/Teacher", "description": "Short for teachers with one entry."}
+    properties["distill"] = {"$ref": "#/$defs/Phase", "description": "Short for phases with one entry."}
+    short_loss = {name: {"type": "number", "minimum": 0} for name in SHORT_WEIGHTS}
+    loss = schema["$defs"]["Phase"]["properties"]["loss"]
+    terms = {key: loss.pop(key) for key in ("items", "minItems", "type")}
+    loss["anyOf"] = [terms, {"type": "object", "properties": short_loss, "additionalProperties": False}]
+    for kind in ("SameStudent", "DepthStudent"):
+        schema["$defs"][kind]["properties"]["as_is"] = {
+            "type": "boolean",
+            "description": "Short for the kind: true is same, false depth.",
+        }
+    return schema

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, PositiveFloat, PositiveInt, Share
+from edgedistill.config.loss import SETTING_OF_LOSS
 from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import as_tuple
 
@@ -22,8 +23,6 @@ ALONE_RATE = 3e-4
 # Nats a token that plain rounding must cost for the full rates. Where less is lost, gradients are smaller by the root
 # of it, and so must be the steps, or their noise disturbs as much as they win.
 FULL_RATE_FROM = 0.3
-# What each divergence can be told, and by which number; see losses/choose.py.
-SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
 
 
 class Recover(Training):

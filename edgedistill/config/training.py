@@ -23,6 +23,9 @@ class Training(Model):
         default=60.0,
         description="At least so many seconds between checkpoints, more where one takes long; changes no result.",
     )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=1, description="Of the order in which rows of text are trained on."
+    )
     compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
 
     @property

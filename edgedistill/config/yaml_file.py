@@ -4,9 +4,10 @@ Stricter than `yaml.safe_load`, which it is built on: a key given twice is an er
 is an alias (a few lines of them unfold into gigabytes), and so is a file over 1 MiB.
 """
 
-from collections.abc import Hashable
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
@@ -21,6 +22,8 @@ class Model(BaseModel):
     """What all parts of a recipe and a target share: unknown keys are errors, nothing is converted, nothing changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False)
+    # Keys at the top of the file that stand for another place in the model, such as distill for the first of phases.
+    shorthands: ClassVar[dict[str, tuple[str, ...]]] = {}
 
 
 ModelT = TypeVar("ModelT", bound=Model)
@@ -99,20 +102,25 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
     Raises:
         InputError: as `read_yaml`, and when a key or value is wrong.
     """
+    content = read_yaml(path)
     try:
-        return model.model_validate(read_yaml(path), context={"folder": path.resolve().parent})
+        return model.model_validate(content, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        raise InputError(f"{path.name}: {explain(error, model)}") from None
+        raise InputError(f"{path.name}: {explain(error, model, content)}") from None
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One of a model's errors as a sentence: the key, what was found, what is allowed."""
+def explain(error: ValidationError, model: type[Model], content: Mapping[str, Any] | None = None) -> str:
+    """One of a model's errors as a sentence: the key, what was found, what is allowed.
+
+    `content` is what was validated: a key that is there in its short form is called by that.
+    """
     # An unknown key first: a misspelt one is missing too, and only this says how it is spelt.
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     kind, found, context = first["type"], first["input"], first.get("ctx", {})
-    # pydantic puts the tag of a union and the text "[key]" into the location; neither is in the file.
-    path = [str(part) for part in first["loc"] if part != "[key]"]
-    key = ".".join(path)
+    # pydantic puts the tag of a union and the text "[key]" into the location; neither is in the file. Our tags have
+    # brackets too.
+    path = [str(part) for part in first["loc"] if not re.fullmatch(r"\[\w+\]", str(part))]
+    key = ".".join(_shown(path, model, content or {}))
     value = _value(found)
     if kind == "extra_forbidden":
         allowed = _keys(model, path[:-1])
@@ -155,6 +163,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{key} is {value}; {first['msg'][:1].lower()}{first['msg'][1:]}."
 
 
+def _shown(path: list[str], model: type[Model], content: Mapping[str, Any]) -> list[str]:
+    """A place in the model as the file has it."""
+    for short, whole in model.shorthands.items():
+        if short in content and tuple(path[: len(whole)]) == whole:
+            return [short, *path[len(whole) :]]
+    return path
+
+
 def _number_trouble(found: object, whole: bool) -> str:
     """What is wrong with something that should be a number, and how to write it."""
     if isinstance(found, str):
@@ -184,25 +200,38 @@ def _yaml_number(number: float) -> str:
     return f"{mantissa}{'0' if mantissa.endswith('.') else ''}e{exponent[0]}{int(exponent[1:])}"
 
 
-def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+def _keys(model: type[Model], path: list[str]) -> list[str]:
     """The keys allowed at a place in a model, or none where there are no fixed keys."""
+    if not path:
+        return [*_names([model]), *model.shorthands]
+    models: list[type[BaseModel]] = [model]
     parts = iter(path)
     for part in parts:
-        field = next((f for name, f in model.model_fields.items() if part == (f.alias or name)), None)
-        if field is None:
+        fields = [each.model_fields[name] for each in models for name in each.model_fields if part == _name(each, name)]
+        if not fields:
             return []
-        inner = [
-            t
-            for t in (field.annotation, *get_args(field.annotation))
-            if isinstance(t, type) and issubclass(t, BaseModel)
-        ]
-        if not inner:
-            return []
+        annotation = fields[0].annotation
         # A dict's key or a list's index names one of many alike; the dict or list itself has no fixed keys.
-        if get_origin(field.annotation) in (dict, tuple) and next(parts, None) is None:
+        if get_origin(annotation) in (dict, tuple) and next(parts, None) is None:
             return []
-        model = inner[0]
-    return [field.alias or name for name, field in model.model_fields.items()]
+        models = _models_in(annotation)
+    return _names(models)
+
+
+def _name(model: type[BaseModel], field: str) -> str:
+    return model.model_fields[field].alias or field
+
+
+def _names(models: list[type[BaseModel]]) -> list[str]:
+    """The keys of a group that may be of one of several kinds."""
+    return list(dict.fromkeys(_name(model, field) for model in models for field in model.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation holds: of a union all, of a list or mapping those of its entries."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _value(found: object) -> str:
@@ -229,4 +258,7 @@ def _cut(text: str) -> str:
 
 
 def _unquote(word: str) -> str:
+    """An allowed value as YAML has it."""
+    if word in ("True", "False"):
+        return word.lower()
     return word[1:-1] if len(word) > 1 and word[0] == word[-1] == "'" else word

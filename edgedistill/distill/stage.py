@@ -1,8 +1,8 @@
 """The distill stage: cut a student out of the teacher by depth and train it on the teacher's signals.
 
-The loss is α · KL on the teacher's k likeliest tokens + β · cross-entropy on the teacher's text. The embedding, which
-a depth-cut student inherits whole, stays frozen: it is a fifth of a small model's weights and of its training time,
-and what it knows is not what the cut took away.
+The loss is the sum of the phase's terms: divergences from the teacher's k likeliest tokens, cross-entropy on the text.
+The embedding, which a depth-cut student inherits whole, stays frozen: it is a fifth of a small model's weights and of
+its training time, and what it knows is not what the cut took away.
 """
 
 import json
@@ -16,17 +16,19 @@ from edgedistill.config.recipe import Recipe
 from edgedistill.data.example import Example
 from edgedistill.data.packing import counting, counting_sources, make_batch, pack_rows, schedule_rows
 from edgedistill.data.spread import spread_sources
-from edgedistill.losses.choose import make_loss
-from edgedistill.losses.head import HeadLoss, head_loss
-from edgedistill.losses.teachers import TopKTeacher, WrittenText
-from edgedistill.losses.weighted import Weighted
+from edgedistill.losses.objective import TEACHER, TEXT, Objective, ObjectiveTerm, of_recipe
 from edgedistill.models.depth import block_influence, choose_layers, cut_layers, layer_kinds
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
+from edgedistill.signals.sources import Source, StoredTopK, Written, views
 from edgedistill.train.forward import COMPUTE, batches, compute_in, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 from edgedistill.train.validation import Validation, validate_sources
 
+SOURCES: dict[str, Source] = {TEACHER: StoredTopK(), TEXT: Written()}
+# What a checkpoint is chosen by: the distance from the teacher, or where no term looks at it, from the text.
+BY_TEACHER = Objective([ObjectiveTerm(TEACHER, "forward_kl")])
+BY_TEXT = Objective([ObjectiveTerm(TEXT, "cross_entropy")])
 INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves past 2,000 on a 30-layer model
 
 
@@ -69,25 +71,21 @@ def distill(
     for frozen in {student.get_input_embeddings().weight, student.get_output_embeddings().weight}:
         frozen.requires_grad_(False)
 
+    objective = of_recipe(settings.loss)
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
     steps = settings.steps_of(settings.tokens)
-    plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, recipe.teach.seed)
+    plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, settings.seed)
 
     def loss_of_step(step: int) -> tuple[torch.Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
-        parts: list[tuple[float, HeadLoss]] = [
-            (
-                settings.loss.forward_kl,
-                make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"])),
-            ),
-            (settings.loss.cross_entropy, make_loss("cross_entropy", WrittenText(batch.labels))),
-        ]
-        return head_loss(kept_hidden(student, batch, dtype), weight, Weighted(parts)), len(batch.kept)
+        seen = views(SOURCES, objective.needs, batch)
+        total, counted = objective.step(kept_hidden(student, batch, dtype), weight, seen, batch.weights)
+        return total / counted, len(batch.kept)
+
+    chooser = BY_TEACHER if settings.compares else BY_TEXT
 
     def validate() -> Validation:
-        return validate_sources(
-            validation, lambda documents: top_k_kl(student, documents, weight, settings.seq_len, dtype)
-        )
+        return validate_sources(validation, lambda examples: summed_loss(student, examples, chooser, settings.seq_len))
 
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     train_settings = TrainSettings(
@@ -113,16 +111,20 @@ def distill(
 
 
 @torch.no_grad()
-def top_k_kl(
-    model: PreTrainedModel, documents: Sequence[Example], weight: torch.Tensor, seq_len: int, dtype: torch.dtype
-) -> tuple[float, int]:
-    """KL to the teacher's top-k signal summed over the kept tokens of documents, in nats; and how many these are."""
-    total, tokens = 0.0, 0
-    for batch, _ in batches(documents, seq_len, rows_per_batch=2):
-        loss = make_loss("forward_kl", TopKTeacher(batch.signal["ids"], batch.signal["log_probs"]))
-        total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
-        tokens += len(batch.kept)
-    return total, tokens
+def summed_loss(
+    model: PreTrainedModel, examples: Sequence[Example], objective: Objective, seq_len: int
+) -> tuple[float, float]:
+    """An objective summed over examples, weighted as they are, in nats, and the sum of the weights; in float32.
+
+    Whatever the training computes in: it chooses between checkpoints that differ by less than bfloat16 tells apart.
+    """
+    total, weights = 0.0, 0.0
+    head = model.get_output_embeddings().weight.detach().float()
+    for batch, _ in batches(examples, seq_len, rows_per_batch=2):
+        seen = views(SOURCES, objective.needs, batch)
+        summed, weight = objective.step(kept_hidden(model, batch, torch.float32), head, seen, batch.weights)
+        total, weights = total + summed.item(), weights + weight
+    return total, weights
 
 
 def _choose(

@@ -13,6 +13,7 @@ from edgedistill.losses.forward_kl import forward_kl
 from edgedistill.losses.grouped import GroupedLoss
 from edgedistill.losses.head import HeadLoss
 from edgedistill.losses.jsd import jsd
+from edgedistill.losses.renormalized import RenormalizedLoss
 from edgedistill.losses.reverse_kl import reverse_kl
 from edgedistill.losses.skew_kl import skew_kl
 from edgedistill.losses.skew_reverse_kl import skew_reverse_kl
@@ -39,14 +40,15 @@ AT_THE_END: dict[tuple[str, float], str] = {
 }
 
 
-def make_loss(name: str, teacher: Teacher, **settings: float) -> HeadLoss:
+def make_loss(name: str, teacher: Teacher, renormalized: bool = False, **settings: float) -> HeadLoss:
     """The loss of that name against a teacher of N tokens.
 
     Args:
         name: one of `LOSSES`.
         teacher: `WrittenText` for cross_entropy, any other for the divergences.
-        settings: `beta` of jsd (0.5), `alpha` of the skew losses (0.1), and of every divergence from a teacher that is
-            known exactly `temperature` (1.0).
+        renormalized: of a teacher of whom only the likeliest words are known, compare these alone, both sides made to
+            sum up to 1; else all others count as one outcome. Changes nothing for other teachers.
+        settings: `beta` of jsd (0.5), `alpha` of the skew losses (0.1), and of every divergence `temperature` (1.0).
     Raises:
         InputError: no such loss, a setting that the loss doesn't have or of a value that it can't take, or a teacher
             that can't be compared in this way.
@@ -73,10 +75,12 @@ def make_loss(name: str, teacher: Teacher, **settings: float) -> HeadLoss:
     chosen: Any = partial(divergence, **{**defaults, **settings}) if defaults else divergence
     if not isinstance(teacher, TopKTeacher):
         return ExactLoss(chosen, teacher, temperature)
+    if renormalized:
+        return RenormalizedLoss(chosen, teacher, temperature)
     if temperature != 1.0:
         raise InputError(
             f"loss {name}: temperature is {temperature}; it must be 1.0 for a teacher of whom only the "
-            "likeliest words are known, "
-            "since how a temperature would spread the others is not."
+            "likeliest words are known, since how a temperature would spread the others is not. "
+            "Compare these words alone instead: outcomes: renormalized."
         )
     return GroupedLoss(chosen, teacher)

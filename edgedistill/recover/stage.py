@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from edgedistill.config.loss import SETTING_OF_LOSS
 from edgedistill.config.recipe import Recipe
-from edgedistill.config.recover import SETTING_OF_LOSS
 from edgedistill.data.example import Example
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.data.spread import spread_sources
@@ -94,7 +94,7 @@ def recover(
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
     steps = settings.steps_of(settings.tokens_of(mix))
-    plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, recipe.teach.seed)
+    plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, settings.seed)
 
     loss_settings = {} if settings.loss_share is None else {SETTING_OF_LOSS[settings.loss]: settings.loss_share}
 

@@ -50,9 +50,7 @@ class Training(Build):
             held_out: chats that were written to judge on, none of which may be trained on.
         """
         wanted = self.recipe.teach
-        top_k = (
-            0 if self.as_is else self.recipe.teacher.top_k
-        )  # recovery captures the float student's own view of the text
+        top_k = self.recipe.top_k  # recovery captures the float student's own view of the text
         needed = wanted.tokens + wanted.free_tokens + top_k > 0
         read = {f"text {number}": path for number, path in enumerate(wanted.text or ())}
         if wanted.prompts != OWN_PROMPTS:
@@ -126,7 +124,7 @@ class Training(Build):
             training, validation = load_split(taught.path, "train"), load_sources(taught.path, "validation")
             distill(self.teacher, training, validation, self.layers, self.recipe, work, self.progress)
 
-        settings = {"distill": settings_of(self.recipe.distill), "layers": self.layers, "seed": self.recipe.teach.seed}
+        settings = {"distill": settings_of(self.recipe.distill), "layers": self.layers}
         return self.stage("distill", settings, [taught], build, {"teacher": self.teacher_hash})
 
     def capture(self, taught: StageResult, student: StageResult) -> StageResult:
@@ -289,5 +287,5 @@ class Training(Build):
         # Budgets and rates are there already as this mix has them, and the fit's budget is that of the stage that
         # measures costs.
         del settings["tokens_by_mix"], settings["rate_by_mix"], settings["fit_tokens"]
-        settings |= {"mix": name, "formats": names_of(formats), "seed": self.recipe.teach.seed}
+        settings |= {"mix": name, "formats": names_of(formats)}
         return self.stage(f"recover-{name}", settings, [student, captured, *([costs] if costs else [])], build)

@@ -27,13 +27,13 @@ class Validation:
 
 
 def validate_sources(
-    sources: Mapping[str, Sequence[Document]], measure: Callable[[Sequence[Document]], tuple[float, int]]
+    sources: Mapping[str, Sequence[Document]], measure: Callable[[Sequence[Document]], tuple[float, float]]
 ) -> Validation:
     """Validate on each source.
 
     Args:
         sources: documents by source.
-        measure: documents -> (sum of the losses in nats, tokens).
+        measure: documents -> (sum of the losses in nats, weighted; sum of the weights).
     """
     sums = {name: measure(documents) for name, documents in sources.items()}
     tokens = sum(count for _, count in sums.values())

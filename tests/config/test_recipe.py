@@ -61,6 +61,8 @@ def test_defaults_are_the_chat_recipe_and_it_spells_all_of_them_out():
     written = yaml.safe_load((ROOT / "recipes" / "chat.yaml").read_text(encoding="utf-8"))
 
     def keys(found: object, at: str = "") -> set[str]:
+        if isinstance(found, list) and at == ".phases":
+            return {key for phase in found for key in keys(phase, at)}
         if not isinstance(found, dict) or at == ".recover.tokens_by_mix":
             return {at}
         return {key for name, value in found.items() for key in keys(value, f"{at}.{name}")}
@@ -74,7 +76,7 @@ def test_an_editor_is_shown_the_mixes_that_exist():
 
 
 def test_schemas_are_json_and_name_every_key():
-    assert set(recipe_schema()["properties"]) == set(load_recipe("chat").to_dict())
+    assert set(recipe_schema()["properties"]) - {"teacher", "distill"} == set(load_recipe("chat").to_dict())
     assert set(target_schema()["properties"]) == set(load_target("phone").to_dict())
     assert json.dumps(recipe_schema())
     # What a text with a unit looks like in the file, not the number that it becomes.
@@ -86,10 +88,10 @@ def test_schemas_are_json_and_name_every_key():
     [
         (
             "distil: {tokens: 5}",
-            "mine.yaml: distil is not a key; allowed are schema, name, summary, teacher, student, teach, distill, "
-            "recover, mixes, define_mixes, export, measure. Did you mean 'distill'?",
+            "mine.yaml: distil is not a key; allowed are schema, name, summary, teachers, student, teach, phases, "
+            "recover, mixes, define_mixes, export, measure, teacher, distill. Did you mean 'distill'?",
         ),
-        ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are tokens, "),
+        ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are "),
         ("distill: {learning_rat: 1.0e-4}", "Did you mean 'learning_rate'?"),
         (
             "distill: {learning_rate: 2e-5}",
@@ -115,8 +117,8 @@ def test_schemas_are_json_and_name_every_key():
         ("distill: {tokens: 4.5}", "distill.tokens is 4.5; it must be a whole number."),
         ("distill: {tokens: yes}", "distill.tokens is true; it must be a whole number."),
         ("distill: {warmup: 1.5}", "distill.warmup is 1.5; it must be below 1."),
-        ("distill: 5", "distill is 5; it must be a group of keys: tokens, "),
-        ("distill:", "distill is null; it must be a group of keys: tokens, "),
+        ("distill: 5", "distill is 5; it must be a group of keys: "),
+        ("distill:", "distill is null; it must be a group of keys: "),
         (
             "distill: {batch_tokens: 700}",
             "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512).",
@@ -151,6 +153,47 @@ def test_schemas_are_json_and_name_every_key():
         (
             "student: {as_is: true, layers: 4}",
             "as_is keeps all of the teacher's layers; leave out layers (4), or set as_is to false.",
+        ),
+        ("student: {kind: width}", "student is a group of keys; kind is 'width'; it must be one of same, depth."),
+        ("student: {kind: dept}", "Did you mean 'depth'?"),
+        (
+            "student: {kind: depth, layrs: 3}",
+            "student.layrs is not a key; allowed are kind, layers, depth. Did",
+        ),
+        ("student: {kind: same, layers: 3}", "student.layers is not a key; allowed are kind, layers, depth."),
+        ("student: {depth: 1.5}", "student.depth is 1.5; it must be at most 1."),
+        ("student: {as_is: true, kind: depth}", "as_is is true and kind is 'depth'; leave out one of them."),
+        ("student: 5", "student is 5; it must be a group of keys: kind, layers, depth."),
+        ("phases: []", "phases is empty; it must have at least one entry."),
+        ("phases: [{tokens: 0}]", "phases.0.tokens is 0; it must be above 0."),
+        ("phases: [{train: teacher}]", "phases.0.train is 'teacher'; it must be student."),
+        ("phases: [{tokns: 1}]", "phases.0.tokns is not a key; allowed are tokens, seq_len, "),
+        ("phases: []\ndistill: {}", "distill is a short form of phases, and both are there; leave out one of them."),
+        ("distill: {loss: []}", "distill.loss is empty; it must have at least one entry."),
+        ("distill: {loss: {kl: 1}}", "distill.loss is a group of keys; 'kl' is not a key of its short form, which has"),
+        ("distill: {loss: {forward_kl: x}}", "forward_kl is 'x'; it must be a number of at least 0."),
+        (
+            "distill: {loss: [{kl: forwards}]}",
+            "distill.loss.0.kl is 'forwards'; it must be one of forward, reverse, jsd, skew, skew_reverse, tvd. Did",
+        ),
+        ("phases: [{loss: [{kl: tvd, wieght: 1.0}]}]", "phases.0.loss.0.wieght is not a key; allowed are kl, weight, "),
+        ("distill: {loss: [{text: false}]}", "distill.loss.0.text is false; it must be true."),
+        ("distill: {loss: [{kl: tvd, share: 0.5}]}", "share is for jsd, skew, skew_reverse; leave it out with kl tvd."),
+        (
+            "distill: {loss: [{kl: tvd, temperature: 2.0, outcomes: grouped}]}",
+            "temperature is 2 and outcomes grouped, and how a temperature would spread the tokens that are grouped",
+        ),
+        ("teachers: {}", "teachers has 0 entries (none); it must have exactly one."),
+        ("teachers: {a: {}, b: {}}", "teachers has 2 entries (a, b); it must have exactly one."),
+        ("teachers: {a: {topk: 5}}", "teachers.a.topk is not a key; allowed are model, revision, top_k, does. Did"),
+        ("teacher: {topk: 5}", "teacher.topk is not a key; allowed are model, revision, top_k, does. Did you mean"),
+        (
+            "teachers: {a: {does: [score]}}",
+            "teach asks for 40000 tokens of writing, and no teacher writes; add write to teachers.a.does, or set",
+        ),
+        (
+            "teachers: {a: {does: [write]}}",
+            "a loss compares with a teacher's probabilities, and no teacher scores; add score to teachers.a.does",
         ),
     ],
 )
@@ -242,6 +285,44 @@ def test_the_command_line_comes_before_the_recipe_for_the_teacher(recipe_of):
     assert recipe.with_teacher("org/b").teacher.model == "org/b"
     assert recipe.with_teacher("org/b").teacher.revision == "abc"
     assert recipe.with_teacher(None) == recipe
+
+
+def test_short_forms_are_the_long_ones(recipe_of):
+    short = recipe_of(
+        "teacher: {model: org/a, top_k: 8}\nstudent: {layers: 5}\n"
+        "distill: {tokens: 7, loss: {forward_kl: 0.5, cross_entropy: 0}}\n"
+    )
+    whole = recipe_of(
+        "teachers: {teacher: {model: org/a, top_k: 8}}\nstudent: {kind: depth, layers: 5}\n"
+        "phases: [{tokens: 7, loss: [{kl: forward, weight: 0.5}]}]\n"
+    )
+    assert short == whole
+    assert Recipe.model_validate(whole.to_dict()) == whole
+    assert recipe_of("student: {as_is: true}\n").student == recipe_of("student: {kind: same}\n").student
+    assert recipe_of("student: {as_is: false}\n").student == recipe_of("").student
+    assert recipe_of("distill: {loss: {forward_kl: 0.5}}\n").phases[0].loss[1].weight == 0.1
+
+
+def test_a_named_teacher_keeps_its_name_on_the_command_line(recipe_of):
+    recipe = recipe_of("teachers: {big: {top_k: 8, does: [write, score]}}\n").with_teacher("org/b")
+    assert (list(recipe.teachers), recipe.teacher.model, recipe.teacher.top_k) == (["big"], "org/b", 8)
+
+
+def test_log_probabilities_are_kept_where_a_loss_compares_with_them(recipe_of):
+    text = "distill: {loss: [{text: true}]}\n"
+    assert recipe_of("").top_k == 64
+    assert recipe_of(text).top_k == 0
+    assert recipe_of(text + "teacher: {does: [write]}\n").top_k == 0
+    assert recipe_of("phases: [{loss: [{text: true}]}, {loss: [{kl: tvd}]}]\n").top_k == 64
+    assert recipe_of("student: {kind: same}\n").top_k == 0
+
+
+def test_a_temperature_of_a_few_tokens_is_over_these_alone(recipe_of):
+    terms = "[{kl: jsd, temperature: 2.0, share: 0.3}, {kl: skew}, {kl: tvd, outcomes: renormalized}]"
+    first, second, third = recipe_of(f"distill: {{loss: {terms}}}\n").phases[0].loss
+    assert (first.renormalized, second.renormalized, third.renormalized) == (True, False, True)
+    assert (first.name, first.settings) == ("jsd", {"temperature": 2.0, "beta": 0.3})
+    assert (second.name, second.settings) == ("skew_kl", {"temperature": 1.0})
 
 
 def test_layers_and_tokens_of_a_mix(recipe_of):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgedistill.config.recipe import Distill
+from edgedistill.config.phase import Phase
 from edgedistill.config.recover import Recover
 from edgedistill.config.validation import FEWEST, LEAST_TOKENS, MOST, MOST_TOKENS, plan_validation
 
@@ -38,4 +38,4 @@ def test_settings_tell_their_plan():
     recover = Recover(tokens=200_000)
     assert recover.steps_of(200_000) == 391
     assert recover.validation_of(200_000) == plan_validation(200_000, 391)
-    assert Distill().steps_of(0) == 0
+    assert Phase().steps_of(0) == 0

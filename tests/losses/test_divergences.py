@@ -72,6 +72,35 @@ def test_grouped_value_and_gradient_are_those_of_the_grouped_distributions(pair,
 
 
 @each
+@pytest.mark.parametrize("temperature", [1.0, 2.5, 0.5])
+def test_renormalized_value_and_gradient_are_those_of_the_k_words_alone(pair, name, settings, temperature):
+    """p and q over the teacher's k words, each tempered and made to sum up to 1, outcome by outcome in plain floats."""
+    teacher, student = pair
+    known = top_k(teacher)
+    expected = 0.0
+    for ids, y, z in zip(known.ids.tolist(), teacher.double(), student.double(), strict=True):
+        p, q = softmax((y[ids] / temperature).tolist()), softmax((z[ids] / temperature).tolist())
+        expected += temperature**2 * LOOPS[name](p, q, **settings) / N
+    z = student.double().requires_grad_()
+    p = torch.softmax(teacher.double().gather(-1, known.ids) / temperature, -1)
+    q = torch.softmax(z.gather(-1, known.ids) / temperature, -1)
+    (temperature**2 * TENSORS[name](p, q, **settings).mean()).backward()
+    loss = make_loss(name, known, renormalized=True, temperature=temperature, **settings)
+    for part in (loss, loss.chunk(0, N)):
+        value, grad = run(part, student)
+        assert value == pytest.approx(expected, rel=2e-6)
+        torch.testing.assert_close(grad.double(), z.grad, rtol=2e-5, atol=2e-7)
+
+
+@each
+def test_of_all_words_renormalized_is_the_full_one(pair, name, settings):
+    teacher, student = pair
+    full, _ = run(make_loss(name, LiveLogits(teacher), temperature=2.0, **settings), student)
+    every = make_loss(name, top_k(teacher, V), renormalized=True, temperature=2.0, **settings)
+    assert run(every, student)[0] == pytest.approx(full, rel=1e-5)
+
+
+@each
 def test_grouping_can_only_lower_it(pair, name, settings):
     teacher, student = pair
     full, _ = run(make_loss(name, LiveLogits(teacher), **settings), student)
@@ -110,8 +139,8 @@ def test_the_teacher_may_have_a_width_of_its_own(pair, name, settings):
 @each
 @pytest.mark.parametrize(
     ("known", "more"),
-    [(LiveLogits, {}), (LiveLogits, {"temperature": 2.0}), (top_k, {})],
-    ids=["full", "soft", "grouped"],
+    [(LiveLogits, {}), (LiveLogits, {"temperature": 2.0}), (top_k, {}), (top_k, {"renormalized": True})],
+    ids=["full", "soft", "grouped", "renormalized"],
 )
 def test_what_the_teacher_knows_is_not_overwritten(pair, name, settings, known, more):
     loss = make_loss(name, known(pair[0].clone()), **settings, **more)

@@ -43,8 +43,10 @@ def facts_of(shape: ModelShape = SMOL, chat: bool = True) -> ModelFacts:
 
 
 def recipe_with(**changes: dict[str, object]) -> Recipe:
-    """The chat recipe with parts changed."""
+    """The chat recipe with parts changed, its one teacher and its one phase in their short forms."""
     chat = load_recipe("chat").to_dict()
+    chat["teacher"] = chat.pop("teachers")["teacher"]
+    (chat["distill"],) = chat.pop("phases")
     return Recipe.model_validate({**chat, **{part: {**chat[part], **values} for part, values in changes.items()}})
 
 
