@@ -6,9 +6,9 @@ differ in the beginning of their files' names and in what a text begins with:
 
 - "" has chats: a question (the teacher's own, or of a file) and its answer; or plain text, if the recipe's style is
   that.
-- "free-" has text that the teacher writes on from a few words, which come from the training part of the prose. Written
-  from nothing, a chat model's text is chats again; what it knows beside them shows when it is made to go on with
-  prose
+- "free-" has text that the teacher writes on from a few words: in turn words from the training part of the prose, and
+  beginnings of other kinds of text (data/starters.py). Written from nothing, a chat model's text is chats again; what
+  it knows beside them shows when it is made to go on with something else
 """
 
 import json
@@ -68,6 +68,7 @@ class Asked:
         frame: of a chat; None writes plain text.
         prompts: the user's; None lets the teacher make them up, or write from nothing.
         words: of the training part of the prose, which free texts begin with.
+        starters: by kind, what other free texts begin with; each kind, and the prose, has as many.
         settings: the recipe's `teach` part.
         top_k: log-probabilities to keep of each token; 0 for none.
         never: texts that must not be kept, as `texts_in` gives them.
@@ -82,6 +83,7 @@ class Asked:
     settings: Teach
     top_k: int
     never: frozenset[str] = frozenset()
+    starters: Sequence[Sequence[str]] = ()
 
 
 class NothingKeptError(RunError):
@@ -243,17 +245,29 @@ def _openings(asked: Asked, count: int, seed: int, tally: Tally) -> list[Opening
 
 
 def _free_starts(asked: Asked, count: int, seed: int) -> list[Opening]:
-    """A few words of prose each, from places drawn by the seed, behind what the tokenizer puts before a text."""
+    """A few words each, drawn by the seed, behind what the tokenizer puts before a text: in turn of the prose and of
+    each kind of starter.
+    """
     rng, before = random.Random(seed), bos_of(asked.tokenizer)
     openings = []
-    for _ in range(count):
-        at = rng.randrange(max(1, len(asked.words) - START_TOKENS))
-        words = " ".join(asked.words[at : at + START_TOKENS])
-        ids = asked.tokenizer(words, add_special_tokens=False)["input_ids"][:START_TOKENS]
-        while len(ids) > 1 and str(asked.tokenizer.decode(ids)).endswith(HALF):
-            ids.pop()
+    for number in range(count):
+        kind = number % (1 + len(asked.starters))
+        if kind:
+            ids = asked.tokenizer(rng.choice(asked.starters[kind - 1]), add_special_tokens=False)["input_ids"]
+        else:
+            ids = _prose_start(asked, rng)
         openings.append(Opening(str(asked.tokenizer.decode(ids)), [*before, *ids], len(before) + len(ids) - 1))
     return openings
+
+
+def _prose_start(asked: Asked, rng: random.Random) -> list[int]:
+    """START_TOKENS ids of the prose from a place that is drawn, fewer where they would end within a character."""
+    at = rng.randrange(max(1, len(asked.words) - START_TOKENS))
+    words = " ".join(asked.words[at : at + START_TOKENS])
+    ids = list(asked.tokenizer(words, add_special_tokens=False)["input_ids"][:START_TOKENS])
+    while len(ids) > 1 and str(asked.tokenizer.decode(ids)).endswith(HALF):
+        ids.pop()
+    return ids
 
 
 def _questions(asked: Asked, frame: ChatFrame, count: int, seed: int, tally: Tally) -> list[str]:

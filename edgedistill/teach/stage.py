@@ -22,6 +22,7 @@ from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prompts import read_prompts
 from edgedistill.data.prose import cut_text, read_prose, spread
+from edgedistill.data.starters import read_starters
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_split, save_shard, shard_path
@@ -77,6 +78,7 @@ def teach(
             settings,
             top_k,
             frozenset(never),
+            read_starters(),
         )
         tallies = {source: write_rounds(asked, source, goal, work, progress) for source, goal in goals.items() if goal}
     prose = _prose(writer, tokenizer, settings, top_k, work, progress)

@@ -5,12 +5,14 @@ kill.
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from edgedistill.config.teach import Teach
+from edgedistill.data.starters import read_starters
 from edgedistill.errors import RunError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import QuietProgress
@@ -77,6 +79,31 @@ def test_free_texts_go_on_from_words_of_the_prose_and_count_from_there(tokenizer
     assert {int(document.positions[0]) for document in documents} == {START_TOKENS - 1}
     assert sum(document.kept for document in documents) == tally.tokens >= 300
     assert all(any(iter_shards(tmp_path / f"{FREE}{split}")) for split in SPLITS)
+
+
+def test_free_texts_begin_with_the_prose_and_with_each_kind_of_starter_equally_often(tokenizer, tmp_path: Path):
+    kinds = [["def add(", "import os"], ["La ville est"], ["A: Hi\nB:"]]
+    asked = replace(asked_of(tokenizer), starters=kinds)
+    write_rounds(asked, FREE, 600, tmp_path, QuietProgress())
+    starts = [tokenizer.decode(prompt) for prompt in asked.writer.asked]
+    prose = " ".join(WORDS)
+    counts = [sum(start in prose for start in starts), *(sum(start in kind for start in starts) for kind in kinds)]
+    assert sum(counts) == len(starts) >= 16
+    assert max(counts) - min(counts) <= 1
+    documents = [document for split in SPLITS for document in iter_shards(tmp_path / f"{FREE}{split}")]
+    beginnings = {start for kind in kinds for start in kind}
+    assert any(
+        tokenizer.decode(document.tokens[: int(document.positions[0]) + 1]) in beginnings for document in documents
+    )
+
+
+def test_starters_are_of_many_kinds_and_none_comes_twice(tokenizer):
+    kinds = read_starters()
+    beginnings = [start for kind in kinds for start in kind]
+    assert len(kinds) >= 6
+    assert min(map(len, kinds)) >= 10
+    assert len(set(beginnings)) == len(beginnings)
+    assert all(start == start.lstrip() and 2 <= len(start) < 80 for start in beginnings)
 
 
 def test_a_prompt_without_room_for_its_answer_is_not_asked(tokenizer, tmp_path: Path):
