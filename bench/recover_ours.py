@@ -35,8 +35,9 @@ from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import RichProgress
 from edgedistill.recover.curvature import CurvatureFiles
-from edgedistill.recover.stage import FIT as FIT_FOLDER
-from edgedistill.recover.stage import keep_fit, recover
+from edgedistill.recover.kept_fit import FIT as FIT_FOLDER
+from edgedistill.recover.kept_fit import keep_fit
+from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.store.whole import write_json
 from edgedistill.units import parse_count

@@ -40,8 +40,10 @@ from edgedistill.progress import Progress, RichProgress
 from edgedistill.quant.checkpoint import load_grid
 from edgedistill.quant.rounded import round_weights
 from edgedistill.recover.curvature import CurvatureFiles
+from edgedistill.recover.distance import exact_kl
 from edgedistill.recover.fisher import load_fisher
-from edgedistill.recover.stage import FIT, exact_kl, keep_fit, recover
+from edgedistill.recover.kept_fit import FIT, keep_fit
+from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_sources
 from edgedistill.teach.capture import capture, load_importance
 
@@ -213,7 +215,7 @@ class Study:
         with torch.no_grad():
             for name, weight in weights.items():
                 state[name].copy_(weight)
-        return {kind: exact_kl(model, documents, head, 512, torch.float32) for kind, documents in self.judged.items()}
+        return {kind: exact_kl(model, documents, head, 512) for kind, documents in self.judged.items()}
 
 
 def main() -> None:

@@ -97,11 +97,11 @@ def serve(folder: Path, variant: str, dtype_name: str, rows: int, length: int, t
     from edgedistill.quant.latent import Learned
     from edgedistill.recover.place import place_on_grid
     from edgedistill.train.adamw import AdamW, AdamWSettings
-    from edgedistill.train.forward import COMPUTE, kept_hidden
+    from edgedistill.train.forward import compute_type, kept_hidden
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    dtype = COMPUTE[dtype_name]
+    dtype = compute_type(dtype_name)
     model = load_model(folder)
     width, vocab = model.config.hidden_size, model.config.vocab_size
     model.get_input_embeddings().weight.requires_grad_(False)

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
 
 def machine_facts() -> dict[str, Any]:
     """What doesn't change between two runs: cpu, cores (usable by this process), memory_bytes, os, arch, python."""
@@ -41,6 +43,15 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def compute_of(setting: str) -> str:
+    """float32 or bfloat16, for a recipe's `compute`: auto is bfloat16 where the processor multiplies matrices in it,
+    with AVX512-BF16, AMX or Arm's BF16. Elsewhere bfloat16 is emulated, several times slower than float32.
+    """
+    if setting != "auto":
+        return setting
+    return "bfloat16" if _cpu_flags() & BFLOAT16_FLAGS else "float32"
+
+
 def load_average() -> float | None:
     """Mean number of runnable processes over the last minute; None where the system doesn't keep it."""
     try:
@@ -60,6 +71,17 @@ def _memory_bytes() -> int:
     import psutil
 
     return int(psutil.virtual_memory().total)
+
+
+def _cpu_flags() -> set[str]:
+    """What the first processor can do, in Linux' words; empty elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip().lower() in ("flags", "features"):
+                return set(value.split())
+    return set()
 
 
 def _cpu_model() -> str:

@@ -7,7 +7,7 @@ from pydantic import Field
 from edgedistill.mixes import NAME, QUANTIZED_MIXES
 
 MixName = Annotated[str, Field(pattern=NAME, examples=list(QUANTIZED_MIXES))]
-Compute = Literal["bfloat16", "float32"]
+Compute = Literal["auto", "bfloat16", "float32"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]

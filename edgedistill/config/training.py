@@ -26,7 +26,13 @@ class Training(Model):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=1, description="Of the order in which rows of text are trained on."
     )
-    compute: Compute = Field(default="bfloat16", description="Type of the matrix products; the weights stay float32.")
+    compute: Compute = Field(
+        default="auto",
+        description=(
+            "Type of the matrix products; the weights stay float32. auto: bfloat16 where the processor has "
+            "instructions for it, else float32."
+        ),
+    )
 
     @property
     def step_tokens(self) -> int:

@@ -21,7 +21,7 @@ from edgedistill.models.depth import block_influence, choose_layers, cut_layers,
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.signals.sources import Source, StoredTopK, Written, views
-from edgedistill.train.forward import COMPUTE, batches, compute_in, kept_hidden
+from edgedistill.train.forward import batches, compute_in, compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 from edgedistill.train.validation import Validation, validate_sources
 
@@ -57,7 +57,7 @@ def distill(
         remove_checkpoints(work)
         return
     settings = recipe.distill
-    dtype = COMPUTE[settings.compute]
+    dtype = compute_type(settings.compute)
     training = counting(training, settings.seq_len, "distill.seq_len")
     checks = settings.validation_of(settings.tokens)
     validation = counting_sources(validation, settings.seq_len, "distill.seq_len")

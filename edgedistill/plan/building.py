@@ -10,6 +10,7 @@ from typing import Any
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.recover import CURVATURE_BYTES, MEASURED
 from edgedistill.facts import ModelFacts, ModelShape
+from edgedistill.machine import compute_of
 from edgedistill.mixes import groups_of, measured_once, mix_bytes
 
 # A core with AVX-512 or AMX in bfloat16 reached 90 GFLOP/s in training and 120 in forward passes; older ones reach half
@@ -91,8 +92,8 @@ def plan_build(
     }
 
     validated = {mix: recipe.recover.validation_of(n).all_tokens for mix, n in recovered.items()}
-    distill_flops = TRAIN_FLOPS_PER_CORE[recipe.distill.compute] * cores
-    recover_flops = TRAIN_FLOPS_PER_CORE[recipe.recover.compute] * cores
+    distill_flops = TRAIN_FLOPS_PER_CORE[compute_of(recipe.distill.compute)] * cores
+    recover_flops = TRAIN_FLOPS_PER_CORE[compute_of(recipe.recover.compute)] * cores
     write_flops = WRITE_FLOPS_PER_CORE * cores
     float_flops = TRAIN_FLOPS_PER_CORE["float32"] * cores
     distill_checks = recipe.distill.validation_of(distilled).all_tokens
@@ -127,7 +128,7 @@ def plan_build(
         _ram(recipe, facts, student),
         _disk(recipe, student, taught),
         cores,
-        f"{cores} cores at {TRAIN_FLOPS_PER_CORE[recipe.distill.compute] / 1e9:.0f} GFLOP/s in training and "
+        f"{cores} cores at {distill_flops / cores / 1e9:.0f} GFLOP/s in training and "
         f"{WRITE_FLOPS_PER_CORE / 1e9:.0f} in writing, {KEPT_SHARE:.0%} of the teacher's text kept",
     )
 

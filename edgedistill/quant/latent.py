@@ -11,7 +11,7 @@ from edgedistill.quant.activations import eight_bits
 from edgedistill.quant.blocks import to_half
 from edgedistill.quant.grids import GRIDS, GridTensor, requantize
 from edgedistill.quant.parts import Parts
-from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linear, merged
+from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linear, merged, operand
 
 # The numbers beside the codes, which training may scale: a factor for each keeps one learning rate right for blocks of
 # any magnitude.
@@ -57,7 +57,7 @@ class GridLinear(nn.Module):
         super().__init__()
         self.grid = fitted.grid
         module, parts = GRIDS[fitted.grid], fitted.parts()
-        self.layout = Layout(module.STEPS, module.GROUP)
+        self.layout = Layout(module.STEPS, module.GROUP, parts.m is None and module.SCALES is None)
         # With frozen weights there is no latent: the codes stay exactly as fitted.
         whole = learned.low_rank is None
         self.latent = (
@@ -100,13 +100,18 @@ class GridLinear(nn.Module):
             return self.encode().decode()
         return decode_nearest(self._latent(), *self._groups(), self.layout)
 
+    def operand(self, dtype: torch.dtype) -> Tensor:
+        """What `forward` multiplies by in a type: the decoded weight, or the parts that sum up to it."""
+        latent = self._latent()
+        weight = None if latent.weight is None else merged(latent.weight, latent.a, latent.b)
+        return operand(weight, self.codes, (latent.scale, latent.offset), *self._groups(), self.layout, dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O], in x's own type or autocast's."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
         if self.input_block is not None:
             x = eight_bits(x, self.input_block)
-        return grid_linear(x.to(dtype), self._latent(), self.codes, *self._groups(), bias, self.layout)
+        return grid_linear(x.to(dtype), self._latent(), self.codes, *self._groups(), self.bias, self.layout)
 
     @torch.no_grad()
     def encode(self) -> GridTensor:

@@ -19,17 +19,31 @@ import torch
 from torch import Tensor
 
 from edgedistill.quant.rounding import block_sums, safe_inverse
+from edgedistill.quant.split import WHOLE, multiply, parts_for, split_into
 from edgedistill.quant.steps import Steps
 
+HALF_BITS = 11  # significant bits of a float16
 PIECE = 1 << 17  # weights at a time: half a MiB of float32, and a few times that in flight
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a weight's groups lie: `group` weights share a scale; `steps` are what it is multiplied by."""
+    """How a weight's groups lie: `group` weights share a scale; `steps` are what it is multiplied by.
+
+    `plain` says that a weight is no more than a float16 scale times a step, so that few of its bits count.
+    """
 
     steps: Steps
     group: int
+    plain: bool = False
+
+    def parts(self, dtype: torch.dtype) -> int:
+        """How many numbers of a type a decoded weight is the sum of."""
+        if dtype == torch.float32:
+            return 1
+        largest = int(max(abs(self.steps.low), abs(self.steps.high)))
+        step_bits = (largest - 1).bit_length()  # of -8 .. 7 or -8 .. 8 it is 3: 8 itself has one significant bit
+        return parts_for(HALF_BITS + step_bits) if self.plain else WHOLE
 
     def pieces(self, rows: int, cols: int) -> Iterator[slice]:
         """Rows at a time."""
@@ -65,7 +79,7 @@ def grid_linear(
     bias: Tensor | None,
     layout: Layout,
 ) -> Tensor:
-    """[..., I] -> [..., O] in x's type.
+    """[..., I] -> [..., O] in x's type; the weight that it multiplies by is exact in bfloat16 too (split.py).
 
     Args:
         latent: whose nearest steps count; without a weight:
@@ -81,7 +95,7 @@ def decode_nearest(latent: Latent, scale: Tensor, offset: Tensor | None, layout:
     """ŵ float32 [O, I] for the steps nearest to a latent weight."""
     assert latent.weight is not None
     weight = merged(latent.weight, latent.a, latent.b)
-    return _decode(weight, None, (latent.scale, latent.offset), scale, offset, layout, torch.float32)
+    return operand(weight, None, (latent.scale, latent.offset), scale, offset, layout, torch.float32)
 
 
 class _GridLinear(torch.autograd.Function):
@@ -90,7 +104,7 @@ class _GridLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight, a, b, codes, *chosen_on, scale, offset)
         ctx.layout = layout
         weight = merged(weight, a, b)  # made again in backward: kept, it would be the memory that a low rank saves
-        return torch.nn.functional.linear(x, _decode(weight, codes, chosen_on, scale, offset, layout, x.dtype), bias)
+        return multiply(x, operand(weight, codes, chosen_on, scale, offset, layout, x.dtype), bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
@@ -124,7 +138,7 @@ class _GridLinear(torch.autograd.Function):
                     steps.add_(offset[piece].unsqueeze(-1))
                 decoded[piece] = steps.flatten(1)
         grad_x = (rows @ decoded).view_as(x) if decoded is not None else None
-        grad_bias = rows.sum(0) if needs_bias else None
+        grad_bias = rows.sum(0, dtype=torch.float32) if needs_bias else None
         grad_a, grad_b = (b.T @ grad_weight, grad_weight @ a.T) if wants_low else (None, None)
         return (
             grad_x,
@@ -140,7 +154,7 @@ class _GridLinear(torch.autograd.Function):
         )
 
 
-def _decode(
+def operand(
     weight: Tensor | None,
     codes: Tensor | None,
     chosen_on: tuple[Tensor, Tensor | None],
@@ -149,7 +163,11 @@ def _decode(
     layout: Layout,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = torch.empty(scale.shape[0], scale.shape[1] * layout.group, dtype=dtype)
+    """What the forward product multiplies by: ŵ float32 [O, I], or the bfloat16 parts that sum up to it [O, parts · I].
+
+    Args: as for `grid_linear`, `weight` and `codes` with the low rank merged, `chosen_on` scale and offset of `Latent`.
+    """
+    out = torch.empty(scale.shape[0], layout.parts(dtype) * scale.shape[1] * layout.group, dtype=dtype)
     for piece, steps, latent in _walk(weight, codes, *chosen_on, layout):
         if latent:
             steps = layout.steps.nearest_(steps)
@@ -157,7 +175,7 @@ def _decode(
         steps.mul_(scale[piece].unsqueeze(-1))
         if offset is not None:
             steps.add_(offset[piece].unsqueeze(-1))
-        out[piece] = steps.flatten(1)
+        split_into(out[piece], steps.flatten(1))
     return out
 
 

@@ -8,34 +8,12 @@ from transformers import PreTrainedModel
 
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.formats import F32, NumberFormat
-from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint
-from edgedistill.quant.fit import Costs, Curvature, fit_costs, fit_ggml
+from edgedistill.quant.exact import ExactLinear
+from edgedistill.quant.fit import Costs, Curvature, fit_ggml
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.quant.rounded import to_float_format
-
-
-def fit_all(
-    state: Mapping[str, Tensor],
-    formats: Mapping[str, NumberFormat],
-    costs: Mapping[str, Costs] | None,
-    progress: Progress,
-) -> dict[str, GridTensor]:
-    """All weights on grids at their fit, by name.
-
-    Args:
-        state: the model's weights.
-        formats: each tensor's number format.
-        costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
-        progress: moved on by a tensor at a time.
-    """
-    found = {}
-    for name, stored in formats.items():
-        if stored.quantized:
-            found[name] = fit_costs(state[name].float(), stored.name, costs_of(name, costs))
-            progress.advance(1)
-    return found
 
 
 def costs_of(name: str, costs: Mapping[str, Costs] | None) -> Costs | None:
@@ -75,11 +53,11 @@ def place_on_grid(
             # Sixteen bits are fine enough to need no training; float32 alone is trained, since it ships as it is.
             module.weight.data.copy_(to_float_format(weight, formats[tensor]))
             module.weight.requires_grad_(formats[tensor] is F32)
+            _replace(model, name, ExactLinear.of(module))
             continue
         start = fit_ggml(weight, formats[tensor].name) if fitted is None else fitted[tensor]
         layers[tensor] = GridLinear(weight, start, learned, module.bias)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layers[tensor])
+        _replace(model, name, layers[tensor])
     own = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in own:
@@ -101,6 +79,11 @@ def place_on_grid(
                 else:
                     table.copy_((fit_ggml(table, stored.name) if fitted is None else fitted[name]).decode())
     return layers
+
+
+def _replace(model: PreTrainedModel, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from edgedistill.data.example import Example
 from edgedistill.losses.head import head_loss
 from edgedistill.losses.own_sample import OwnSample
 from edgedistill.progress import Progress
-from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+from edgedistill.train.forward import batches, compute_type, kept_hidden
 
 See = Callable[
     [Tensor, Tensor], None
@@ -71,7 +71,7 @@ def watch_scores(
         return layer.register_forward_hook(forward)
 
     handles = [watch(layer, see) for layer, see in watched]
-    dtype = COMPUTE[compute]
+    dtype = compute_type(compute)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
     drawn = OwnSample(seed)
     for batch, order in batches([document.with_signal() for document in documents], seq_len, rows_per_batch=2):

@@ -6,7 +6,6 @@ fit that weighs each weight's error by what it costs, ends at the best validatio
 nothing beat that.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,23 +21,24 @@ from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.data.spread import spread_sources
 from edgedistill.formats import NumberFormat
 from edgedistill.losses.choose import make_loss
-from edgedistill.losses.forward_kl import ForwardKL
 from edgedistill.losses.head import HeadLoss, head_loss
 from edgedistill.losses.teachers import ExactTeacher, TopKTeacher
 from edgedistill.losses.weighted import Weighted
 from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
-from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
+from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.quant.fit import Costs
-from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
-from edgedistill.recover.place import fit_all, place_on_grid, take_off_grid
-from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+from edgedistill.quant.split import beside_itself, split
+from edgedistill.recover.distance import validation_kl
+from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit, remove_fit
+from edgedistill.recover.place import place_on_grid, take_off_grid
+from edgedistill.train.forward import compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
-from edgedistill.train.validation import Validation, validate_sources
+from edgedistill.train.validation import Validation
 
-FIT = "fit"  # the folder of what training starts from, until the result is written
+FLOAT32_BELOW = 0.01  # nats a token of plain rounding: activations in bfloat16 cost a tenth of that
 
 
 def recover(
@@ -72,25 +72,31 @@ def recover(
         _clean_up(work)
         return
     settings = recipe.recover
-    dtype = COMPUTE[settings.compute]
-    model = load_model(student)
-    teacher_weight = model.get_output_embeddings().weight.detach().to(dtype, copy=True)
-    rounded = round_weights(model.state_dict(), formats, mix)
-    progress.start(f"{mix}: validate plain rounding", 1, "model")
     checks = settings.validation_of(settings.tokens_of(mix))
     validation = spread_sources(validation, checks.tokens, settings.seq_len)
-    of_rounded = validation_kl(load_rounded(student, rounded), validation, teacher_weight, settings.seq_len, dtype)
+    model = load_model(student)
+    table = model.get_output_embeddings().weight.detach().clone()
+    rounded = round_weights(model.state_dict(), formats, mix)
+    progress.start(f"{mix}: validate plain rounding", 1, "model")
+    _put(rounded, model)
+    of_rounded = validation_kl(model, validation, table, settings.seq_len)
     kl_rounded = of_rounded.loss
     progress.advance(1, kl=kl_rounded)
+    # The one float32 copy is rounded and read again: two would be half of what a model takes.
+    del model
+    model = load_model(student, weights=None if start is None else dict(start))
+    dtype = compute_type("float32" if kl_rounded < FLOAT32_BELOW else settings.compute)
     trained = settings.trained(kl_rounded)
     learned = Learned(
         "weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations
     )
-    if start is not None:
-        model = load_model(student, weights=dict(start))
-    fitted = _fitted(model, formats, costs, mix, work, progress)
+    keep_fit(work / FIT, model.state_dict(), formats, costs, mix, progress)
+    fitted = load_fit(work / FIT)
     layers = place_on_grid(model, formats, fitted, learned)
-    weight = model.get_output_embeddings().weight.detach().to(dtype)
+    weight = model.get_output_embeddings().weight.detach()
+    if dtype == torch.bfloat16:
+        weight = split(weight)
+    teacher_weight = table.to(dtype)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
     steps = settings.steps_of(settings.tokens_of(mix))
@@ -107,10 +113,11 @@ def recover(
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
-        return head_loss(kept_hidden(model, batch, dtype), weight, loss_of(batch.signal)), len(batch.kept)
+        hidden = beside_itself(kept_hidden(model, batch, dtype), weight)
+        return head_loss(hidden, weight, loss_of(batch.signal)), len(batch.kept)
 
     def validate() -> Validation:
-        return validation_kl(model, validation, teacher_weight, settings.seq_len, dtype)
+        return validation_kl(model, validation, table, settings.seq_len)
 
     gains = {name: p for name, p in model.named_parameters() if p.requires_grad and ".gain_" in name}
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
@@ -137,6 +144,7 @@ def recover(
     report = curve.to_json(f"recover {mix}")
     report["rounded"] = {"kl": kl_rounded, "by_source": of_rounded.by_source}
     report["trained"] = list(trained)
+    report["compute"] = str(dtype).removeprefix("torch.")
     report["verdict"] = (
         f"KL to the float model on validation text {kl_rounded:.4f} rounded, {curve.best.loss:.4f} recovered"
         if beaten
@@ -151,80 +159,12 @@ def recover(
 
 def _clean_up(work: Path) -> None:
     remove_checkpoints(work)
-    if (work / FIT).is_dir():
-        shutil.rmtree(work / FIT)
-
-
-def keep_fit(
-    folder: Path,
-    state: Mapping[str, Tensor],
-    formats: Mapping[str, NumberFormat],
-    costs: Mapping[str, Costs] | None,
-    mix: str,
-    progress: Progress,
-) -> None:
-    """Write a fit as a grid checkpoint, unless the folder is there; what `fit_all` takes."""
-    if folder.is_dir():
-        return
-    partial = folder.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    progress.start(f"{mix}: fit", sum(stored.quantized for stored in formats.values()), "tensors")
-    save_grid(partial, GridCheckpoint(mix, fit_all(state, formats, costs, progress)))
-    progress.finish()
-    partial.rename(folder)
-
-
-def _fitted(
-    model: PreTrainedModel,
-    formats: Mapping[str, NumberFormat],
-    costs: Mapping[str, Costs] | None,
-    mix: str,
-    work: Path,
-    progress: Progress,
-) -> dict[str, GridTensor]:
-    """The fit; one that a killed run left is gone on from."""
-    keep_fit(work / FIT, model.state_dict(), formats, costs, mix, progress)
-    return {name: tensor for name, tensor in load_grid(work / FIT).tensors.items() if isinstance(tensor, GridTensor)}
-
-
-def validation_kl(
-    model: PreTrainedModel,
-    sources: Mapping[str, Sequence[Example]],
-    teacher_weight: Tensor,
-    seq_len: int,
-    dtype: torch.dtype,
-) -> Validation:
-    """Mean KL to the float student over documents with its hidden states."""
-    return validate_sources(sources, lambda documents: _kl_sum(model, documents, teacher_weight, seq_len, dtype))
-
-
-def exact_kl(
-    model: PreTrainedModel, documents: Sequence[Example], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
-) -> float:
-    """Mean KL to the float student over documents with its hidden states, in nats per token."""
-    total, tokens = _kl_sum(model, documents, teacher_weight, seq_len, dtype)
-    return total / tokens
+    remove_fit(work / FIT)
 
 
 @torch.no_grad()
-def _kl_sum(
-    model: PreTrainedModel, documents: Sequence[Example], teacher_weight: Tensor, seq_len: int, dtype: torch.dtype
-) -> tuple[float, int]:
-    """KL to the float student summed over the kept tokens, in nats; and how many these are."""
-    total, tokens = 0.0, 0
-    weight = model.get_output_embeddings().weight.detach().to(dtype)
-    for batch, _ in batches(documents, seq_len, rows_per_batch=2):
-        loss = ForwardKL(batch.signal["hidden"].to(dtype), teacher_weight)
-        total += head_loss(kept_hidden(model, batch, dtype), weight, loss).item() * len(batch.kept)
-        tokens += len(batch.kept)
-    return total, tokens
-
-
-@torch.no_grad()
-def load_rounded(student: Path, rounded: GridCheckpoint) -> PreTrainedModel:
-    """A second copy of the student with every weight as plain rounding leaves it."""
-    model = load_model(student)
+def _put(checkpoint: GridCheckpoint, model: PreTrainedModel) -> None:
+    """Write a checkpoint's decoded weights over the model's, a tensor at a time."""
     state = model.state_dict()
-    for name in rounded.tensors:
-        state[name].copy_(rounded.decode(name))
-    return model
+    for name in checkpoint.tensors:
+        state[name].copy_(checkpoint.decode(name))

@@ -18,7 +18,7 @@ from edgedistill.data.packing import counting
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import save_shard, shard_path
-from edgedistill.train.forward import COMPUTE, batches, kept_hidden
+from edgedistill.train.forward import batches, compute_type, kept_hidden
 
 IMPORTANCE = "importance.safetensors"
 METERS = "meters-{}.safetensors"  # the inputs' sums of squares up to a part
@@ -111,7 +111,7 @@ def _capture_part(
     captured: dict[int, Example] = {}
     for batch, order in batches(documents, seq_len, rows_per_batch=2):
         real.mask = batch.real
-        hidden = kept_hidden(model, batch, COMPUTE[compute]).to(torch.bfloat16)
+        hidden = kept_hidden(model, batch, compute_type(compute)).to(torch.bfloat16)
         row = 0
         for index in order:
             document = documents[index].cut(seq_len)

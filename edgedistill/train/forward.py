@@ -9,10 +9,14 @@ from transformers import PreTrainedModel
 
 from edgedistill.data.example import Example
 from edgedistill.data.packing import Batch, make_batch, pack_rows
+from edgedistill.machine import compute_of
 from edgedistill.train import attention
 from edgedistill.train.lean import lean
 
-COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+def compute_type(setting: str) -> torch.dtype:
+    """The type of the matrix products for a recipe's `compute`, on this machine."""
+    return torch.bfloat16 if compute_of(setting) == "bfloat16" else torch.float32
 
 
 def compute_in(dtype: torch.dtype) -> AbstractContextManager[object]:

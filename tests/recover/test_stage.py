@@ -16,8 +16,9 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
-from edgedistill.quant.fit import fit_ggml, fit_importance
-from edgedistill.recover.stage import FIT, recover
+from edgedistill.quant.fit import fit_costs, fit_ggml, fit_importance
+from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit
+from edgedistill.recover.stage import recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.teach.capture import capture, load_importance
 
@@ -84,6 +85,43 @@ def test_a_fit_that_a_killed_run_left_is_gone_on_from(tiny_llama: Path, captured
     assert not (work / FIT).exists()
 
 
+class Killed(QuietProgress):
+    """Ends the fit, as a kill would, before so many tensors are done."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def advance(self, count: float, **_: float) -> None:
+        self.left -= int(count)
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_fit_that_was_stopped_goes_on_tensor_by_tensor(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It once began anew, minutes of work at each stop."""
+    monkeypatch.setattr("edgedistill.recover.kept_fit.PART_SECONDS", 0.0)
+    state = load_model(tiny_llama).state_dict()
+    formats = assign_formats(read_facts(tiny_llama, "tiny").shape, Mix("q4_0", "q4_0"))
+    keep_fit(tmp_path / "whole", state, formats, None, "q4_0", QuietProgress())
+    for tensors in (10, 15):
+        with pytest.raises(KeyboardInterrupt):
+            keep_fit(tmp_path / FIT, state, formats, None, "q4_0", Killed(tensors))
+    left = [name for part in (tmp_path / "fit.parts").iterdir() for name in load_grid(part).tensors]
+    assert len(left) == len(set(left)) == 15
+    fitted_again = []
+    fit = fit_costs
+    monkeypatch.setattr("edgedistill.recover.kept_fit.fit_costs", lambda *args: fitted_again.append(1) or fit(*args))
+    keep_fit(tmp_path / FIT, state, formats, None, "q4_0", QuietProgress())
+    assert len(fitted_again) == sum(stored.quantized for stored in formats.values()) - len(left)
+    whole, resumed = (tmp_path / name / "grid.safetensors" for name in ("whole", FIT))
+    assert whole.read_bytes() == resumed.read_bytes()
+    assert not (tmp_path / "fit.parts").exists()
+    assert list(load_fit(tmp_path / FIT)) == list(load_fit(tmp_path / "whole"))
+
+
 def test_where_rounding_loses_little_codes_stay_as_fitted(tiny_llama: Path, captured: Path, tmp_path: Path):
     curve = run(tiny_llama, captured, tmp_path / "trained", mix="q5_0", fit="ggml")
     assert curve["trained"] == ["scales", "norms"]
@@ -92,6 +130,16 @@ def test_where_rounding_loses_little_codes_stay_as_fitted(tiny_llama: Path, capt
     fitted, shipped = fit_ggml(weight, "q5_0").parts(), load_grid(tmp_path / "trained").tensors[NAME].parts()
     assert torch.equal(shipped.codes, fitted.codes)
     assert not torch.equal(shipped.d, fitted.d)
+
+
+def test_where_rounding_loses_next_to_nothing_training_computes_in_float32(
+    tiny_llama: Path, captured: Path, tmp_path: Path
+):
+    """Activations in bfloat16 alone cost more than q8_0 does, and validation in it couldn't see a gain."""
+    curve = run(tiny_llama, captured, tmp_path / "trained", mix="q8_0", fit="ggml", compute="bfloat16", tokens=256)
+    assert curve["rounded"]["kl"] < 0.01
+    assert curve["compute"] == "float32"
+    assert set(curve["best"]["by_source"]) == {"written", "prose"}
 
 
 def test_scales_alone_take_smaller_steps_unless_told():

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgedistill.data.example import counted_from
 from edgedistill.data.packing import make_batch
-from edgedistill.train.forward import kept_hidden
+from edgedistill.train.forward import compute_type, kept_hidden
 
 SIZES = {
     "hidden_size": 64,
@@ -44,3 +44,13 @@ def test_packing_changes_nothing(family):
         found = kept_hidden(model, batch, torch.float32) @ head.T
         expected = torch.cat([model(d.tokens.unsqueeze(0)).logits[0, :-1] for d in documents])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("flags", "computed"), [({"avx2", "fma"}, "float32"), ({"avx512_bf16"}, "bfloat16")])
+def test_auto_computes_in_bfloat16_where_the_processor_does(
+    flags: set[str], computed: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgedistill.machine._cpu_flags", lambda: flags)
+    assert compute_type("auto") == getattr(torch, computed)
+    assert compute_type("float32") == torch.float32
+    assert compute_type("bfloat16") == torch.bfloat16
