@@ -6,6 +6,7 @@ folder can be moved, packed and shipped as it is.
     NAME-MIX.gguf  Modelfile  tokenizer.json  tokenizer_config.json  chat_template.jinja  generation_config.json
     onnx-MIX/      as transformers.js, onnxruntime-genai and optimum read it (export/onnx/build.py)
     examples/      programs that run as they are        README.md  LICENSE  SHA256SUMS
+    bundle.json    which of the model files to use
 """
 
 import errno
@@ -19,6 +20,8 @@ from edgedistill.bundle.card import license_note, model_card
 from edgedistill.bundle.examples import write_examples
 from edgedistill.bundle.modelfile import modelfile
 from edgedistill.bundle.names import INNER, place_of, safe_name, split_key
+from edgedistill.bundle.recommended import FILE as RECOMMENDED
+from edgedistill.bundle.recommended import recommended, recommended_text
 from edgedistill.bundle.settings import read_settings
 from edgedistill.bundle.tokenizer import place_tokenizer
 from edgedistill.errors import InputError, RunError
@@ -140,19 +143,14 @@ def _furnish(
 ) -> None:
     """What makes model files a thing to embed: the tokenizer beside a GGUF, Ollama's Modelfile, the examples."""
     settings = read_settings(placed, model)
-    gguf, onnx = (_chosen(placed, kind, report) for kind in ("gguf", "onnx"))
+    chosen = recommended(placed, (report.get("recommendation") or {}).get("mix"))
+    gguf, onnx = (folder / name if name else None for name in (chosen.gguf, chosen.onnx))
+    atomic_write(folder / RECOMMENDED, recommended_text(chosen))
     if gguf:
         place_tokenizer(folder, model or onnx or gguf)
         others = [path.name for key, path in placed.items() if split_key(key)[0] == "gguf" and path != gguf]
         atomic_write(folder / "Modelfile", modelfile(gguf.name, others, safe_name(name), settings))
     write_examples(folder, gguf, onnx, settings)
-
-
-def _chosen(placed: Mapping[str, Path], kind: str, report: Mapping[str, Any]) -> Path | None:
-    """The artifact of a kind that programs name: in the recommended mix, else the first."""
-    mix = str((report.get("recommendation") or {}).get("mix"))
-    mine = {split_key(key)[1]: path for key, path in placed.items() if split_key(key)[0] == kind}
-    return mine.get(mix) or next(iter(mine.values()), None)
 
 
 def hashes_of(folder: Path, without: Container[str] = ()) -> dict[str, str]:

@@ -1,14 +1,27 @@
-"""Which packed file or folder a path means: an artifact itself, or one of a run's or a bundle's, chosen by runtime and
-mix.
+"""Which packed file or folder a path means: an artifact itself, or one of a run's or a bundle's: the mix that is named,
+else the one that the bundle recommends.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from edgedistill.bundle.recommended import read_recommended
 from edgedistill.errors import InputError
 from edgedistill.export import mix_in_name
 from edgedistill.mixes import MIXES
 
 RUNTIMES = ("llama.cpp", "onnxruntime")
+
+
+def require_paths(paths: Iterable[Path]) -> None:
+    """Refuse a path at which there is nothing, before anything else is said of it.
+
+    Raises:
+        InputError: the first such path.
+    """
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder")
 
 
 def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str, Path]:
@@ -21,12 +34,12 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; name a .gguf file, an ONNX folder or a run folder")
     found: dict[str, Path] | None = None
+    bundle = path / "bundle" if (path / "bundle").is_dir() else path
     if path.is_file():
         kind = RUNTIMES[path.suffix == ".onnx"]
     elif (path / "config.json").is_file() and (path / "onnx").is_dir():
         kind = RUNTIMES[1]
     else:
-        bundle = path / "bundle" if (path / "bundle").is_dir() else path
         kind = runtime or RUNTIMES[0]
         found = bundle_artifacts(bundle, kind)
         if not found:
@@ -44,7 +57,10 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
         return kind, path
     if mix and mix not in found:
         raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(found)}")
-    return kind, found[mix] if mix else next(iter(found.values()))
+    if mix:
+        return kind, found[mix]
+    name = read_recommended(bundle).of(kind)
+    return kind, bundle / name if name else next(iter(found.values()))
 
 
 def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:

@@ -45,7 +45,9 @@ class Wish:
     "--runtime", type=click.Choice(RUNTIMES), help="For a run folder, which of its artifacts; a file decides by itself."
 )
 @click.option(
-    "--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is."
+    "--mix",
+    metavar="NAME",
+    help="For a run folder with several mixes: q4_0, q8_0, ... Default: the one that its report recommends.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all cores.")
 @click.option(

@@ -36,7 +36,9 @@ STOPPED = 130
 @click.command()
 @click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--mix", metavar="NAME", help="For a run folder with several mixes: q4_0, q8_0, ... Default: the first there is."
+    "--mix",
+    metavar="NAME",
+    help="For a run folder with several mixes: q4_0, q8_0, ... Default: the one that its report recommends.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")

@@ -1,14 +1,18 @@
 """`edgedistill verify`: prove that files hold the same weights, bit for bit, or show where they don't."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from edgedistill.cli.artifacts import require_paths
 
 if TYPE_CHECKING:
     from edgedistill.export.pairs import PairComparison
     from edgedistill.export.verify import Proof
+    from edgedistill.progress import Progress
 
 SHOWN = 12  # differing tensors in the table; --json has all
 
@@ -31,6 +35,7 @@ def verify(first: Path, others: tuple[Path, ...], mix: str | None, as_json: bool
     Example: edgedistill verify runs/demo
              edgedistill verify mine-q4_0.gguf somebody-elses-q4_0.gguf
     """
+    require_paths((first, *others))
     from edgedistill.quant.checkpoint import FILE
     from edgedistill.store.run import RUN
 
@@ -48,17 +53,23 @@ def _is_export(path: Path) -> bool:
 
 def _verify_exports(folder: Path, files: tuple[Path, ...], mix: str | None, as_json: bool) -> None:
     from edgedistill.errors import VerifyError
-    from edgedistill.export.verify import checkpoints_of, verify_file, verify_run
+    from edgedistill.export.verify import checkpoints_of, verify_files, verify_run
+    from edgedistill.progress import RichProgress
     from edgedistill.quant.checkpoint import FILE, load_grid
     from edgedistill.store.run import RunFolder
 
     proofs: list[Proof]
-    if (folder / FILE).is_file():
-        name = mix or load_grid(folder).mix
-        proofs = [verify_file(path, {name: folder}, name) for path in files]
-    else:
-        run = RunFolder.find(folder)
-        proofs = [verify_file(path, checkpoints_of(run), mix) for path in files] if files else verify_run(run)
+    progress = RichProgress()
+    try:
+        if (folder / FILE).is_file():
+            name = mix or load_grid(folder).mix
+            proofs = verify_files(files, {name: folder}, name, progress)
+        elif files:
+            proofs = verify_files(files, checkpoints_of(RunFolder.find(folder)), mix, progress)
+        else:
+            proofs = verify_run(RunFolder.find(folder), progress)
+    finally:
+        progress.finish()
     if as_json:
         rows = [
             {
@@ -94,8 +105,13 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
     from edgedistill.errors import VerifyError
     from edgedistill.export.pairs import compare_weights
     from edgedistill.export.weights import open_weights
+    from edgedistill.progress import RichProgress
 
-    found = {path: compare_weights(open_weights(first), open_weights(path)) for path in others}
+    progress = RichProgress()
+    try:
+        found = {path: compare_weights(open_weights(first), open_weights(path), progress) for path in others}
+    finally:
+        progress.finish()
     if as_json:
         rows = [
             {"first": str(first), "second": str(path), **comparison.to_dict()} for path, comparison in found.items()
@@ -137,13 +153,19 @@ def _lines(first: Path, second: Path, found: "PairComparison") -> list[str]:
 def _show_hash(path: Path, as_json: bool) -> None:
     from edgedistill.export.compare import weights_hash
     from edgedistill.export.weights import open_weights
+    from edgedistill.progress import RichProgress
 
     weights = open_weights(path)
     formats: dict[str, int] = {}
     for stored in weights.tensors.values():
         formats[stored.format] = formats.get(stored.format, 0) + 1
     found = {"file": str(path), "kind": weights.kind, "tensors": len(weights.tensors), "formats": formats}
-    found["weights_sha256"] = weights_hash(weights.in_order())
+    progress = RichProgress()
+    progress.start(f"hash {path.name}", len(weights.tensors), "tensors")
+    try:
+        found["weights_sha256"] = weights_hash(_counted(weights.in_order(), progress))
+    finally:
+        progress.finish()
     if as_json:
         click.echo(json.dumps({"schema": "edgedistill.weights/1", **found}, indent=2))
     else:
@@ -151,3 +173,10 @@ def _show_hash(path: Path, as_json: bool) -> None:
         click.echo(
             f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {found['weights_sha256']}"
         )
+
+
+def _counted(tensors: Iterable[Any], progress: "Progress") -> Iterator[Any]:
+    """The same tensors, each told to `progress`."""
+    for tensor in tensors:
+        yield tensor
+        progress.advance(1)

@@ -10,6 +10,9 @@ import numpy as np
 from edgedistill.errors import InputError
 from edgedistill.export.compare import Difference, first_difference, tensor_order, weights_hash
 from edgedistill.export.weights import Floats, Weights, own_names
+from edgedistill.progress import Progress, QuietProgress
+
+QUIET = QuietProgress()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class PairComparison:
         return {**asdict(self), "equal": self.equal}
 
 
-def compare_weights(first: Weights, second: Weights) -> PairComparison:
+def compare_weights(first: Weights, second: Weights, progress: Progress = QUIET) -> PairComparison:
     """Compare all tensors, one pair in memory at a time.
 
     Raises:
@@ -63,6 +66,7 @@ def compare_weights(first: Weights, second: Weights) -> PairComparison:
     if not common:
         raise InputError(f"{first.path} and {second.path} have no tensor in common; they are models of different kinds")
     differences, blocks = [], 0
+    progress.start(f"compare {first.path.name} with {second.path.name}", len(common), "tensors")
     for name in common:
         one, other = first.tensors[name], second.tensors[name]
         a, b = one.values(), other.values()
@@ -75,13 +79,17 @@ def compare_weights(first: Weights, second: Weights) -> PairComparison:
         found = first_difference(name, a, b, one.block)
         if found:
             differences.append(_measure(name, (one.format, other.format), a, b, found))
+        progress.advance(1)
+    progress.start("hash both", 0, "tensors")
+    hashes = weights_hash(first.in_order()), weights_hash(second.in_order())
+    progress.finish()
     return PairComparison(
         len(common),
         blocks,
         tuple(differences),
         tuple(n for n in tensor_order(first.tensors) if n not in second.tensors),
         tuple(n for n in tensor_order(second.tensors) if n not in first.tensors),
-        (weights_hash(first.in_order()), weights_hash(second.in_order())),
+        hashes,
     )
 
 

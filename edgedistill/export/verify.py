@@ -1,5 +1,6 @@
 """Prove that packed files hold a checkpoint's weights, for a run folder or for single files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from edgedistill.export.compare import Comparison
 from edgedistill.export.gguf.check import compare_gguf, verify_gguf
 from edgedistill.export.onnx.check import compare_onnx, verify_onnx
 from edgedistill.models.hf_folder import read_shape
+from edgedistill.progress import Progress, QuietProgress
 from edgedistill.quant.checkpoint import FILE, load_grid
 from edgedistill.store.run import RunFolder
 
 RECOVER = "recover-"
+QUIET = QuietProgress()
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Proof:
     comparison: Comparison
 
 
-def verify_run(run: RunFolder) -> list[Proof]:
+def verify_run(run: RunFolder, progress: Progress = QUIET) -> list[Proof]:
     """Compare every file of a run's bundle with the checkpoint of its mix.
 
     Raises:
@@ -39,7 +42,20 @@ def verify_run(run: RunFolder) -> list[Proof]:
         raise InputError(
             f"{bundle}: there is nothing to verify; run `edgedistill compile` to its end first, or name a file"
         )
-    return [verify_file(path, checkpoints) for path in files]
+    return verify_files(files, checkpoints, None, progress)
+
+
+def verify_files(
+    files: Sequence[Path], checkpoints: dict[str, Path], mix: str | None, progress: Progress
+) -> list[Proof]:
+    """Compare files with the checkpoints of their mixes, as `verify_file` does, one after the other."""
+    progress.start("verify", len(files), "files")
+    proofs = []
+    for path in files:
+        proofs.append(verify_file(path, checkpoints, mix))
+        progress.advance(1)
+    progress.finish()
+    return proofs
 
 
 def checkpoints_of(run: RunFolder) -> dict[str, Path]:
@@ -68,6 +84,8 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
         InputError: it is neither, or its mix can't be told.
         VerifyError: it lacks a tensor or holds a foreign one, or its shape or tokenizer is another's.
     """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; name a .gguf file or an ONNX folder")
     kind = (
         "gguf"
         if path.is_file() and path.suffix == ".gguf"

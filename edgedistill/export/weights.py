@@ -63,6 +63,8 @@ def open_weights(path: Path) -> Weights:
     Raises:
         InputError: there is none, or the file is damaged.
     """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; name a file or folder that holds a model")
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
     if (path / FILE).is_file():

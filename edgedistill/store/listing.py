@@ -80,6 +80,8 @@ def list_runs(folder: Path) -> list[RunFolder]:
     Raises:
         InputError: there is no such folder.
     """
+    if not folder.exists():
+        raise InputError(f"{folder}: there is no such folder; name one that holds runs, such as `runs`.")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Name one that holds runs, such as `runs`.")
     places = [folder] if (folder / RUN).exists() else sorted(path.parent for path in folder.glob(f"*/{RUN}"))

@@ -96,6 +96,8 @@ class RunFolder:
         try:
             found = json.loads((path / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
+            if not path.exists():
+                raise InputError(f"{path}: there is no such folder; name a run folder.") from None
             raise InputError(
                 f"{path} is not a run folder: it has no {RUN}. Name one that `edgedistill compile -o` made."
             ) from None

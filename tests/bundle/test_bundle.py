@@ -44,6 +44,7 @@ WITH_GGUF = [
     "Modelfile",
     "README.md",
     "SHA256SUMS",
+    "bundle.json",
     "chat_template.jinja",
     *EXAMPLES,
     "tokenizer.json",

@@ -41,6 +41,20 @@ def test_onnxruntime_answers(bundle, expected):
     assert python("chat_onnxruntime.py", bundle / "examples") == expected["onnx"]
 
 
+PACKAGES = {"llama-cpp-python", "onnxruntime", "transformers", "jinja2", "openai"}  # of these names on PyPI
+
+
+def test_what_the_programs_tell_to_install_exists_under_that_name():
+    installed = [
+        name
+        for program in sorted(examples.PROGRAMS.rglob("*.in"))
+        for words in re.findall(r"pip install ([^`\n]+)", program.read_text(encoding="utf-8"))
+        for name in words.replace('"', "").split()
+    ]
+    assert len(installed) > 4
+    assert {name.partition("[")[0] for name in installed} <= PACKAGES
+
+
 def test_programs_run_from_anywhere(bundle, expected, tmp_path):
     assert (
         answer_of([sys.executable, bundle / "examples" / "chat_llama_cpp.py", *QUESTION.split()], tmp_path)
@@ -77,6 +91,7 @@ def test_a_bundle_has_the_examples_of_its_formats_only(packed, tmp_path):
         "README.md",
         "LICENSE",
         "SHA256SUMS",
+        "bundle.json",
         *(
             f"examples/{name}"
             for name in (
@@ -101,6 +116,7 @@ def test_a_bundle_has_the_examples_of_its_formats_only(packed, tmp_path):
         "README.md",
         "LICENSE",
         "SHA256SUMS",
+        "bundle.json",
         *(
             f"examples/{name}"
             for name in (

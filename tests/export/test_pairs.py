@@ -3,6 +3,7 @@ to us.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def foreign(path: Path, value: float) -> Path:
 
 def run(*arguments: object) -> tuple[int, str]:
     done = CliRunner().invoke(cli, ["verify", *map(str, arguments)])
-    return done.exit_code, done.output
+    return done.exit_code, done.stdout + done.stderr
 
 
 def test_the_command_compares_prints_hashes_and_exits_by_the_result(held):
@@ -130,4 +131,18 @@ def test_the_command_compares_prints_hashes_and_exits_by_the_result(held):
 def test_nothing_there_is_one_sentence(arguments):
     code, text = run(*arguments)
     assert code == 2
-    assert text.startswith("Error: nowhere: holds no weights that can be compared; name a .gguf file")
+    assert text == "Error: nowhere: there is no such file or folder\n"
+
+
+def test_a_folder_without_weights_says_what_could_be_there(tmp_path):
+    code, text = run(tmp_path)
+    assert code == 2
+    assert f"{tmp_path}: holds no weights that can be compared; name a .gguf file" in text
+
+
+def test_a_long_comparison_shows_how_far_it_is(held):
+    done = CliRunner().invoke(cli, ["verify", str(held["q8_0.gguf"]), str(held["q8_0.gguf"])])
+    assert re.search(r"compare .*: \d+ tensors", done.stderr)
+    assert "bit for bit the same" in done.stdout
+    done = CliRunner().invoke(cli, ["verify", str(held["q8_0.gguf"])])
+    assert re.search(r"hash .*: \d+ tensors", done.stderr)

@@ -424,8 +424,11 @@ def test_list_runs_finds_the_runs_in_a_folder(tmp_path: Path):
     (tmp_path / "other").mkdir()
     assert [r.identity["teacher"] for r in list_runs(tmp_path)] == ["a", "b"]
     assert [r.path for r in list_runs(tmp_path / "a")] == [tmp_path / "a"]
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="none: there is no such folder; name one that holds runs"):
         list_runs(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a folder"):
+        list_runs(tmp_path / "file")
 
 
 def test_hashes_are_those_of_hashlib_and_follow_the_content_only(tmp_path: Path):
