@@ -81,8 +81,8 @@ def serve(
 ) -> None:
     """Serve a .gguf file, or a run's or bundle's, to OpenAI's clients.
 
-    Chats are rendered with the template of the file. Prints the address when it answers; requests are logged on stderr.
-    Ctrl-C ends it.
+    Chats are rendered with the template of the file. Prints the address when it answers; a page to chat on is at /, and
+    /health says in JSON what is served. Requests are logged on stderr. Ctrl-C ends it.
 
     \b
     Example: edgedistill serve runs/demo --port 8080
@@ -177,6 +177,8 @@ def announce(server: "ModelServer", path: Path, key_from_environment: bool, as_j
         click.echo(json.dumps(facts))
         return
     click.echo(f"{visible(path.name, lines=False)} answers at {server.url} as {json.dumps(served.name)}")
+    if served.has_template:
+        click.echo(f"A page to chat on is at {server.page}", err=True)
     click.echo(f"{served.version}, context {served.context}. Ctrl-C ends it. To ask:", err=True)
     click.echo(f"\n{curl}\n")
 

@@ -110,6 +110,11 @@ class ModelServer:
         """Where the API is: http://127.0.0.1:8080/v1."""
         return f"http://{_in_url(ANYWHERE.get(self.host, self.host))}:{self.port}/v1"
 
+    @property
+    def page(self) -> str:
+        """Where the chat page is: http://127.0.0.1:8080/."""
+        return self.url.removesuffix("v1")
+
     def prompt(self, messages: list[dict[str, Any]]) -> tuple[str, list[int]]:
         """A conversation as the server asks it: text and token ids. Before `start` alone."""
         found = self._child.call("prompt", messages=messages)[0]

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.server import REQUEST
+from edgedistill.runtimes.server_page import Health, static_answer
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -47,6 +48,7 @@ class Front:
     """An ASGI application around the library's.
 
     Args:
+        health: what /health and the page at / say.
         check: given the path and the JSON object of a question, returns the object to go on with, or raises Refused.
         api_key: what a request must bring as its bearer token; None asks for none.
         origins: web pages that may ask beside those of this machine, as "https://example.org"; "*" lets all.
@@ -55,11 +57,13 @@ class Front:
     def __init__(
         self,
         app: App,
+        health: Health,
         check: Callable[[str, dict[str, Any]], dict[str, Any]],
         api_key: str | None = None,
         origins: Sequence[str] = (),
     ) -> None:
         self.app = app
+        self.health = health
         self.check = check
         self.api_key = api_key
         self.origins = origins
@@ -71,6 +75,11 @@ class Front:
             return
         started, answer = time.perf_counter(), Answer(send)
         try:
+            static = static_answer(scope["method"], scope["path"], self.health)
+            if static is not None:
+                await answer.send({"type": "http.response.start", "status": 200, "headers": static.headers})
+                await answer.send({"type": "http.response.body", "body": static.body})
+                return
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             self.admit(headers)
             if scope["path"] == EMBEDDINGS:
@@ -105,7 +114,9 @@ class Front:
                 )
             return
         origin = headers.get("origin")
-        if origin is not None and not {"*", origin} & set(self.origins) and not is_loopback(origin):
+        if origin is None or {"*", origin} & set(self.origins):
+            return
+        if not is_loopback(origin) and not is_own_page(origin, headers.get("host", "")):
             raise Refused(
                 f"pages of {origin} may not ask this server; start it with --allow-origin {origin}, or with an API key",
                 403,
@@ -154,6 +165,20 @@ def is_loopback(origin: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_own_page(origin: str, host: str) -> bool:
+    """Whether a page came from this server, asked by its address.
+
+    A page that was asked by a name isn't believed: whoever owns a name can let it lead here after the page is loaded
+    (DNS rebinding).
+    """
+    try:
+        parts = urlsplit(origin)
+        ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return False
+    return parts.netloc == host
 
 
 async def read_json(receive: Receive) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from edgedistill.runtimes.llama_engine import keep_errors, model_text, token_pie
 from edgedistill.runtimes.llama_worker import OURS
 from edgedistill.runtimes.prompt import PromptFormat, adds_missing_bos, special_text, write_prompt
 from edgedistill.runtimes.server_front import CHAT, Front, Refused, as_refusal, plain_question
+from edgedistill.runtimes.server_page import Health
 from edgedistill.runtimes.worker import Answer, Operation, serve
 
 CHAT_FORMAT = "edgedistill"
@@ -110,9 +111,12 @@ class ServerWorker:
         self.form = prompt_format(self.llama)
         if self.form.template is not None:
             write_prompt(self.form, [{"role": "user", "content": "Hello"}])  # a broken template is told now
-        self.app.user_middleware.append(Middleware(Front, check=self.check, api_key=api_key, origins=origins))  # type: ignore[arg-type]
+        runtime = f"llama-cpp-python {version('llama-cpp-python')}"
+        health = Health(name, runtime, self.context, self.form.template is not None, api_key is not None)
+        front = Middleware(Front, health=health, check=self.check, api_key=api_key, origins=origins)  # type: ignore[arg-type]
+        self.app.user_middleware.append(front)
         return {
-            "version": f"llama-cpp-python {version('llama-cpp-python')}",
+            "version": runtime,
             "context": self.context,
             "trained": trained,
             "has_template": self.form.template is not None,

@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from edgedistill.runtimes.server_front import DEFAULTS, Front, Refused, plain_question
+from edgedistill.runtimes.server_front import DEFAULTS, Front, Refused, is_own_page, plain_question
+from edgedistill.runtimes.server_page import Health
+
+HEALTH = Health("tiny", "llama-cpp-python 0", 256, True, False)
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"content-length", b"2")]}
 
@@ -25,7 +28,7 @@ def run(app, scope=SCOPE, body=b"{}", check=lambda path, body: body, **settings)
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Front(app, check, **settings)(scope, receive, send))
+    asyncio.run(Front(app, HEALTH, check, **settings)(scope, receive, send))
     return sent
 
 
@@ -84,3 +87,19 @@ def test_what_is_not_given_is_as_chat_has_it():
     for prompt in ([], ["a", "b"], [1, 2], 5):
         with pytest.raises(Refused, match="prompt must be one text"):
             plain_question("/v1/completions", {"prompt": prompt})
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        ("http://192.168.1.5:8080", "192.168.1.5:8080", True),
+        ("http://[fe80::1]:8080", "[fe80::1]:8080", True),
+        ("http://192.168.1.5:8080", "192.168.1.6:8080", False),
+        ("http://192.168.1.5:81", "192.168.1.5:8080", False),
+        ("http://rebound.example:8080", "rebound.example:8080", False),  # a name may lead here after the page is loaded
+        ("null", "null", False),
+        ("http://[", "[", False),
+    ],
+)
+def test_the_servers_own_page_may_ask_by_its_address_alone(origin: str, host: str, own: bool):
+    assert is_own_page(origin, host) is own
