@@ -26,7 +26,7 @@ import torch
 
 from edgedistill.config import Recipe
 from edgedistill.config.recipe import SCHEMA
-from edgedistill.data.prose import read_prose
+from edgedistill.data.prose import Passage, passages
 from edgedistill.export.gguf.write import write_gguf
 from edgedistill.facts import ModelShape
 from edgedistill.machine import machine_facts
@@ -94,10 +94,10 @@ def main() -> None:
     mixes = {rival: Mix(f"fitted_{rival}", "", size=size) for rival, size in sizes.items()}
     groups = groups_of(shape, measured_once(list(mixes.values())))
 
-    text = prose_documents(asked.model, read_prose("train", None), RECOVER.fit_tokens)
+    text = prose_documents(asked.model, passages("train", None), RECOVER.fit_tokens)
     measure_curvature(asked.model, text, RECOVER.seq_len, RECOVER.compute, RECIPE.teach.seed, work, progress)
     costs = CurvatureFiles(work)
-    documents = prose_documents(asked.model, read_prose("validation", None), SENSITIVITY_TOKENS)
+    documents = prose_documents(asked.model, passages("validation", None), SENSITIVITY_TOKENS)
     # Told only where all of it was found in one go.
     fresh, seconds = not ((work / TABLE).is_file() or (work / LINES).is_file()), time.monotonic()
     if not (work / TABLE).is_file():
@@ -110,13 +110,13 @@ def main() -> None:
             measure_sensitivity(asked.model, documents, costs, groups, RECIPE, work / MEASURED, progress)
         tables["by_measuring"] = read_table(work / MEASURED)
 
-    read = asked.judge.read_text(encoding="utf-8")
+    whole = Passage(asked.judge, 0, asked.judge.stat().st_size)
     judges = [
-        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, [read], JUDGED_TOKENS)),
+        Judge(asked.judge.name, "not calibrated on", prose_documents(asked.model, [whole], JUDGED_TOKENS)),
         Judge(
             "prose",
             "comes along, its judging split",
-            prose_documents(asked.model, read_prose("judge", None), JUDGED_TOKENS),
+            prose_documents(asked.model, passages("judge", None), JUDGED_TOKENS),
         ),
     ]
     reference = make_reference(asked.model, judges, work / "reference.safetensors", "float model", progress)

@@ -1,26 +1,75 @@
 """Prompts from a file: JSONL, JSON, CSV, Parquet or plain text, one prompt a row; what is wrong is named with its line.
 
-It stands in config/ because the plan checks the file before anything long begins, and teach reads it again.
+A prompt is a text, or a conversation up to a user's turn (config/conversation.py). It stands in config/ because the
+plan checks the file before anything long begins, and teach reads it again.
 """
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistill.config.conversation import (
+    ANSWER_FIELDS,
+    FIELDS,
+    SYSTEM_FIELDS,
+    Message,
+    Prompt,
+    conversation,
+    first_turn,
+)
 from edgedistill.errors import InputError, did_you_mean
 
-# Names that prompt files give their field, tried in this order.
-FIELDS = ("prompt", "question", "instruction", "text", "turns", "messages")
 MAX_ROW_CHARACTERS = 2**20
 
 
-def read_prompts(path: Path, field: str | None = None) -> list[str]:
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file of prompts holds.
+
+    Attributes:
+        prompts: in the file's order.
+        unused: what of its rows isn't used, in words, and in how many rows.
+    """
+
+    prompts: tuple[Prompt, ...]
+    unused: dict[str, int]
+
+    def notes(self, name: str, answers: str) -> list[str]:
+        """What a user should know of the file, a sentence each.
+
+        Args:
+            name: what messages call the file.
+            answers: `teach.answers`.
+        """
+        total = len(self.prompts)
+        answered = sum(prompt.answer is not None for prompt in self.prompts)
+        longer = sum(prompt.turns > 1 for prompt in self.prompts)
+        found = []
+        if longer:
+            found.append(
+                f"{name}: {longer} of {total} prompts have turns before their last question; they are its context"
+            )
+        if answered and answers == "teacher":
+            found.append(
+                f"{name}: {answered} of {total} prompts bring an answer, which isn't used: the teacher answers them "
+                "itself. teach.answers: own trains on these answers, both on either"
+            )
+        if answered < total and answers == "own":
+            found.append(f"{name}: {total - answered} of {total} prompts bring no answer and are left out")
+        found += [f"{name}: not used: {what}, in {count} rows" for what, count in sorted(self.unused.items())]
+        return found
+
+
+def read_prompts(path: Path, field: str | None = None) -> PromptFile:
     """All prompts of a file, in its order.
 
-    A row is a text, or has its prompt under `field` or the first of FIELDS that is there. Of a list of turns the first
-    one counts, of a list of chat messages the first of the user's. An Alpaca row's `input` follows its `instruction`.
+    A row is a text, or has its prompt under `field` or the first of FIELDS that is there. Of a list of chat messages
+    all up to the last of the user's is the prompt, and what follows is an answer of the file's own. Of a list of
+    questions without answers the first one counts. An Alpaca row's `input` follows its `instruction`.
 
     Args:
         path: .jsonl, .json, .csv, .parquet, or .txt with a prompt a line.
@@ -42,15 +91,16 @@ def read_prompts(path: Path, field: str | None = None) -> list[str]:
         raise InputError(
             f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder."
         )
+    unused: Counter[str] = Counter()
     try:
-        prompts = [_prompt(row, where, field) for where, row in reader(path)]
+        prompts = [_prompt(row, where, field, unused) for where, row in reader(path)]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}).") from None
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror}).") from None
     if not prompts:
         raise InputError(f"{path}: it holds no prompts. Give at least one, or set teach.prompts to 'teacher'.")
-    return prompts
+    return PromptFile(tuple(prompts), dict(unused))
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -109,47 +159,54 @@ def _json(text: str, where: str) -> Any:
         raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
 
 
-def _prompt(row: Any, where: str, field: str | None) -> str:
+def _prompt(row: Any, where: str, field: str | None, unused: Counter[str]) -> Prompt:
     """The prompt of one row."""
-    if isinstance(row, dict):
-        name = field or next((name for name in FIELDS if row.get(name)), None)
-        if name is None:
-            raise InputError(
-                f"{where}: the row has no field {', '.join(FIELDS)}; it has {_names(row)}. Name one in "
-                "teach.prompt_field."
-            )
-        if name not in row:
-            raise InputError(
-                f"{where}: the row has no field '{name}'; it has {_names(row)}.{did_you_mean(name, map(str, row))}"
-            )
-        found = _first(row[name])
-        if (
-            name == "instruction"
-            and isinstance(found, str)
-            and isinstance(row.get("input"), str)
-            and row["input"].strip()
-        ):
-            found = f"{found}\n\n{row['input']}"
-    else:
-        found = row
-    if not isinstance(found, str):
-        raise InputError(f"{where}: the prompt is {_kind(found)}; it must be a text.")
-    if not found.strip():
+    if not isinstance(row, dict):
+        return Prompt((Message("user", _text(row, where)),))
+    name = field or next((name for name in FIELDS if row.get(name)), None)
+    if name is None:
+        raise InputError(
+            f"{where}: the row has no field {', '.join(FIELDS)}; it has {_names(row)}. Name one in teach.prompt_field."
+        )
+    if name not in row:
+        raise InputError(
+            f"{where}: the row has no field '{name}'; it has {_names(row)}.{did_you_mean(name, map(str, row))}"
+        )
+    content = row[name]
+    if isinstance(content, list) and all(isinstance(message, dict) for message in content):
+        prompt = conversation(content, unused)
+        if prompt is None:
+            raise InputError(f"{where}: the prompt is null; no message of a user's with a text is in its list.")
+        for message in prompt.messages:
+            _text(message.text, where)
+        return prompt
+    if isinstance(content, list):
+        content = first_turn(content, unused)
+    text = _text(content, where)
+    extra = row.get("input")
+    if name == "instruction" and isinstance(extra, str) and extra.strip():
+        text = f"{text}\n\n{extra}"
+    messages = [Message("system", system)] if (system := _first_text(row, SYSTEM_FIELDS)) else []
+    return Prompt((*messages, Message("user", text)), _first_text(row, ANSWER_FIELDS, but=name))
+
+
+def _text(content: Any, where: str) -> str:
+    """A prompt's text, checked."""
+    if not isinstance(content, str):
+        raise InputError(f"{where}: the prompt is {_kind(content)}; it must be a text.")
+    if not content.strip():
         raise InputError(f"{where}: the prompt is empty; remove the row, or write one.")
-    if len(found) > MAX_ROW_CHARACTERS:
-        raise InputError(f"{where}: the prompt has {len(found)} characters; at most {MAX_ROW_CHARACTERS} are read.")
-    return found
+    if len(content) > MAX_ROW_CHARACTERS:
+        raise InputError(f"{where}: the prompt has {len(content)} characters; at most {MAX_ROW_CHARACTERS} are read.")
+    return content
 
 
-def _first(found: Any) -> Any:
-    """The first turn of a list of turns, or the user's first message of a list of messages."""
-    if not isinstance(found, list):
-        return found
-    for turn in found:
-        if not isinstance(turn, dict):
-            return turn
-        if turn.get("role", turn.get("from")) in ("user", "human"):
-            return turn.get("content", turn.get("value"))
+def _first_text(row: dict[Any, Any], names: tuple[str, ...], but: str = "") -> str | None:
+    """The first of a row's fields that has a text."""
+    for name in names:
+        content = row.get(name)
+        if name != but and isinstance(content, str) and content.strip():
+            return content
     return None
 
 

@@ -11,8 +11,6 @@ from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 
 OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
 
-SMALLEST_TEXT = 2000  # characters of a text of the user's own: a tenth of it, which judges, is a paragraph
-
 
 def _texts(found: Any) -> Any:
     """One file or a list of them, as it stands in the file."""
@@ -42,12 +40,18 @@ class Teach(Model):
     prompt_field: Text | None = Field(
         default=None, description="Field of the prompts file; null takes the first one known."
     )
+    answers: Literal["teacher", "own", "both"] = Field(
+        default="teacher",
+        description=(
+            "Of a prompts file: teacher writes them all; own takes those that the file brings; both trains on either."
+        ),
+    )
     too_few_prompts: Literal["refuse", "accept"] = Field(
         default="refuse",
         description="When all prompts of a file give less than `tokens`: refuse, or go on with what they gave.",
     )
     tokens: Annotated[int, Field(ge=0)] = Field(
-        default=40_000, description="Kept tokens of the teacher's own writing to collect."
+        default=40_000, description="Kept tokens of the teacher's own writing to collect; of chats the answers' alone."
     )
     free_tokens: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -83,7 +87,11 @@ class Teach(Model):
     )
     parallel: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Answers written at the same time.")
     holdout: Share = Field(
-        default=0.16, description="Share of documents kept from training: half validate it, half judge the result."
+        default=0.16,
+        description=(
+            "Share of prompts kept from training, at most: half validate it, half judge the result, neither more than "
+            "is read."
+        ),
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=1, description="Of all that is drawn; the same seed gives the same text."
@@ -107,6 +115,10 @@ class Teach(Model):
             raise ValueError("one of tokens, free_tokens and text_tokens must be above 0")
         if self.style == "text" and self.prompts == OWN_PROMPTS and self.free_tokens:
             raise ValueError("with style text the teacher writes freely already; set free_tokens to 0 and raise tokens")
+        if self.prompts == OWN_PROMPTS and self.answers != "teacher":
+            raise ValueError(
+                f"answers is '{self.answers}', and only a file of prompts brings answers; name one in prompts"
+            )
         return self
 
     def styled(self, has_chat_template: bool) -> "Teach":

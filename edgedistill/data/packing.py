@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.data.example import Example
+from edgedistill.data.seeds import ROW_ORDER, derived_seed
 from edgedistill.errors import InputError
 
 
@@ -82,12 +83,15 @@ def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 
 
 def schedule_rows(rows: int, rows_per_step: int, steps: int, seed: int) -> list[list[int]]:
-    """Which rows each step trains on: epochs in an order of their own, drawn from `seed` alone."""
+    """Which rows each step trains on: epochs in an order of their own, drawn from a seed that `seed` gives for this
+    alone.
+    """
+    own_seed = derived_seed(seed, ROW_ORDER)
     order: list[int] = []
     epoch = 0
     while len(order) < steps * rows_per_step:
         shuffled = list(range(rows))
-        random.Random(f"{seed}/{epoch}").shuffle(shuffled)
+        random.Random(f"{own_seed}/{epoch}").shuffle(shuffled)
         order.extend(shuffled)
         epoch += 1
     return [order[step * rows_per_step : (step + 1) * rows_per_step] for step in range(steps)]

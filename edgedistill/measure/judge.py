@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgedistill.data.example import Example, counted_from
-from edgedistill.data.prose import cut_text
+from edgedistill.data.prose import Passage, Stretch
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -97,14 +97,15 @@ def limit_documents(documents: Sequence[Example], tokens: int) -> tuple[Example,
     return tuple(chosen)
 
 
-def prose_documents(tokenizer_of: Path, texts: Sequence[str], tokens: int) -> tuple[Example, ...]:
+def prose_documents(tokenizer_of: Path, texts: Sequence[Passage], tokens: int) -> tuple[Example, ...]:
     """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, of each text as many."""
     tokenizer = load_tokenizer(tokenizer_of)
     share = -(-tokens // len(texts))
     found: list[Example] = []
     for text in texts:
-        pieces = [counted_from(torch.tensor(ids, dtype=torch.int32)) for ids in cut_text(tokenizer, text, WINDOW)]
-        found += limit_documents(pieces, share)
+        # A piece's first token isn't judged, so that some more are read than count.
+        pieces = Stretch(text, 2 * share + WINDOW).pieces(tokenizer, WINDOW)
+        found += limit_documents([counted_from(torch.tensor(ids, dtype=torch.int32)) for ids in pieces], share)
     return tuple(found)
 
 

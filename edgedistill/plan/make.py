@@ -10,7 +10,8 @@ from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.config.tasks import read_questions
-from edgedistill.config.teach import OWN_PROMPTS, SMALLEST_TEXT
+from edgedistill.config.teach import OWN_PROMPTS
+from edgedistill.config.text_file import check_text
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, check_depth, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
@@ -120,22 +121,4 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
     for entry in recipe.measure.tasks:
         read_questions(entry)
     for path in teach.text or ():
-        _check_text("teach.text", Path(path))
-
-
-def _check_text(part: str, path: Path) -> None:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {error.start}).") from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: {part} cannot be read ({error.strerror}). In a recipe, paths count from its folder."
-        ) from None
-    if not text.strip():
-        raise InputError(f"{path}: {part} is an empty file.")
-    if len(text) < SMALLEST_TEXT:
-        raise InputError(
-            f"{path}: {part} has {len(text)} characters, too few to train, validate and judge on; it needs at "
-            f"least {SMALLEST_TEXT}."
-        )
+        check_text("teach.text", Path(path))

@@ -102,6 +102,24 @@ def load_sources(folder: Path, split: str) -> dict[str, list[Example]]:
     return {name: examples for name, examples in sources.items() if examples}
 
 
+def count_tokens(folder: Path) -> int:
+    """All tokens of a folder's shards, by their headers alone."""
+    total = 0
+    for path in sorted(folder.glob(PATTERN)):
+        with safe_open(path, framework="pt") as file:
+            total += file.get_slice("tokens").get_shape()[0]
+    return total
+
+
+def count_kept(folder: Path) -> int:
+    """All kept positions of a folder's shards, by their weights alone."""
+    total = 0
+    for path in sorted(folder.glob(PATTERN)):
+        with safe_open(path, framework="pt") as file:
+            total += int((file.get_tensor("weight") > 0).sum())
+    return total
+
+
 def load_split(taught: Path, split: str) -> list[Example]:
     """All examples of a split of the teach stage's folder, in the order of SOURCES."""
     return [example for source in SOURCES for example in iter_shards(taught / f"{source}{split}")]

@@ -262,12 +262,12 @@ def _written(build: Build, taught: StageResult) -> "list[Judge]":
 
 
 def _prose(build: Build) -> "Judge":
-    from edgedistill.data.prose import read_prose
+    from edgedistill.data.prose import passages
     from edgedistill.measure.judge import Judge, prose_documents
 
     text = build.recipe.teach.text
     name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
-    return Judge(name, source, prose_documents(build.teacher, read_prose("judge", text), build.recipe.measure.tokens))
+    return Judge(name, source, prose_documents(build.teacher, passages("judge", text), build.recipe.measure.tokens))
 
 
 def _artifacts(

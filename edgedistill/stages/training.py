@@ -14,6 +14,7 @@ from typing import Any
 from edgedistill.config.recover import MEASURED
 from edgedistill.config.teach import OWN_PROMPTS
 from edgedistill.config.validation import MOST_TOKENS
+from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
 from edgedistill.machine import usable_cores
 from edgedistill.mixes import Mix, assign_formats, groups_of, measured_once, mix_bytes
@@ -24,9 +25,6 @@ from edgedistill.store.marks import StageResult
 # What the files of a measured fit hold of a weight: part of the stage's name, so that a folder which lacks something
 # isn't read.
 KEPT = {"curvature": ["correlation", "diagonal", "scale"], "fisher": ["weight"]}
-# Texts written to be judged on go to all three splits alike, since all of them judge.
-HELD_OUT_SHARE = 2 / 3
-HELD_OUT_SEED = 715_827_883  # far from the seeds of the training text
 
 
 class Training(Build):
@@ -58,13 +56,13 @@ class Training(Build):
         outside = {"teacher": self.teacher_hash, **{label: file_sha256(Path(path)) for label, path in read.items()}}
 
         def build(work: Path) -> None:
-            from edgedistill.teach.rounds import longest_prompt, texts_in
+            from edgedistill.teach.rounds import longest_prompt, prompt_ids_in
             from edgedistill.teach.stage import teach
             from edgedistill.teach.writers import open_writer
 
             file = asked.path / GGUF_NAME if asked else self.teacher
             context = max(longest_prompt(wanted) + wanted.max_answer_tokens, (wanted.text_window or 0) + 1)
-            never = texts_in(held_out.path) if held_out else set()
+            never = prompt_ids_in(held_out.path) if held_out else set()
             with (
                 open_writer(file, usable_cores(), context, wanted.parallel, work) if needed else nullcontext() as writer
             ):
@@ -76,7 +74,9 @@ class Training(Build):
             "text": len(wanted.text or ()),
             **({"prompts": Path(wanted.prompts).suffix} if "prompts" in read else {}),
         }
-        return self.stage("teach", {"teach": settings_of(wanted) | files, "top_k": top_k}, inputs, build, outside)
+        # As much is held out for judging as is read.
+        settings = {"teach": settings_of(wanted) | files, "top_k": top_k, "judged": self.recipe.measure.tokens}
+        return self.stage("teach", settings, inputs, build, outside)
 
     def held_out(self, asked: StageResult | None) -> StageResult:
         """Chats that the model writes to be judged on, whatever else the run does: another budget of training finds
@@ -94,8 +94,8 @@ class Training(Build):
                 "free_tokens": 0,
                 "text_tokens": 0,
                 "text": None,
-                "holdout": HELD_OUT_SHARE,
-                "seed": (mine.seed + HELD_OUT_SEED) % 2**31,
+                "answers": "teacher",
+                "seed": derived_seed(mine.seed, "chats to judge on"),
             }
         )
 

@@ -51,8 +51,3 @@ def is_loop(tokens: Sequence[int]) -> bool:
     if total < 2 * NGRAM:
         return False
     return max(windows.values()) >= NGRAM_REPEATS or len(windows) / total < FRESH_SHARE
-
-
-def normalized(text: str) -> str:
-    """What two texts must share to be duplicates: their words in lower case."""
-    return " ".join(re.findall(r"\w+", text.lower()))

@@ -1,10 +1,11 @@
 """The teach stage: the training text. The teacher writes chats and free text, prose is read beside them; each source is
 split.
 
-    SPLIT/signals-00000.safetensors   tokens, with ids and log_probs where a student is distilled; one file a round
-    free-SPLIT/, prose-SPLIT/         the same of free text, and of what was only read (train and validation)
-    text-00000.jsonl, free-text-...   {"split", "prompt", "answer", "tokens"} a line
-    teach.json                        counts: asked, kept, dropped by reason, tokens, bytes a token
+    SPLIT/signals-00000.safetensors    tokens and weights, with ids and log_probs where a student is distilled; one file
+                                       a round
+    free-SPLIT/, prose-SPLIT/          the same of free text, and of what was only read (train and validation)
+    traces-00000.jsonl, free-traces-.. what was said, a conversation or text a line (data/trace.py)
+    teach.json                         counts: asked, kept, dropped by reason, tokens, bytes a token
 
 What judges of the prose is read by the measure stage alone.
 """
@@ -14,25 +15,26 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
+from edgedistill.config.conversation import Prompt
+from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.teach import OWN_PROMPTS, Teach
-from edgedistill.data.example import Example, counted_from
-from edgedistill.data.prompts import read_prompts
-from edgedistill.data.prose import cut_text, read_prose, spread
+from edgedistill.config.validation import MOST_TOKENS
+from edgedistill.data.example import Example
+from edgedistill.data.frame import ChatFrame, make_frame
+from edgedistill.data.prose import ProseWords, passages
 from edgedistill.data.starters import read_starters
+from edgedistill.data.trace import JUDGE, Holdout, prompt_id_of
+from edgedistill.errors import InputError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_split, save_shard, shard_path
+from edgedistill.signals.shards import FREE, SOURCES, WRITTEN, count_tokens, iter_shards
 from edgedistill.store.whole import write_json
-from edgedistill.teach.frame import make_frame
-from edgedistill.teach.rounds import SPLITS, Asked, NothingKeptError, Tally, write_rounds, written_document
+from edgedistill.teach.drafts import Assignment, asked_in, turns_of
+from edgedistill.teach.prose import read_all_prose
+from edgedistill.teach.rounds import NothingKeptError, Tally, write_rounds
 from edgedistill.teach.writers import Writer
 
-# Of prose, at most: it is run through at every validation, and more no longer moves the choice of a checkpoint.
-VALIDATION_TOKENS = 8192
 HELD_OUT = "held-out.json"
 
 
@@ -52,11 +54,11 @@ def teach(
         writer: the teacher, ready to write; None if it writes nothing and no signals are wanted.
         teacher: its folder or GGUF file, for the tokenizer and template.
         name: what messages call it.
-        recipe: its `teach` part, decided (`Recipe.decided`).
+        recipe: its `teach` part, decided (`Recipe.decided`); `measure.tokens` says how much judging reads.
         top_k: log-probabilities to keep of each token; 0 for none.
         work: the stage's folder. Whole rounds that a killed run left in it are kept.
         progress: where it is shown.
-        never: texts that must not be kept, as `rounds.texts_in` gives them.
+        never: ids of prompts that must not be kept, as `rounds.prompt_ids_in` gives them.
     Raises:
         InputError: the recipe chats and the teacher has no template.
         RunError: as `write_rounds`.
@@ -68,20 +70,33 @@ def teach(
     if any(goals.values()):
         if writer is None:
             raise ValueError("a recipe whose teacher writes needs a writer")
-        asked = Asked(
-            writer,
-            tokenizer,
-            name,
-            make_frame(tokenizer, name) if settings.style == "chat" and settings.tokens else None,
-            None if settings.prompts == OWN_PROMPTS else read_prompts(Path(settings.prompts), settings.prompt_field),
-            " ".join(read_prose("train", settings.text)).split() if settings.free_tokens else [],
-            settings,
-            top_k,
-            frozenset(never),
-            read_starters(),
-        )
-        tallies = {source: write_rounds(asked, source, goal, work, progress) for source, goal in goals.items() if goal}
-    prose = _prose(writer, tokenizer, settings, top_k, work, progress)
+        frame = make_frame(tokenizer, name) if settings.style == "chat" and settings.tokens else None
+        prompts = None
+        if settings.prompts != OWN_PROMPTS:
+            prompts = _prompts(settings, frame, progress)
+        words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
+        for source, goal in goals.items():
+            if goal:
+                holdout = holdout_of(recipe, goal)
+                if source == WRITTEN and prompts is not None:
+                    shows_system = frame is None or frame.shows_system()
+                    asked = [asked_in(turns_of(prompt, shows_system)) for prompt in prompts]
+                    holdout = holdout.covering([prompt_id_of(words) for words in asked])
+                assignment = Assignment(
+                    writer=writer,
+                    tokenizer=tokenizer,
+                    name=name,
+                    frame=frame,
+                    prompts=prompts,
+                    words=words,
+                    settings=settings,
+                    top_k=top_k,
+                    holdout=holdout,
+                    never=frozenset(never),
+                    starters=read_starters(),
+                )
+                tallies[source] = write_rounds(assignment, source, goal, work, progress)
+    prose = read_all_prose(writer, tokenizer, settings, top_k, work, progress)
     dropped: Counter[str] = sum((tally.dropped for tally in tallies.values()), Counter())
     counts = {
         "asked": sum(tally.asked for tally in tallies.values()),
@@ -89,27 +104,41 @@ def teach(
         "tokens": sum(tally.tokens for tally in tallies.values()),
         "split_tokens": {source or "written-": tally.split_tokens for source, tally in tallies.items()},
         "prose_tokens": prose,
-        "train_tokens": sum(len(document.tokens) for document in load_split(work, "train")),
+        "train_tokens": sum(count_tokens(work / f"{source}train") for source in SOURCES),
         "dropped": dict(sorted(dropped.items())),
         "holdout": settings.holdout,
         "bytes_per_token": top_k * 6,  # int32 id and float16 log-probability
     }
-    (work / "teach.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
+    write_json(work / "teach.json", counts)
+
+
+def holdout_of(recipe: Recipe, goal: int) -> Holdout:
+    """Shares of a source's prompts that are held out: half of `teach.holdout` each, or less where that is more than is
+    read.
+
+    Args:
+        recipe: its `measure.tokens` are what judging reads of a source.
+        goal: the source's budget in tokens.
+    """
+    settings = recipe.teach
+    half = settings.holdout / 2
+    total = settings.tokens + settings.free_tokens + settings.text_tokens
+    return Holdout(min(half, MOST_TOKENS / total), min(half, recipe.measure.tokens / goal))
 
 
 def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, work: Path, progress: Progress) -> None:
-    """Write chats to judge on, `teach.tokens` of them, to `work`: SPLIT/ and text-*.jsonl as `teach` does, and
+    """Write chats to judge on, `teach.tokens` of them, to `work`: judge/ and traces-*.jsonl as `teach` does, and
     `held-out.json`.
 
     A model that has a template may still write nothing that can be kept. It can be judged on prose all the same, so
-    that is no
-    error: `held-out.json` then says why ("why", else null).
+    that is no error: `held-out.json` then says why ("why", else null).
     """
     tokenizer = load_tokenizer(teacher)
     why = None
+    frame, holdout = make_frame(tokenizer, name), Holdout(0.0, 1.0)
     try:
-        asked = Asked(writer, tokenizer, name, make_frame(tokenizer, name), None, [], recipe.teach, 0)
-        write_rounds(asked, WRITTEN, recipe.teach.tokens, work, progress, "write chats to judge on")
+        assignment = Assignment(writer, tokenizer, name, frame, None, None, recipe.teach, 0, holdout)
+        write_rounds(assignment, WRITTEN, recipe.teach.tokens, work, progress, "write chats to judge on")
     except NothingKeptError as error:
         why = str(error)
         progress.note(f"{error}; the files are judged on prose alone")
@@ -117,53 +146,29 @@ def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, wor
 
 
 def held_out_documents(folder: Path) -> list[Example]:
-    """The documents that `write_held_out` kept, of all splits; none where the model wrote nothing that could be
-    kept.
-    """
+    """The examples that `write_held_out` kept; none where the model wrote nothing that could be kept."""
     if json.loads((folder / HELD_OUT).read_text(encoding="utf-8"))["why"] is not None:
         return []
-    return [document for split in SPLITS for document in iter_shards(folder / split)]
+    return list(iter_shards(folder / JUDGE))
 
 
-def _prose(
-    writer: Writer | None,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Teach,
-    top_k: int,
-    work: Path,
-    progress: Progress,
-) -> int:
-    """Prose with the teacher's signals, beside its own writing; returns the tokens of the training split."""
-    if not settings.text_tokens:
-        return 0
-    window, total = settings.text_window, 0
-    if window is None:
-        raise ValueError("text_window isn't decided: see Recipe.decided")
-    progress.start("teach: read prose", settings.text_tokens, "tokens")
-    for split in ("train", "validation"):
-        held = min(VALIDATION_TOKENS, max(window, round(settings.text_tokens * settings.holdout)))
-        pieces = [piece for text in read_prose(split, settings.text) for piece in cut_text(tokenizer, text, window)]
-        documents = []
-        for piece in spread(
-            pieces, [len(piece) for piece in pieces], settings.text_tokens if split == "train" else held
-        ):
-            documents.append(_read(writer, piece, top_k))
-            if split == "train":
-                total += documents[-1].kept
-                progress.advance(len(piece))
-        folder = work / f"{PROSE}{split}"
-        folder.mkdir(exist_ok=True)
-        save_shard(shard_path(folder, 0), documents)
-    progress.finish()
-    return total
-
-
-def _read(writer: Writer | None, piece: list[int], top_k: int) -> Example:
-    """A text with what the teacher thinks of each of its tokens, if that is wanted."""
-    if not top_k or writer is None:
-        return counted_from(torch.tensor(piece, dtype=torch.int32))
-    # One token more than the piece is asked for and dropped: the signal of the piece's own positions is what counts.
-    found = writer.write([piece], 1, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=top_k)[0]
-    whole = written_document(piece, found, 0)
-    rows = len(piece) - 1
-    return counted_from(whole.tokens[: len(piece)], 0, {name: values[:rows] for name, values in whole.signal.items()})
+def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
+    """The user's prompts; what of their file isn't used is said."""
+    path = Path(settings.prompts)
+    file = read_prompts(path, settings.prompt_field)
+    notes = file.notes(path.name, settings.answers)
+    if frame is None and settings.answers != "teacher":
+        raise InputError(f"{path}: teach.answers is '{settings.answers}', and answers are trained on in chats alone")
+    systems = sum(prompt.messages[0].role == "system" for prompt in file.prompts)
+    if frame is not None and systems and not frame.shows_system():
+        notes.append(
+            f"{path.name}: not used: the system's message, in {systems} rows; the chat template has no place for it"
+        )
+    for note in notes:
+        progress.note(note)
+    if settings.answers != "own":
+        return file.prompts
+    answered = tuple(prompt for prompt in file.prompts if prompt.answer is not None)
+    if not answered:
+        raise InputError(f"{path}: teach.answers is 'own', and no row brings an answer")
+    return answered

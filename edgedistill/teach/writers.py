@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from edgedistill.data.example import Example
 from edgedistill.runtimes.llama import LlamaCpp, widen
 
 
@@ -106,6 +107,15 @@ class LlamaWriter:
         self._model.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
+
+
+def read_signal(writer: Writer, example: Example, top_k: int) -> Example:
+    """An example with what the teacher thinks of each token that counts, instead of its own signal."""
+    # One token more than the text is asked for and dropped: only the signal of the text's own positions counts.
+    (read,) = writer.write([example.tokens.tolist()], 1, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=top_k)
+    if read.ids is None or read.log_probs is None:
+        raise ValueError(f"a writer that was asked for {top_k} log-probabilities gave none")
+    return example.with_signal(ids=read.ids[example.positions], log_probs=read.log_probs[example.positions])
 
 
 def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: Path) -> LlamaWriter:

@@ -19,6 +19,11 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
+def texts(path: Path, field: str | None = None) -> list[str]:
+    """The user's last turn of each prompt."""
+    return [prompt.messages[-1].text for prompt in read_prompts(path, field).prompts]
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -35,13 +40,13 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
     ],
 )
 def test_rows_of_many_shapes_are_read(tmp_path: Path, row: object, expected: str):
-    assert read_prompts(write(tmp_path, "p.jsonl", json.dumps(row) + "\n\n")) == [expected]
-    assert read_prompts(write(tmp_path, "p.json", json.dumps([row]))) == [expected]
+    assert texts(write(tmp_path, "p.jsonl", json.dumps(row) + "\n\n")) == [expected]
+    assert texts(write(tmp_path, "p.json", json.dumps([row]))) == [expected]
 
 
 def test_a_named_field_comes_before_the_known_ones(tmp_path: Path):
     path = write(tmp_path, "p.jsonl", '{"prompt": "p", "mine": "m"}\n')
-    assert read_prompts(path, "mine") == ["m"]
+    assert texts(path, "mine") == ["m"]
     with pytest.raises(
         InputError, match=r"p\.jsonl:1: the row has no field 'mime'; it has prompt, mine\. Did you mean 'mine'\?"
     ):
@@ -49,8 +54,8 @@ def test_a_named_field_comes_before_the_known_ones(tmp_path: Path):
 
 
 def test_text_and_csv(tmp_path: Path):
-    assert read_prompts(write(tmp_path, "p.txt", "one\n\n  two  \n")) == ["one", "two"]
-    assert read_prompts(write(tmp_path, "p.csv", 'id,prompt\n1,"a, ""b""\nc"\n2,d\n')) == ['a, "b"\nc', "d"]
+    assert texts(write(tmp_path, "p.txt", "one\n\n  two  \n")) == ["one", "two"]
+    assert texts(write(tmp_path, "p.csv", 'id,prompt\n1,"a, ""b""\nc"\n2,d\n')) == ['a, "b"\nc', "d"]
 
 
 def test_parquet_as_pyarrow_writes_it(tmp_path: Path):
@@ -58,7 +63,7 @@ def test_parquet_as_pyarrow_writes_it(tmp_path: Path):
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"question": ["a", "b"]}), tmp_path / "p.parquet")
-    assert read_prompts(tmp_path / "p.parquet") == ["a", "b"]
+    assert texts(tmp_path / "p.parquet") == ["a", "b"]
     with pytest.raises(InputError, match=r"p2\.parquet: it is not a readable Parquet file"):
         read_prompts(write(tmp_path, "p2.parquet", b"PAR1 nonsense"))
 
@@ -114,6 +119,6 @@ def test_data_rooms_read_with_the_same_function():
 def test_published_files_are_read(name: str, count: int, first: str):
     if not (DATA / name).exists():
         pytest.skip(f"{name} is not under {DATA}; set EDGEDISTILL_DATA")
-    found = read_prompts(DATA / name)
+    found = texts(DATA / name)
     assert len(found) == count
     assert found[0].startswith(first)

@@ -43,9 +43,8 @@ def foretold(log: str) -> set[int]:
     return {int(number) for number in re.findall(r"\(stage \d+ of (\d+), ", log)}
 
 
-def chat(line: str) -> tuple[str, str]:
-    found = json.loads(line)
-    return found["prompt"], found["answer"]
+def chat(line: str) -> str:
+    return str(json.loads(line)["prompt_id"])
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def test_another_mix_and_recovery_make_and_judge_only_what_is_new(compared: Path
     texts = [
         {
             line
-            for path in run.glob(f"stages/{stage}-*/text-*.jsonl")
+            for path in run.glob(f"stages/{stage}-*/traces-*.jsonl")
             for line in map(chat, path.read_text().splitlines())
         }
         for stage in ("held-out", "teach")

@@ -316,7 +316,7 @@ def test_files_that_the_recipe_names_are_read_in_the_plan(tmp_path: Path):
     with pytest.raises(InputError, match=r"t\.txt: teach\.text is an empty file"):
         make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
     (tmp_path / "t.txt").write_text("word " * 300)
-    with pytest.raises(InputError, match=r"t\.txt: teach\.text has 1500 characters, too few .* at least 2000"):
+    with pytest.raises(InputError, match=r"t\.txt: teach\.text has 1500 bytes, too few .* at least 2000"):
         make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
     (tmp_path / "t.txt").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"t\.txt: teach\.text is not a text in UTF-8"):

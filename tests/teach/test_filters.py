@@ -2,10 +2,11 @@
 
 import pytest
 
+from edgedistill.data.frame import make_frame
+from edgedistill.data.trace import USER, Turn, normalized
 from edgedistill.errors import InputError
 from edgedistill.models.tokenizer import load_tokenizer
-from edgedistill.teach.filters import CONTROL, CUT_OFF, EMPTY, LOOP, is_loop, normalized, why_dropped
-from edgedistill.teach.frame import make_frame
+from edgedistill.teach.filters import CONTROL, CUT_OFF, EMPTY, LOOP, is_loop, why_dropped
 
 PLAIN = list(range(100))
 
@@ -49,7 +50,7 @@ def test_the_frame_is_what_the_template_says(tiny_llama):
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     )
-    assert tokenizer.decode(frame.prompt("Hi")) == rendered
+    assert tokenizer.decode(frame.prompt([Turn(USER, "Hi")])) == rendered
     assert frame.stop_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
 
 

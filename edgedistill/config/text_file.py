@@ -1,0 +1,45 @@
+"""A text file of the user's, checked before anything long begins: UTF-8, and long enough; read a piece at a time."""
+
+import codecs
+from pathlib import Path
+
+from edgedistill.errors import InputError
+
+SMALLEST_TEXT = 2000  # bytes of a text of the user's own: a tenth of it, which judges, is a paragraph
+PIECE_BYTES = 2**20
+
+
+def check_text(part: str, path: Path) -> None:
+    """Refuse a file that can't be trained, validated and judged on.
+
+    Args:
+        part: the recipe's key that names it, for the error.
+    Raises:
+        InputError: it can't be read, isn't UTF-8, or is too short.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    size, blank = 0, True
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                before = len(decoder.getstate()[0])
+                try:
+                    text = decoder.decode(piece)
+                except UnicodeDecodeError as error:
+                    place = size - before + error.start
+                    raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {place}).") from None
+                size += len(piece)
+                blank = blank and not text.strip()
+    except OSError as error:
+        raise InputError(
+            f"{path}: {part} cannot be read ({error.strerror}). In a recipe, paths count from its folder."
+        ) from None
+    if decoder.getstate()[0]:
+        raise InputError(f"{path}: {part} is not a text in UTF-8 (byte {size - len(decoder.getstate()[0])}).")
+    if blank:
+        raise InputError(f"{path}: {part} is an empty file.")
+    if size < SMALLEST_TEXT:
+        raise InputError(
+            f"{path}: {part} has {size} bytes, too few to train, validate and judge on; it needs at least "
+            f"{SMALLEST_TEXT}."
+        )

@@ -1,0 +1,163 @@
+"""From drafts to kept texts: what the teacher wrote, or the file's own answers, filtered, split, each as trace and
+example.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from edgedistill.data.example import Example, counted_from
+from edgedistill.data.tokenize import tokenize
+from edgedistill.data.trace import (
+    ASSISTANT,
+    TEXT,
+    Sampling,
+    Trace,
+    Turn,
+    Verdict,
+    normalized,
+    prompt_id_of,
+    split_of,
+)
+from edgedistill.teach.drafts import HALF, Assignment, Draft
+from edgedistill.teach.filters import CUT_OFF, DUPLICATE, why_dropped
+from edgedistill.teach.writers import Written, read_signal
+
+FILTERS = "filters"
+HELD_OUT = "asked to judge on"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One kept text and where it goes."""
+
+    split: str
+    trace: Trace
+    example: Example
+
+
+@dataclass
+class Selection:
+    """Which texts of a round are kept.
+
+    Attributes:
+        assignment, source: whose they are.
+        number: the round's.
+        seed: the round's.
+        seen: the normalized words of all texts that were kept so far; grows.
+        dropped: how many were dropped, by reason; grows.
+        count: texts kept of this round.
+    """
+
+    assignment: Assignment
+    source: str
+    number: int
+    seed: int
+    seen: set[str]
+    dropped: Counter[str]
+    count: int = field(default=0)
+
+    def keeps(self, turns: Sequence[Turn], prompt_id: str, why: str | None) -> bool:
+        """Whether a text is kept: one that was said before isn't, nor one whose prompt judges, nor one dropped for
+        `why`.
+        """
+        words = normalized(" ".join(turn.text for turn in turns))
+        if why is None and words in self.seen:
+            why = DUPLICATE
+        if why is None and prompt_id in self.assignment.never:
+            why = HELD_OUT
+        if why is not None:
+            self.dropped[why] += 1
+            return False
+        self.seen.add(words)
+        return True
+
+    def trace(self, turns: tuple[Turn, ...], prompt_id: str, sampling: Sampling | None) -> Trace:
+        """The next kept text's; without sampling it is the user's own."""
+        number, self.count = self.count, self.count + 1
+        return Trace(
+            f"{self.source or 'written-'}{self.number:05d}-{number:05d}",
+            prompt_id,
+            turns,
+            "" if sampling is None else self.assignment.name,
+            sampling,
+            (Verdict(FILTERS, True),),
+            self.source or "written",
+        )
+
+
+def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
+    """What the teacher writes on from some drafts, as far as it is kept."""
+    assignment = selection.assignment
+    settings, tokenizer = assignment.settings, assignment.tokenizer
+    frame = assignment.frame if selection.source == "" else None
+    stops: Sequence[int] = ()
+    if frame is not None:
+        stops = frame.stop_ids
+    elif tokenizer.eos_token_id is not None:
+        stops = (tokenizer.eos_token_id,)
+    temperature = settings.temperature if frame is None else settings.answer_temperature
+    sampling = Sampling(temperature, settings.top_p, selection.seed)
+    written = assignment.writer.write(
+        [draft.ids for draft in drafts],
+        settings.max_answer_tokens,
+        temperature=temperature,
+        top_p=settings.top_p,
+        seed=selection.seed,
+        stop_ids=stops,
+        top_k=assignment.top_k,
+    )
+    # A plain text has no end of its own: the limit only says where we stopped reading.
+    ends = frame is not None and settings.cut_answers == "drop"
+    texts = []
+    for draft, continuation in zip(drafts, written, strict=True):
+        answer = str(tokenizer.decode([token for token in continuation.tokens if token not in stops]))
+        if continuation.finish == "length":
+            answer = answer.rstrip(HALF)  # the limit may fall within a character of several tokens
+        why = why_dropped(answer, continuation.tokens, continuation.finish if ends else "stop")
+        turns = (*draft.turns, Turn(TEXT if frame is None else ASSISTANT, answer))
+        prompt_id = prompt_id_of(draft.asked or answer)
+        if selection.keeps(turns, prompt_id, why):
+            trace = selection.trace(turns, prompt_id, sampling)
+            example = written_example(draft.ids, continuation, draft.first, trace.id)
+            texts.append(Text(split_of(prompt_id, assignment.holdout), trace, example))
+    return texts
+
+
+def own_text(selection: Selection, draft: Draft) -> Text | None:
+    """A draft with the file's own answer, and what the teacher thinks of it; None where it isn't kept.
+
+    All answers of a conversation that the file brings count, those before the last too.
+    """
+    assignment = selection.assignment
+    if draft.own is None:
+        raise ValueError("a draft without an answer of its own can't be trained on as it is")
+    before = tuple(Turn(turn.role, turn.text, train=float(turn.role == ASSISTANT)) for turn in draft.turns)
+    turns = (*before, Turn(ASSISTANT, draft.own))
+    prompt_id = prompt_id_of(draft.asked)
+    settings = assignment.settings
+    trace = Trace("", prompt_id, turns)
+    example = tokenize(trace, assignment.tokenizer, assignment.frame)
+    answer_tokens = len(example.tokens) - len(draft.ids)
+    too_long = settings.cut_answers == "drop" and answer_tokens > settings.max_answer_tokens
+    if not selection.keeps(turns, prompt_id, CUT_OFF if too_long else None):
+        return None
+    if answer_tokens > settings.max_answer_tokens:
+        example = example.cut(len(draft.ids) + settings.max_answer_tokens)
+    trace = selection.trace(turns, prompt_id, None)
+    example = Example(example.tokens, example.weight, {}, trace.id)
+    if assignment.top_k:
+        example = read_signal(assignment.writer, example, assignment.top_k)
+    return Text(split_of(prompt_id, assignment.holdout), trace, example)
+
+
+def written_example(opening: Sequence[int], continuation: Written, first: int, trace_id: str = "") -> Example:
+    """The ids of a text and its continuation, with the writer's signals from position `first` on, where it gave any."""
+    tokens = torch.tensor([*opening, *continuation.tokens], dtype=torch.int32)
+    rows = slice(first, len(tokens) - 1)
+    signal = {}
+    if continuation.ids is not None and continuation.log_probs is not None:
+        signal = {"ids": continuation.ids[rows].clone(), "log_probs": continuation.log_probs[rows].clone()}
+    return counted_from(tokens, first, signal, trace_id)
