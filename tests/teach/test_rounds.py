@@ -150,11 +150,9 @@ def test_a_text_that_is_cut_within_a_character_is_kept_and_none_begins_with_half
             assert self.tokenizer.decode(half) == "\ufffd"
             return [Written([*found.tokens[:-1], *half], "length", None, None) for found in whole]
 
-    asked = asked_of(
-        tokenizer,
-        words=[f"{word}{number}" for number in range(40) for word in ("猫が好き。", "犬も。")],
-        writer=CutInACharacter,
-    )
+    # Eight tokens are a few characters here, and what begins with the same ones lies in one split.
+    asked = asked_of(tokenizer, words=["猫が好き。", "犬も。"] * 40, writer=CutInACharacter)
+    asked = replace(asked, holdout=Holdout(0.0, 0.0))
     tally = write_rounds(asked, FREE, 300, tmp_path, QuietProgress())
     assert tally.dropped == {}
     starts = [tokenizer.decode(prompt) for prompt in asked.writer.asked]
