@@ -21,7 +21,11 @@ from edgedistill.quant.descent import PASSES, descend
 from edgedistill.quant.grids import GRIDS, Grid, GridTensor, decode
 from edgedistill.quant.rounding import check_finite
 
-DAMPING = 0.03  # of H's mean diagonal: what was measured on some text is not believed to the last of its directions
+# H is measured on little text of a few kinds. On other text other inputs are large and go together otherwise, so its
+# smallest directions are not believed to be small: what is added to its diagonal h, a mean of 1, are DAMPING and
+# SPREAD · √h, which lies between a constant and h itself.
+DAMPING = 0.03
+SPREAD = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,16 @@ def fit_curvature(weight: Tensor, grid: str, curvature: Curvature, passes: int =
     """The least cost that coordinate descent finds from the scales and codes that are best when errors don't know of
     each other.
     """
-    matrix = curvature.matrix.clone()
-    matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
+    matrix = general(curvature.matrix)
     return descend(weight, fit_weight(weight, grid, matrix.diagonal().expand(weight.shape)), matrix, passes)
+
+
+def general(matrix: Tensor) -> Tensor:
+    """H for text of other kinds than it was measured on: float32 [I, I], with a larger diagonal than `matrix` has."""
+    mean = matrix.diagonal().mean()
+    raised = matrix.clone()
+    raised.diagonal().add_(DAMPING * mean + SPREAD * (matrix.diagonal() * mean).sqrt())
+    return raised
 
 
 @torch.no_grad()

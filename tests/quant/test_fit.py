@@ -12,10 +12,21 @@ from safetensors import safe_open
 
 from edgedistill.formats import FORMATS
 from edgedistill.quant import blocks
-from edgedistill.quant.fit import fit_ggml, fit_weight, importance_of
+from edgedistill.quant.descent import descend
+from edgedistill.quant.fit import (
+    DAMPING,
+    SPREAD,
+    Curvature,
+    fit_costs,
+    fit_ggml,
+    fit_weight,
+    general,
+    importance_of,
+)
 from edgedistill.quant.grids import GRIDS, GridTensor, decode, requantize
 from edgedistill.quant.rounded import to_float_format
 from tests import ggml
+from tests.quant.test_descent import correlated
 
 REAL_MODEL = os.environ.get(
     "EDGEDISTILL_REAL_MODEL"
@@ -43,6 +54,44 @@ def test_the_importance_fit_loses_at_most_what_llama_cpps_importance_matrix_does
         importance = importance_of(weight, mean_square)
         theirs = GridTensor(name, torch.from_numpy(ggml.quantize(weight.numpy(), name, mean_square.numpy())))
         assert loss(weight, importance, fit_weight(weight, name, importance)) < loss(weight, importance, theirs)
+
+
+def inputs_of(kind: int, tokens: int, seed: int) -> torch.Tensor:
+    """Inputs of a layer on one kind of text, float64 [T, 128]: all kinds have the same directions, each at sizes of its
+    own.
+    """
+    directions = torch.randn(128, 128, generator=torch.Generator().manual_seed(100)) / 128**0.5
+    sizes = (1.2 * torch.randn(128, generator=torch.Generator().manual_seed(kind))).exp()
+    drawn = torch.randn(tokens, 128, generator=torch.Generator().manual_seed(seed))
+    return ((drawn * sizes) @ directions).double()
+
+
+def test_a_fit_to_one_kind_of_text_serves_other_kinds_and_its_own():
+    """Against the same descent on H as it was measured, whose error on fresh text is summed up token by token."""
+    weight = 0.1 * torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    seen = inputs_of(1, 300, 1)
+    matrix = (seen.T @ seen / seen.square().sum() * 128).float()
+    assert float(matrix.diagonal().mean()) == pytest.approx(1)
+    narrow = matrix + DAMPING * torch.eye(128)
+    start = fit_weight(weight, "q4_0", narrow.diagonal().expand(weight.shape))
+    fits = {"narrow": descend(weight, start, narrow), "ours": fit_costs(weight, "q4_0", Curvature(matrix))}
+
+    def error(name: str, kind: int) -> float:
+        change = fits[name].decode().double() - weight.double()
+        return (inputs_of(kind, 4000, 10 + kind) @ change.T).square().sum().item()
+
+    assert error("ours", 1) < 1.15 * error("narrow", 1)
+    for kind in (2, 3):
+        assert error("ours", kind) < 0.7 * error("narrow", kind)
+
+
+def test_the_diagonal_grows_between_a_constant_and_itself():
+    matrix = correlated(64, 1) * 3
+    expected = matrix.double().clone()
+    mean = float(matrix.diagonal().double().mean())
+    for i in range(64):
+        expected[i, i] += DAMPING * mean + SPREAD * (mean * float(matrix[i, i])) ** 0.5
+    torch.testing.assert_close(general(matrix).double(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", SMALL)
