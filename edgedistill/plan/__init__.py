@@ -2,7 +2,7 @@
 takes. No torch.
 """
 
-from edgedistill.plan.make import make_plan
-from edgedistill.plan.types import Plan, this_machine
+from edgedistill.plan.make import decide, weigh
+from edgedistill.plan.types import BuildPlan, Plan, StageEstimate, this_machine
 
-__all__ = ["Plan", "make_plan", "this_machine"]
+__all__ = ["BuildPlan", "Plan", "StageEstimate", "decide", "this_machine", "weigh"]

@@ -13,36 +13,52 @@ from edgedistill.config.tasks import read_questions
 from edgedistill.config.teach import OWN_PROMPTS
 from edgedistill.config.text_file import check_text
 from edgedistill.errors import InputError
-from edgedistill.facts import ModelFacts, check_depth, check_onnx
+from edgedistill.facts import ModelFacts, ModelShape, check_depth, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
-from edgedistill.plan.building import plan_build
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
-from edgedistill.plan.types import Plan
+from edgedistill.plan.types import BuildPlan, Plan
 
 
-def make_plan(
-    recipe: Recipe, target: Target, facts: ModelFacts, machine: Mapping[str, Any], recovering: bool = True
-) -> Plan:
-    """Choose the student's shape and each tensor's format, weigh it on the device and the build on this machine.
+def decide(recipe: Recipe, facts: ModelFacts, recovering: bool = True) -> tuple[Recipe, ModelShape]:
+    """The recipe with what it leaves open decided, and the student's shape.
 
     Args:
         recipe: what to build.
-        target: what for.
         facts: the teacher.
-        machine: `this_machine(folder)`, or some of its keys; `cores` must be there.
         recovering: False where each mix is only rounded, as `compare` does unless told otherwise.
     Raises:
-        InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
-            big is in the plan; `Plan.require_fit` raises it.
+        InputError: teacher and recipe don't go together, or a file that the recipe names is wrong.
     """
     recipe = recipe.decided(facts.tokenizer.has_chat_template)
     _check(recipe, facts, recovering)
     layers = recipe.student.layers_of(facts.shape.layers)
     check_depth(f"recipe {recipe.name}", facts.name, facts.shape, layers)
-    student = facts.shape.with_layers(layers)
+    return recipe, facts.shape.with_layers(layers)
+
+
+def weigh(
+    recipe: Recipe,
+    target: Target,
+    facts: ModelFacts,
+    student: ModelShape,
+    build: BuildPlan,
+    machine: Mapping[str, Any],
+) -> Plan:
+    """Each tensor's format, what each mix weighs on the device, and whether the build fits this machine.
+
+    Args:
+        recipe, student: as `decide` gives them.
+        target: what for.
+        facts: the teacher.
+        build: what the stages take here.
+        machine: `this_machine(folder)`, or some of its keys.
+    Raises:
+        InputError: a row doesn't divide into the blocks of its format. What is merely too big is in the plan;
+            `Plan.require_fit` raises it.
+    """
     tokens = facts.tokenizer.tokens
-    asked = [recipe.mix(name) for name in recipe.mixes]
-    mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in asked}
+    planned = [recipe.mix(name) for name in recipe.mixes]
+    mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in planned}
     others = {
         name: plan_mix(student, Mix(name, name), target, tokens)
         for name in MIXES
@@ -50,8 +66,10 @@ def make_plan(
     }
     chosen = next((plan for plan in mixes.values() if plan.fits), next(iter(mixes.values())))
     uncut = recipe.mix(chosen.mix)
+    whole = None
     # A fitted mix may be as large for the teacher as for the student: no alternative to weigh.
-    whole = plan_mix(facts.shape, uncut, target, tokens) if layers < facts.shape.layers and uncut.size is None else None
+    if student.layers < facts.shape.layers and uncut.size is None:
+        whole = plan_mix(facts.shape, uncut, target, tokens)
     return Plan(
         recipe=recipe,
         target=target,
@@ -59,14 +77,18 @@ def make_plan(
         student=student,
         context=kv_tokens(student, target),
         mixes=mixes,
-        formats={
-            m.name: {} if m.unfitted else {name: f.name for name, f in assign_formats(student, m).items()}
-            for m in asked
-        },
-        build=plan_build(recipe, facts, student, int(machine["cores"]), recovering),
+        formats={mix.name: _formats(student, mix) for mix in planned},
+        build=build,
         machine=dict(machine),
         alternatives=rejected(facts, student, chosen, others, whole),
     )
+
+
+def _formats(student: ModelShape, mix: Mix) -> dict[str, str]:
+    """Tensor -> number format; none where a fitted mix has yet to choose."""
+    if mix.unfitted:
+        return {}
+    return {name: number_format.name for name, number_format in assign_formats(student, mix).items()}
 
 
 def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:

@@ -8,10 +8,11 @@ from edgedistill.plan.device import MixPlan
 from edgedistill.show import show_bytes, show_count, show_rate, show_seconds
 
 if TYPE_CHECKING:
-    from edgedistill.plan.types import Plan
+    from edgedistill.plan.types import Plan, StageEstimate
 
 
 WIDTH = 100
+NAMED_SHARE = 0.04  # of the time, from which a stage is named; `--dry-run` lists all
 
 
 def plan_text(plan: "Plan") -> str:
@@ -147,16 +148,20 @@ def _rejected(plan: "Plan") -> list[str]:
 
 def _build(plan: "Plan") -> list[str]:
     build, machine = plan.build, plan.machine
-    stages = ", ".join(
-        f"{stage} {show_seconds(build.seconds_by_stage[stage])} ({show_count(tokens)} tokens)"
-        for stage, tokens in build.tokens.items()
-    )
+    long = {name: stage for name, stage in build.stages.items() if stage.seconds >= NAMED_SHARE * build.seconds}
+    stages = [f"{name} {show_seconds(stage.seconds)}{_tokens(stage)}" for name, stage in long.items()]
+    rest = build.seconds - sum(stage.seconds for stage in long.values())
+    stages.append(f"{len(build.stages) - len(long)} others {show_seconds(rest)}")
     return [
-        f"  time    {show_seconds(build.seconds)}: {stages}",
+        f"  time    {show_seconds(build.seconds)} in {len(build.stages)} stages: {', '.join(stages)}",
         f"          assuming {build.assumption}",
         f"  memory  {show_bytes(build.ram_bytes)}{_of(machine.get('free_memory_bytes'))}",
         f"  disk    {show_bytes(build.disk_bytes)}{_of(machine.get('free_disk_bytes'))}",
     ]
+
+
+def _tokens(stage: "StageEstimate") -> str:
+    return f" ({show_count(stage.tokens)} tokens)" if stage.tokens else ""
 
 
 def _verdict(plan: "Plan") -> str:

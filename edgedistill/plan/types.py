@@ -1,6 +1,7 @@
 """Plan: what `make_plan` found, as numbers, as JSON and as a page of text. Bytes, seconds, tokens/s."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,66 @@ from edgedistill.config.target import Target
 from edgedistill.errors import DoesNotFitError
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.machine import free_memory_bytes, usable_cores
-from edgedistill.plan.building import BuildPlan
 from edgedistill.plan.device import MixPlan, target_facts
 from edgedistill.show import show_bytes
 from edgedistill.store import RunFolder, run_bytes
 from edgedistill.store.run import RUN
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage takes: tokens that it writes, reads or trains on, seconds, bytes of memory and of disk."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    ram_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """The build on this machine, by stage in the order of the run."""
+
+    stages: Mapping[str, StageEstimate]
+    cores: int
+    assumption: str
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens of the stages that write, read or train on any."""
+        return {name: stage.tokens for name, stage in self.stages.items() if stage.tokens}
+
+    @property
+    def seconds_by_stage(self) -> dict[str, float]:
+        """Seconds of each stage."""
+        return {name: stage.seconds for name, stage in self.stages.items()}
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages together."""
+        return sum(self.seconds_by_stage.values())
+
+    @property
+    def ram_bytes(self) -> int:
+        """The most that a stage needs."""
+        return max((stage.ram_bytes for stage in self.stages.values()), default=0)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What all stages write."""
+        return sum(stage.disk_bytes for stage in self.stages.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "tokens": self.tokens,
+            "seconds_by_stage": self.seconds_by_stage,
+            "seconds": self.seconds,
+            "ram_bytes": self.ram_bytes,
+            "disk_bytes": self.disk_bytes,
+            "cores": self.cores,
+            "assumption": self.assumption,
+        }
 
 
 def this_machine(folder: Path) -> dict[str, Any]:

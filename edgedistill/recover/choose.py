@@ -5,6 +5,7 @@ them. So the choice is a knapsack, and exact for those sums. What counts is the 
 the choice and for each built-in mix that is no larger, nor much smaller, and the best of them is taken.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def fit_mix(
             "table": {group.name: {f.name: table[group.name][f.name] for f in group.formats} for group in groups},
         },
     )
+
+
+def read_grids(folder: Path) -> dict[str, str]:
+    """Tensor -> grid, as `fit_mix` chose them."""
+    grids: dict[str, str] = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))["grids"]
+    return grids
 
 
 def choose_grids(groups: Sequence[Group], table: Table, allowed: int) -> dict[str, str]:

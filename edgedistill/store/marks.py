@@ -53,8 +53,10 @@ class StageResult:
         return content_of(self.mark)
 
 
-def stage_key(name: str, settings: Mapping[str, Any], inputs: Sequence[StageResult], outside: Mapping[str, str]) -> str:
-    """SHA-256 over all that a stage's output depends on.
+def stage_key(
+    name: str, settings: Mapping[str, Any], inputs: Sequence[tuple[str, str]], outside: Mapping[str, str]
+) -> str:
+    """SHA-256 over all that a stage's output depends on; `inputs` are (name, key) of the stages that it reads.
 
     Raises:
         TypeError, ValueError: the settings aren't made of JSON types.
@@ -63,7 +65,7 @@ def stage_key(name: str, settings: Mapping[str, Any], inputs: Sequence[StageResu
         "format": FORMAT_VERSION,
         "stage": name,
         "settings": settings,
-        "inputs": [[result.name, result.key] for result in inputs],
+        "inputs": [list(pair) for pair in inputs],
         "outside": outside,
     }
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()

@@ -119,6 +119,18 @@ class RunFolder:
         """The folder of the stages."""
         return self.path / STAGES
 
+    def folder_of(self, name: str, key: str) -> Path:
+        """Where a stage of a name and a key lies, or would."""
+        return self.stages / f"{name}-{key[:12]}"
+
+    def holds(self, name: str, key: str) -> bool:
+        """Whether a finished stage of this name and key is there; its files aren't read."""
+        try:
+            mark = read_mark(self.folder_of(name, key) / MARK)
+        except RunError:
+            return False
+        return mark["key"] == key
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out of the run folder. Freed at the end, also by a kill.
@@ -171,8 +183,8 @@ class RunFolder:
         if not STAGE_NAME.fullmatch(name):
             raise ValueError(f"stage name {name!r} must match {STAGE_NAME.pattern}")
         outside = dict(outside or {})
-        key = stage_key(name, settings, inputs, outside)
-        place = _Place(self.stages, f"{name}-{key[:12]}")
+        key = stage_key(name, settings, [(result.name, result.key) for result in inputs], outside)
+        place = _Place(self.stages, self.folder_of(name, key).name)
         mark = self._find(place, key, inputs)
         reused = mark is not None
         if mark is None:

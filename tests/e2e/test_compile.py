@@ -114,6 +114,18 @@ def test_a_second_run_computes_nothing(copy: Path, talking_llama: Path):
     assert artifact_hashes(Path(original)) == before
 
 
+def test_a_dry_run_lists_the_stages_that_a_run_records(compiled: Path, talking_llama: Path, tmp_path: Path):
+    recorded = json.loads((compiled / "run.json").read_text())["current"]
+    for out, complete in ((compiled, len(recorded)), (tmp_path / "new", 0)):
+        done = edgedistill(*compile_command(talking_llama, out)[3:], "--dry-run")
+        assert done.returncode == 0, done.stderr
+        rows = [line.split() for line in done.stdout.splitlines()[1 : len(recorded) + 1]]
+        assert [row[1] for row in rows] == list(recorded)
+        assert sum(row[-1] == "complete" for row in rows) == complete
+        assert f"{len(recorded)} stages, {complete} of them complete" in done.stdout
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_damaged_stage_is_named_and_built_again(compiled: Path, talking_llama: Path, tmp_path: Path):
     """In a copy of the run, which is the same run in another place: nothing but the damage is made anew."""
     copy = Path(shutil.copytree(compiled, tmp_path / "damaged"))

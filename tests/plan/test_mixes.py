@@ -9,7 +9,8 @@ import pytest
 from edgedistill.config import Recipe, load_recipe, load_target
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
-from edgedistill.plan import Plan, make_plan
+from edgedistill.pipeline import make_plan
+from edgedistill.plan import Plan
 from tests.plan.test_plan import MACHINE, SMOL, facts_of
 
 

@@ -6,12 +6,16 @@ from types import SimpleNamespace
 
 from edgedistill.config import Recipe
 from edgedistill.config.tasks import BUILT_IN_FOLDER
-from edgedistill.stages.judging import item_hashes
+from edgedistill.pipeline.judging import item_files
+from edgedistill.pipeline.stage import Finished
+from edgedistill.progress import QuietProgress
 
 
 def hashes(**measure: object) -> dict[str, str]:
     recipe = Recipe(schema="edgedistill.recipe/1", name="mine", measure=measure)
-    return item_hashes(SimpleNamespace(recipe=recipe))  # type: ignore[arg-type]
+    files = item_files(SimpleNamespace(recipe=recipe))  # type: ignore[arg-type]
+    done = Finished(QuietProgress(), None)  # type: ignore[arg-type]
+    return {label: done.sha256(outside) for label, outside in files.items()}
 
 
 def sha256(path: Path) -> str:

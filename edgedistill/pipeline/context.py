@@ -1,0 +1,102 @@
+"""What all stages of one run share: the recipe, the teacher, the student's shape, the machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from edgedistill import __version__
+from edgedistill.config.recipe import Recipe
+from edgedistill.config.target import Target
+from edgedistill.facts import ModelFacts, ModelShape
+from edgedistill.formats import NumberFormat
+from edgedistill.pipeline.stage import Json, Outside
+
+# Recipe settings that change how a stage is run and not what it makes.
+NO_RESULT = {"checkpoint_seconds"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run.
+
+    Attributes:
+        recipe: what to build, decided (`Recipe.decided`).
+        target: what for.
+        facts: the teacher's.
+        shape: the student's.
+        cores: that this process may use.
+        recovering: whether each mix is trained on its grid; else it is only rounded.
+        command: the command line that repeats the run.
+        out: the run folder.
+        license_text: the teacher's licence in full, if it is known.
+    """
+
+    recipe: Recipe
+    target: Target
+    facts: ModelFacts
+    shape: ModelShape
+    cores: int
+    recovering: bool
+    command: str = ""
+    out: Path = Path()
+    license_text: str | None = None
+
+    @property
+    def as_is(self) -> bool:
+        """Whether the student is the teacher itself."""
+        return self.recipe.student.as_is
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's folder or file."""
+        return Path(self.facts.location)
+
+    @property
+    def teacher_files(self) -> Outside:
+        """The teacher, as a stage reads it."""
+        return Outside(self.teacher, model=True)
+
+    @property
+    def own_file(self) -> bool:
+        """Whether the teacher is a GGUF file, which llama.cpp runs as it is."""
+        return self.facts.kind == "gguf"
+
+    @property
+    def student_name(self) -> str:
+        """What the run's files are called after."""
+        return self.facts.name if self.as_is else f"{self.facts.name} {self.shape.layers} layers"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the run folder is for."""
+        return {
+            "teacher": self.facts.source,
+            "recipe": self.recipe.name,
+            "target": self.target.name,
+            "version": __version__,
+        }
+
+    def metadata(self, mix: str, origin: str) -> dict[str, Json]:
+        """What an exported file says of itself; `origin`: "recovered", "rounded", "float" or "teacher"."""
+        entries: dict[str, Json] = {
+            "name": self.student_name,
+            "license": self.facts.license,
+            "teacher": self.facts.source,
+            "recipe": self.recipe.name,
+            "mix": mix,
+            "made": origin,
+            "version": __version__,
+        }
+        return {key: value for key, value in entries.items() if value}
+
+
+def settings_of(part: BaseModel) -> dict[str, Json]:
+    """A recipe part as JSON types, without what changes no result."""
+    return {key: value for key, value in part.model_dump(mode="json").items() if key not in NO_RESULT}
+
+
+def names_of(formats: Mapping[str, NumberFormat]) -> dict[str, Json]:
+    """Tensor -> the name of its format, as settings hold it."""
+    return {tensor: number_format.name for tensor, number_format in formats.items()}

@@ -1,0 +1,254 @@
+"""What each stage takes on this machine: tokens, seconds, bytes of memory and of disk. Estimates, each with its
+assumption.
+
+A forward pass costs 2 and a training step 6 floating point operations a parameter and token (Kaplan et al. 2020,
+section 2.1). The plan's totals are the sum of the seconds and of the disk, and the highest memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from edgedistill.config.recover import CURVATURE_BYTES
+from edgedistill.facts import ModelShape
+from edgedistill.machine import compute_of
+from edgedistill.mixes import Group, Mix, mix_bytes
+from edgedistill.pipeline.context import Context
+from edgedistill.pipeline.stage import Stage
+from edgedistill.plan.types import BuildPlan, StageEstimate
+
+# A core with AVX-512 or AMX in bfloat16 reached 90 GFLOP/s in training and 120 in forward passes; older ones half.
+TRAIN_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 30e9}
+# llama.cpp writing 16 to 32 answers at a time.
+WRITE_FLOPS_PER_CORE = 15e9
+# Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
+KEPT_SHARE = 0.6
+# Python with torch and transformers loaded.
+BASE_RAM_BYTES = 900 * 2**20
+# Weights and gradients in float32, AdamW's two moments in bfloat16, and a bfloat16 copy for the products.
+TRAIN_BYTES_PER_PARAMETER = 14
+# The model in float32, the codes of a mix, and room for the largest tensor while it is rounded.
+UNTRAINED_BYTES_PER_PARAMETER = 7
+# Weights a second that a fit by curvature sets on the grid, whatever the number of cores (SmolLM2-135M: 40 s).
+FITTED_PER_S = 2e6
+# The same of the shorter fit that choices between grids are made by, summed over the choices.
+QUICKLY_FITTED_PER_S = 4e6
+# Values kept for backward, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
+ACTIVATION_WIDTHS = 18
+# Tokens of a question of openbookqa with its options, and of a request with its template and the start of an answer.
+QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
+# A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
+SENSITIVITY_SHARE = 0.6
+START_S = 4.0  # a model loaded, a runtime started
+PARAMETERS_PER_S = {"write": 30e6, "round": 12e6}  # of a model written as it is, or rounded and written
+TRIAL_TOKENS_SHARE = 4  # a token that is decoded alone costs so many times one of a prompt
+COMPARED = 3  # mixes of about a size: the one that was chosen and built-in ones
+
+
+def plan_build(stages: Sequence[Stage], context: Context) -> BuildPlan:
+    """The build as the sum of its stages."""
+    train_flops = TRAIN_FLOPS_PER_CORE[compute_of(context.recipe.distill.compute)] / 1e9
+    return BuildPlan(
+        {stage.name: stage.estimate for stage in stages},
+        context.cores,
+        f"{context.cores} cores at {train_flops:.0f} GFLOP/s in training and {WRITE_FLOPS_PER_CORE / 1e9:.0f} in "
+        f"writing, {KEPT_SHARE:.0%} of the teacher's text kept",
+    )
+
+
+def curvature_passes(shape: ModelShape, part_bytes: int = CURVATURE_BYTES) -> int:
+    """Passes over the text in which curvature is measured, as many layers in each as fit in `part_bytes`."""
+    passes, left = 0, 0
+    for tensor in shape.tensors():
+        if tensor.kind != "linear":
+            continue
+        size = 4 * tensor.cols**2
+        if size > left:
+            passes, left = passes + 1, part_bytes
+        left -= size
+    return passes
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """The estimates of one run's stages."""
+
+    context: Context
+
+    @cached_property
+    def size(self) -> int:
+        """Parameters of the student."""
+        return self.context.shape.parameters
+
+    @cached_property
+    def teacher_size(self) -> int:
+        """Parameters of the teacher."""
+        return self.context.facts.shape.parameters
+
+    @property
+    def training_text(self) -> int:
+        """Tokens of the training text."""
+        teach = self.context.recipe.teach
+        return teach.tokens + teach.free_tokens + teach.text_tokens
+
+    @property
+    def judged_tokens(self) -> int:
+        """Tokens of all judges."""
+        recipe = self.context.recipe
+        if not self.context.recovering:
+            return recipe.measure.tokens * (2 if recipe.teach.style == "chat" else 1)
+        return (1 + bool(recipe.teach.tokens) + bool(recipe.teach.free_tokens)) * recipe.measure.tokens
+
+    def written(self) -> StageEstimate:
+        """A float model written to a file or a folder."""
+        ram = BASE_RAM_BYTES + 8 * self.size
+        seconds = START_S + self.size / PARAMETERS_PER_S["write"]
+        return StageEstimate(0, seconds, ram, 2 * self.size)
+
+    def student(self) -> StageEstimate:
+        """The initial student's folder, in float32."""
+        ram = BASE_RAM_BYTES + 4 * (self.size + self.teacher_size)
+        return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"], ram, 4 * self.size)
+
+    def teach(self) -> StageEstimate:
+        """Text written and read by the teacher, and what it thinks of it where a student is distilled."""
+        context = self.context
+        teach, top_k = context.recipe.teach, context.recipe.top_k
+        written = (teach.tokens + teach.free_tokens) / KEPT_SHARE / self._write_flops
+        read = teach.text_tokens / self._flops(context.recipe.distill.compute) if top_k else 0.0
+        answer = teach.max_prompt_tokens + teach.max_answer_tokens
+        ram = BASE_RAM_BYTES + context.facts.weight_bytes + context.facts.shape.kv_bytes(teach.parallel * answer)
+        seconds = START_S + 2 * self.teacher_size * (written + read)
+        return StageEstimate(self.training_text, seconds, ram, self.training_text * (top_k * 6 + 8))
+
+    def held_out(self) -> StageEstimate:
+        """Chats that are written to judge on."""
+        tokens = self.context.recipe.measure.tokens
+        seconds = START_S + 2 * self.teacher_size * tokens / KEPT_SHARE / self._write_flops
+        return StageEstimate(tokens, seconds, self.teach().ram_bytes, 8 * tokens)
+
+    def distill(self) -> StageEstimate:
+        """The student trained in float; two checkpoints of weights and of moments of two bytes."""
+        settings = self.context.recipe.distill
+        # Validations are forward passes.
+        work = 6 * settings.tokens + 2 * settings.validation_of(settings.tokens).all_tokens
+        seconds = START_S + self.size * work / self._flops(settings.compute)
+        ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * self.size + self._activations(settings.batch_tokens)
+        return StageEstimate(settings.tokens, seconds, ram, (4 + 2 * 8) * self.size)
+
+    def capture(self) -> StageEstimate:
+        """The float student's last hidden states of the text."""
+        tokens = self.training_text
+        seconds = START_S + 2 * self.size * tokens / self._flops("float32")
+        ram = BASE_RAM_BYTES + 4 * self.size + self._activations(2 * self.context.recipe.recover.seq_len)
+        return StageEstimate(tokens, seconds, ram, 2 * self.context.shape.width * tokens)
+
+    def costs(self) -> StageEstimate:
+        """What errors cost: forward and back over the text, once for as many layers as fit in memory."""
+        recover, shape = self.context.recipe.recover, self.context.shape
+        passes = curvature_passes(shape) if recover.fit == "curvature" else 1
+        tokens = min(self.training_text, recover.fit_tokens)
+        seconds = START_S + 6 * self.size * tokens * passes / self._flops(recover.compute)
+        matrices = self._curvature_bytes()
+        ram = BASE_RAM_BYTES + 4 * self.size + min(CURVATURE_BYTES, 2 * matrices)
+        return StageEstimate(tokens * passes, seconds, ram + self._activations(2 * recover.seq_len), matrices)
+
+    def sensitivity(self, groups: Sequence[Group], tokens: int) -> StageEstimate:
+        """What each grid costs each group of tensors: foretold by curvature, or measured by KL."""
+        weights = sum(len(group.formats) * sum(t.rows * t.cols for t in group.tensors) for group in groups)
+        if self.context.recipe.recover.fit == "curvature":
+            return StageEstimate(tokens, START_S + weights / QUICKLY_FITTED_PER_S, self._choosing_bytes(tokens), 10**6)
+        read = tokens * sum(len(group.formats) for group in groups)
+        seconds = START_S + 2 * self.size * SENSITIVITY_SHARE * read / self._flops("float32")
+        return StageEstimate(read, seconds, self._choosing_bytes(tokens), 10**6)
+
+    def fit(self, mix: Mix) -> StageEstimate:
+        """The grids of a mix chosen, and the choice compared with mixes of about its size."""
+        seconds = START_S + COMPARED * self.size / QUICKLY_FITTED_PER_S
+        return StageEstimate(mix.tokens, seconds, self._choosing_bytes(mix.tokens), 10**6)
+
+    def rounded(self, mix: Mix) -> StageEstimate:
+        """A mix rounded and written."""
+        seconds = START_S + self.size / PARAMETERS_PER_S["round"]
+        ram = BASE_RAM_BYTES + UNTRAINED_BYTES_PER_PARAMETER * self.size
+        return StageEstimate(0, seconds, ram, mix_bytes(self.context.shape, mix))
+
+    def recover(self, mix: Mix) -> StageEstimate:
+        """A mix fitted and trained on its grid."""
+        settings = self.context.recipe.recover
+        tokens = settings.tokens_of(mix.name)
+        fitting = 1 / FITTED_PER_S if settings.fit == "curvature" else 0.0
+        validation = 2 * settings.validation_of(tokens).all_tokens / self._flops("float32")
+        seconds = START_S + (6 * tokens / self._flops(settings.compute) + validation + fitting) * self.size
+        seconds += self.size / PARAMETERS_PER_S["round"]
+        ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * self.size + self._activations(settings.batch_tokens)
+        return StageEstimate(tokens, seconds, ram, 2 * mix_bytes(self.context.shape, mix))
+
+    def exported(self, mix: Mix) -> StageEstimate:
+        """A packed file and its copy in the bundle."""
+        return StageEstimate(
+            0, self.written().seconds, self.written().ram_bytes, 2 * mix_bytes(self.context.shape, mix)
+        )
+
+    def judges(self) -> StageEstimate:
+        """Held-out texts put aside."""
+        return StageEstimate(0, START_S, BASE_RAM_BYTES, 8 * self.judged_tokens)
+
+    def reference(self, size: int, width: int, vocab: int) -> StageEstimate:
+        """What a float model makes of the judges: hidden states and the output matrix, in float32."""
+        tokens = self.judged_tokens
+        seconds = START_S + 2 * size * tokens / self._flops("float32")
+        return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * size, 4 * width * (tokens + vocab))
+
+    def row(self) -> StageEstimate:
+        """One file judged and asked."""
+        tokens = self.judged_tokens + self._asked_tokens()
+        seconds = START_S + 2 * self.size * tokens / self._write_flops
+        return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * self.size, 10**5)
+
+    def layers(self) -> StageEstimate:
+        """A mix's errors by layer."""
+        seconds = self.size / PARAMETERS_PER_S["write"]
+        return StageEstimate(0, seconds, BASE_RAM_BYTES + 8 * self.size, 10**5)
+
+    def speeds(self, files: int) -> StageEstimate:
+        """All files timed in turn."""
+        measure = self.context.recipe.measure
+        tokens = measure.prefill + TRIAL_TOKENS_SHARE * measure.decode
+        trial = START_S + 2 * self.size * tokens / self._write_flops
+        ram = BASE_RAM_BYTES + 2 * self.size
+        return StageEstimate(0, measure.repetitions * files * trial, ram, 10**5)
+
+    def papers(self) -> StageEstimate:
+        """Rows joined, or a report written."""
+        return StageEstimate(0, 1.0, BASE_RAM_BYTES, 10**6)
+
+    @property
+    def _write_flops(self) -> float:
+        return WRITE_FLOPS_PER_CORE * self.context.cores
+
+    def _flops(self, compute: str) -> float:
+        return TRAIN_FLOPS_PER_CORE[compute_of(compute)] * self.context.cores
+
+    def _activations(self, tokens: int) -> int:
+        return tokens * self.context.shape.layers * self.context.shape.width * ACTIVATION_WIDTHS * 2
+
+    def _asked_tokens(self) -> int:
+        """Tokens of questions and requests that each file reads and writes."""
+        measure = self.context.recipe.measure
+        chats = self.context.facts.tokenizer.has_chat_template
+        requests = 2 * measure.refusal_items * REQUEST_TOKENS if chats else 0
+        return len(measure.tasks) * measure.task_items * QUESTION_TOKENS + requests
+
+    def _curvature_bytes(self) -> int:
+        """Of a matrix over the inputs of each linear layer in float16, as they are kept."""
+        if self.context.recipe.recover.fit != "curvature":
+            return 0
+        return sum(2 * tensor.cols**2 for tensor in self.context.shape.tensors() if tensor.kind == "linear")
+
+    def _choosing_bytes(self, tokens: int) -> int:
+        """Grids are chosen by trying them: weights twice in float32, and of the text the float model's logits and
+        every layer's inputs.
+        """
+        shape = self.context.shape
+        return BASE_RAM_BYTES + 8 * self.size + 4 * tokens * (shape.vocab + shape.layers * shape.width)

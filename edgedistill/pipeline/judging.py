@@ -1,0 +1,347 @@
+"""The stages that measure: which files, on which held-out texts (one of each source of the training text), what they
+are asked.
+
+    judges ─► reference-student, reference-teacher ─► measure-LABEL, one a file ─┐
+    a mix's files ─► layers-MIX ─────────────────────────────────────────────────┼─► measure
+    all files ─► speeds ─────────────────────────────────────────────────────────┘
+
+A row's key hashes the file's own bytes, the judges, the references, the questions, the recipe's `measure` part and the
+machine; not what the file is called, nor the files beside it. So another mix, or recovery, finds every row that was
+measured. `speeds` times all files in turn, since only trials of one sitting can be compared: another file among them is
+another sitting.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
+from edgedistill.export import GGUF_NAME, ONNX_NAME
+from edgedistill.machine import fingerprint
+from edgedistill.mixes import Mix
+from edgedistill.pipeline.context import Context, settings_of
+from edgedistill.pipeline.estimate import Estimates
+from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
+from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
+
+if TYPE_CHECKING:
+    from edgedistill.measure.artifacts import Artifact
+    from edgedistill.measure.items import Asked
+    from edgedistill.measure.judge import Judge
+
+# Of how files are measured, what no row depends on, and tasks, which count by their content.
+NO_ROW = {"repetitions", "accuracy_level", "tasks"}
+JOINED = "measure"
+CHATS, WRITTEN, FREE, PROSE, OWN = (
+    "held-out chats",
+    "held-out text",
+    "held-out free text",
+    "held-out prose",
+    "held-out own text",
+)
+RUNTIMES = {"gguf": ("llama.cpp", GGUF_NAME), "onnx": ("onnxruntime", ONNX_NAME)}
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file that is to be measured: its row's label, what it is, and where it will lie."""
+
+    label: str
+    kind: str  # "teacher", "float", "rounded" or "recovered"
+    mix: str | None
+    runtime: str
+    place: Path | InStage
+
+    @property
+    def stage(self) -> str:
+        """The name of its row's stage."""
+        return "measure-" + re.sub(r"[^a-z0-9._]+", "-", self.label.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class JudgingStages:
+    """The stages of one run that measure.
+
+    Attributes:
+        context: the run's.
+        mixes: all of them.
+        student: the stage of the float student.
+        written: the stage with what a model wrote of the judges' texts; None where it wrote nothing.
+        captured: the stage with the inputs' mean squares, which weigh the errors by layer; None: all count alike.
+    """
+
+    context: Context
+    mixes: Sequence[Mix]
+    student: str
+    written: str | None
+    captured: str | None
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        """What they take."""
+        return Estimates(self.context)
+
+    @cached_property
+    def files(self) -> list[PackedFile]:
+        """What is measured, in the order of the table."""
+        context = self.context
+        files: list[PackedFile] = []
+        if context.own_file or not context.as_is:
+            label = "model as given" if context.as_is else "teacher"
+            place: Path | InStage = context.teacher if context.own_file else InStage(TEACHER_FILE, GGUF_NAME)
+            files.append(PackedFile(label, "teacher", None, "llama.cpp", place))
+        label = "float model" if context.as_is else "float student"
+        files.append(PackedFile(label, "float", None, "llama.cpp", InStage(FLOAT_FILE, GGUF_NAME)))
+        for mix in (mix.name for mix in self.mixes):
+            place = InStage(f"rounded-{mix}", GGUF_NAME)
+            files.append(PackedFile(f"{mix} rounded", "rounded", mix, "llama.cpp", place))
+            for kind in context.recipe.export if context.recovering else ():
+                runtime, name = RUNTIMES[kind]
+                place = InStage(exported_stage(kind, mix), name)
+                files.append(PackedFile(f"{mix} recovered, {runtime}", "recovered", mix, runtime, place))
+        return files
+
+    def all(self) -> list[Stage]:
+        """All of them, in order."""
+        rows = [self._row(file) for file in self.files]
+        layers = [self._layers(mix.name) for mix in self.mixes]
+        return [self._judges(), *self._references(), *rows, *layers, self._speeds(), self._joined(rows, layers)]
+
+    def _judges(self) -> Stage:
+        """The texts that all files are judged on."""
+        context, teach = self.context, self.context.recipe.teach
+
+        def work(folder: Path, done: Finished) -> None:
+            from edgedistill.measure.judge import save_judges
+
+            save_judges([*self._written_judges(done), _prose(context)], folder)
+
+        settings: dict[str, Json] = {"tokens": context.recipe.measure.tokens, "own": bool(teach.text)}
+        if self.written == "teach":
+            settings |= {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}
+        outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
+        outside["teacher"] = context.teacher_files
+        inputs = (self.written,) if self.written else ()
+        return Stage("judges", "judges", work, settings, inputs, outside, estimate=self.estimates.judges())
+
+    def _written_judges(self, done: Finished) -> "list[Judge]":
+        if self.written == "teach":
+            return _judges_of_training(self.context, done.folder("teach"))
+        if self.written is None:
+            return []
+        from edgedistill.measure.judge import Judge, limit_documents
+        from edgedistill.teach.stage import held_out_documents
+
+        documents = held_out_documents(done.folder(self.written))
+        chats = limit_documents(documents, self.context.recipe.measure.tokens)
+        return [Judge(CHATS, "written by the model for this, never trained on", chats)] if chats else []
+
+    def _references(self) -> list[Stage]:
+        """What the float models make of the judges."""
+        context = self.context
+        student, teacher = context.shape, context.facts.shape
+
+        def work(what: str, folder: Path, done: Finished) -> None:
+            from edgedistill.measure.judge import REFERENCE, load_judges, make_reference
+
+            model = done.folder(self.student) if what == "student" else context.teacher
+            judges = load_judges(done.folder("judges"))
+            make_reference(model, judges, folder / REFERENCE, f"float {what}", done.progress)
+
+        stages = [
+            Stage(
+                "reference-student",
+                "reference",
+                partial(work, "student"),
+                inputs=("judges", self.student),
+                estimate=self.estimates.reference(student.parameters, student.width, student.vocab),
+            )
+        ]
+        if not context.as_is:
+            teacher_stage = Stage(
+                "reference-teacher",
+                "reference",
+                partial(work, "teacher"),
+                inputs=("judges",),
+                outside={"teacher": context.teacher_files},
+                estimate=self.estimates.reference(teacher.parameters, teacher.width, teacher.vocab),
+            )
+            stages.append(teacher_stage)
+        return stages
+
+    @property
+    def _reference_stages(self) -> dict[str, str]:
+        stages = {"student": "reference-student"}
+        if not self.context.as_is:
+            stages["teacher"] = "reference-teacher"
+        return stages
+
+    def _row(self, file: PackedFile) -> Stage:
+        """One file judged."""
+        context = self.context
+
+        def work(folder: Path, done: Finished) -> None:
+            from edgedistill.measure.judge import REFERENCE, load_judges, load_reference
+            from edgedistill.measure.row import Work, measure_row
+
+            # Read once for all rows: what a reference makes of a position is then worked out once too.
+            views = {
+                name: done.once(stage, partial(load_reference, done.folder(stage) / REFERENCE))
+                for name, stage in self._reference_stages.items()
+            }
+            judges = load_judges(done.folder("judges"))
+            items = self._items(done)
+            measure_row(
+                _artifact(context, file, done), Work(judges, views, items, context.recipe, folder, done.progress)
+            )
+
+        measure = {key: value for key, value in settings_of(context.recipe.measure).items() if key not in NO_ROW}
+        settings: dict[str, Json] = {
+            "measure": measure,
+            "style": context.recipe.teach.style,
+            "runtime": file.runtime,
+            "worst": file.kind in ("rounded", "recovered"),
+            "machine": fingerprint(),
+            "cores": context.cores,
+        }
+        inputs = ("judges", *self._reference_stages.values())
+        outside = {"file": Outside(file.place), **item_files(context)}
+        estimate = self.estimates.row()
+        return Stage(file.stage, "row", work, settings, inputs, outside, mix=file.mix, estimate=estimate)
+
+    def _items(self, done: Finished) -> "Asked":
+        """The recipe's questions and requests that fit the model."""
+        from edgedistill.measure.items import choose_items
+
+        measure = self.context.recipe.measure
+        return done.once("items", lambda: choose_items(measure, done.folder(self.student), done.progress))
+
+    def _layers(self, mix: str) -> Stage:
+        """A mix's errors by layer, of its files in llama.cpp."""
+        context = self.context
+        files = [file for file in self.files if (file.mix, file.runtime) == (mix, "llama.cpp")]
+
+        def work(folder: Path, done: Finished) -> None:
+            from edgedistill.export.weights import open_weights
+            from edgedistill.measure.stage import find_layers
+            from edgedistill.teach.capture import load_importance
+
+            squares = load_importance(done.folder(self.captured)) if self.captured else None
+            paths = {file.kind: done.locate(file.place) for file in files}
+            student = done.folder(self.student)
+            find_layers(paths, student, lambda path: open_weights(path).tensors, squares, mix, folder, done.progress)
+
+        inputs = (self.student, self.captured) if self.captured else (self.student,)
+        outside = {file.kind: Outside(file.place) for file in files}
+        estimate = Estimates(context).layers()
+        return Stage(f"layers-{mix}", "layers", work, inputs=inputs, outside=outside, mix=mix, estimate=estimate)
+
+    def _speeds(self) -> Stage:
+        """All files timed in turn."""
+        context, measure = self.context, self.context.recipe.measure
+
+        def work(folder: Path, done: Finished) -> None:
+            from edgedistill.measure.stage import time_files
+
+            time_files(self._artifacts(done), context.recipe, folder, done.progress)
+
+        settings: dict[str, Json] = {
+            "machine": fingerprint(),
+            "cores": context.cores,
+            "prefill": measure.prefill,
+            "decode": measure.decode,
+            "rounds": measure.repetitions,
+            "threads": measure.threads,
+        }
+        outside = {file.label: Outside(file.place) for file in self.files}
+        estimate = self.estimates.speeds(len(self.files))
+        return Stage("speeds", "speeds", work, settings, outside=outside, estimate=estimate)
+
+    def _joined(self, rows: Sequence[Stage], layers: Sequence[Stage]) -> Stage:
+        """Every packed file in its runtime on this machine, as one table."""
+        context = self.context
+
+        def work(folder: Path, done: Finished) -> None:
+            from edgedistill.measure.judge import load_judges
+            from edgedistill.measure.stage import join_rows
+
+            by_mix = {str(stage.mix): done.folder(stage.name) for stage in layers}
+            join_rows(
+                self._artifacts(done),
+                [done.folder(row.name) for row in rows],
+                done.folder("speeds"),
+                by_mix,
+                load_judges(done.folder("judges")),
+                self._items(done),
+                context.recipe,
+                context.command,
+                context.target.this_machine,
+                folder,
+            )
+
+        table: list[Json] = [[file.label, file.kind, file.mix, _shown(file.place)] for file in self.files]
+        settings: dict[str, Json] = {
+            "target": context.target.name,
+            "on_target": context.target.this_machine,
+            "rows": table,
+        }
+        inputs = ("judges", *(stage.name for stage in (*rows, *layers)), "speeds")
+        outside = item_files(context)
+        return Stage(JOINED, "papers", work, settings, inputs, outside, estimate=self.estimates.papers())
+
+    def _artifacts(self, done: Finished) -> "list[Artifact]":
+        return [_artifact(self.context, file, done) for file in self.files]
+
+
+def item_files(context: Context) -> dict[str, Outside]:
+    """What the questions and requests are read from, by what they are and not by what their files are called."""
+    measure = context.recipe.measure
+    files = {f"task {task_name(entry)}": Outside(task_path(entry)) for entry in measure.tasks}
+    if measure.refusal_items:
+        files["requests"] = Outside(REQUESTS_FILE)
+    return files
+
+
+def _artifact(context: Context, file: PackedFile, done: Finished) -> "Artifact":
+    from edgedistill.measure.artifacts import Artifact
+
+    def look() -> "Artifact":
+        return Artifact.of(file.label, file.kind, file.mix, file.runtime, done.locate(file.place), run=context.out)
+
+    return done.once(f"artifact {file.label}", look)
+
+
+def _shown(place: Path | InStage) -> str:
+    return place.name if isinstance(place, Path) else f"{place.stage}/{place.name}"
+
+
+def _judges_of_training(context: Context, taught: Path) -> "list[Judge]":
+    """The held-out part of what the teacher wrote."""
+    from edgedistill.measure.judge import Judge, limit_documents
+    from edgedistill.signals import shards
+
+    teach, tokens = context.recipe.teach, context.recipe.measure.tokens
+    chats = CHATS if teach.style == "chat" else WRITTEN
+    sources = (
+        (teach.tokens, chats, "written by the teacher, never trained on", shards.WRITTEN),
+        (teach.free_tokens, FREE, "written freely by the teacher, never trained on", shards.FREE),
+    )
+    judges = []
+    for budget, name, source, prefix in sources:
+        if budget:
+            documents = list(shards.iter_shards(taught / f"{prefix}judge"))
+            judges.append(Judge(name, source, limit_documents(documents, tokens)))
+    return judges
+
+
+def _prose(context: Context) -> "Judge":
+    from edgedistill.data.prose import passages
+    from edgedistill.measure.judge import Judge, prose_documents
+
+    text = context.recipe.teach.text
+    name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
+    tokens = context.recipe.measure.tokens
+    return Judge(name, source, prose_documents(context.teacher, passages("judge", text), tokens))

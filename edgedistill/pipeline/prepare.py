@@ -1,0 +1,87 @@
+"""Everything before the first stage: the recipe decided, the stages listed, their estimate, and the plan."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.config.target import Target
+from edgedistill.facts import ModelFacts
+from edgedistill.pipeline.context import Context
+from edgedistill.pipeline.estimate import plan_build
+from edgedistill.pipeline.stage import Stage
+from edgedistill.pipeline.steps import compare_steps, compile_steps
+from edgedistill.plan import Plan, decide, this_machine, weigh
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command asks for.
+
+    Attributes:
+        recipe: what to build, with its teacher filled in.
+        target: what for.
+        out: the run folder; made if it doesn't exist.
+        comparing: whether files are made to be compared, by `compare`.
+        recovering: whether each mix is trained on its grid.
+        command: the command line that repeats it.
+    """
+
+    recipe: Recipe
+    target: Target
+    out: Path
+    comparing: bool = False
+    recovering: bool = True
+    command: str = ""
+
+    @property
+    def steps(self) -> Callable[[Context], list[Stage]]:
+        """The function that lists its stages."""
+        return compare_steps if self.comparing else compile_steps
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose stages are listed and planned. Nothing was written."""
+
+    context: Context
+    stages: list[Stage]
+    plan: Plan
+
+
+def prepare(job: Job, facts: ModelFacts, machine: Mapping[str, Any], license_text: str | None = None) -> Prepared:
+    """List and plan the stages of a job.
+
+    Args:
+        job: what is asked for.
+        facts: the teacher's.
+        machine: `this_machine(out)`, or some of its keys; `cores` must be there.
+        license_text: the teacher's licence in full, for the bundle.
+    Raises:
+        InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
+            big is in the plan; `Plan.require_fit` raises it.
+    """
+    recipe, shape = decide(job.recipe, facts, job.recovering)
+    cores = int(machine["cores"])
+    context = Context(recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text)
+    stages = job.steps(context)
+    plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
+    return Prepared(context, stages, plan)
+
+
+def make_plan(
+    recipe: Recipe,
+    target: Target,
+    facts: ModelFacts,
+    machine: Mapping[str, Any] | None = None,
+    recovering: bool = True,
+) -> Plan:
+    """The plan of a compile; of a comparison unless `recovering`. See `prepare`.
+
+    Args:
+        machine: `this_machine(folder)`, or some of its keys; None for this machine and the current folder.
+    """
+    known = this_machine(Path()) if machine is None else machine
+    job = Job(recipe, target, Path(), comparing=not recovering, recovering=recovering)
+    return prepare(job, facts, known).plan

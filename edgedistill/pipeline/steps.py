@@ -1,0 +1,81 @@
+"""The pipeline: two functions that return lists of stages. Read each from top to bottom.
+
+    compile   [teacher-gguf] ─► teach ─► distill ─► capture, curvature ─► recover-MIX ─► gguf-MIX, onnx-MIX ─┐
+                                            └─► float-gguf, rounded-MIX ─────────────────────────────────────┤
+                                                        judges, references ─► rows, layers, speeds ─► measure ┴─► report
+
+    compare   student ─► float-gguf, rounded-MIX, held-out ─► rows ... ─► measure ─► report
+              with --recover also teach ─► capture, curvature ─► recover-MIX ─► gguf-MIX
+
+Nothing runs while a list is made. A stage reads finished stages and writes one folder; its key hashes all that it
+depends on. To add one: a function that returns a `Stage`, and a line here.
+"""
+
+from edgedistill.mixes import Mix
+from edgedistill.pipeline.context import Context
+from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported, float_gguf, rounded, teacher_gguf
+from edgedistill.pipeline.judging import JudgingStages
+from edgedistill.pipeline.papers import report
+from edgedistill.pipeline.stage import Stage, check_order
+from edgedistill.pipeline.training import TrainingStages
+
+
+def compile_steps(context: Context) -> list[Stage]:
+    """All stages of a compile, in order."""
+    training = TrainingStages(context)
+    mixes = training.mixes
+    stages: list[Stage] = []
+    if context.as_is:
+        stages += [training.student(), float_gguf(context, "student")]
+        stages += [training.teach(None if context.own_file else FLOAT_FILE, held_out=False)]
+    else:
+        if not context.own_file:
+            stages.append(teacher_gguf(context))
+        stages.append(training.teach(None if context.own_file else TEACHER_FILE, held_out=False))
+        stages += [training.distill(), float_gguf(context, "distill")]
+    stages += _recovery(training, mixes)
+    stages += JudgingStages(context, mixes, training.float_student, "teach", "capture").all()
+    stages.append(report(context, tuple(stages), training.float_student))
+    check_order(stages)
+    return stages
+
+
+def compare_steps(context: Context) -> list[Stage]:
+    """All stages of a comparison, in order.
+
+    The judges don't depend on training, nor does a row on the other files: adding a mix, or recovery, to a finished
+    comparison makes and judges what is new.
+    """
+    training = TrainingStages(context)
+    mixes = training.mixes
+    chats = context.recipe.teach.style == "chat"
+    writer_file = None if context.own_file else FLOAT_FILE
+    stages = [training.student(), float_gguf(context, "student")]
+    if chats:
+        stages.append(training.held_out(writer_file))
+    if context.recovering:
+        stages.append(training.teach(writer_file, held_out=chats))
+        stages += _recovery(training, mixes)
+    else:
+        stages += [rounded(context, mix, "student") for mix in mixes]
+    captured = "capture" if context.recovering else None
+    stages += JudgingStages(context, mixes, "student", "held-out" if chats else None, captured).all()
+    stages.append(report(context, tuple(stages), "student"))
+    check_order(stages)
+    return stages
+
+
+def _recovery(training: TrainingStages, mixes: list[Mix]) -> list[Stage]:
+    """From the float student to the packed files of all mixes."""
+    context = training.context
+    stages = [training.capture()]
+    if training.costs_stage:
+        stages.append(training.costs())
+    unfitted = [mix for mix in mixes if mix.unfitted]
+    if unfitted:
+        stages.append(training.sensitivity(unfitted))
+        stages += [training.fit(mix) for mix in unfitted]
+    for mix in mixes:
+        stages += [rounded(context, mix, training.float_student), training.recover(mix)]
+        stages += [exported(context, kind, mix) for kind in context.recipe.export]
+    return stages
