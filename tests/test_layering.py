@@ -26,13 +26,13 @@ def layers_of(text: str) -> dict[str, float]:
 
 LAYER_OF = layers_of(TABLE.read_text(encoding="utf-8"))
 # Rooms on the move: those of the first list are being filled with what lies in those of the second.
-ARRIVING = {"results", "show", "pipeline"}
-LEAVING = {"records": 1.5, "stages": 7.5, "compile": 8.5, "compare": 8.5}
+ARRIVING = {"results", "show"}
+LEAVING = {"records": 1.5}
 LAYER_OF |= {"__main__": 1 + max(LAYER_OF.values())} | LEAVING
 HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp", "accelerate", "peft", "matplotlib"}
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
 LIGHT = {room for room, number in LAYER_OF.items() if number <= 3}
-LIGHT |= {"plan", "report", "bundle", "stages", "pipeline", "compile", "compare", "cli", "__main__"}
+LIGHT |= {"plan", "report", "bundle", "pipeline", "cli", "__main__"}
 LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py", "models/gguf_header.py"}
 
 
