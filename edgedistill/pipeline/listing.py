@@ -2,8 +2,8 @@
 
 from edgedistill.pipeline.prepare import Prepared
 from edgedistill.pipeline.runner import complete_stages
-from edgedistill.store.run import RUN, RunFolder
 from edgedistill.show import show_bytes, show_count, show_seconds
+from edgedistill.store.run import RUN, RunFolder
 
 HEADINGS = ("", "stage", "tokens", "time", "memory", "disk", "")
 WORDS = (1, 6)  # columns of words

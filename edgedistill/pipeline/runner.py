@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from edgedistill.pipeline.schedule import Schedule
 from edgedistill.pipeline.stage import Finished, Hashes, InStage, Outside, Stage
+from edgedistill.show import show_seconds
 from edgedistill.store.marks import stage_key
 from edgedistill.store.run import RunFolder
-from edgedistill.show import show_seconds
 
 
 def run_stages(run: RunFolder, stages: Sequence[Stage], done: Finished) -> None:
