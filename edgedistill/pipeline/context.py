@@ -11,6 +11,7 @@ from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.formats import NumberFormat
+from edgedistill.machine import compute_of
 from edgedistill.pipeline.stage import Json, Outside
 
 # Recipe settings that change how a stage is run and not what it makes.
@@ -93,8 +94,11 @@ class Context:
 
 
 def settings_of(part: BaseModel) -> dict[str, Json]:
-    """A recipe part as JSON types, without what changes no result."""
-    return {key: value for key, value in part.model_dump(mode="json").items() if key not in NO_RESULT}
+    """A recipe part as JSON types, without what changes no result, and with the number type that is computed in."""
+    settings: dict[str, Json] = part.model_dump(mode="json", exclude=NO_RESULT)
+    if "compute" in settings:
+        settings["compute"] = compute_of(str(settings["compute"]))
+    return settings
 
 
 def names_of(formats: Mapping[str, NumberFormat]) -> dict[str, Json]:

@@ -11,6 +11,7 @@ from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.config.validation import MOST_TOKENS
 from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
+from edgedistill.machine import compute_of
 from edgedistill.mixes import Group, Mix, assign_formats, groups_of, measured_once, mix_bytes
 from edgedistill.pipeline.context import Context, names_of, settings_of
 from edgedistill.pipeline.estimate import Estimates
@@ -223,7 +224,7 @@ class TrainingStages:
         settings: dict[str, Json] = {
             "tokens": recover.fit_tokens,
             "seq_len": recover.seq_len,
-            "compute": recover.compute,
+            "compute": compute_of(recover.compute),
             "seed": recipe.teach.seed,
             "kept": KEPT[recover.fit],
         }
