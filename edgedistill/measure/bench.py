@@ -1,5 +1,6 @@
 """Measure one packed file on its own: speed and memory, perplexity on a text, KL to a reference model."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default cont
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure. Tokens of prefill and decode, trials, threads (None: all), tokens of the text to judge."""
+    """What to measure. Tokens of prefill and decode, trials, threads (None: all), tokens of the text to judge, and
+    whether the file is timed.
+    """
 
     prefill: int = 512
     decode: int = 128
     repetitions: int = 5
     threads: int | None = None
     tokens: int = 4096
+    timed: bool = True
 
 
 def bench(
@@ -68,25 +72,23 @@ def bench(
             "runtime": runtime,
             "runtime_version": model.info().version,
             "machine": machine_facts(),
-            "speed": measure_speed(model, settings.prefill, settings.decode, settings.repetitions),
+            "speed": None,
             "quality": None,
         }
+        if settings.timed:
+            result["speed"] = measure_speed(model, settings.prefill, settings.decode, settings.repetitions)
         if text is not None:
             judges = [Judge(text.name, str(text), _windows(model, text, settings.tokens))]
             if reference is not None:
                 _check_same_words(model, path, reference)
-            references = (
-                {}
-                if reference is None
-                else {
-                    "reference": make_reference(
-                        reference, judges, scratch / "reference.safetensors", reference.name, progress
-                    )
-                }
-            )
+            references = {}
+            if reference is not None:
+                kept = scratch / f"reference-{_words_hash(judges[0])}.safetensors"
+                references["reference"] = make_reference(reference, judges, kept, reference.name, progress)
             progress.start(f"judge {path.name} on {text.name}", judges[0].tokens, "tokens")
             result["quality"] = measure_quality(model, judges, references, progress)
-            result["speed"]["peak_rss_bytes"] = model.peak_rss_bytes()
+            if settings.timed:
+                result["speed"]["peak_rss_bytes"] = model.peak_rss_bytes()
     progress.finish()
     return result
 
@@ -121,6 +123,13 @@ def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Example, ...]:
     return limit_documents(
         [counted_from(torch.tensor(piece, dtype=torch.int32)) for piece in cut_ids(ids, start, WINDOW)], tokens
     )
+
+
+def _words_hash(judge: Judge) -> str:
+    """Of the tokens that a text is cut into: files that cut it alike share what the reference thinks of it."""
+    ids = torch.cat([document.tokens for document in judge.documents])
+    lengths = [len(document.tokens) for document in judge.documents]
+    return hashlib.sha256(repr(lengths).encode() + ids.numpy().tobytes()).hexdigest()[:16]
 
 
 def _check_same_words(model: Runtime, path: Path, reference: Path) -> None:

@@ -91,7 +91,7 @@ def test_without_disk_nothing_begins(tiny_llama: Path, tmp_path: Path, monkeypat
     code, _, error = run(tiny_llama, "-o", tmp_path / "run", "-r", RECIPE)
     assert code == 3
     assert re.search(
-        r"building it needs about .* of disk; 1000 B are free there\. Free some, or choose an output folder", error
+        r"building it needs about .* of disk; 1.00 kB are free there\. Free some, or choose an output folder", error
     )
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,127 @@
+"""The table of files that were measured side by side, for `bench` and `compare` of several files."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from edgedistill.measure.bench import BenchSettings
+
+HEADS = ("file", "size", "decode", "prefill", "memory", "perplexity", "KL", "KL 99 %", "same token", "front")
+
+SCHEMA = "edgedistill.compare-files/1"
+# Options of compare that say what to build, and how; of files that are there nothing is built.
+BUILDING = {
+    "teacher": "--teacher",
+    "mixes": "--mix",
+    "recover": "--recover",
+    "target": "--target",
+    "out": "--out",
+    "recipe": "--recipe",
+    "dry_run": "--dry-run",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of several files.
+
+    Attributes:
+        files: .gguf files and ONNX folders.
+        text: to judge on; None: speeds alone.
+        reference: as `resolve` takes it; None: none.
+    """
+
+    files: Sequence[Path]
+    text: Path | None
+    reference: str | None
+
+
+def measure(question: Question, settings: "BenchSettings") -> list[dict[str, Any]]:
+    """Measure the files with progress on stderr."""
+    from edgedistill.measure.side_by_side import bench_files
+    from edgedistill.models.source import resolve
+    from edgedistill.progress import RichProgress
+
+    reference = resolve(question.reference) if question.reference else None
+    progress = RichProgress()
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
+            return bench_files(question.files, question.text, reference, settings, Path(scratch), progress)
+    finally:
+        progress.finish()
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The results, smallest file first: a line a file, then what the columns mean."""
+    from edgedistill.show import visible
+
+    rows = [HEADS, *(_cells(result) for result in sorted(results, key=lambda result: int(result["file_bytes"])))]
+    rows = [(visible(row[0], lines=False), *row[1:]) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    lines.append("decode, prefill: tokens/s, the files timed in turn. KL: to the reference, in nats per token.")
+    lines.append("front *: no other file is at least as small, as fast and as near to the reference.")
+    if any(result["speed"]["busy"] for result in results):
+        lines.append("Another program had the cores during the trials: the speeds say little.")
+    return "\n".join(lines)
+
+
+def _cells(result: dict[str, Any]) -> tuple[str, ...]:
+    from edgedistill.show import DASH, show
+
+    speed = result["speed"]
+    quality: dict[str, Any] = next(iter((result["quality"] or {}).values()), {})
+    kl = "kl_reference_mean" in quality
+    return (
+        Path(result["file"]).name,
+        show(result["file_bytes"], "bytes"),
+        f"{speed['decode_tokens_per_s']['mean']:.1f}",
+        f"{speed['prefill_tokens_per_s']['mean']:.1f}",
+        show(speed["peak_rss_bytes"], "bytes"),
+        f"{quality['ppl']:.2f}" if quality else DASH,
+        f"{quality['kl_reference_mean']:.4f}" if kl else DASH,
+        f"{quality['kl_reference_p99']:.2f}" if kl else DASH,
+        f"{100 * quality['top1_reference']:.1f} %" if kl else DASH,
+        "*" if result["front"] else "",
+    )
+
+
+def compare_files(
+    ctx: click.Context, files: Sequence[Path], texts: Sequence[str], reference: str | None, as_json: bool
+) -> None:
+    """The `compare` command for files that are there: measure them side by side.
+
+    Raises:
+        InputError: an option is for building, or there are several texts.
+    """
+    from edgedistill.data.prose import passages
+    from edgedistill.errors import InputError
+    from edgedistill.measure.bench import BenchSettings, runtime_of
+    from edgedistill.measure.side_by_side import choose_reference
+
+    for name, option_name in BUILDING.items():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"{option_name} is for one MODEL; several files are measured as they are, so leave it out")
+    if len(texts) > 1:
+        raise InputError("--text: several files are judged on one text; give one")
+    for path in files:
+        runtime_of(path)  # says at once what is wrong with the name
+    text = Path(texts[0]) if texts else passages("judge", None)[0].path
+    chosen = reference or str(choose_reference(files))
+    results = measure(Question(files, text, chosen), BenchSettings())
+    if as_json:
+        click.echo(json.dumps({"schema": SCHEMA, "reference": chosen, "text": str(text), "files": results}, indent=2))
+        return
+    click.echo(table(results))
+    click.echo(f"reference {chosen}, text {text}, {BenchSettings().tokens} tokens of it at most")
