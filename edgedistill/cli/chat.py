@@ -20,10 +20,12 @@ from edgedistill.cli.answer_text import AnswerWriter, tolerant_streams
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
 from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
 from edgedistill.errors import InputError
+from edgedistill.runtimes.repetition import STOPPED as STOPPED_LOOP
+from edgedistill.runtimes.repetition import RepetitionGuard
 from edgedistill.show import visible
 
 if TYPE_CHECKING:
-    from edgedistill.runtimes.base import Runtime
+    from edgedistill.runtimes.base import ChatStats, Runtime
 
 STOPPED = 130
 READING_S = 1.0  # how long a conversation is read before the terminal says so
@@ -88,7 +90,8 @@ def chat(
 
     Questions come from the keyboard or, piped, one a line; one of several lines stands between two \"\"\". Answers go
     to stdout, figures to stderr. /reset forgets the conversation, /help lists the commands, /quit leaves, Ctrl-C stops
-    an answer. Where the context is full, the oldest questions are forgotten.
+    an answer; one that repeats itself is stopped, and that is said. Where the context is full, the oldest questions are
+    forgotten.
 
     \b
     Example: echo "What is the capital of France?" | edgedistill chat runs/demo
@@ -226,6 +229,7 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
     if forgotten:
         what = "question and its answer are" if forgotten == 1 else f"{forgotten} questions and their answers are"
         note(f"[the context of {conversation.room} tokens is full: the oldest {what} forgotten; /reset starts anew]")
+    guard, looped = RepetitionGuard(), False
     writer = AnswerWriter(sys.stdout, terminal_width if sys.stdout.isatty() else None)
     reading = Reading()
     started, first = time.perf_counter(), None
@@ -247,6 +251,9 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
                 said.append(piece)
                 if stream:
                     writer.write(piece)
+                if guard.add(piece):
+                    looped = True
+                    break
             else:
                 reading.show(*model.reading)
     reading.done()
@@ -258,13 +265,20 @@ def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, str
     return {
         "question": conversation.messages[-1]["content"],
         "answer": "".join(said),
-        "finish": stats.finish if stats else "interrupted",
+        "finish": finish_of(stats, looped),
         "forgotten": forgotten,
         "prompt_tokens": stats.prompt_tokens if stats else None,
         "tokens": tokens,
         "ttft_s": round((first or ended) - started, 4),
         "tokens_per_s": round((tokens - 1) / spent, 2) if tokens > 1 and spent > 0 else None,
     }
+
+
+def finish_of(stats: "ChatStats | None", looped: bool) -> str:
+    """Why an answer ended: "stop", "length", "repetition" where the guard stopped it, or "interrupted"."""
+    if looped:
+        return "repetition"
+    return stats.finish if stats else "interrupted"
 
 
 class Reading:
@@ -324,7 +338,7 @@ def describe(result: dict[str, Any], room: int) -> str:
     """One line of figures: "[8 tokens, 61.2 tokens/s, first after 0.21 s]"."""
     tokens, finish = result["tokens"], result["finish"]
     rate = f", {result['tokens_per_s']:.1f} tokens/s" if result["tokens_per_s"] else ""
-    ending = "; stopped" if finish == "interrupted" else ""
+    ending = {"interrupted": "; stopped", "repetition": f"; {STOPPED_LOOP}"}.get(finish, "")
     if finish == "length":
         full = result["prompt_tokens"] + tokens >= room
         ending = (

@@ -1,6 +1,7 @@
 """`edgedistill runs`: what lies in run folders, and cleaning away what no result uses."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def list_command(folder: Path, as_json: bool) -> None:
                 "identity": run.identity,
                 "size_bytes": run_bytes(run),
                 "stages": len(stages),
-                "complete": sum(stage.state == "complete" for stage in stages),
+                "complete": sum(stage.state in ("complete", "slimmed") for stage in stages),
             }
         )
     if as_json:
@@ -86,30 +87,47 @@ def show(run: Path, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--slim", is_flag=True, help="Of a finished run also what only building it needed: training text, states, floats."
+)
+@click.option("--student", is_flag=True, help="With --slim, the float student too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was removed as one JSON list.")
-def clean(run: Path, dry_run: bool, as_json: bool) -> None:
+def clean(run: Path, slim: bool, student: bool, dry_run: bool, as_json: bool) -> None:
     """Remove the stages that the run's results don't come from, and unfinished work, which would then start anew.
 
-    The report and the bundle stay.
+    The report and the bundle stay. With --slim, so do the checkpoints, and with them chat, serve, verify and export;
+    the command that made the run, run again, would make the rest anew, and names it.
 
     \b
     Example: edgedistill runs clean runs/mine --dry-run
     """
+    from edgedistill.errors import InputError
     from edgedistill.store import RunFolder
     from edgedistill.store import clean as clean_stages
+    from edgedistill.store.slim import slim as slim_run
 
+    if student and not slim:
+        raise InputError("--student is for --slim; give both")
     found = RunFolder.find(run)
     with found.lock():
+        emptied = slim_run(found, student, dry_run=True) if slim else []  # an unfinished run is refused before all else
         removed = clean_stages(found, dry_run=dry_run)
+        if slim and not dry_run:
+            emptied = slim_run(found, student)
     if as_json:
-        click.echo(json.dumps([stage.to_dict() for stage in removed], indent=2))
+        rows = [stage.to_dict() for stage in removed]
+        click.echo(json.dumps(rows + [asdict(stage) for stage in emptied], indent=2))
         return
     for stage in removed:
         click.echo(
             f"{'would remove' if dry_run else 'removed'} {stage.folder} ({show_bytes(stage.size_bytes)}, {stage.state})"
         )
-    total = show_bytes(sum(stage.size_bytes for stage in removed))
+    for emptied_stage in emptied:
+        freed = show_bytes(emptied_stage.freed_bytes)
+        click.echo(f"{'would empty' if dry_run else 'emptied'} {emptied_stage.folder} ({freed})")
+    freed_bytes = sum(stage.size_bytes for stage in removed) + sum(stage.freed_bytes for stage in emptied)
+    total = show_bytes(freed_bytes)
     click.echo(f"{total} {'would be freed' if dry_run else 'freed'} in {run}")
 
 

@@ -5,7 +5,7 @@ Nothing in a row depends on other files, nor on what the file is called: measure
 speeds that were taken in turn.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from edgedistill.results.record import Record
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.onnx import OnnxRuntime
+from edgedistill.runtimes.repetition import STOPPED, RepetitionGuard
 from edgedistill.show import visible
 
 ROW = "row.json"
@@ -142,9 +143,20 @@ def _samples(model: Runtime, artifact: Artifact, work: Work) -> dict[str, str]:
 def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:
     """The likeliest answer, or continuation, of a sample prompt."""
     if recipe.teach.style == "chat":
-        return "".join(model.chat([{"role": "user", "content": prompt}], max_tokens=SAMPLE_TOKENS))
+        return _guarded(model.chat([{"role": "user", "content": prompt}], max_tokens=SAMPLE_TOKENS))
     ids = model.tokenize(prompt, add_bos=True)
     return model.detokenize(model.generate(ids, SAMPLE_TOKENS, stop_ids=None))
+
+
+def _guarded(pieces: Generator[str, None, None]) -> str:
+    """An answer as `edgedistill chat` gives it: one that falls into a loop is stopped, which is said at its end."""
+    guard, said = RepetitionGuard(), list[str]()
+    with closing(pieces):
+        for piece in pieces:
+            said.append(piece)
+            if guard.add(piece):
+                return f"{''.join(said).rstrip()} [{STOPPED}]"
+    return "".join(said)
 
 
 def _bits(artifact: Artifact, work: Work, part: Callable[[str, Callable[[], Any]], Any]) -> dict[str, Bits]:

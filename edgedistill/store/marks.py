@@ -21,7 +21,8 @@ MARK = "stage.json"
 SCHEMA = "edgedistill.stage/1"
 # Part of every key: raise it when the bytes that a stage writes, or what they mean, change without its settings
 # changing.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SLIMMED = "slimmed"  # in a mark: the stage's files were removed on purpose, by store/slim.py
 # Above this a file whose size and time of change are those of the mark isn't read again: hashing it takes seconds.
 TRUST_TIME_ABOVE_BYTES = 4 * 2**30
 PACKAGES = (
@@ -128,6 +129,8 @@ def read_mark(path: Path) -> dict[str, Any]:
 
 def difference(folder: Path, mark: Mapping[str, Any]) -> str | None:
     """The first thing in which a stage's folder differs from its mark, as a clause; None when nothing does."""
+    if mark.get(SLIMMED):
+        return "`runs clean --slim` removed its files"
     try:
         present = {path.relative_to(folder).as_posix(): path for path in files_of(folder) if path != folder / MARK}
     except RunError as error:
