@@ -153,7 +153,7 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
             settings = {"tokens": round(self.tokens * variant.share), **BASE, **variant.changes}
             recipe = Recipe.model_validate(
-                {"schema": SCHEMA, "name": "study", "student": {"as_is": True}, "recover": settings}
+                {"schema": SCHEMA, "name": "study", "student": {"kind": "same"}, "recover": settings}
             )
             formats = assign_formats(self.shape, Mix(variant.mix, variant.mix))
             began = time.monotonic()

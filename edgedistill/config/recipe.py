@@ -185,6 +185,10 @@ class Recipe(Model):
         """The first phase."""
         return self.phases[0]
 
+    def place_of(self, index: int) -> str:
+        """What messages call a phase, counted from 0: its short form where it is the only one."""
+        return "distill" if len(self.phases) == 1 else f"phases.{index}"
+
     @property
     def top_k(self) -> int:
         """Log-probabilities that the teacher gives of each token; 0 where no loss compares with them."""

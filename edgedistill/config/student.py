@@ -23,6 +23,11 @@ class SameStudent(Model):
         """Whether the student is the teacher, so that there is nothing to distill."""
         return True
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether building it looks at training text."""
+        return False
+
     def layers_of(self, teacher_layers: int) -> int:
         """Layers of the student: all."""
         return teacher_layers
@@ -52,6 +57,11 @@ class DepthStudent(Model):
     def as_is(self) -> bool:
         """Whether the student is the teacher, so that there is nothing to distill."""
         return False
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether building it looks at training text: block influence does."""
+        return True
 
     def layers_of(self, teacher_layers: int) -> int:
         """Layers of the student: `layers`, or `depth` of the teacher's, rounded, at least 2."""

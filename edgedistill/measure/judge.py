@@ -49,29 +49,50 @@ class Reference:
     """A float model's view: hidden states [N, D] of all judged positions of all judges, in order, and its output matrix
     [V, D].
 
-    What of a position doesn't depend on the file that is compared with it, is kept when the position is first seen.
+    Values that depend only on the float model are cached at first use, for each number of rows that is compared.
     """
 
     def __init__(self, hidden: Tensor, head: Tensor) -> None:
         self.hidden, self.head = hidden, head
-        self._seen = torch.zeros(len(hidden), dtype=torch.bool)
-        self._negative_entropy = torch.empty(len(hidden))
-        self._likeliest = torch.empty(len(hidden), dtype=torch.long)
+        self._cached: dict[int, _Cached] = {}
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """[n, V] float32 of judged positions start .. stop."""
-        return self.hidden[start:stop] @ self.head.T
+    def view(self, start: int, stop: int, rows: int | None = None) -> "View":
+        """What the model expects at judged positions start .. stop.
 
-    def view(self, start: int, stop: int) -> "View":
-        """What the model expects at judged positions start .. stop."""
-        logits = self.logits(start, stop)
+        Args:
+            rows: of the output matrix; the distribution sums up to 1 over the first of these. None: all of them. A file
+                with other padding rows than the model (Qwen2.5: 151,936 and 152,064) is compared on those of both.
+        """
+        rows = len(self.head) if rows is None else min(rows, len(self.head))
+        if rows not in self._cached:
+            self._cached[rows] = _Cached.of(len(self.hidden))
+        cached = self._cached[rows]
+        logits = self.hidden[start:stop] @ self.head[:rows].T
         p = torch.softmax(logits, -1)
-        if not bool(self._seen[start:stop].all()):
+        if not bool(cached.seen[start:stop].all()):
             # Summed over the same p that every file's log q is: what p lacks to a sum of 1 cancels in their difference.
-            self._negative_entropy[start:stop] = torch.log_softmax(logits, -1).mul_(p).sum(-1)
-            self._likeliest[start:stop] = logits.argmax(-1)
-            self._seen[start:stop] = True
-        return View(p, self._negative_entropy[start:stop], self._likeliest[start:stop])
+            cached.negative_entropy[start:stop] = torch.log_softmax(logits, -1).mul_(p).sum(-1)
+            cached.likeliest[start:stop] = logits.argmax(-1)
+            cached.seen[start:stop] = True
+        return View(p, cached.negative_entropy[start:stop], cached.likeliest[start:stop])
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """Of N positions: which were seen [N] bool, Σ p log p [N] and the likeliest tokens [N] of those."""
+
+    seen: Tensor
+    negative_entropy: Tensor
+    likeliest: Tensor
+
+    @classmethod
+    def of(cls, positions: int) -> "_Cached":
+        """Of so many positions, none seen yet."""
+        return cls(
+            torch.zeros(positions, dtype=torch.bool),
+            torch.empty(positions),
+            torch.empty(positions, dtype=torch.long),
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 All logits come from the file in its runtime; the references are float32. For each judged position, in nats:
 KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp(mean −log q(next token)). The first sum is
 the reference's own and is taken once for all files. Means and shares are weighted by the examples' weights; the 99th
-percentile is over kept positions, whatever they weigh.
+percentile is over kept positions, whatever they weigh. A reference and a file whose tables have other padding rows
+behind the same words are compared on the rows that both have, each side made to sum up to 1 over these.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,18 +54,22 @@ def measure_quality(
             for logits in _kept_logits(model, document):
                 stop = row + len(logits)
                 log_q = torch.log_softmax(logits, -1)
-                best = log_q.amax(-1)
+                best_of_all = log_q.amax(-1)
                 tally.nll.append(-log_q.gather(-1, labels[row:stop].unsqueeze(-1)).squeeze(-1))
                 for name, reference in references.items():
-                    view = reference.view(position + row, position + stop)
+                    view = reference.view(position + row, position + stop, logits.shape[-1])
+                    shared, best = log_q, best_of_all
+                    if view.p.shape[-1] < logits.shape[-1]:  # the file has padding rows that the reference lacks
+                        shared = torch.log_softmax(logits[:, : view.p.shape[-1]], -1)
+                        best = shared.amax(-1)
                     expected = view.p.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1)
                     # In place: hundreds of MB a second of fresh memory cost as much as the sums.
-                    kl = view.negative_entropy - view.p.mul_(log_q).sum(-1)
+                    kl = view.negative_entropy - view.p.mul_(shared).sum(-1)
                     if worst is not None and name == worst_by:
-                        worst.see(kl, view, expected, log_q, number, place, positions[row:stop])
+                        worst.see(kl, view, expected, shared, number, place, positions[row:stop])
                     tally.kl.setdefault(name, []).append(kl)
                     tally.same.setdefault(name, []).append(
-                        log_q.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best
+                        shared.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best
                     )
                 row = stop
             position += row

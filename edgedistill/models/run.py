@@ -1,15 +1,16 @@
 """A run folder of ours as a model: the float student that it made, before any rounding. No torch."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.errors import InputError, RunError
+from edgedistill.models.identity import LICENSE, read_identity
 from edgedistill.store.marks import MARK, difference, read_mark
 from edgedistill.store.run import RUN, RunFolder
 
-STUDENTS = ("distill", "student")  # the stages whose folder is a float student
+FLOAT_FILE = "float-gguf"  # the stage that writes the float student as a file, whichever stage trained it last
+STUDENTS = ("student", "distill")  # what the stages that make one are called, before a phase's number
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,11 @@ def student_of(path: Path) -> RunStudent | None:
     if not (path / RUN).is_file():
         return None
     run = RunFolder.find(path)
-    stage = next((s for s in STUDENTS if s in run.current and (run.stages / run.current[s] / MARK).is_file()), None)
+    stage = _last_student(run)
     if stage is None:
         raise InputError(
-            f"{path}: the run isn't that far: it has no float student yet (stage {' or '.join(STUDENTS)}). "
-            "Run its command again until it "
-            "has, or name the model itself."
+            f"{path}: the run isn't that far: it has no float student yet (stage {FLOAT_FILE}). "
+            "Run its command again until it has, or name the model itself."
         )
     folder = run.stages / run.current[stage]
     try:
@@ -47,33 +47,20 @@ def student_of(path: Path) -> RunStudent | None:
         raise InputError(
             f"{path}: the run's float student isn't whole ({trouble}). Run its command again, which makes it anew."
         )
-    return RunStudent(folder, _name(run, stage), *_license(path))
+    identity = read_identity(folder)
+    text = folder / LICENSE
+    license_text = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else None
+    return RunStudent(folder, identity.name, identity.license, license_text)
 
 
-def _name(run: RunFolder, stage: str) -> str:
-    """What the run's files are called after: the teacher, with the layers that were kept of it."""
-    source = str(run.identity.get("teacher") or run.path.name)
-    name = re.sub(r"^pypi:", "", source.rstrip("/")).rsplit("/", 1)[-1].removesuffix(".gguf")
-    if stage == "student":
-        return name
+def _last_student(run: RunFolder) -> str | None:
+    """The stage that the float student's file was written from: after the last phase, if there are any."""
+    mark = run.stages / run.current.get(FLOAT_FILE, FLOAT_FILE) / MARK
+    if not mark.is_file():
+        return None
     try:
-        layers = json.loads((run.stages / run.current[stage] / "config.json").read_text(encoding="utf-8"))[
-            "num_hidden_layers"
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return name
-    return f"{name} {layers} layers" if isinstance(layers, int) else name
-
-
-def _license(path: Path) -> tuple[str | None, str | None]:
-    """The teacher's licence by the run's report, and its text in the run's bundle; None where the run hasn't come to
-    that.
-    """
-    try:
-        found = json.loads((path / "report.json").read_text(encoding="utf-8"))["provenance"]["license"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        found = None
-    text = path / "bundle" / "LICENSE"
-    return found if isinstance(found, str) else None, text.read_text(
-        encoding="utf-8", errors="replace"
-    ) if text.is_file() else None
+        inputs = json.loads(mark.read_text(encoding="utf-8"))["inputs"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    students = (name for name in inputs if name.partition("-")[0] in STUDENTS and name in run.current)
+    return next((name for name in students if (run.stages / run.current[name] / MARK).is_file()), None)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from edgedistill.config.phase import Phase
 from edgedistill.config.recover import CURVATURE_BYTES
 from edgedistill.facts import ModelShape
 from edgedistill.machine import compute_of
@@ -106,8 +107,8 @@ class Estimates:
         return StageEstimate(0, seconds, ram, 2 * self.size)
 
     def student(self) -> StageEstimate:
-        """The initial student's folder, in float32."""
-        ram = BASE_RAM_BYTES + 4 * (self.size + self.teacher_size)
+        """The initial student's folder, in float32, of a teacher that is in memory once."""
+        ram = BASE_RAM_BYTES + 4 * self.teacher_size
         return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"], ram, 4 * self.size)
 
     def teach(self) -> StageEstimate:
@@ -127,9 +128,8 @@ class Estimates:
         seconds = START_S + 2 * self.teacher_size * tokens / KEPT_SHARE / self._write_flops
         return StageEstimate(tokens, seconds, self.teach().ram_bytes, 8 * tokens)
 
-    def distill(self) -> StageEstimate:
+    def distill(self, settings: Phase) -> StageEstimate:
         """The student trained in float; two checkpoints of weights and of moments of two bytes."""
-        settings = self.context.recipe.distill
         # Validations are forward passes.
         work = 6 * settings.tokens + 2 * settings.validation_of(settings.tokens).all_tokens
         seconds = START_S + self.size * work / self._flops(settings.compute)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from edgedistill.machine import release_memory
 from edgedistill.pipeline.schedule import Schedule
 from edgedistill.pipeline.stage import Finished, Hashes, InStage, Outside, Stage
 from edgedistill.show import show_seconds
@@ -31,6 +32,8 @@ def run_stages(run: RunFolder, stages: Sequence[Stage], done: Finished) -> None:
             build=lambda folder, stage=stage: stage.work(folder, done),  # type: ignore[misc]
         )
         schedule.finish(built=not result.reused)
+        if not result.reused:
+            release_memory()
         done.add(result)
         took = "complete already" if result.reused else f"done in {show_seconds(result.mark['seconds'])}"
         done.progress.note(f"{stage.name}: {took}")

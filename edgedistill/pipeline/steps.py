@@ -1,8 +1,8 @@
 """The pipeline: two functions that return lists of stages. Read each from top to bottom.
 
-    compile   [teacher-gguf] ─► teach ─► distill ─► capture, curvature ─► recover-MIX ─► gguf-MIX, onnx-MIX ─┐
-                                            └─► float-gguf, rounded-MIX ─────────────────────────────────────┤
-                                                        judges, references ─► rows, layers, speeds ─► measure ┴─► report
+    compile   [teacher-gguf] ─► teach ─► student ─► distill ─► capture, curvature ─► recover-MIX ─► gguf-, onnx-MIX ─┐
+                                                       └─► float-gguf, rounded-MIX ──────────────────────────────────┤
+                                                       judges, references ─► rows, layers, speeds ─► measure ┴─► report
 
     compare   student ─► float-gguf, rounded-MIX, held-out ─► rows ... ─► measure ─► report
               with --recover also teach ─► capture, curvature ─► recover-MIX ─► gguf-MIX
@@ -32,7 +32,7 @@ def compile_steps(context: Context) -> list[Stage]:
         if not context.own_file:
             stages.append(teacher_gguf(context))
         stages.append(training.teach(None if context.own_file else TEACHER_FILE, held_out=False))
-        stages += [training.distill(), float_gguf(context, "distill")]
+        stages += [training.student(), *training.phases(), float_gguf(context, training.float_student)]
     stages += _recovery(training, mixes)
     stages += JudgingStages(context, mixes, training.float_student, "teach", "capture").all()
     stages.append(report(context, tuple(stages), training.float_student))

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.config.phase import stage_of
 from edgedistill.config.recover import MEASURED
 from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.config.validation import MOST_TOKENS
@@ -46,7 +47,7 @@ class TrainingStages:
     @property
     def float_student(self) -> str:
         """The stage whose folder is the trained float student."""
-        return "student" if self.context.as_is else "distill"
+        return "student" if self.context.as_is else stage_of(len(self.context.recipe.phases) - 1)
 
     @property
     def costs_stage(self) -> str | None:
@@ -55,19 +56,38 @@ class TrainingStages:
         return fit if fit in MEASURED else None
 
     def student(self) -> Stage:
-        """The float student that is the teacher as it is."""
+        """The initial student, as a folder; all that comes after it reads that and never the teacher."""
         context = self.context
+        student, phase = context.recipe.student, context.recipe.phases[0]
+        settings: dict[str, Json] = {"student": settings_of(student), "layers": context.shape.layers}
+        if student.needs_text:
+            settings |= {"seq_len": phase.seq_len, "compute": compute_of(phase.compute)}
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.models.load import load_model, save_model
+            from edgedistill.models.students.build import build_student
+            from edgedistill.models.students.origin import Origin
+            from edgedistill.signals.shards import iter_split
+            from edgedistill.train.forward import compute_type
 
-            save_model(load_model(context.teacher), context.teacher, folder)
+            examples = iter_split(done.folder("teach"), "train") if student.needs_text else iter(())
+            texts = (example.tokens[: phase.seq_len] for example in examples)
+            facts = context.facts
+            origin = Origin(
+                context.teacher,
+                context.student_name,
+                facts.license,
+                context.license_text,
+                texts,
+                compute_type(phase.compute),
+            )
+            build_student(student, origin, folder, done.progress)
 
         return Stage(
             "student",
             "student",
             work,
-            {"layers": context.shape.layers},
+            settings,
+            inputs=("teach",) if student.needs_text else (),
             outside={"teacher": context.teacher_files},
             estimate=self.estimates.student(),
         )
@@ -149,24 +169,27 @@ class TrainingStages:
             estimate=self.estimates.held_out(),
         )
 
-    def distill(self) -> Stage:
-        """The float student, trained on the teacher's text and probabilities."""
-        context, recipe = self.context, self.context.recipe
+    def phases(self) -> list[Stage]:
+        """The trainings in float, each from the student that the one before left; none of the teacher as it is."""
+        if self.context.as_is:
+            return []
+        return [self._phase(index) for index in range(len(self.context.recipe.phases))]
+
+    def _phase(self, index: int) -> Stage:
+        phase, name = self.context.recipe.phases[index], stage_of(index)
+        place = self.context.recipe.place_of(index)
+        before = stage_of(index - 1) if index else "student"
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.distill.stage import distill
+            from edgedistill.distill.stage import TrainingText, distill
             from edgedistill.signals.shards import load_sources, load_split
 
             taught = done.folder("teach")
-            training, validation = load_split(taught, "train"), load_sources(taught, "validation")
-            distill(context.teacher, training, validation, context.shape.layers, recipe, folder, done.progress)
+            text = TrainingText(load_split(taught, "train"), load_sources(taught, "validation"), place)
+            distill(done.folder(before), text, phase, folder, done.progress, name)
 
-        settings: dict[str, Json] = {
-            "distill": settings_of(recipe.distill),
-            "layers": context.shape.layers,
-        }
-        outside = {"teacher": context.teacher_files}
-        return Stage("distill", "distill", work, settings, ("teach",), outside, estimate=self.estimates.distill())
+        settings: dict[str, Json] = {"phase": settings_of(phase)}
+        return Stage(name, "distill", work, settings, (before, "teach"), estimate=self.estimates.distill(phase))
 
     def capture(self) -> Stage:
         """The float student's own distribution, and its inputs' importance."""

@@ -13,7 +13,7 @@ from edgedistill.config.tasks import read_questions
 from edgedistill.config.teach import OWN_PROMPTS
 from edgedistill.config.text_file import check_text
 from edgedistill.errors import InputError
-from edgedistill.facts import ModelFacts, ModelShape, check_depth, check_onnx
+from edgedistill.facts import ModelFacts, ModelShape, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.types import BuildPlan, Plan
@@ -31,9 +31,8 @@ def decide(recipe: Recipe, facts: ModelFacts, recovering: bool = True) -> tuple[
     """
     recipe = recipe.decided(facts.tokenizer.has_chat_template)
     _check(recipe, facts, recovering)
-    layers = recipe.student.layers_of(facts.shape.layers)
-    check_depth(f"recipe {recipe.name}", facts.name, facts.shape, layers)
-    return recipe, facts.shape.with_layers(layers)
+    recipe.student.check(f"recipe {recipe.name}", facts.name, facts.shape)
+    return recipe, recipe.student.shape(facts.shape)
 
 
 def weigh(
@@ -105,9 +104,10 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one "
             "in teach.prompts."
         )
-    trainings = {"distill.seq_len": recipe.distill.seq_len, "recover.seq_len": recipe.recover.seq_len}
-    if recipe.student.as_is:
-        del trainings["distill.seq_len"]
+    trainings: dict[str, int] = {}
+    if not recipe.student.as_is:
+        trainings |= {f"{recipe.place_of(index)}.seq_len": phase.seq_len for index, phase in enumerate(recipe.phases)}
+    trainings["recover.seq_len"] = recipe.recover.seq_len
     if not recovering:
         del trainings["recover.seq_len"]
     for part, length in (

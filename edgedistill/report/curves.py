@@ -31,23 +31,24 @@ def training_loss(curve: Mapping[str, Any]) -> Markup | None:
 
 
 def validation_kl(curve: Mapping[str, Any]) -> Markup | None:
-    """The KL on held-out text over the steps, with the level to beat and the best checkpoint; None where nothing was
-    measured.
+    """The KL, or what else `measure` names, on held-out text over the steps, with the level to beat and the best
+    checkpoint; None where nothing was measured.
 
     The level is plain rounding's where the curve tells it (`rounded`), else where the training began (`start`).
     """
     points = [(p["step"], p["kl"]) for p in curve.get("validation") or [] if _finite(p.get("step"), p.get("kl"))]
     if not points:
         return None
+    measure = curve.get("measure") or "KL"
     name = "plain rounding" if curve.get("rounded") else "began at"
     level = (curve.get("rounded") or curve.get("start") or {}).get("kl")
     best = curve.get("best") or {}
     frame = _curve_frame(points + ([(points[0][0], level)] if _finite(level) else []), zero=True)
-    parts = frame.axes("step", f"KL on held-out text, {NATS}", svg.plain, svg.plain)
+    parts = frame.axes("step", f"{measure} on held-out text, {NATS}", svg.plain, svg.plain)
     at = [(frame.x(step), frame.y(value)) for step, value in points]
     parts.append(svg.polyline(at, "curve kl"))
     parts += [svg.mark(x, y, "circle", "dot kl", 2.6) for x, y in at]
-    said = f"Validation KL of {curve.get('stage')}"
+    said = f"Validation {measure} of {curve.get('stage')}"
     words: list[tuple[float, float, str, str, str]] = []
     if _finite(best.get("step"), best.get("kl")):
         x, y = frame.x(best["step"]), frame.y(best["kl"])

@@ -120,6 +120,12 @@ def count_kept(folder: Path) -> int:
     return total
 
 
+def iter_split(taught: Path, split: str) -> Iterator[Example]:
+    """All examples of a split of the teach stage's folder, in the order of SOURCES, one shard in memory at a time."""
+    for source in SOURCES:
+        yield from iter_shards(taught / f"{source}{split}")
+
+
 def load_split(taught: Path, split: str) -> list[Example]:
     """All examples of a split of the teach stage's folder, in the order of SOURCES."""
     return [example for source in SOURCES for example in iter_shards(taught / f"{source}{split}")]

@@ -70,12 +70,13 @@ class Curve:
         points = [Point(**point) for point in state["points"]]
         return cls(points, [Checked(**checked) for checked in state["validation"]], state["stopped_early"])
 
-    def to_json(self, stage: str) -> dict[str, Any]:
-        """For `curve.json`."""
+    def to_json(self, stage: str, measure: str = "KL") -> dict[str, Any]:
+        """For `curve.json`. `measure`: what validation took the mean of, in words."""
         best = self.best
         return {
             "schema": "edgedistill.curve/1",
             "stage": stage,
+            "measure": measure,
             "unit": "nats per token",
             "points": [vars(point) for point in self.points],
             "validation": [checked.to_json() for checked in self.validation],
@@ -83,6 +84,6 @@ class Curve:
             "best": best.to_json(),
             "stopped_early": self.stopped_early,
             "verdict": (
-                f"KL on validation text {self.start.loss:.4f} at the start, {best.loss:.4f} at step {best.step}"
+                f"{measure} on validation text {self.start.loss:.4f} at the start, {best.loss:.4f} at step {best.step}"
             ),
         }

@@ -22,10 +22,10 @@ from edgedistill.export.compare import checkpoint_hash
 from edgedistill.export.gguf.check import compare_gguf, verify_gguf
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.families import FAMILIES
-from edgedistill.models.depth import cut_layers
 from edgedistill.models.facts import read_facts
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model, save_model
+from edgedistill.models.students.depth import cut_layers
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
 from tests.tiny import VARIANTS, make_tiny

@@ -9,7 +9,7 @@ import torch
 
 from edgedistill.data.example import Example, counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
-from edgedistill.measure.judge import Judge, limit_documents, make_reference
+from edgedistill.measure.judge import Judge, Reference, limit_documents, make_reference
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.stage import recovered_shares
 from edgedistill.models.facts import read_facts
@@ -61,6 +61,33 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
         assert figures["kl_student_mean"] == pytest.approx(np.average(kls, weights=weights), rel=1e-3)
         assert figures["kl_student_p99"] == pytest.approx(np.quantile(kls, 0.99), rel=1e-3)
         assert figures["top1_student"] == pytest.approx(np.average(same, weights=weights))
+
+
+def test_a_reference_with_other_padding_rows_is_compared_on_the_rows_of_both(tiny_llama: Path, tmp_path: Path):
+    """Qwen2.5's case: a teacher's table is longer than its student's, behind the same words; or shorter."""
+    shape = read_facts(tiny_llama, "tiny").shape
+    torch.manual_seed(1)
+    noisy = {
+        name: value + 0.05 * torch.randn_like(value)
+        for name, value in load_model(tiny_llama).state_dict().items()
+        if name != "lm_head.weight"
+    }
+    path = write_gguf(float_checkpoint(noisy, "f32"), tiny_llama, shape, tmp_path / "noisy.gguf", {"name": "noisy"})
+    judges = [Judge("one", "random", (counted_from(torch.randint(3, 300, (60,), dtype=torch.int32), 4),))]
+    same = make_reference(tiny_llama, judges, tmp_path / "reference.safetensors", "tiny", QuietProgress())
+    more = Reference(same.hidden, torch.cat([same.head, 9 * torch.randn(8, same.head.shape[1])]))
+    fewer = Reference(same.hidden, same.head[:-30])
+    with LlamaCpp(path, threads=1, context=128, parallel=1) as runtime:
+        references = {"same": same, "more": more, "fewer": fewer}
+        found = measure_quality(runtime, judges, references, QuietProgress())["one"]
+        logits = torch.from_numpy(runtime.logits(judges[0].documents[0].tokens.tolist())[4:-1]).double()
+    assert found["kl_more_mean"] == pytest.approx(found["kl_same_mean"], rel=1e-6)
+    assert found["top1_more"] == found["top1_same"]
+    p = torch.softmax((same.hidden.double() @ same.head[:-30].double().T), -1)
+    log_q = torch.log_softmax(logits[:, :-30], -1)
+    expected = (p * (p.log() - log_q)).sum(-1).mean()
+    assert found["kl_fewer_mean"] == pytest.approx(float(expected), rel=1e-3)
+    assert abs(found["kl_fewer_mean"] - found["kl_same_mean"]) > 1e-3
 
 
 def test_documents_are_limited_to_the_budget():

@@ -16,11 +16,11 @@ from edgedistill.errors import InputError
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.facts import ModelShape, check_depth
 from edgedistill.families import FAMILIES, family_of
-from edgedistill.models.depth import block_influence, choose_layers, layer_kinds
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape, stored_shape
 from edgedistill.models.hf_folder import read_shape, shape_of
 from edgedistill.models.load import load_model
+from edgedistill.models.students.depth import block_influence, choose_layers, layer_kinds
 from tests.models.test_facts import edited
 from tests.tiny import VARIANTS, make_tiny
 

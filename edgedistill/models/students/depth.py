@@ -1,4 +1,4 @@
-"""A shallower model cut out of a deeper one: which blocks matter least, and the model without them.
+"""The kind `depth`: a shallower model cut out of a deeper one, without the blocks that matter least.
 
 Block influence (ShortGPT, Men et al. 2024, equation 1): 1 - mean cosine between what goes into a block and what comes
 out of it, over tokens. The blocks' own outputs are taken, because the last entry of transformers' hidden_states has
@@ -6,18 +6,25 @@ already passed the final norm, which would make the last block look influential 
 """
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from edgedistill.models.load import assemble
+from edgedistill.config.student import DepthStudent
+from edgedistill.models.identity import LAYERS
+from edgedistill.models.load import assemble, load_model, save_model
+from edgedistill.models.students.origin import Origin
+from edgedistill.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+INFLUENCE_TOKENS = 4096  # enough to rank layers: the ranking no longer moves past 2,000 on a 30-layer model
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -112,7 +119,7 @@ def _choose_by_kind(influence: Sequence[float], keep: int, kinds: Sequence[objec
 
 
 def cut_layers(model: "PreTrainedModel", keep: Sequence[int]) -> "PreTrainedModel":
-    """A model of the given blocks alone, with weights of its own: training it leaves `model` as it is.
+    """A model of the given blocks alone. It shares its weights with `model`, so that nothing is in memory twice.
 
     Args:
         keep: rising indices of the blocks to keep.
@@ -132,9 +139,33 @@ def cut_layers(model: "PreTrainedModel", keep: Sequence[int]) -> "PreTrainedMode
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if (match := _LAYER.fullmatch(name)) is None:
-            state[name] = value.detach().clone()
+            state[name] = value.detach()
         elif (old := int(match[1])) in moved:
-            state[f"model.layers.{moved[old]}.{match[2]}"] = value.detach().clone()
+            state[f"model.layers.{moved[old]}.{match[2]}"] = value.detach()
     cut = assemble(config, state)
     cut.generation_config = copy.deepcopy(model.generation_config)
     return cut
+
+
+def build_depth(student: DepthStudent, origin: Origin, work: Path, progress: Progress) -> None:
+    """Write the teacher's most influential layers to `work`, and those and every layer's influence to `layers.json`.
+
+    The teacher is in memory once: what is written are its own weights.
+    """
+    model = load_model(origin.teacher)
+    sample: list[Tensor] = []
+    tokens = 0
+    for text in origin.texts:
+        sample.append(text.long().unsqueeze(0))
+        tokens += len(text)
+        if tokens >= INFLUENCE_TOKENS:
+            break
+    progress.start("block influence", tokens, "tokens")
+    with torch.autocast("cpu", origin.compute, enabled=origin.compute != torch.float32):
+        influence = block_influence(model, sample)
+    progress.advance(tokens)
+    progress.finish()
+    kept = choose_layers(influence, student.layers_of(len(model.model.layers)), layer_kinds(model))
+    save_model(cut_layers(model, kept), origin.teacher, work)
+    report = {"kept": kept, "influence": influence}
+    (work / LAYERS).write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -1,0 +1,38 @@
+"""The initial student of a recipe, by kind: a Hugging Face folder that everything after it reads.
+
+To add a kind: its planner's half in `config/student.py`, a file like depth.py here, and a line in BUILDERS.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config.student import AnyStudent, DepthStudent, SameStudent
+from edgedistill.models.identity import Identity, write_identity
+from edgedistill.models.shared_rows import shared_rows
+from edgedistill.models.students.depth import build_depth
+from edgedistill.models.students.origin import Origin
+from edgedistill.models.students.same import build_same
+from edgedistill.progress import Progress
+
+# By kind, what writes the folder's config, weights and tokenizer.
+BUILDERS: dict[type, Callable[[Any, Origin, Path, Progress], None]] = {
+    SameStudent: build_same,
+    DepthStudent: build_depth,
+}
+
+
+def build_student(student: AnyStudent, origin: Origin, work: Path, progress: Progress) -> None:
+    """Write the student to `work`: config.json, model.safetensors in float32, the tokenizer, and `student.json`.
+
+    Args:
+        student: what the recipe says of it.
+        origin: what it is made from.
+        work: the folder.
+        progress: where it is shown.
+    Raises:
+        InputError: the teacher's files are missing, damaged or unsupported, or the student has other words.
+    """
+    BUILDERS[type(student)](student, origin, work, progress)
+    shared_rows(origin.teacher, work)
+    write_identity(Identity(origin.name, origin.license, student.kind), origin.license_text, work)

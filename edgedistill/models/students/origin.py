@@ -1,0 +1,29 @@
+"""What a student is made from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a student is made from.
+
+    Attributes:
+        teacher: a model folder or GGUF file.
+        name: what the student is called.
+        license: of the teacher, and so of the student, by its SPDX name; None if unknown.
+        license_text: in full; None if unknown.
+        texts: token ids of training text, each [n], for kinds that measure the teacher on it.
+        compute: the type of the matrix products where they do.
+    """
+
+    teacher: Path
+    name: str
+    license: str | None = None
+    license_text: str | None = None
+    texts: Iterable[Tensor] = ()
+    compute: torch.dtype = torch.float32
