@@ -219,6 +219,6 @@ def test_every_recipe_setting_is_read_by_something():
         own = "\n".join(text for path, text in texts.items() if room_of(path) == part)
         for name in settings if isinstance(settings, dict) else ():
             named = any(re.search(rf"\b{part}\.{name}\b", text) for text in texts.values())
-            if not (named or re.search(rf"\bsettings\.{name}\b", own) or {name, f"{part}.{name}"} & elsewhere):
+            if not (named or re.search(rf"\b(settings|phase)\.{name}\b", own) or {name, f"{part}.{name}"} & elsewhere):
                 unread.append(f"{part}.{name}")
     assert not unread

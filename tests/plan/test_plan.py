@@ -212,7 +212,7 @@ def test_a_machine_that_is_too_small_is_an_error(machine: dict[str, int], words:
 def test_the_demo_is_planned_within_its_promise():
     build = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), MACHINE).build
     assert build.ram_bytes < 6 * 2**30
-    assert 60 < build.seconds < 30 * 60
+    assert 60 < build.seconds < 35 * 60
     assert build.seconds == pytest.approx(sum(build.seconds_by_stage.values()))
     assert {"teach", "distill", "capture", "curvature", "recover-q4_0", "recover-q8_0"} <= set(build.tokens)
     assert build.ram_bytes == max(stage.ram_bytes for stage in build.stages.values())
