@@ -33,19 +33,20 @@ def validation_kl(
 
 def exact_kl(model: PreTrainedModel, examples: Sequence[Example], teacher_weight: Tensor, seq_len: int) -> float:
     """The same over one list of examples, in nats per token."""
-    total, tokens = _kl_sum(model, examples, teacher_weight, seq_len)
-    return total / tokens
+    total, weights = _kl_sum(model, examples, teacher_weight, seq_len)
+    return total / weights
 
 
 @torch.no_grad()
 def _kl_sum(
     model: PreTrainedModel, examples: Sequence[Example], teacher_weight: Tensor, seq_len: int
-) -> tuple[float, int]:
-    """The KL summed over the kept tokens, in nats; and how many these are."""
-    total, tokens = 0.0, 0
+) -> tuple[float, float]:
+    """The KL summed over the kept tokens as they are weighted, in nats; and the sum of the weights."""
+    total, weights = 0.0, 0.0
     weight = model.get_output_embeddings().weight.detach()
     for batch, _ in batches(examples, seq_len, rows_per_batch=2):
         loss = ForwardKL(batch.signal["hidden"].float(), teacher_weight)
-        total += head_loss(kept_hidden(model, batch, torch.float32), weight, loss).item() * len(batch.kept)
-        tokens += len(batch.kept)
-    return total, tokens
+        mean = head_loss(kept_hidden(model, batch, torch.float32), weight, loss, batch.weights)
+        counted = float(batch.weights.sum())
+        total, weights = total + mean.item() * counted, weights + counted
+    return total, weights

@@ -20,10 +20,7 @@ from edgedistill.data.example import Example
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.data.spread import spread_sources
 from edgedistill.formats import NumberFormat
-from edgedistill.losses.choose import make_loss
-from edgedistill.losses.head import HeadLoss, head_loss
-from edgedistill.losses.teachers import ExactTeacher, TopKTeacher
-from edgedistill.losses.weighted import Weighted
+from edgedistill.losses.objective import TEACHER, Objective, ObjectiveTerm
 from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
@@ -34,10 +31,12 @@ from edgedistill.quant.split import beside_itself, split
 from edgedistill.recover.distance import validation_kl
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit, remove_fit
 from edgedistill.recover.place import place_on_grid, take_off_grid
+from edgedistill.signals.sources import Source, StoredHidden, StoredTopK, views
 from edgedistill.train.forward import compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 from edgedistill.train.validation import Validation
 
+OWN = "student"  # the source that is the float student's own view
 FLOAT32_BELOW = 0.01  # nats a token of plain rounding: activations in bfloat16 cost a tenth of that
 
 
@@ -96,7 +95,6 @@ def recover(
     weight = model.get_output_embeddings().weight.detach()
     if dtype == torch.bfloat16:
         weight = split(weight)
-    teacher_weight = table.to(dtype)
 
     rows = pack_rows([len(d.tokens) for d in training], settings.seq_len)
     steps = settings.steps_of(settings.tokens_of(mix))
@@ -104,17 +102,20 @@ def recover(
 
     loss_settings = {} if settings.loss_share is None else {SETTING_OF_LOSS[settings.loss]: settings.loss_share}
 
-    def loss_of(signal: Mapping[str, Tensor]) -> HeadLoss:
-        own = make_loss(settings.loss, ExactTeacher(signal["hidden"].to(dtype), teacher_weight), **loss_settings)
-        if not settings.teacher_share:
-            return own
-        teacher = make_loss(settings.loss, TopKTeacher(signal["ids"], signal["log_probs"]), **loss_settings)
-        return Weighted([(1 - settings.teacher_share, own), (settings.teacher_share, teacher)])
+    objective = Objective(
+        [
+            ObjectiveTerm(OWN, settings.loss, 1 - settings.teacher_share, loss_settings),
+            ObjectiveTerm(TEACHER, settings.loss, settings.teacher_share, loss_settings),
+        ]
+    )
+    sources: dict[str, Source] = {OWN: StoredHidden(table.to(dtype), dtype), TEACHER: StoredTopK()}
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
         hidden = beside_itself(kept_hidden(model, batch, dtype), weight)
-        return head_loss(hidden, weight, loss_of(batch.signal)), len(batch.kept)
+        seen = views(sources, objective.needs, batch)
+        total, counted = objective.step(hidden, weight, seen, batch.weights)
+        return total / counted, len(batch.kept)
 
     def validate() -> Validation:
         return validation_kl(model, validation, table, settings.seq_len)
