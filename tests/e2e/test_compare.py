@@ -228,7 +228,7 @@ def foreign(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_foreign_quantized_file_is_a_row_and_its_weights_the_reference(foreign: Path, tmp_path: Path):
     done = edgedistill(*words(foreign, tmp_path / "run", "--mixes", "q8_0,q4_0"))
     assert done.returncode == 0, done.stderr
-    assert "its weights are already rounded, most of them to q5_0; everything is compared with these weights" in done.stderr
+    assert "its weights are already rounded, most of them to q5_0; everything is compared with" in done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     rows = {row["label"]: row for row in report["rows"]}
     assert list(rows) == ["model as given", "float model", "q8_0 rounded", "q4_0 rounded"]

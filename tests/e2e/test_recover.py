@@ -141,7 +141,7 @@ def test_a_base_model_in_a_quantized_file(base_gguf: Path, tmp_path: Path):
         *words(base_gguf, tmp_path / "run", "--tokens", 512, "-f", "gguf,onnx", "--target", "laptop-cpu")
     )
     assert done.returncode == 0, done.stderr
-    assert "its weights are already rounded, most of them to q8_0; everything is compared with these weights" in done.stderr
+    assert "its weights are already rounded, most of them to q8_0; everything is compared with" in done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [row["label"] for row in report["rows"]] == [
         "model as given",
