@@ -5,7 +5,6 @@ Needs  Chromium (or $CHROMIUM). Writes page*.png, each below LARGEST bytes.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from edgedistill.report import render_html  # noqa: E402
+from edgedistill.report.write import read_report  # noqa: E402
 from tests.browser import Browser, Page  # noqa: E402
 
 LARGEST = 400_000
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("report", type=Path, help="report.json of a run")
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "docs" / "pictures", help="folder for the pictures")
     found = parser.parse_args()
-    html = render_html(json.loads(found.report.read_text(encoding="utf-8")))
+    html = render_html(read_report(found.report))
     found.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, Browser() as browser:
         file = Path(folder) / "report.html"

@@ -7,14 +7,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from edgedistill import licences
 from edgedistill.bundle.figures import figure_table, task_table
 from edgedistill.bundle.front_matter import front_matter
 from edgedistill.bundle.harmless import text, word
 from edgedistill.bundle.names import split_key
-from edgedistill.show import DASH, show, visible
+from edgedistill.results.order import in_order
+from edgedistill.results.report import Report
+from edgedistill.show import DASH, show_bytes, show_count, show_seconds, visible
 from edgedistill.store.files import files_of
 
 LLAMA = """from llama_cpp import Llama
@@ -55,9 +56,7 @@ print(tokenizer.decode(answer))
 """
 
 
-def model_card(
-    report: Mapping[str, Any], name: str, folder: Path, placed: Mapping[str, Path], hashes: Mapping[str, str]
-) -> str:
+def model_card(report: Report, name: str, folder: Path, placed: Mapping[str, Path], hashes: Mapping[str, str]) -> str:
     """README.md and MODEL_CARD.md in the form of Hugging Face's model cards: facts, files, figures, how to run it,
     limits, licence.
 
@@ -65,7 +64,8 @@ def model_card(
         placed: where each artifact lies in `folder`, by gguf-MIX or onnx-MIX.
         hashes: SHA-256 of each model file, by its path in the folder.
     """
-    recommendation = (report.get("recommendation") or {}).get("sentence")
+    recommendation = report.recommendation.sentence if report.recommendation else None
+    rows = in_order(report.rows)
     parts = [
         "---",
         *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front_matter(report, placed).items()),
@@ -75,82 +75,82 @@ def model_card(
         "",
         _summary(report),
         "",
-        f"**{text(report['verdict']['headline'])}**",
+        f"**{text(report.verdict.headline)}**",
         *(["", f"**{text(recommendation)}**"] if recommendation else []),
         "",
-        *(f"- {text(sentence)}" for sentence in report["verdict"]["sentences"]),
+        *(f"- {text(sentence)}" for sentence in report.verdict.sentences),
         "",
         "## Files",
         "",
         "| file | size | SHA-256 |",
         "|---|---:|---|",
         *(
-            f"| `{inner}` | {show((folder / inner).stat().st_size, 'bytes')} | `{sha256}` |"
+            f"| `{inner}` | {show_bytes((folder / inner).stat().st_size)} | `{sha256}` |"
             for inner, sha256 in hashes.items()
         ),
         "",
         "`sha256sum -c SHA256SUMS` checks them all.",
         "",
-        *figure_table(report),
-        *task_table(report),
+        *figure_table(report, rows),
+        *task_table(rows),
         *_programs(folder, placed),
         *_limits(report),
         "## Licence",
         "",
-        f"{_license_sentence(report)} {licences.demands(report['provenance'].get('license'))} See LICENSE.",
+        f"{_license_sentence(report)} {licences.demands(report.provenance.license)} See LICENSE.",
         "",
         *_making(report),
     ]
     return "\n".join(parts)
 
 
-def _summary(report: Mapping[str, Any]) -> str:
+def _summary(report: Report) -> str:
     """What this is, of what, and for what."""
-    teacher, student, target = report["teacher"], report["student"], report["target"]
-    source = f"{text(teacher.get('name'))} ({text(teacher.get('source'))})"
-    goal = f"packed for {text(target.get('title') or target.get('name'))} by edgedistill."
-    if student.get("as_is"):
-        trained = any(row["kind"] == "recovered" for row in report["rows"])
+    teacher, student = report.teacher, report.student
+    source = f"{text(teacher.name)} ({text(teacher.source)})"
+    goal = f"packed for {text(report.target.title or report.target.name)} by edgedistill."
+    if student.as_is:
+        trained = any(row.kind == "recovered" for row in report.rows)
         return f"{source}, {'trained on' if trained else 'rounded to'} the number grid of its file and {goal}"
     sizes = (
-        f" The teacher has {show(teacher.get('parameters'), 'count')} weights in "
-        f"{teacher.get('layers') or DASH} layers, "
-        f"this student {show(student.get('parameters'), 'count')} in {student.get('layers') or DASH}."
+        f" The teacher has {show_count(teacher.parameters)} weights in "
+        f"{teacher.layers or DASH} layers, "
+        f"this student {show_count(student.parameters)} in {student.layers or DASH}."
     )
     return f"A student of {source}, distilled and {goal}{sizes}"
 
 
-def license_note(report: Mapping[str, Any], full_text: str | None) -> str:
+def license_note(report: Report, full_text: str | None) -> str:
     """LICENSE: whose weights these derive from, and under which licence; the full text where it is known."""
-    teacher = report["teacher"]
+    teacher = report.teacher
     lines = [
-        f"The weights in this folder derive from {visible(teacher.get('name') or DASH, lines=False)}",
-        f"({visible(teacher.get('source') or DASH, lines=False)}).",
+        f"The weights in this folder derive from {visible(teacher.name or DASH, lines=False)}",
+        f"({visible(teacher.source or DASH, lines=False)}).",
         _license_sentence(report),
-        licences.demands(report["provenance"].get("license")),
+        licences.demands(report.provenance.license),
     ]
     return "\n".join(lines) + "\n" + (f"\n{'-' * 72}\n\n{visible(full_text)}\n" if full_text else "")
 
 
-def _license_sentence(report: Mapping[str, Any]) -> str:
-    found = word(report["provenance"].get("license"))
-    if not found:
+def _license_sentence(report: Report) -> str:
+    licence = word(report.provenance.license)
+    if not licence:
         return "The teacher's licence is not known."
-    return f"The teacher's licence is {found}; these weights derive from it and are passed on under the same."
+    return f"The teacher's licence is {licence}; these weights derive from it and are passed on under the same."
 
 
 def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
     """How to run it: the examples that lie in the folder, then the first GGUF and the first ONNX folder from Python."""
     lines: list[str] = []
     examples = folder / "examples"
-    found = [file.relative_to(folder).as_posix() for file in files_of(examples)] if examples.is_dir() else []
-    if found:
+    programs = [file.relative_to(folder).as_posix() for file in files_of(examples)] if examples.is_dir() else []
+    if programs:
         lines += [
             "## Examples",
             "",
             "Each runs as it is, in this folder:",
             "",
-            *(f"- `{inner}`" for inner in found),
+            *(f"- `{inner}`" for inner in programs),
             "",
         ]
     gguf = next((path for key, path in placed.items() if split_key(key)[0] == "gguf"), None)
@@ -164,31 +164,31 @@ def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
     return lines
 
 
-def _limits(report: Mapping[str, Any]) -> list[str]:
+def _limits(report: Report) -> list[str]:
     """What the figures don't say, and what the model can't be trusted with."""
-    rows, smaller = report["rows"], not report["student"].get("as_is")
+    rows, smaller = report.rows, not report.student.as_is
     limits = []
-    if rows and not report["on_target"]:
+    if rows and not report.on_target:
         limits.append(
             "Speed and memory were measured on another machine than the target; on the target they will differ."
         )
-    if any((row["speed"] or {}).get("busy") for row in rows):
+    if any(row.speed.busy for row in rows):
         limits.append("The machine was busy with other work while some speeds were measured.")
     if smaller:
         limits.append(
             "It is smaller than its teacher and learned from the teacher's writing: it knows less, and long "
             "answers may wander."
         )
-    if any(row["kind"] == "recovered" for row in rows):
+    if any(row.kind == "recovered" for row in rows):
         limits.append(
             "Training on the grid followed a sample of text; on other text less of the loss may have been won back."
         )
-    if not any(row.get("tasks") for row in rows):
+    if not any(row.tasks for row in rows):
         limits.append(
             "No task was measured: nearness to the float weights says how much rounding changed, not how "
             "able the model is."
         )
-    if not any(row.get("refusals") for row in rows):
+    if not any(row.refusals for row in rows):
         limits.append("Whether it still refuses unsafe requests as its teacher does was not measured.")
     limits.append(
         "What its teacher gets wrong, or is biased in, it has inherited; test it on your own task before you "
@@ -197,31 +197,28 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
     return ["## Limits", "", *(f"- {limit}" for limit in limits), ""]
 
 
-def _making(report: Mapping[str, Any]) -> list[str]:
+def _making(report: Report) -> list[str]:
     """The command that repeats it, what that took, and the proof that the files hold what was trained."""
-    provenance = report["provenance"]
+    provenance = report.provenance
     lines = ["## How it was made", ""]
-    if provenance.get("command"):
-        lines += [*_fenced(visible(provenance["command"]), "sh"), ""]
-    stages = provenance.get("stages") or []
-    seconds = [stage["seconds"] for stage in stages if stage.get("seconds") is not None]
+    if provenance.command:
+        lines += [*_fenced(visible(provenance.command), "sh"), ""]
+    seconds = [stage.seconds for stage in provenance.stages if stage.seconds is not None]
     if seconds:
-        peak = max((stage.get("peak_rss_bytes") or 0 for stage in stages), default=0)
-        memory = f" and at most {show(peak, 'bytes')} of memory" if peak else ""
-        lines.append(f"All stages took {show(sum(seconds), 's')}{memory}.")
-    checked = [entry for entry in provenance.get("verify") or [] if entry.get("differences") is not None]
+        peak = max(stage.peak_rss_bytes or 0 for stage in provenance.stages)
+        memory = f" and at most {show_bytes(peak)} of memory" if peak else ""
+        lines.append(f"All stages took {show_seconds(sum(seconds))}{memory}.")
+    checked = [proof for proof in provenance.verify if proof.differences is not None]
     if checked:
-        blocks, differences = (
-            sum(entry.get("blocks") or 0 for entry in checked),
-            sum(entry["differences"] for entry in checked),
-        )
+        blocks = sum(proof.blocks or 0 for proof in checked)
+        differences = sum(proof.differences or 0 for proof in checked)
         lines.append(
-            f"Each file's weights were compared with the trained checkpoint's: {show(blocks, 'count')} blocks, "
-            f"{show(differences, 'count')} differences."
+            f"Each file's weights were compared with the trained checkpoint's: {show_count(blocks)} blocks, "
+            f"{show_count(differences)} differences."
         )
-    versions = provenance.get("versions") or {}
-    if versions:
-        lines.append(f"Versions: {', '.join(f'{text(name)} {text(version)}' for name, version in versions.items())}.")
+    if provenance.versions:
+        versions = (f"{text(name)} {text(version)}" for name, version in provenance.versions.items())
+        lines.append(f"Versions: {', '.join(versions)}.")
     return [*lines, ""] if len(lines) > 2 else []
 
 

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
 
 from edgedistill.bundle.card import license_note, model_card
 from edgedistill.bundle.examples import write_examples
@@ -25,6 +24,8 @@ from edgedistill.bundle.recommended import recommended, recommended_text
 from edgedistill.bundle.settings import read_settings
 from edgedistill.bundle.tokenizer import place_tokenizer
 from edgedistill.errors import InputError, RunError
+from edgedistill.results.report import Report
+from edgedistill.results.row import LLAMA_CPP
 from edgedistill.store.files import file_sha256, files_of
 from edgedistill.store.whole import atomic_write, whole_folder
 
@@ -41,7 +42,7 @@ NO_LINKS = (
 
 def write_bundle(
     artifacts: Mapping[str, Path],
-    report: Mapping[str, Any],
+    report: Report,
     out: Path,
     name: str,
     license_text: str | None = None,
@@ -107,7 +108,7 @@ def _check(artifacts: Mapping[str, Path], out: Path) -> None:
 def _fill(
     folder: Path,
     artifacts: Mapping[str, Path],
-    report: Mapping[str, Any],
+    report: Report,
     name: str,
     license_text: str | None,
     model: Path | None,
@@ -138,12 +139,11 @@ def _fill(
     atomic_write(folder / SUMS, "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(hashes.items())))
 
 
-def _furnish(
-    folder: Path, placed: Mapping[str, Path], report: Mapping[str, Any], name: str, model: Path | None
-) -> None:
+def _furnish(folder: Path, placed: Mapping[str, Path], report: Report, name: str, model: Path | None) -> None:
     """What makes model files a thing to embed: the tokenizer beside a GGUF, Ollama's Modelfile, the examples."""
     settings = read_settings(placed, model)
-    chosen = recommended(placed, (report.get("recommendation") or {}).get("mix"))
+    mix = report.recommendation.mix if report.recommendation else None
+    chosen = recommended(placed, mix)
     gguf, onnx = (folder / name if name else None for name in (chosen.gguf, chosen.onnx))
     atomic_write(folder / RECOMMENDED, recommended_text(chosen))
     if gguf:
@@ -172,15 +172,11 @@ def _place(source: Path, place: Path) -> None:
         shutil.copyfile(source, place)
 
 
-def _require_measured(file: Path, mix: str, report: Mapping[str, Any]) -> None:
+def _require_measured(file: Path, mix: str, report: Report) -> None:
     """The GGUF that ships is the one whose figures the report shows, where the report has a row for it."""
-    kinds = {row["kind"] for row in report["rows"] if row["mix"] == mix}
+    kinds = {row.kind for row in report.rows if row.mix == mix}
     kind = "recovered" if "recovered" in kinds else "rounded"
-    measured = {
-        row["sha256"]
-        for row in report["rows"]
-        if row["mix"] == mix and row["kind"] == kind and row["runtime"] == "llama.cpp"
-    }
+    measured = {row.sha256 for row in report.rows if (row.mix, row.kind, row.runtime) == (mix, kind, LLAMA_CPP)}
     if measured and file_sha256(file) not in measured:
         raise RunError(
             f"{file.name}: its content is not what was measured (the report has another SHA-256). Measure it again."

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgedistill.bundle.harmless import word
 from edgedistill.bundle.names import split_key
+from edgedistill.results.report import Report
 
 # The licences that the hub's front matter may name; another is given as "other" with its name.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
@@ -28,19 +29,19 @@ HUB_LICENSES = frozenset(
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
-def front_matter(report: Mapping[str, Any], placed: Mapping[str, Path]) -> dict[str, Any]:
+def front_matter(report: Report, placed: Mapping[str, Path]) -> dict[str, Any]:
     """What the hub reads. The base model is named only where its name can be one of the hub's."""
-    as_is, kinds = bool(report["student"].get("as_is")), sorted({split_key(key)[0] for key in placed})
-    licence = word(report["provenance"].get("license"))
+    as_is, kinds = report.student.as_is, sorted({split_key(key)[0] for key in placed})
+    licence = word(report.provenance.license)
     front: dict[str, Any] = {"license": licence if licence in HUB_LICENSES else "other" if licence else "unknown"}
     if front["license"] == "other":
         front |= {"license_name": licence, "license_link": "LICENSE"}
-    source, name = (str(report["teacher"].get(key) or "") for key in ("source", "name"))
-    base = next((found for found in (source, name) if HUB_ID.fullmatch(found)), None)
+    names = (report.teacher.source or "", report.teacher.name or "")
+    base = next((name for name in names if HUB_ID.fullmatch(name)), None)
     if base:
         front |= {"base_model": base, "base_model_relation": "quantized" if as_is else "finetune"}
     front |= {"pipeline_tag": "text-generation", "library_name": "gguf" if "gguf" in kinds else "onnx"}
-    trained = any(row["kind"] == "recovered" for row in report["rows"])
+    trained = any(row.kind == "recovered" for row in report.rows)
     how = [] if as_is else ["distillation"]
     front["tags"] = ["edgedistill", *how, *(["quantization-aware-training"] if trained else []), *kinds]
     return front

@@ -91,7 +91,7 @@ def compare(
     from edgedistill.pipeline.prepare import Job
     from edgedistill.plan.here import target_named
     from edgedistill.report.comparison import comparison, render_comparison
-    from edgedistill.report.front import why_none
+    from edgedistill.report.recommend import why_none
 
     if reference is not None:
         raise InputError("--reference is for several FILEs; of one MODEL the float student is the reference")

@@ -68,7 +68,7 @@ def compile_command(
         return
     outcome = carry_out(job, compile_model)
     if as_json:
-        click.echo(json.dumps(outcome.report))
+        click.echo(json.dumps(outcome.report.to_json()))
         return
     width = shutil.get_terminal_size().columns
     click.echo(render_terminal(outcome.report, max(width, 100), color=sys.stdout.isatty()))

@@ -69,10 +69,10 @@ def recover(
     if not plan_first(job, dry_run):
         return
     outcome = carry_out(job, compile_model)
-    found = recovery_rows(outcome.report, {key: str(path) for key, path in outcome.files.items()})
+    files = {key: str(path) for key, path in outcome.files.items()}
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(recovery_rows(outcome.report, files)))
         return
     width = shutil.get_terminal_size().columns
-    click.echo(render_recovery(found, max(width, 100), color=sys.stdout.isatty()))
+    click.echo(render_recovery(outcome.report, files, max(width, 100), color=sys.stdout.isatty()))
     click.echo(f"report  {outcome.report_html}")

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.extras import require
@@ -15,6 +14,7 @@ from edgedistill.pipeline.stage import Finished
 from edgedistill.pipeline.training import TrainingStages
 from edgedistill.progress import Progress
 from edgedistill.report.comparison import write_csv
+from edgedistill.results.report import Report
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
 
@@ -27,7 +27,7 @@ class Outcome:
 
     run: Path
     model: str  # where the teacher lies
-    report: dict[str, Any]
+    report: Report
     report_html: Path
     bundle: Path
     files: dict[str, Path]  # what ships, by gguf-MIX or onnx-MIX
@@ -97,7 +97,7 @@ def _packed(prepared: Prepared, done: Finished) -> dict[str, Path]:
     return {stage: done.folder(stage) / names[stage.partition("-")[0]] for stage in stages}
 
 
-def _recommended_first(artifacts: Mapping[str, Path], report: Mapping[str, Any]) -> dict[str, Path]:
+def _recommended_first(artifacts: Mapping[str, Path], report: Report) -> dict[str, Path]:
     """The artifacts, those of the recommended mix before all others."""
-    mix = (report.get("recommendation") or {}).get("mix")
+    mix = report.recommendation.mix if report.recommendation else None
     return dict(sorted(artifacts.items(), key=lambda item: item[0].partition("-")[2] != mix))

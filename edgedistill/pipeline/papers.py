@@ -12,6 +12,10 @@ from edgedistill.export import PROOF
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Stage
+from edgedistill.results.curve import Curve
+from edgedistill.results.measurement import Measurement
+from edgedistill.results.planned import PlanFacts
+from edgedistill.results.report import Proof, Provenance, Report, StageCost, Teaching
 from edgedistill.store.run import RunFolder
 from edgedistill.store.whole import atomic_write
 
@@ -37,11 +41,12 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
     def work(folder: Path, done: Finished) -> None:
         from edgedistill.report import build_report, write_report
 
-        curves = [_read(done.folder(name) / "curve.json") for name in trained]
-        teach = _read(done.folder("teach") / "teach.json") if taught else None
-        measure = _read(done.folder("measure") / "measure.json")
+        plan = PlanFacts.from_json(done.plan.to_dict())
+        teach = Teaching.from_json(_read(done.folder("teach") / "teach.json")) if taught else None
+        curves = [Curve.from_json(_read(done.folder(name) / "curve.json")) for name in trained]
+        measure = Measurement.from_json(_read(done.folder("measure") / "measure.json"))
         provenance = _provenance(context, before, packed, done)
-        write_report(build_report(done.plan.to_dict(), teach, curves, measure, provenance), folder)
+        write_report(build_report(plan, teach, curves, measure, provenance), folder)
 
     # What a rerun finds complete is told on the terminal; the page tells how the run was made, so it doesn't change.
     settings = {"version": __version__, "target": context.target.to_dict()}
@@ -50,45 +55,36 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
     return Stage(REPORT, "papers", work, settings, (*inputs, "measure"), estimate=estimate)
 
 
-def _provenance(context: Context, before: Sequence[Stage], packed: Sequence[Stage], done: Finished) -> dict[str, Any]:
-    stages = [
-        {
-            "name": stage.name,
-            "key": done.results[stage.name].key,
-            "seconds": done.results[stage.name].mark["seconds"],
-            "peak_rss_bytes": done.results[stage.name].mark["peak_rss_bytes"],
-            "reused": done.results[stage.name].reused,
-        }
-        for stage in before
-    ]
+def _provenance(context: Context, before: Sequence[Stage], packed: Sequence[Stage], done: Finished) -> Provenance:
+    results = [done.results[stage.name] for stage in before]
+    stages = [StageCost(r.name, r.key, r.mark["seconds"], r.mark["peak_rss_bytes"], r.reused) for r in results]
     proofs = [{"file": f"{stage.kind} {stage.mix}", **_read(done.folder(stage.name) / PROOF)} for stage in packed]
-    return {
-        "teacher": context.facts.source,
-        "recipe": context.recipe.to_dict(),
-        "command": context.command,
-        "license": context.facts.license,
-        "versions": done.results["measure"].mark["versions"],
-        "stages": stages,
-        "verify": proofs,
-    }
+    return Provenance(
+        teacher=context.facts.source,
+        recipe=context.recipe.to_dict(),
+        command=context.command,
+        license=context.facts.license,
+        versions=done.results["measure"].mark["versions"],
+        stages=tuple(stages),
+        verify=tuple(map(Proof.from_json, proofs)),
+    )
 
 
-def publish_report(run: RunFolder, done: Finished) -> dict[str, Any]:
+def publish_report(run: RunFolder, done: Finished) -> Report:
     """Put report.json and report.html at the top of the run folder; returns the report."""
     folder = done.folder(REPORT)
     for name in REPORT_FILES:
         content, place = (folder / name).read_bytes(), run.path / name
         if not place.is_file() or place.read_bytes() != content:
             atomic_write(place, content)
-    report: dict[str, Any] = _read(folder / "report.json")
-    return report
+    return Report.from_json(_read(folder / "report.json"))
 
 
 def ship(
     context: Context,
     run: RunFolder,
     done: Finished,
-    report: dict[str, Any],
+    report: Report,
     artifacts: Mapping[str, Path],
     student: str,
 ) -> Path:

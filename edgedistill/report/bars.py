@@ -1,54 +1,67 @@
 """Level strokes, a row each: tokens a second, and shares with their intervals."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from edgedistill.report import svg
 from edgedistill.report.charts import SHAPES
-from edgedistill.report.rows import shipped_row, short_name, timing
+from edgedistill.report.rows import shipped_row, short_name
+from edgedistill.results.row import Row, TaskShare
 from edgedistill.show import show, show_spread
 
 ROW = 24.0  # units high
 NAMES = 168.0  # room for the names
 LONGEST = 22  # letters of a name
 
-Row = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class _Bar:
+    """A row's speed and its standard deviation, tokens/s."""
+
+    row: Row
+    mean: float
+    std: float
 
 
-def speed_bars(rows: Sequence[Row], name: str, predicted: Mapping[str, float | None], title: str) -> Markup | None:
-    """One bar a row for `name` ({mean, std}) in tokens/s, with the plan's figure for the target as a tick; None without
-    any.
+def speed_bars(rows: Sequence[Row], test: str, predicted: Mapping[str, float | None], title: str) -> Markup | None:
+    """One bar a row for its speed in tokens/s, with the plan's figure for the target as a tick; None without any.
+
+    Args:
+        rows: a report's.
+        test: "decode" or "prefill".
+        predicted: the plan's figure by mix.
+        title: of the plot.
     """
-    shown = [row for row in rows if timing(row, name).get("mean") is not None]
-    if not shown:
+    bars = _bars(rows, test)
+    if not bars:
         return None
-    targets = {mix: value for mix, value in predicted.items() if value is not None and shipped_row(shown, mix)}
-    reaches = [timing(row, name)["mean"] + (timing(row, name).get("std") or 0) for row in shown]
-    most = max([*reaches, *targets.values()])
+    shown = [bar.row for bar in bars]
+    goals = {mix: value for mix, value in predicted.items() if value is not None and shipped_row(shown, mix)}
+    most = max([*(bar.mean + bar.std for bar in bars), *goals.values()])
     left, right, top = NAMES, svg.WIDTH - 108.0, 24.0
     width = (right - left) / most if most else 0.0
     parts = [svg.text(0, 11, title, "axis")]
     said = []
-    for index, row in enumerate(shown):
-        y, mean, std = top + index * ROW, timing(row, name)["mean"], timing(row, name).get("std") or 0.0
-        length, reach = mean * width, std * width
-        goal = targets.get(row["mix"]) if row is shipped_row(shown, row["mix"]) else None
-        words = show_spread(mean, std) + (" busy" if row["speed"].get("busy") else "")
-        said.append(f"{row['label']} {words}" + (f", predicted {show(goal)}" if goal is not None else ""))
+    for index, bar in enumerate(bars):
+        y, row = top + index * ROW, bar.row
+        length, reach = bar.mean * width, bar.std * width
+        goal = goals.get(row.mix or "") if row is shipped_row(shown, row.mix or "") else None
+        words = show_spread(bar.mean, bar.std) + (" busy" if row.speed.busy else "")
+        said.append(f"{row.label} {words}" + (f", predicted {show(goal)}" if goal is not None else ""))
         parts.append(svg.text(0, y + 14, svg.shorten(short_name(row), LONGEST), "name"))
-        parts.append(svg.rect(left, y + 5, length, 12, f"bar {row['kind']}", tip=said[-1]))
+        parts.append(svg.rect(left, y + 5, length, 12, f"bar {row.kind}", tip=said[-1]))
         if reach > 1:
             parts.append(svg.line(left + max(0.0, length - reach), y + 11, left + length + reach, y + 11, "whisker"))
         if goal is not None:
             parts.append(svg.line(left + goal * width, y + 2, left + goal * width, y + 20, "goal"))
         parts.append(svg.text(svg.WIDTH, y + 15, words, "value", "end"))
-    parts.append(svg.line(left, top + 1, left, top + len(shown) * ROW - 1, "base"))
-    return svg.picture(parts, top + len(shown) * ROW + 2, f"{title}: {'; '.join(said)}")
+    parts.append(svg.line(left, top + 1, left, top + len(bars) * ROW - 1, "base"))
+    return svg.picture(parts, top + len(bars) * ROW + 2, f"{title}: {'; '.join(said)}")
 
 
-def intervals(rows: Sequence[tuple[Row, Mapping[str, Any]]], title: str, level: float | None) -> Markup | None:
+def intervals(rows: Sequence[tuple[Row, TaskShare]], title: str, level: float | None) -> Markup | None:
     """A share with its 95 % interval for each row, and the float model's share as an upright line; None without any.
 
     Args:
@@ -57,7 +70,7 @@ def intervals(rows: Sequence[tuple[Row, Mapping[str, Any]]], title: str, level: 
     """
     if not rows:
         return None
-    lows, highs = [found["low"] for _, found in rows], [found["high"] for _, found in rows]
+    lows, highs = [share.low for _, share in rows], [share.high for _, share in rows]
     low, high = max(0.0, min(lows) - 0.02), min(1.0, max(highs) + 0.02)
     left, right, top = NAMES, svg.WIDTH - 56.0, 24.0
     bottom = top + len(rows) * ROW
@@ -71,19 +84,29 @@ def intervals(rows: Sequence[tuple[Row, Mapping[str, Any]]], title: str, level: 
     if level is not None:
         parts.append(svg.line(frame.x(level), top, frame.x(level), bottom, "start"))
     said = []
-    for index, (row, found) in enumerate(rows):
+    for index, (row, share) in enumerate(rows):
         y = top + index * ROW + ROW / 2
         words = (
-            f"{row['label']}: {_percent(found['share'])}, {_percent(found['low'])} to {_percent(found['high'])}, "
-            f"{found['items']} items"
+            f"{row.label}: {_percent(share.share)}, {_percent(share.low)} to {_percent(share.high)}, "
+            f"{share.items} items"
         )
         said.append(words)
         parts.append(svg.text(0, y + 4, svg.shorten(short_name(row), LONGEST), "name"))
-        parts.append(svg.line(frame.x(found["low"]), y, frame.x(found["high"]), y, f"interval {row['kind']}"))
-        parts.append(svg.mark(frame.x(found["share"]), y, SHAPES[row["kind"]], f"dot {row['kind']}", 4.5, words))
-        parts.append(svg.text(svg.WIDTH, y + 4, _percent(found["share"]), "value", "end"))
+        parts.append(svg.line(frame.x(share.low), y, frame.x(share.high), y, f"interval {row.kind}"))
+        parts.append(svg.mark(frame.x(share.share), y, SHAPES[row.kind], f"dot {row.kind}", 4.5, words))
+        parts.append(svg.text(svg.WIDTH, y + 4, _percent(share.share), "value", "end"))
     parts.append(svg.line(left, bottom, right, bottom, "base"))
     return svg.picture(parts, bottom + 20, f"{title}, with 95 % intervals. {'; '.join(said)}")
+
+
+def _bars(rows: Sequence[Row], test: str) -> list[_Bar]:
+    """The rows that were timed."""
+    bars = []
+    for row in rows:
+        timing = row.speed.decode if test == "decode" else row.speed.prefill
+        if timing.mean is not None:
+            bars.append(_Bar(row, timing.mean, timing.std or 0.0))
+    return bars
 
 
 def _percent(share: float) -> str:

@@ -17,58 +17,47 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.report.front import kl_of, task_of, troubles, why_none
-from edgedistill.report.rows import figure, timing
-from edgedistill.report.terminal import STYLES, paper
-from edgedistill.show import DASH, show, visible
+from edgedistill.report.recommend import row_troubles, why_none
+from edgedistill.report.terminal import STYLES, left_out_note, paper, speed_cell
+from edgedistill.results.front import mean_kl, mean_task
+from edgedistill.results.report import Report
+from edgedistill.results.row import Row, TaskShare
+from edgedistill.show import DASH, NATS, show, show_bytes, visible
 from edgedistill.store.whole import atomic_write
 
 SCHEMA = "edgedistill.compare/1"
-NATS = "nats per token"
 FRONT, CHOSEN = "●", "★"
 ORDER = ("teacher", "float", "rounded", "recovered")
-QUALITIES = (
-    ("ppl", "perplexity"),
-    ("kl_student_mean", "kl_mean_nats_per_token"),
-    ("kl_student_p99", "kl_p99_nats_per_token"),
-    ("top1_student", "same_top_token_share"),
-)
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+LEFT = ("", "file", "fits")  # columns of words
 
 
-def sorted_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def sorted_rows(rows: Sequence[Row]) -> list[Row]:
     """Rows by the size of the largest file of their mix, the largest first, and within a mix in the order of ORDER."""
 
-    def group(row: Mapping[str, Any]) -> Any:
-        return row["mix"] if row["mix"] is not None else ("", row["label"])
+    def group(row: Row) -> tuple[str, str]:
+        return (row.mix, "") if row.mix is not None else ("", row.label)
 
-    sizes: dict[Any, float] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for row in rows:
-        sizes[group(row)] = max(sizes.get(group(row), 0), row.get("file_bytes") or 0)
-    return sorted(
-        rows, key=lambda row: (-sizes[group(row)], str(group(row)), ORDER.index(row["kind"]), row["runtime"] or "")
-    )
+        sizes[group(row)] = max(sizes.get(group(row), 0), row.file_bytes or 0)
+    return sorted(rows, key=lambda row: (-sizes[group(row)], group(row), ORDER.index(row.kind), row.runtime or ""))
 
 
-def speed_ratio(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+def speed_ratio(row: Row, rows: Sequence[Row]) -> float | None:
     """How many times as fast as the float file a file decodes: the median over rounds in which both were timed; None
     without those.
     """
-    trials = _trials(row)
-    float_trials = next((_trials(other) for other in rows if other["kind"] == "float"), [])
+    trials = row.speed.decode.trials
+    float_trials = next((other.speed.decode.trials for other in rows if other.kind == "float"), ())
     if not trials or len(trials) != len(float_trials) or not all(float_trials):
         return None
-    return statistics.median(mine / theirs for mine, theirs in zip(trials, float_trials, strict=True))
-
-
-def _trials(row: Mapping[str, Any]) -> list[float]:
-    found = timing(row, "decode_tokens_per_s").get("trials")
-    return list(found) if isinstance(found, (list, tuple)) else []
+    return statistics.median(own / base for own, base in zip(trials, float_trials, strict=True))
 
 
 def comparison(
-    report: Mapping[str, Any], files: Mapping[str, str], places: Mapping[str, str], given: str | None = None
+    report: Report, files: Mapping[str, str], places: Mapping[str, str], given: str | None = None
 ) -> dict[str, Any]:
     """The essentials as JSON types (schema edgedistill.compare/1).
 
@@ -79,72 +68,74 @@ def comparison(
         given: where the model lies that was given, which may be the one to keep.
     Returns:
         schema, the places, files, target, judges, front, recommendation (with the path of its file), why (where there
-        is none), and rows
-        in the order of the table, flat: the keys are those of the CSV.
+        is none), and rows in the order of the table, flat: the keys are those of the CSV.
     """
-    chosen = report.get("recommendation")
+    chosen = report.recommendation
+    recommendation = None
     if chosen is not None:
-        made = next((path for key, path in files.items() if key.partition("-")[2] == chosen["mix"]), None)
-        chosen = {**chosen, "file": given if chosen["mix"] is None else made}
-    rows = [flat(row, report) for row in sorted_rows(report["rows"])]
+        packed = next((path for key, path in files.items() if key.partition("-")[2] == chosen.mix), None)
+        recommendation = chosen.to_json() | {"file": given if chosen.mix is None else packed}
     return {
         "schema": SCHEMA,
         **places,
         "files": dict(files),
-        "target": report["target"],
-        "on_target": report["on_target"],
-        "judges": report["judges"],
-        "front": report.get("front"),
-        "recommendation": chosen,
+        "target": report.target.to_json(),
+        "on_target": report.on_target,
+        "judges": [judge.to_json() for judge in report.judges],
+        "front": report.front.to_json(),
+        "recommendation": recommendation,
         "why": None if chosen else why_none(report),
-        "rows": rows,
+        "rows": [flat(row, report) for row in sorted_rows(report.rows)],
     }
 
 
-def flat(row: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+def flat(row: Row, report: Report) -> dict[str, Any]:
     """One row with a figure a key, its unit in the key; None for what wasn't measured."""
-    chosen, found = report.get("recommendation") or {}, troubles(row, report)
-    flat: dict[str, Any] = {
-        key: row[key] for key in ("label", "kind", "mix", "runtime", "file", "sha256", "file_bytes", "bits_per_weight")
+    clauses = row_troubles(row, report)
+    cells: dict[str, Any] = {
+        "label": row.label,
+        "kind": row.kind,
+        "mix": row.mix,
+        "runtime": row.runtime,
+        "file": row.file,
+        "sha256": row.sha256,
+        "file_bytes": row.file_bytes,
+        "bits_per_weight": row.bits_per_weight,
+        "on_front": row.label in report.front.labels,
+        "recommended": _is_chosen(row, report),
+        "fits": None if clauses is None else not clauses,
+        "why_not": "; ".join(clauses or ()),
     }
-    flat |= {
-        "on_front": row["label"] in (report.get("front") or {}).get("labels", ()),
-        "recommended": row["label"] == chosen.get("label"),
-        "fits": None if found is None else not found,
-        "why_not": "; ".join(found or ()),
+    for judge in report.judge_names:
+        quality, word = row.on(judge), _word(judge)
+        cells[f"{word}_perplexity"] = quality.ppl
+        cells[f"{word}_kl_mean_nats_per_token"] = quality.student.kl_mean
+        cells[f"{word}_kl_p99_nats_per_token"] = quality.student.kl_p99
+        cells[f"{word}_same_top_token_share"] = quality.student.top1
+    cells["kl_mean_of_texts_nats_per_token"] = mean_kl(row, report.judge_names)
+    for name, task in row.tasks.items():
+        cells |= _share_cells(f"task_{_word(name)}", task)
+    for name, refusals in row.refusals.items():
+        cells |= _share_cells(f"refusals_{_word(name)}", refusals)
+    decode, prefill = row.speed.decode, row.speed.prefill
+    return cells | {
+        "decode_tokens_per_s": decode.mean,
+        "decode_std_tokens_per_s": decode.std,
+        "prefill_tokens_per_s": prefill.mean,
+        "prefill_std_tokens_per_s": prefill.std,
+        "decode_times_float": speed_ratio(row, report.rows),
+        "load_s": row.speed.load_s,
+        "peak_rss_bytes": row.speed.peak_rss_bytes,
+        "threads": row.speed.threads,
+        "busy": row.speed.busy,
     }
-    judges = [judge["name"] for judge in report["judges"]]
-    for judge in judges:
-        flat |= {f"{_word(judge)}_{name}": figure(row, judge, key) for key, name in QUALITIES}
-    flat["kl_mean_of_texts_nats_per_token"] = kl_of(row, judges)
-    for name, task in (row.get("tasks") or {}).items():
-        flat |= {f"task_{_word(name)}_{key}": (task or {}).get(key) for key in ("share", "low", "high", "items")}
-    for name, refusals in (row.get("refusals") or {}).items():
-        flat |= {
-            f"refusals_{_word(name)}_{key}": (refusals or {}).get(key) for key in ("share", "low", "high", "items")
-        }
-    for name in ("decode", "prefill"):
-        speed = timing(row, f"{name}_tokens_per_s")
-        flat |= {f"{name}_tokens_per_s": speed.get("mean"), f"{name}_std_tokens_per_s": speed.get("std")}
-    flat |= {
-        "decode_times_float": speed_ratio(row, report["rows"]),
-        "load_s": row["speed"].get("load_s"),
-        "peak_rss_bytes": row["speed"].get("peak_rss_bytes"),
-        "threads": row["speed"].get("threads"),
-        "busy": row["speed"].get("busy"),
-    }
-    return flat
 
 
-def _word(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def csv_text(report: Mapping[str, Any]) -> str:
+def csv_text(report: Report) -> str:
     """One line a row, in the order of the table; a text that a spreadsheet would take for a formula has an apostrophe
     before it.
     """
-    rows = [flat(row, report) for row in sorted_rows(report["rows"])]
+    rows = [flat(row, report) for row in sorted_rows(report.rows)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -154,7 +145,54 @@ def csv_text(report: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def write_csv(report: Report, path: Path) -> None:
+    """`csv_text` as a file, left alone where it says that already."""
+    text = csv_text(report)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        atomic_write(path, text)
+
+
+def render_comparison(report: Report, width: int, color: bool = False) -> str:
+    """The recommendation, the table and what its marks mean; `width` columns wide but at least 80."""
+    out, console = paper(width, color)
+    chosen = report.recommendation
+    sentence = chosen.sentence if chosen else why_none(report)
+    console.print(_table(report))
+    axes = f"size, tokens/s, KL{', tasks' if _with_tasks(report) else ''}"
+    marks = (
+        f"{FRONT} on the Pareto front ({axes}): no other file is as good in all and better in one.  {CHOSEN} "
+        "recommended."
+    )
+    console.print(Text(marks, style="dim"))
+    console.print(Text("KL to the float model in nats per token; speed in tokens/s, files timed in turn.", style="dim"))
+    if any(row.speed.busy for row in report.rows):
+        console.print(Text("* timed while the machine was busy with other work", style="dim"))
+    for row in sorted_rows(report.rows):
+        clauses = row_troubles(row, report)
+        if clauses:
+            words = f"{row.label} doesn't fit: {'; '.join(clauses)}"
+            console.print(Text(visible(words, lines=False), style="yellow"))
+    if report.left_out:
+        console.print(left_out_note(report))
+    console.print()
+    console.print(Text(visible(sentence, lines=False), style="bold green" if chosen else "bold red"))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _share_cells(name: str, share: TaskShare) -> dict[str, Any]:
+    return {
+        f"{name}_share": share.share,
+        f"{name}_low": share.low,
+        f"{name}_high": share.high,
+        f"{name}_items": share.items,
+    }
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _cell(value: object) -> object:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -165,73 +203,38 @@ def _cell(value: Any) -> Any:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def write_csv(report: Mapping[str, Any], path: Path) -> None:
-    """`csv_text` as a file, left alone where it says that already."""
-    text = csv_text(report)
-    if not path.is_file() or path.read_bytes() != text.encode():
-        atomic_write(path, text)
+def _with_tasks(report: Report) -> bool:
+    return any(mean_task(row) is not None for row in report.rows)
 
 
-def render_comparison(report: Mapping[str, Any], width: int, color: bool = False) -> str:
-    """The recommendation, the table and what its marks mean; `width` columns wide but at least 80."""
-    out, console = paper(width, color)
-    chosen = report.get("recommendation")
-    sentence = chosen["sentence"] if chosen else why_none(report)
-    console.print(_table(report))
-    axes = f"size, tokens/s, KL{', tasks' if _with_tasks(report) else ''}"
-    marks = (
-        f"{FRONT} on the Pareto front ({axes}): no other file is as good in all and better in one.  {CHOSEN} "
-        "recommended."
-    )
-    console.print(Text(marks, style="dim"))
-    console.print(Text("KL to the float model in nats per token; speed in tokens/s, files timed in turn.", style="dim"))
-    if any(row["speed"].get("busy") for row in report["rows"]):
-        console.print(Text("* timed while the machine was busy with other work", style="dim"))
-    unfit = [(row, found) for row in sorted_rows(report["rows"]) if (found := troubles(row, report))]
-    for row, found in unfit:
-        console.print(Text(visible(f"{row['label']} doesn't fit: {'; '.join(found)}", lines=False), style="yellow"))
-    if report["left_out"]:
-        console.print(
-            Text(
-                f"{len(report['left_out'])} figures have no record and aren't shown (report.json: left_out).",
-                style="yellow",
-            )
-        )
-    console.print()
-    console.print(Text(visible(sentence, lines=False), style="bold green" if chosen else "bold red"))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+def _is_chosen(row: Row, report: Report) -> bool:
+    return report.recommendation is not None and row.label == report.recommendation.label
 
 
-def _with_tasks(report: Mapping[str, Any]) -> bool:
-    return any(task_of(row) is not None for row in report["rows"])
-
-
-def _table(report: Mapping[str, Any]) -> Table:
-    judges = [judge["name"] for judge in report["judges"]]
+def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    short = [name.removeprefix("held-out ") for name in judges]
-    names = ["", "file", "size", *(f"KL {name}" for name in short), f"same top {short[0]}" if short else "same top"]
-    names += [*(["tasks"] if _with_tasks(report) else []), "tokens/s", "× float", "fits"]
-    for name in names:
-        table.add_column(
-            name, justify="left" if name in ("", "file", "fits") else "right", overflow="fold", no_wrap=name == ""
-        )
-    labels = (report.get("front") or {}).get("labels", ())
-    chosen = (report.get("recommendation") or {}).get("label")
-    for row in sorted_rows(report["rows"]):
-        found = troubles(row, report)
-        ratio = speed_ratio(row, report["rows"])
-        decode = show(timing(row, "decode_tokens_per_s").get("mean")) + ("*" if row["speed"].get("busy") else "")
-        cells = [
-            (FRONT if row["label"] in labels else " ") + (CHOSEN if row["label"] == chosen else " "),
-            visible(row["label"], lines=False),
-            show(row["file_bytes"], "bytes"),
-            *(show(figure(row, judge, "kl_student_mean"), NATS) for judge in judges),
-            show(figure(row, judges[0], "top1_student"), "share") if judges else DASH,
-            *([show(task_of(row), "share")] if _with_tasks(report) else []),
-            decode,
-            show(ratio),
-            "" if found is None else "no" if found else "yes",
-        ]
-        table.add_row(*map(Text, cells), style="bold green" if row["label"] == chosen else STYLES[row["kind"]])
+    short = [name.removeprefix("held-out ") for name in report.judge_names]
+    names = ["", "file", "size", *(f"KL {name}" for name in short)]
+    names.append(f"same top {short[0]}" if short else "same top")
+    if _with_tasks(report):
+        names.append("tasks")
+    for name in [*names, "tokens/s", "× float", "fits"]:
+        table.add_column(name, justify="left" if name in LEFT else "right", overflow="fold", no_wrap=name == "")
+    for row in sorted_rows(report.rows):
+        style = "bold green" if _is_chosen(row, report) else STYLES[row.kind]
+        table.add_row(*map(Text, _cells(row, report)), style=style)
     return table
+
+
+def _cells(row: Row, report: Report) -> list[str]:
+    """A row of the table."""
+    judges, clauses = report.judge_names, row_troubles(row, report)
+    front = FRONT if row.label in report.front.labels else " "
+    chosen = CHOSEN if _is_chosen(row, report) else " "
+    cells = [front + chosen, visible(row.label, lines=False), show_bytes(row.file_bytes)]
+    cells += [show(row.on(judge).student.kl_mean, NATS) for judge in judges]
+    cells.append(show(row.on(judges[0]).student.top1, "share") if judges else DASH)
+    if _with_tasks(report):
+        cells.append(show(mean_task(row), "share"))
+    fits = "" if clauses is None else "yes"
+    return [*cells, speed_cell(row, row.speed.decode), show(speed_ratio(row, report.rows)), "no" if clauses else fits]

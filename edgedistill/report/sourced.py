@@ -1,17 +1,18 @@
-"""What of a row's tasks, refusals, worst tokens and of a mix's layer errors has a record behind it; the rest is left
-out and named.
+"""What of the rows and of a mix's layer errors has a record behind it; the rest is left out and named.
 
-A share stands on a record of the same value. A list stands on one of its mean, since a record an entry would be
-thousands. A difference from the float row stands on both rows' shares, whose difference it must be.
+A figure stands on a record of the same label, file, text and value. A list stands on one of its mean, since a record an
+entry would be thousands. A difference from the float row stands on both rows' shares, whose difference it must be.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from edgedistill.results.measurement import LayerError
 from edgedistill.results.record import Record
+from edgedistill.results.row import LLAMA_CPP, Difference, Quality, Row, Speed, TaskShare, Timing
 
-Sourced = Callable[[Any, str, str | None], Any]  # (value, name, text) -> the value, or None where no record has it
+COUNTS = ("tokens",)  # how much was judged; not itself a measurement
 
 
 def same(first: float, second: float) -> bool:
@@ -19,80 +20,120 @@ def same(first: float, second: float) -> bool:
     return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-12)
 
 
-def sourced_extras(row: Mapping[str, Any], sourced: Sourced) -> dict[str, Any]:
-    """A row's `tasks`, `refusals` and `worst`, as far as records vouch for them; a key that the row lacks stays
-    away.
-    """
-    found: dict[str, Any] = {}
-    for key in ("tasks", "refusals"):
-        if row.get(key):
-            shares = row[key].items()
-            found[key] = {
-                name: dict(share)
-                for name, share in shares
-                if sourced(share.get("share"), f"{key} share", name) is not None
-            }
-    worst = row.get("worst") or []
-    if worst and sourced(_mean(worst, "kl"), "worst tokens", None) is not None:
-        found["worst"] = [dict(entry) for entry in worst]
-    return found
+class Sources:
+    """The records, and the figures that were left out for want of one."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self.left_out: list[str] = []
+
+    def vouch(self, row: Row, value: float | None, name: str, judge: str | None = None) -> bool:
+        """Whether a record of the row has the value; if not, and there is a value, it is named as left out."""
+        if value is None:
+            return False
+        own = (r for r in self.records if r.artifact == row.label and r.file_sha256 == row.sha256)
+        if any(same(record.value, value) and record.text in (judge, None) for record in own):
+            return True
+        self.leave_out(row.label, f"{judge}, {name}" if judge else name)
+        return False
+
+    def leave_out(self, owner: str, name: str) -> None:
+        """Name a figure that isn't shown."""
+        self.left_out.append(f"{owner}: {name}")
 
 
-def add_differences(rows: Sequence[dict[str, Any]], measured: Sequence[Mapping[str, Any]], left_out: list[str]) -> None:
-    """Give the rows their paired `differences` from the float row, in llama.cpp, where both shares are there and differ
-    by so much.
-    """
-    base = next((shares_of(row) for row in rows if row["kind"] == "float"), {})
-    for row, given in zip(rows, measured, strict=True):
-        shares, kept = shares_of(row), {}
-        for name, found in (given.get("differences") or {}).items():
-            if name in shares and name in base and same(shares[name] - base[name], found.get("difference", math.nan)):
-                kept[name] = dict(found)
-            else:
-                left_out.append(f"{row['label']}: {name}, difference")
-        if kept:
-            row["differences"] = kept
+def sourced_row(row: Row, sources: Sources) -> Row:
+    """The row with only those figures that a record vouches for; of its differences see `sourced_differences`."""
+    quality = {judge: _quality(row, judge, figures, sources) for judge, figures in row.quality.items()}
+    speed = _speed(row, sources)
+    tasks = _shares(row, "tasks", row.tasks, sources)
+    refusals = _shares(row, "refusals", row.refusals, sources)
+    mean = _mean(token.kl for token in row.worst)
+    worst = row.worst if sources.vouch(row, mean, "worst tokens") else ()
+    return replace(row, quality=quality, speed=speed, tasks=tasks, refusals=refusals, worst=worst)
 
 
-def shares_of(row: Mapping[str, Any]) -> dict[str, float]:
+def sourced_differences(rows: Sequence[Row], sources: Sources) -> list[Row]:
+    """The rows with their paired differences from the float row, where both shares are there and differ by so much."""
+    base = next((shares_of(row) for row in rows if row.kind == "float"), {})
+    return [replace(row, differences=_differences(row, base, sources)) for row in rows]
+
+
+def shares_of(row: Row) -> dict[str, float]:
     """Shares by the names that `differences` has: of tasks, and "refusals unsafe" and "refusals safe"."""
-    found = {name: share["share"] for name, share in (row.get("tasks") or {}).items()}
-    return found | {f"refusals {name}": share["share"] for name, share in (row.get("refusals") or {}).items()}
+    shares = {name: task.share for name, task in row.tasks.items()}
+    return shares | {f"refusals {name}": refusals.share for name, refusals in row.refusals.items()}
 
 
 def sourced_layers(
-    layers: Mapping[str, Sequence[Mapping[str, Any]]],
-    rows: Sequence[Mapping[str, Any]],
-    records: Sequence[Record],
-    left_out: list[str],
-) -> dict[str, list[dict[str, Any]]]:
+    layers: Mapping[str, Sequence[LayerError]], rows: Sequence[Row], sources: Sources
+) -> dict[str, tuple[LayerError, ...]]:
     """Each mix's errors by tensor, None everywhere of a kind (rounded, recovered) whose mean has no record; a mix
     without any goes.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    sourced: dict[str, tuple[LayerError, ...]] = {}
     for mix, entries in layers.items():
-        kept = [dict(entry) for entry in entries]
-        for kind in ("rounded", "recovered"):
-            files = [
-                (r["label"], r["sha256"])
-                for r in rows
-                if r["mix"] == mix and r["kind"] == kind and r["runtime"] == "llama.cpp"
-            ]
-            mean = _mean(kept, kind)
-            if mean is None:
-                continue
-            if not any(
-                (record.artifact, record.file_sha256) in files and same(record.value, mean) for record in records
-            ):
-                left_out.append(f"{mix} {kind}: layer errors")
-                for entry in kept:
-                    entry[kind] = None
-        if any(entry[kind] is not None for entry in kept for kind in ("rounded", "recovered")):
-            found[mix] = kept
-    return found
+        kept = tuple(entries)
+        if not _layers_vouched(mix, "rounded", kept, rows, sources):
+            kept = tuple(replace(entry, rounded=None) for entry in kept)
+        if not _layers_vouched(mix, "recovered", kept, rows, sources):
+            kept = tuple(replace(entry, recovered=None) for entry in kept)
+        if any(entry.rounded is not None or entry.recovered is not None for entry in kept):
+            sourced[mix] = kept
+    return sourced
 
 
-def _mean(entries: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """The mean of the entries' numbers under a key; None where there is none."""
-    values = [entry[key] for entry in entries if entry.get(key) is not None]
-    return math.fsum(values) / len(values) if values else None
+def _quality(row: Row, judge: str, figures: Quality | None, sources: Sources) -> Quality | None:
+    if figures is None:
+        return None
+    flat = figures.to_json()
+    kept = {name: value for name, value in flat.items() if name in COUNTS or sources.vouch(row, value, name, judge)}
+    return Quality.from_json({name: kept.get(name) for name in flat})
+
+
+def _speed(row: Row, sources: Sources) -> Speed:
+    speed = row.speed
+    return replace(
+        speed,
+        prefill_tokens_per_s=_timing(row, speed.prefill_tokens_per_s, "prefill_tokens_per_s", sources),
+        decode_tokens_per_s=_timing(row, speed.decode_tokens_per_s, "decode_tokens_per_s", sources),
+        load_s=speed.load_s if sources.vouch(row, speed.load_s, "load_s") else None,
+        peak_rss_bytes=speed.peak_rss_bytes if sources.vouch(row, speed.peak_rss_bytes, "peak_rss_bytes") else None,
+    )
+
+
+def _timing(row: Row, timing: Timing | None, name: str, sources: Sources) -> Timing | None:
+    return timing if timing and sources.vouch(row, timing.mean, name) else None
+
+
+def _shares(row: Row, key: str, shares: Mapping[str, TaskShare], sources: Sources) -> dict[str, TaskShare]:
+    return {name: share for name, share in shares.items() if sources.vouch(row, share.share, f"{key} share", name)}
+
+
+def _differences(row: Row, base: Mapping[str, float], sources: Sources) -> dict[str, Difference]:
+    shares, kept = shares_of(row), {}
+    for name, difference in row.differences.items():
+        both = name in shares and name in base
+        if both and same(shares[name] - base[name], difference.difference):
+            kept[name] = difference
+        else:
+            sources.leave_out(row.label, f"{name}, difference")
+    return kept
+
+
+def _layers_vouched(mix: str, kind: str, entries: Sequence[LayerError], rows: Sequence[Row], sources: Sources) -> bool:
+    """Whether a record has the mean error of a kind of file; True where there is no error at all."""
+    mean = _mean(entry.error(kind) for entry in entries)
+    if mean is None:
+        return True
+    files = [(row.label, row.sha256) for row in rows if (row.mix, row.kind, row.runtime) == (mix, kind, LLAMA_CPP)]
+    if any((record.artifact, record.file_sha256) in files and same(record.value, mean) for record in sources.records):
+        return True
+    sources.leave_out(f"{mix} {kind}", "layer errors")
+    return False
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the numbers there are; None where there is none."""
+    numbers = [value for value in values if value is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else None

@@ -6,22 +6,21 @@ cut further: a number without its last digits would be a wrong number.
 """
 
 import io
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.report.rows import figure, timing
-from edgedistill.show import DASH, show, visible
+from edgedistill.results.report import Report
+from edgedistill.results.row import Row, Timing
+from edgedistill.show import DASH, NATS, show, show_bytes, show_seconds, visible
 
 WIDE, NARROW = 132, 80
 STYLES = {"teacher": "dim", "float": "dim", "rounded": "yellow", "recovered": "bold"}
-NATS = "nats per token"
 
-Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+Column = tuple[str, Callable[[Row], str]]
 
 
 def paper(width: int, color: bool) -> tuple[io.StringIO, Console]:
@@ -42,89 +41,82 @@ def paper(width: int, color: bool) -> tuple[io.StringIO, Console]:
     return out, console
 
 
-def render_terminal(report: Mapping[str, Any], width: int, color: bool = False) -> str:
+def render_terminal(report: Report, width: int, color: bool = False) -> str:
     """The verdict, the table and what wasn't shown, `width` columns wide but at least 80; ANSI colors only if asked
     for.
     """
     out, console = paper(width, color)
-    verdict = report["verdict"]
-    console.print(
-        Text(visible(verdict["headline"], lines=False), style="bold green" if verdict["fits"] else "bold red")
-    )
-    for sentence in verdict["sentences"]:
+    verdict = report.verdict
+    console.print(Text(visible(verdict.headline, lines=False), style="bold green" if verdict.fits else "bold red"))
+    for sentence in verdict.sentences:
         console.print(Text(visible(sentence, lines=False)))
     console.print()
-    judges = [judge["name"] for judge in report["judges"]]
-    first = judges[0] if judges else None
-    names, sizes, speeds = _names(), _sizes(), _speeds()
+    first, names, sizes, speeds = report.first_judge, _names(), _sizes(), _speeds()
     if width >= WIDE:
         title = f"Judged on {first}; KL in nats per token, speed in tokens/s"
         console.print(_table(report, title, names + sizes + _qualities(first) + speeds))
     else:
         console.print(_table(report, f"Judged on {first}; KL in nats per token", names + _qualities(first)))
         console.print(_table(report, "Size, and speed in tokens/s", names[:1] + sizes + speeds))
-    for judge in judges[1:]:
+    for judge in report.judge_names[1:]:
         console.print(_table(report, f"Judged on {judge}; KL in nats per token", names + _qualities(judge)))
-    if any(row["speed"].get("busy") for row in report["rows"]):
+    if any(row.speed.busy for row in report.rows):
         console.print(Text("* measured while the machine was busy with other work", style="dim"))
-    if report["left_out"]:
-        console.print(
-            Text(
-                f"{len(report['left_out'])} figures have no record and aren't shown (report.json: left_out).",
-                style="yellow",
-            )
-        )
+    if report.left_out:
+        console.print(left_out_note(report))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _table(report: Mapping[str, Any], title: str, columns: list[Column]) -> Table:
+def left_out_note(report: Report) -> Text:
+    """How many figures aren't shown."""
+    words = f"{len(report.left_out)} figures have no record and aren't shown (report.json: left_out)."
+    return Text(words, style="yellow")
+
+
+def speed_cell(row: Row, timing: Timing) -> str:
+    """A speed in tokens/s, with a star where the machine was busy."""
+    return show(timing.mean) + ("*" if row.speed.busy and timing.mean is not None else "")
+
+
+def _table(report: Report, title: str, columns: list[Column]) -> Table:
     caption = Text(visible(title, lines=False), style="italic")
     table = Table(box=box.SIMPLE_HEAD, title=caption, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     for index, (name, _) in enumerate(columns):
         text_column = name in ("artifact", "runtime")
         table.add_column(name, justify="left" if text_column else "right", overflow="fold", no_wrap=index > 0)
-    for row in report["rows"]:
-        table.add_row(*(Text(value(row)) for _, value in columns), style=STYLES[row["kind"]])
+    for row in report.rows:
+        table.add_row(*(Text(value(row)) for _, value in columns), style=STYLES[row.kind])
     return table
 
 
 def _names() -> list[Column]:
     return [
-        ("artifact", lambda row: visible(row["label"], lines=False)),
-        ("runtime", lambda row: visible(row["runtime"] or DASH, lines=False)),
+        ("artifact", lambda row: visible(row.label, lines=False)),
+        ("runtime", lambda row: visible(row.runtime or DASH, lines=False)),
     ]
 
 
 def _sizes() -> list[Column]:
     return [
-        ("size", lambda row: show(row["file_bytes"], "bytes")),
-        ("bits", lambda row: show(row["bits_per_weight"], "bits")),
+        ("size", lambda row: show_bytes(row.file_bytes)),
+        ("bits", lambda row: show(row.bits_per_weight, "bits")),
     ]
 
 
 def _qualities(judge: str | None) -> list[Column]:
     """Perplexity, KL in nats per token and top-1 agreement, all against the float student, on one judge."""
-
-    def column(name: str, unit: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: show(figure(row, judge, name), unit)
-
     return [
-        ("ppl", column("ppl", "perplexity")),
-        ("KL student", column("kl_student_mean", NATS)),
-        ("99 %", column("kl_student_p99", NATS)),
-        ("top-1", column("top1_student", "share")),
+        ("ppl", lambda row: show(row.on(judge).ppl, "perplexity")),
+        ("KL student", lambda row: show(row.on(judge).student.kl_mean, NATS)),
+        ("99 %", lambda row: show(row.on(judge).student.kl_p99, NATS)),
+        ("top-1", lambda row: show(row.on(judge).student.top1, "share")),
     ]
 
 
 def _speeds() -> list[Column]:
-    def tokens(name: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: (
-            show(timing(row, name).get("mean")) + ("*" if row["speed"].get("busy") and timing(row, name) else "")
-        )
-
     return [
-        ("decode", tokens("decode_tokens_per_s")),
-        ("prefill", tokens("prefill_tokens_per_s")),
-        ("load", lambda row: show(row["speed"].get("load_s"), "s")),
-        ("RSS", lambda row: show(row["speed"].get("peak_rss_bytes"), "bytes")),
+        ("decode", lambda row: speed_cell(row, row.speed.decode)),
+        ("prefill", lambda row: speed_cell(row, row.speed.prefill)),
+        ("load", lambda row: show_seconds(row.speed.load_s)),
+        ("RSS", lambda row: show_bytes(row.speed.peak_rss_bytes)),
     ]

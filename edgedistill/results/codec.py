@@ -9,12 +9,14 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
-from functools import cache
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgedistill.errors import RunError
 
 MORE = "more"
+
+T = TypeVar("T", bound="JsonData")
+_HINTS: dict[Any, dict[str, Any]] = {}
 
 
 def absent(default: Any = None) -> Any:
@@ -37,10 +39,11 @@ class JsonData:
                 continue
             if not (each.metadata.get("absent") and empty):
                 out[each.name] = to_plain(value)
-        return out | to_plain(getattr(self, MORE, {}))
+        out.update(to_plain(getattr(self, MORE, {})))
+        return out
 
     @classmethod
-    def from_json(cls, data: Any, where: str = "") -> Self:
+    def from_json(cls: type[T], data: Any, where: str = "") -> T:
         """What `to_json` gave.
 
         Args:
@@ -90,14 +93,15 @@ def from_plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-@cache
 def _fields_of(cls: Any) -> tuple[Field[Any], ...]:
     return fields(cls)
 
 
-@cache
 def _hints_of(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+    """A class' types by field; worked out once, since a report has hundreds of small objects."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -23,6 +23,7 @@ class Validation(JsonData):
     step: int | None = absent()
     tokens: int | None = absent()
     kl: float | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Curve(JsonData):
         rounded: plain rounding's KL, where that is the level to beat.
         best: the checkpoint that was kept.
         verdict: how it went, in words.
+        measure: what was validated, where that isn't KL.
     """
 
     stage: str | None = None
@@ -46,6 +48,7 @@ class Curve(JsonData):
     rounded: Validation | None = absent()
     best: Validation | None = None
     verdict: str | None = None
+    measure: str | None = absent()
     more: dict[str, Any] = field(default_factory=dict)
 
     @property

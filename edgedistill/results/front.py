@@ -72,7 +72,7 @@ def worst_kl(row: Row, judges: Sequence[str]) -> float | None:
 
 def mean_task(row: Row) -> float | None:
     """Mean share of right answers over the tasks; None without tasks."""
-    shares = [task.share for task in row.tasks.values() if task.share is not None]
+    shares = [task.share for task in row.tasks.values()]
     return sum(shares) / len(shares) if shares else None
 
 
@@ -117,6 +117,5 @@ def _key(row: Row, rows: Sequence[Row], judges: Sequence[str], step: float) -> K
 
 def _task_step(rows: Sequence[Row]) -> float:
     """Half the widest interval of any task's share, which a difference must reach to count; at least a hundredth."""
-    tasks = [task for row in rows for task in row.tasks.values()]
-    widths = [task.high - task.low for task in tasks if task.high is not None and task.low is not None]
+    widths = [task.high - task.low for row in rows for task in row.tasks.values()]
     return max([LEAST_TASK_STEP, *(width / 2 for width in widths)])

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from edgedistill.errors import RunError
 from edgedistill.results.codec import JsonData, absent
 
 KINDS = ("teacher", "float", "rounded", "recovered")
@@ -82,10 +83,10 @@ class Quality(JsonData):
         return out
 
     @classmethod
-    def from_json(cls, data: Any, where: str = "") -> Self:
+    def from_json(cls, data: Any, where: str = "") -> "Quality":
         """What `to_json` gave; as `JsonData.from_json`."""
         if not isinstance(data, Mapping):
-            return super().from_json(data, where)  # which says what is wrong
+            raise RunError(f"{where or 'quality'} is {type(data).__name__}; it must be an object.")
         figures: dict[str, dict[str, Any]] = {}
         flat: dict[str, Any] = {}
         for key, value in data.items():
@@ -96,7 +97,8 @@ class Quality(JsonData):
                 figures.setdefault(key.removeprefix("top1_"), {})["top1"] = value
             else:
                 flat[key] = value
-        return super().from_json(flat | {"distances": figures}, where)
+        quality: Quality = super().from_json(flat | {"distances": figures}, where)
+        return quality
 
 
 NO_QUALITY = Quality()
@@ -143,26 +145,26 @@ class TaskShare(JsonData):
     """A share of items, with its 95 % interval: questions answered right, or requests refused."""
 
     items: int
+    share: float
+    low: float
+    high: float
     right: int | None = absent()
     refused: int | None = absent()
-    share: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Difference(JsonData):
     """A file's share minus the float model's on the same items, with its paired 95 % interval."""
 
+    difference: float
+    low: float
+    high: float
     items: int | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
 
     @property
     def sure(self) -> bool:
         """Whether 0 lies outside of the interval."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,13 @@ class Row(JsonData):
     tasks: dict[str, TaskShare] = absent({})
     refusals: dict[str, TaskShare] = absent({})
     worst: tuple[WorstToken, ...] = absent(())
-    differences: dict[str, Difference | None] = absent({})
+    differences: dict[str, Difference] = absent({})
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            raise RunError("a row has no label; each must name its artifact.")
+        if self.kind not in KINDS:
+            raise RunError(f"row '{self.label}' is of kind {self.kind!r}; it must be one of {', '.join(KINDS)}.")
 
     def on(self, judge: str | None) -> Quality:
         """Its quality on a judge, with nothing in it where nobody measured it."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from edgedistill.mixes import assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.quant.rounded import round_weights
-from edgedistill.report import build_report
-from tests.report.sample import parts
+from edgedistill.results.report import Report
+from tests.report.sample import parts, report_of
 from tests.tiny import CHAT_TEMPLATE, KNOWN, make_knowing_llama, make_tokenizer
 
 QUESTION = "How many days are there?"  # not the one that programs ask by themselves
@@ -68,9 +69,9 @@ def tiny_gguf(name: str = "tiny", context: int = 2048, templates: dict[str, str]
         return path.read_bytes()
 
 
-def unmeasured() -> dict:
+def unmeasured() -> Report:
     """A report of files that nobody measured."""
-    return {**build_report(**parts()), "rows": []}
+    return replace(report_of(**parts()), rows=())
 
 
 def run(command: list, folder: Path, **more) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,9 @@ import yaml
 from edgedistill.bundle import folder as folder_module
 from edgedistill.bundle import safe_name, write_bundle
 from edgedistill.errors import InputError, RunError
-from edgedistill.report import build_report
 from edgedistill.show import show
 from tests.bundle.conftest import tiny_gguf
-from tests.report.sample import parts, sha
+from tests.report.sample import parts, report_of, sha
 from tests.tiny import make_tokenizer
 
 Q4 = tiny_gguf()
@@ -66,7 +66,7 @@ def artifacts(tmp_path):
 
 
 def report():
-    return build_report(**measured())
+    return report_of(**measured())
 
 
 def measured():
@@ -114,7 +114,7 @@ def test_where_the_disk_cannot_link_the_files_are_copied(tmp_path, artifacts, mo
 def test_a_damaged_gguf_is_named_and_nothing_is_left(tmp_path, artifacts):
     artifacts["gguf-q4_0"].write_bytes(b"GGUF and no more")
     with pytest.raises(InputError, match=r"m-q4_0\.gguf: "):
-        write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, {**report(), "rows": []}, tmp_path / "bundle", "m")
+        write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, replace(report(), rows=()), tmp_path / "bundle", "m")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -244,7 +244,7 @@ def test_the_card_tells_origin_licence_files_and_figures(tmp_path, artifacts):
 def test_an_unknown_licence_is_said(tmp_path, artifacts):
     found = measured()
     found["provenance"]["license"] = None
-    out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
+    out = write_bundle(artifacts, report_of(**found), tmp_path / "bundle", "m")
     assert "The teacher names no licence: ask its makers" in (out / "LICENSE").read_text(encoding="utf-8")
 
 
@@ -254,7 +254,7 @@ def test_hostile_words_do_nothing_in_the_card(tmp_path, artifacts):
     found["plan"]["teacher"].update(name=evil, source=evil)
     found["plan"]["target"]["title"] = evil
     found["provenance"].update(license=evil, command=f"x\n```\n{evil}")
-    out = write_bundle(artifacts, build_report(**found), tmp_path / "bundle", "m")
+    out = write_bundle(artifacts, report_of(**found), tmp_path / "bundle", "m")
     card = (out / "README.md").read_text(encoding="utf-8")
     front = card.split("\n---\n")[0].removeprefix("---\n")
     assert "base_model" not in yaml.safe_load(front)  # no name that the hub could have

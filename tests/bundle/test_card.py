@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from edgedistill.bundle.card import model_card
-from edgedistill.report import build_report
+from edgedistill.results.report import Report
 from tests.report.full_sample import comparison, full_report
-from tests.report.sample import parts
+from tests.report.sample import built, parts
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def card(tmp_path):
     file.write_bytes(b"weights")
 
     def write(report):
-        return ModelCard(model_card(report, "m", tmp_path, {"gguf-q4_0": file}, {file.name: "0" * 64}))
+        return ModelCard(
+            model_card(Report.from_json(report), "m", tmp_path, {"gguf-q4_0": file}, {file.name: "0" * 64})
+        )
 
     return write
 
@@ -88,7 +90,7 @@ def test_the_page_and_the_card_tell_the_same_facts(card):
 def test_what_was_not_measured_is_said(card):
     found = parts()
     found["measure"]["on_target"] = True
-    report = build_report(**found)
+    report = built(**found)
     for row in report["rows"]:
         for key in ("tasks", "refusals"):
             row.pop(key, None)
@@ -104,6 +106,6 @@ def test_examples_that_lie_in_the_folder_are_listed(tmp_path):
     (tmp_path / "examples" / "node").mkdir(parents=True)
     for name in ("chat.py", "node/chat.mjs"):
         (tmp_path / "examples" / name).write_text("x")
-    text = model_card(full_report(), "m", tmp_path, {}, {})
+    text = model_card(Report.from_json(full_report()), "m", tmp_path, {}, {})
     assert "- `examples/chat.py`\n- `examples/node/chat.mjs`" in text
-    assert "## Examples" not in model_card(full_report(), "m", tmp_path / "examples", {}, {})
+    assert "## Examples" not in model_card(Report.from_json(full_report()), "m", tmp_path / "examples", {}, {})

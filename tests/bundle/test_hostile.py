@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import unicodedata
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def hostile(tmp_path_factory) -> Path:
     )
     (model / "chat_template.jinja").write_text(template, encoding="utf-8")
     report = unmeasured()
-    report["teacher"]["name"] = report["teacher"]["source"] = NAME
+    report = replace(report, teacher=replace(report.teacher, name=NAME, source=NAME))
     packed = pack(model, root / "packed")
     (root / "out").mkdir()
     return write_bundle(packed, report, root / "out" / "bundle", NAME, license_text=EVIL, model=model)

@@ -17,7 +17,9 @@ import gguf
 import numpy as np
 import pytest
 
-from edgedistill.report.front import pareto_front, recommend
+from edgedistill.report.recommend import recommend
+from edgedistill.results.front import pareto_front
+from edgedistill.results.report import Report
 from tests.e2e.conftest import ENVIRONMENT, edgedistill
 
 RECIPE = Path(__file__).with_name("compare.yaml")
@@ -65,8 +67,10 @@ def test_it_measures_rounded_files_and_recommends_one(compared: Path):
     assert report["left_out"] == []
     for row in report["rows"]:
         assert len(row["speed"]["decode_tokens_per_s"]["trials"]) == 2
-    assert report["front"]["labels"] == pareto_front(report["rows"], ["held-out chats", "held-out prose"])
-    assert report["recommendation"] == recommend(report)
+    assert report["front"]["labels"] == pareto_front(
+        Report.from_json(report).rows, ["held-out chats", "held-out prose"]
+    )
+    assert report["recommendation"] == recommend(Report.from_json(report)).to_json()
     assert report["recommendation"]["mix"] in ("q8_0", "q4_0")
     assert not list((compared / "stages").glob("recover-*"))
     assert not list((compared / "stages").glob("teach-*"))
@@ -242,7 +246,7 @@ def test_a_foreign_quantized_file_is_a_row_and_its_weights_the_reference(foreign
             < rows["q4_0 rounded"]["quality"][judge["name"]]["kl_student_mean"] / 3
         )
     assert "model as given" in done.stdout
-    assert report["recommendation"] == recommend(report)
+    assert report["recommendation"] == recommend(Report.from_json(report)).to_json()
     if report["recommendation"]["mix"] is None:
         assert f"keep    {foreign}" in done.stdout
 

@@ -25,10 +25,9 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, QuietProgress
 from edgedistill.quant.rounded import round_weights
-from edgedistill.report.build import build_report
 from edgedistill.runtimes.llama import LlamaCpp
 from tests.measure.stage_child import recipe, run
-from tests.report.sample import parts
+from tests.report.sample import built, parts
 
 OWN = [
     {"question": "The old cat", "options": ["sees the red fox.", "sees"], "answer": "A"},
@@ -108,7 +107,7 @@ def test_rows_have_worst_tokens_layers_and_the_same_prompts_answered(measured):
 
 
 def test_the_report_takes_all_of_it(measured):
-    report = build_report(**{**parts(), "measure": measured})
+    report = built(**{**parts(), "measure": measured})
     assert report["left_out"] == []
     for found, row in zip(report["rows"], measured["rows"], strict=True):
         for key in ("tasks", "refusals", "worst", "differences"):

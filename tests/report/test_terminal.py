@@ -5,12 +5,12 @@ import unicodedata
 
 import pytest
 
-from edgedistill.report import build_report, render_terminal
-from tests.report.sample import parts
+from edgedistill.report import render_terminal
+from tests.report.sample import parts, report_of
 
 
 def test_the_verdict_comes_first_and_each_artifact_has_its_row():
-    lines = render_terminal(build_report(**parts()), 140).splitlines()
+    lines = render_terminal(report_of(**parts()), 140).splitlines()
     assert lines[0] == "q4_0 and q8_0 fit a laptop's CPU."
     heading = next(line for line in lines if "artifact" in line)
     expected = [
@@ -39,18 +39,18 @@ def test_the_verdict_comes_first_and_each_artifact_has_its_row():
 
 @pytest.mark.parametrize("width", [80, 100, 131, 132, 200])
 def test_no_line_is_wider_than_the_terminal(width):
-    for line in render_terminal(build_report(**parts()), width).splitlines():
+    for line in render_terminal(report_of(**parts()), width).splitlines():
         assert len(line) <= width
 
 
 def test_a_narrow_terminal_loses_no_digit():
-    text = render_terminal(build_report(**parts()), 40)
+    text = render_terminal(report_of(**parts()), 40)
     for figure in ("81.6 MB", "117", "379", "211 MB", "0.0051"):
         assert figure in text
 
 
 def test_colors_only_if_asked_for():
-    report = build_report(**parts())
+    report = report_of(**parts())
     assert "\x1b" not in render_terminal(report, 120)
     assert "\x1b[" in render_terminal(report, 120, color=True)
 
@@ -62,7 +62,7 @@ def test_hostile_labels_neither_act_nor_are_read_as_markup():
         row["label"], row["runtime"] = hostile, "\x1b]0;title\x07"
     found["measure"]["records"] = []
     found["plan"]["target"]["title"] = "\x1b[2Jwiped"
-    text = render_terminal(build_report(**found), 200)
+    text = render_terminal(report_of(**found), 200)
     assert not [char for char in text if unicodedata.category(char) in ("Cc", "Cf") and char != "\n"]
     assert "[red]␛[31m⟨U+202E⟩evil row[/red]" in text
     assert "figures have no record and aren't shown" in text
@@ -71,4 +71,4 @@ def test_hostile_labels_neither_act_nor_are_read_as_markup():
 def test_a_report_without_rows_still_gives_its_verdict():
     found = parts()
     found["measure"].update(rows=[], records=[], recovered={}, judges=[])
-    assert render_terminal(build_report(**found), 80).startswith("q4_0 and q8_0 fit")
+    assert render_terminal(report_of(**found), 80).startswith("q4_0 and q8_0 fit")
