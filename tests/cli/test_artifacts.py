@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from edgedistill.bundle import write_bundle
 from edgedistill.bundle.recommended import FILE, read_recommended
 from edgedistill.cli.artifacts import find_artifact
 from edgedistill.cli.main import cli
+from edgedistill.results.report import Recommendation
 from tests.bundle.conftest import tiny_gguf, unmeasured
 
 MIXES = ("q4_0", "q8_0", "q5_0")
@@ -22,7 +24,7 @@ def bundle_of(folder: Path, mix: str | None) -> Path:
     for name in MIXES:
         files[f"gguf-{name}"] = folder / f"{name}.gguf"
         files[f"gguf-{name}"].write_bytes(tiny_gguf())
-    report = {**unmeasured(), "recommendation": mix and {"mix": mix}}
+    report = replace(unmeasured(), recommendation=mix and Recommendation("m", mix, "Take it."))
     return write_bundle(files, report, folder / "run" / "bundle", "Tiny")
 
 
