@@ -1,6 +1,4 @@
-"""Packages that not every install has: loaded in the one module that needs them, or named with the line that installs
-them.
-"""
+"""Optional packages: imported in the one module that needs them, or an error with the line that installs them."""
 
 import importlib
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are loaded: shape, tensors, tokenizer, licence. No torch.
+"""Facts of a model before its weights are loaded: shape, tensors, tokenizer, licence. No torch.
 
 Tensors carry their Hugging Face names (`model.layers.0.mlp.up_proj.weight`) everywhere in edgedistill;
 only the exporters translate them.
@@ -44,10 +44,10 @@ class TensorShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The shape of a decoder of one of the known families. All sizes count elements; `context` counts tokens.
+    """The shape of a decoder of a supported family. All sizes count elements; `context` counts tokens.
 
-    The defaults of what follows `rope_scaling` are a plain llama's. A layer's attention is windowed where `windowed`
-    says so: a key is seen if query - key < `window`.
+    From `qkv_bias` on, the defaults are a plain llama's. In a layer that `windowed` names, a query sees a key if
+    query - key < `window`.
     """
 
     family: str  # transformers' model_type: see families.py
@@ -78,17 +78,13 @@ class ModelShape:
     logit_scale: float = 1.0  # what the logits are multiplied by
 
     def with_layers(self, layers: int) -> "ModelShape":
-        """The same model with its number of layers cut to `layers`; what differs by layer keeps its place from the
-        first.
-        """
+        """The same model with its first `layers` layers, and what differs by layer for these."""
         windowed, no_rope = self.windowed and self.windowed[:layers], self.no_rope and self.no_rope[:layers]
         return replace(self, layers=layers, windowed=windowed, no_rope=no_rope)
 
     @property
     def norm_offset(self) -> bool:
-        """Whether a norm multiplies by 1 + w of its stored w, as gemma's do. GGUF and ONNX files hold float32(1 +
-        w).
-        """
+        """Whether a norm multiplies by 1 + its stored w, as gemma's do. GGUF and ONNX files hold float32(1 + w)."""
         return FAMILIES[self.family].norm_offset
 
     def layer_kind(self, index: int) -> tuple[bool, bool]:
@@ -155,12 +151,11 @@ class ModelShape:
 
 
 def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> None:
-    """Raise InputError where a student of `layers` layers can't be cut from a teacher of `shape` so that runtimes run
-    it as it was trained.
+    """Raise InputError where runtimes would run a student of `layers` layers otherwise than it was trained.
 
-    Runtimes go by a layer's place: gemma3's every sixth sees all keys, SmolLM3's every fourth has no rotary embedding.
-    A cut keeps the first and the last layer, so the place of the student's last must be of the last one's kind; then
-    layers for all places between them can be found.
+    Runtimes decide by a layer's index: in gemma3 every sixth sees all keys, in SmolLM3 every fourth has no rotary
+    embedding. A cut keeps the first and the last layer, so the last index must be of the same kind in student and
+    teacher; then there are layers for all places between.
     """
     if not 2 <= layers <= shape.layers:
         raise InputError(
@@ -168,20 +163,17 @@ def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> Non
             f"so student.layers must be from 2 to {shape.layers}."
         )
     if shape.layer_kind(layers - 1) != shape.layer_kind(shape.layers - 1):
-        allowed = [
-            n for n in range(2, shape.layers + 1) if shape.layer_kind(n - 1) == shape.layer_kind(shape.layers - 1)
-        ]
+        last = shape.layer_kind(shape.layers - 1)
+        allowed = [count for count in range(2, shape.layers + 1) if shape.layer_kind(count - 1) == last]
         raise InputError(
-            f"{where}: {shape.family} layers differ by their place, and in a student of {layers} the last of "
-            f"the teacher's {shape.layers} "
-            "layers would stand in the place of another kind; student.layers must be one of "
+            f"{where}: {shape.family} layers differ by their place, and in a student of {layers} the last of the "
+            f"teacher's {shape.layers} layers would stand in the place of another kind; student.layers must be one of "
             f"{', '.join(map(str, allowed))}."
         )
     if shape.family == "gemma3_text" and shape.attention_scale is not None and layers != shape.layers:
         raise InputError(
-            f"{where}: llama.cpp knows this gemma3's attention scale by its {shape.layers} layers alone, so a "
-            f"student of {layers} layers "
-            "would run with another; keep all of them, or take a smaller gemma3 as the teacher."
+            f"{where}: llama.cpp knows this gemma3's attention scale by its {shape.layers} layers alone, so a student "
+            f"of {layers} layers would run with another; keep all of them, or take a smaller gemma3 as the teacher."
         )
 
 
@@ -215,12 +207,9 @@ ONNX_HEAD_MULTIPLE = 8  # what onnxruntime's GroupQueryAttention takes
 
 
 def check_onnx(where: str, shape: ModelShape) -> None:
-    """Raise InputError where onnxruntime's attention doesn't take the model. Every number format has its place in an
-    ONNX file.
-    """
+    """Raise InputError where onnxruntime's attention doesn't take the model. It takes every number format."""
     if shape.head_dim % ONNX_HEAD_MULTIPLE:
         raise InputError(
             f"{where}: heads are {shape.head_dim} wide; onnxruntime's attention takes multiples of "
-            f"{ONNX_HEAD_MULTIPLE}. "
-            "Export it as GGUF, which takes any."
+            f"{ONNX_HEAD_MULTIPLE}. Export it as GGUF, which takes any."
         )

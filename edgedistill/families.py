@@ -1,5 +1,4 @@
-"""THE table of model families: what sets each apart in transformers, and what llama.cpp does with it. Sizes count
-elements.
+"""THE table of model families: what sets each apart in transformers and in llama.cpp. Sizes count elements.
 
 A family is transformers' `model_type`. Only what both sides compute alike is supported: the right-hand fields say what
 llama.cpp reads of a GGUF file of that architecture and what it holds fixed.
@@ -164,7 +163,5 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(architecture: str) -> Family | None:
-    """The family that a GGUF file of this architecture is read as, None where none is: mistral's come back as
-    llama's.
-    """
+    """The family that a GGUF file of this architecture is read as, None without one; a mistral is read as a llama."""
     return next((family for family in FAMILIES.values() if family.architecture == architecture), None)

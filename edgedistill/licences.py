@@ -1,5 +1,4 @@
-"""What a teacher's licence asks of whoever passes the compiled files on, in a sentence: a summary for the reader, no
-legal advice.
+"""What a teacher's licence demands of whoever passes the compiled files on: a summary, no legal advice.
 
 Weights that were trained from a model's weights, or on its outputs, derive from it, so its terms go with the files.
 Keys are SPDX identifiers, or those of the Hugging Face hub where SPDX has none, in small letters. Sources: the
@@ -15,9 +14,8 @@ _SHARE_ALIKE = (
     "Name the authors, link the licence, say what was changed, and pass your own adaptations on under the same licence."
 )
 _LLAMA = (
-    "Pass on the agreement with the files, show “{built}”, begin the model's name with “{start}”, keep "
-    "Meta's notice, hold to Meta's "
-    "acceptable use policy, and ask Meta for a licence of your own above 700 million monthly users."
+    "Pass on the agreement with the files, show “{built}”, begin the model's name with “{start}”, keep Meta's notice, "
+    "hold to Meta's acceptable use policy, and ask Meta for a licence of your own above 700 million monthly users."
 )
 _QWEN = (
     "Pass on the agreement and its notice with the files, say that they were changed, and show “Built with Qwen” "
@@ -28,9 +26,7 @@ _OTHERS = " What it writes may not improve other language models."
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence as it is spoken of: its full name, what it demands, and whether commercial use is allowed (None: under
-    conditions).
-    """
+    """A licence: its full name, what it demands, whether it allows commercial use (None: under conditions)."""
 
     name: str
     demands: str
@@ -64,9 +60,8 @@ KNOWN: dict[str, Licence] = {
     ),
     "llama2": Licence(
         "Llama 2 Community License",
-        "Pass on the agreement with the files, keep Meta's notice, hold to Meta's acceptable use policy, and "
-        "ask Meta for a licence "
-        f"of your own above 700 million monthly users.{_OTHERS}",
+        "Pass on the agreement with the files, keep Meta's notice, hold to Meta's acceptable use policy, and ask Meta "
+        f"for a licence of your own above 700 million monthly users.{_OTHERS}",
         None,
     ),
     "llama3": Licence(
@@ -79,9 +74,8 @@ KNOWN: dict[str, Licence] = {
     "llama3.3": Licence("Llama 3.3 Community License", _LLAMA.format(built="Built with Llama", start="Llama"), None),
     "gemma": Licence(
         "Gemma Terms of Use",
-        "Pass on the terms with the files, bind whoever receives them to Google's prohibited use policy, and "
-        "say that the files "
-        "were changed.",
+        "Pass on the terms with the files, bind whoever receives them to Google's prohibited use policy, and say that "
+        "the files were changed.",
         None,
     ),
     "qwen-research": Licence(
@@ -119,15 +113,13 @@ def licence_of(identifier: object) -> Licence | None:
 
 
 def demands(identifier: object) -> str:
-    """What passing the files on under that licence asks, in plain sentences that don't hold the identifier; it may be
-    any, or none.
-    """
+    """What that licence demands of whoever passes the files on, in plain sentences; for any identifier, or none."""
     if not identifier:
         return "The teacher names no licence: ask its makers before you pass these files on."
-    found = licence_of(identifier)
-    if found is None:
+    licence = licence_of(identifier)
+    if licence is None:
         return (
             "edgedistill doesn't know this licence: read its text, or ask the teacher's makers, before you pass "
             "these files on."
         )
-    return f"{found.demands} {NO_ADVICE}"
+    return f"{licence.demands} {NO_ADVICE}"

@@ -30,9 +30,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def fingerprint() -> str:
-    """Twelve hex digits of a hash over the processor, its cores, the memory and the system: the same machine, the same
-    text.
-    """
+    """Twelve hex digits that are the same for the same processor, cores, memory and system."""
     facts = machine_facts()
     stable = {name: facts[name] for name in ("cpu", "cores", "memory_bytes", "arch")} | {"os": platform.system()}
     return hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
@@ -97,11 +95,11 @@ def _cpu_model() -> str:
         import subprocess
 
         with contextlib.suppress(OSError):
-            found = subprocess.run(
+            output = subprocess.run(
                 ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
             )
-            if found.stdout.strip():
-                return found.stdout.strip()
+            if output.stdout.strip():
+                return output.stdout.strip()
     return platform.processor() or platform.machine()
 
 

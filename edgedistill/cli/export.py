@@ -78,7 +78,7 @@ def _held(
     """Pack the checkpoints of a run, or a single one, as they are."""
     from edgedistill.bundle.names import safe_name
     from edgedistill.errors import InputError
-    from edgedistill.export.files import Wish, export_checkpoint
+    from edgedistill.export.files import ExportRequest, export_checkpoint
     from edgedistill.export.verify import checkpoints_of
     from edgedistill.models.hf_folder import read_shape
     from edgedistill.quant.checkpoint import load_grid
@@ -91,12 +91,12 @@ def _held(
         if mix not in folders:
             raise InputError(f"{path}: holds no checkpoint in mix '{mix}'; it has {', '.join(folders)}")
     title = name or path.resolve().name
-    wish = Wish(stem=safe_name(title), metadata={"name": title}, **how)
+    request = ExportRequest(stem=safe_name(title), metadata={"name": title}, **how)
     chosen = {mix: folder for mix, folder in folders.items() if not wanted or mix in wanted}
-    wish.check_paths(tuple(chosen))
+    request.check_paths(tuple(chosen))
     done: list[Exported] = []
     for folder in chosen.values():
-        done += export_checkpoint(load_grid(folder), folder, read_shape(folder), wish, progress)
+        done += export_checkpoint(load_grid(folder), folder, read_shape(folder), request, progress)
     return done
 
 
@@ -108,7 +108,7 @@ def _rounded(
     from edgedistill.config import load_recipe
     from edgedistill.config.own_mixes import AUTO_MIXES, mix_named
     from edgedistill.errors import InputError, did_you_mean
-    from edgedistill.export.files import Wish, export_model
+    from edgedistill.export.files import ExportRequest, export_model
     from edgedistill.mixes import MIXES
     from edgedistill.models.facts import read_facts
     from edgedistill.models.source import resolve
@@ -129,4 +129,5 @@ def _rounded(
     facts = read_facts(location, model)
     title = name or facts.name
     metadata = {"name": title, **({"license": facts.license} if facts.license else {})}
-    return export_model(location, facts.shape, mixes, Wish(stem=safe_name(title), metadata=metadata, **how), progress)
+    request = ExportRequest(stem=safe_name(title), metadata=metadata, **how)
+    return export_model(location, facts.shape, mixes, request, progress)

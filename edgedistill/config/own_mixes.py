@@ -1,6 +1,4 @@
-"""A recipe's own mixes: rules on top of a built-in mix, or a size to be fitted by measurement. What each means is
-mixes/'s to know.
-"""
+"""A recipe's own mixes: rules on top of a built-in mix, or a size to fit. The room mixes says what each means."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -14,32 +12,32 @@ from edgedistill.mixes import CANDIDATES, QUANTIZED_MIXES, SENSITIVITY_TOKENS, L
 from edgedistill.units import parse
 
 QUANTIZED = tuple(name for name, number_format in FORMATS.items() if number_format.quantized)
-GRIDS = (*QUANTIZED, "f16", "bf16")  # what a rule may ask for
+GRIDS = (*QUANTIZED, "f16", "bf16")  # what a rule may name
 MOST_BITS = 16.0  # a float model's
 AUTO = "auto_"  # before a built-in mix's name: a mix fitted to that one's bytes, which needs no definition
 AUTO_MIXES = tuple(AUTO + name for name in QUANTIZED_MIXES)
 
 
-def _one_of(found: str, allowed: tuple[str, ...]) -> str:
-    if found not in allowed:
-        raise ValueError(f"it must be one of {', '.join(allowed)}.{did_you_mean(found, allowed)}")
-    return found
+def _one_of(name: str, allowed: tuple[str, ...]) -> str:
+    if name not in allowed:
+        raise ValueError(f"it must be one of {', '.join(allowed)}.{did_you_mean(name, allowed)}")
+    return name
 
 
-def _size(found: Any) -> Any:
+def _size(size: Any) -> Any:
     """Bits a weight, a built-in mix or a text with a unit, as it stands in the file."""
-    if found is None or found in QUANTIZED_MIXES:
-        return found
-    if isinstance(found, (int, float)) and not isinstance(found, bool):
-        if not 0 < found <= MOST_BITS:
+    if size is None or size in QUANTIZED_MIXES:
+        return size
+    if isinstance(size, (int, float)) and not isinstance(size, bool):
+        if not 0 < size <= MOST_BITS:
             raise ValueError(f"it must be above 0 and at most {MOST_BITS:g} bits a weight")
-        return found
+        return size
     try:
-        parse(found, "size")
+        parse(size, "size")
     except ValueError:
         allowed = "bits a weight, such as 4.5, a size with its unit, such as '80 MB', or a built-in mix of that size"
         raise ValueError(f"it must be {allowed}") from None
-    return found
+    return size
 
 
 class OwnRule(Model):
@@ -55,15 +53,15 @@ class OwnRule(Model):
 
     @field_validator("grid")
     @classmethod
-    def _known_grid(cls, found: str) -> str:
-        return _one_of(found, GRIDS)
+    def _check_grid(cls, name: str) -> str:
+        return _one_of(name, GRIDS)
 
     @field_validator("layers")
     @classmethod
-    def _ranges(cls, found: str | None) -> str | None:
-        if found is not None:
-            Layers(found)
-        return found
+    def _check_layers(cls, text: str | None) -> str | None:
+        if text is not None:
+            Layers(text)
+        return text
 
 
 class OwnMix(Model):
@@ -97,20 +95,20 @@ class OwnMix(Model):
 
     @field_validator("base")
     @classmethod
-    def _known_base(cls, found: str | None) -> str | None:
-        return found if found is None else _one_of(found, QUANTIZED_MIXES)
+    def _check_base(cls, name: str | None) -> str | None:
+        return None if name is None else _one_of(name, QUANTIZED_MIXES)
 
     @field_validator("grids")
     @classmethod
-    def _known_grids(cls, found: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in found or ():
+    def _check_grids(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
             if name not in QUANTIZED:
                 raise ValueError(
                     f"'{name}' in it must be one of {', '.join(QUANTIZED)}.{did_you_mean(name, QUANTIZED)}"
                 )
-        if found is not None and (len(found) < 2 or len(set(found)) != len(found)):
+        if names is not None and (len(names) < 2 or len(set(names)) != len(names)):
             raise ValueError("it must have two entries or more, each only once")
-        return found
+        return names
 
     @model_validator(mode="after")
     def _one_kind(self) -> "OwnMix":
@@ -137,7 +135,7 @@ class OwnMix(Model):
 
 
 def known_mixes(own: Iterable[str]) -> tuple[str, ...]:
-    """Every name that a recipe with these mixes of its own may ask for."""
+    """Every mix that a recipe with these of its own may name."""
     return (*QUANTIZED_MIXES, *own, *AUTO_MIXES)
 
 

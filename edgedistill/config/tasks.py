@@ -1,15 +1,14 @@
-"""What files are asked beside text: multiple-choice questions, and requests that a model may refuse. Sets that come
-along, or a user's own.
+"""The multiple-choice questions and the requests that files answer beside text: our sets, or a user's own.
 
 A set is a JSONL file with a question a line: {"question": "...", "options": ["...", "..."], "answer": 1}, where the
 answer is the index of the right option, from 0, or its letter, from A. Its first line may be {"about": {"source":
 "...", "license": "..."}}.
 
-It stands in config/ because the plan checks the files before anything long begins, and measure reads them again.
+It is part of config/ because the plan checks the files before anything long begins; measure reads them again.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,7 +38,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ItemSet(Generic[Item]):
-    """Items of one kind with what is known of them; `source` and `license` are None where the file doesn't say."""
+    """Items of one kind; `source` and `license` are None where the file doesn't say."""
 
     name: str
     items: tuple[Item, ...]
@@ -58,9 +57,7 @@ def task_path(entry: str) -> Path:
 
 
 def check_entry(entry: str) -> None:
-    """Raise ValueError where an entry of measure.tasks is neither a set that comes along nor the path of a .jsonl
-    file.
-    """
+    """Raise ValueError where an entry of measure.tasks is neither one of our sets nor the path of a .jsonl file."""
     if entry not in BUILT_IN and not entry.lower().endswith(SUFFIX):
         allowed = f"it must be {', '.join(BUILT_IN)}, or a {SUFFIX} file"
         raise ValueError(f"'{entry}' is no set of questions; {allowed}.{did_you_mean(entry, BUILT_IN)}")
@@ -76,14 +73,13 @@ def read_questions(entry: str, most: int | None = None) -> ItemSet[Choice]:
 
 
 def read_requests(most: int) -> tuple[ItemSet[str], ...]:
-    """The requests that come along, a set for each of LABELS, with at most `most` of them."""
-    found = _read(REQUESTS_FILE, "requests", lambda row, where: (str(row["label"]), str(row["request"])), None)
-    return tuple(
-        ItemSet(
-            label, tuple(evenly([text for of, text in found.items if of == label], most)), found.source, found.license
-        )
-        for label in LABELS
-    )
+    """Our own requests: a set for each of LABELS, with at most `most` of them."""
+    requests = _read(REQUESTS_FILE, "requests", lambda row, where: (str(row["label"]), str(row["request"])), None)
+    sets = []
+    for label in LABELS:
+        texts = [text for text_label, text in requests.items if text_label == label]
+        sets.append(ItemSet(label, tuple(evenly(texts, most)), requests.source, requests.license))
+    return tuple(sets)
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
@@ -102,8 +98,13 @@ def _read(path: Path, name: str, item_of: Callable[[dict[str, Any], str], Item],
             items.append(item_of(row, where))
     if not items:
         raise InputError(f"{path}: it holds no question. Give at least one line with question, options and answer.")
-    source, licence = (about.get(key) if isinstance(about.get(key), str) else None for key in ("source", "license"))
-    return ItemSet(name, tuple(items if most is None else evenly(items, most)), source, licence)
+    chosen = items if most is None else evenly(items, most)
+    return ItemSet(name, tuple(chosen), _text_of(about, "source"), _text_of(about, "license"))
+
+
+def _text_of(about: Mapping[str, object], key: str) -> str | None:
+    value = about.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -115,9 +116,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}:{number}", _object(line, f"{path}:{number}")
     except FileNotFoundError:
         raise InputError(
-            f"{path}: there is no such file of questions. measure.tasks names {', '.join(BUILT_IN)}, or a "
-            "path from the "
-            "recipe's folder."
+            f"{path}: there is no such file of questions. measure.tasks names {', '.join(BUILT_IN)}, or a path from "
+            "the recipe's folder."
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}).") from None
@@ -127,18 +127,18 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where}: it is not JSON ({error.msg}, column {error.colno}). Write one object a line."
         ) from None
     except (ValueError, RecursionError):
         raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
-    if not isinstance(found, dict):
+    if not isinstance(row, dict):
         raise InputError(
             f'{where}: it is no object; write {{"question": "...", "options": ["...", "..."], "answer": 0}}.'
         )
-    return found
+    return row
 
 
 def _choice(row: dict[str, Any], where: str) -> Choice:
@@ -166,5 +166,5 @@ def _right(answer: Any, count: int, where: str) -> int:
     raise InputError(f"{where}: the answer is {json.dumps(answer)[:40]}; {allowed}.")
 
 
-def _is_text(found: Any) -> bool:
-    return isinstance(found, str) and bool(found.strip()) and len(found) <= MAX_CHARACTERS
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_CHARACTERS

@@ -1,7 +1,7 @@
-"""A YAML file into a pydantic model, or one sentence that says where it is wrong.
+"""Read a YAML file into a pydantic model, or raise one sentence that says where it is wrong.
 
-Stricter than `yaml.safe_load`, which it is built on: a key given twice is an error (YAML would take the last one), so
-is an alias (a few lines of them unfold into gigabytes), and so is a file over 1 MiB.
+Stricter than `yaml.safe_load`: errors are a key given twice (YAML would take the last one), an alias (a few lines of
+them unfold into gigabytes) and a file over 1 MiB.
 """
 
 import re
@@ -16,6 +16,20 @@ from edgedistill.errors import InputError, did_you_mean
 
 MAX_BYTES = 2**20
 SHOWN = 60  # characters of a wrong value that a message repeats
+# pydantic's kinds of errors in our words.
+BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
+}
+PLAIN = {
+    "string_type": "{value}; it must be a text.",
+    "tuple_type": "{value}; it must be a list, [a, b].",
+    "list_type": "{value}; it must be a list, [a, b].",
+    "string_too_short": "empty; it must be a text.",
+    "too_short": "empty; it must have at least one entry.",
+}
 
 
 class Model(BaseModel):
@@ -53,16 +67,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def as_tuple(found: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """A YAML list as the tuple that a frozen model holds; anything else is left for the checks that follow."""
-    return tuple(found) if isinstance(found, list) else found
+    return tuple(value) if isinstance(value, list) else value
 
 
-def beside_the_file(found: str, info: ValidationInfo) -> str:
+def beside_the_file(path: str, info: ValidationInfo) -> str:
     """A path in a file as an absolute one: it counts from the file's folder. Without a file, as it is."""
-    if not found or not info.context:
-        return found
-    return str((Path(info.context["folder"]) / Path(found).expanduser()).resolve())
+    if not path or not info.context:
+        return path
+    return str((Path(info.context["folder"]) / Path(path).expanduser()).resolve())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -77,7 +91,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: the file has {size} bytes; a recipe or target has at most {MAX_BYTES}. Is it another file?"
             )
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except FileNotFoundError:
         raise InputError(
             f"{path}: there is no such file. `edgedistill recipes list` and `targets list` name those known."
@@ -91,9 +105,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}{where}: {error.problem or error.context}. Write it as YAML, `key: value`.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: it cannot be read as YAML ({_cut(str(error).splitlines()[0])}).") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: it holds {_kind(found)}; it must be a list of keys with values, `key: value`.")
-    return found
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: it holds {_kind(content)}; it must be a list of keys with values, `key: value`.")
+    return content
 
 
 def load(path: Path, model: type[ModelT]) -> ModelT:
@@ -110,52 +124,43 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
 
 
 def explain(error: ValidationError, model: type[Model], content: Mapping[str, Any] | None = None) -> str:
-    """One of a model's errors as a sentence: the key, what was found, what is allowed.
+    """One of a model's errors as a sentence: the key, its value, what is allowed.
 
-    `content` is what was validated: a key that is there in its short form is called by that.
+    `content` is what was validated: a key that it has in the short form is called by that.
     """
     # An unknown key first: a misspelt one is missing too, and only this says how it is spelt.
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    kind, found, context = first["type"], first["input"], first.get("ctx", {})
+    kind, given, context = first["type"], first["input"], first.get("ctx", {})
     # pydantic puts the tag of a union and the text "[key]" into the location; neither is in the file. Our tags have
     # brackets too.
     path = [str(part) for part in first["loc"] if not re.fullmatch(r"\[\w+\]", str(part))]
     key = ".".join(_shown(path, model, content or {}))
-    value = _value(found)
+    value = _value(given)
     if kind == "extra_forbidden":
         allowed = _keys(model, path[:-1])
         return f"{key} is not a key; allowed are {', '.join(allowed)}.{did_you_mean(path[-1], allowed)}"
     if kind == "missing":
-        wanted = _keys(model, path)
-        return f"{key} is missing; it must be given{' with the keys ' + ', '.join(wanted) if wanted else ''}."
+        keys = _keys(model, path)
+        with_keys = f" with the keys {', '.join(keys)}" if keys else ""
+        return f"{key} is missing; it must be given{with_keys}."
     if kind == "literal_error":
         allowed = [_unquote(word) for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        near = did_you_mean(found, allowed) if isinstance(found, str) else ""
-        return f"{key} is {value}; it must be {'one of ' if len(allowed) > 1 else ''}{', '.join(allowed)}.{near}"
+        near = did_you_mean(given, allowed) if isinstance(given, str) else ""
+        one_of = "one of " if len(allowed) > 1 else ""
+        return f"{key} is {value}; it must be {one_of}{', '.join(allowed)}.{near}"
     if kind in ("float_type", "int_type", "int_from_float"):
-        return f"{key} is {_number_trouble(found, whole=kind != 'float_type')}"
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        return f"{key} is {_number_trouble(given, whole=kind != 'float_type')}"
+    if kind in BOUNDS:
         ((_, bound),) = context.items()
-        word = {
-            "greater_than": "above",
-            "greater_than_equal": "at least",
-            "less_than": "below",
-            "less_than_equal": "at most",
-        }[kind]
-        return f"{key} is {value}; it must be {word} {bound:g}."
+        return f"{key} is {value}; it must be {BOUNDS[kind]} {bound:g}."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        wanted = _keys(model, path)
-        return f"{key} is {value}; it must be a group of keys{': ' + ', '.join(wanted) if wanted else ''}."
-    if kind == "string_type":
-        return f"{key} is {value}; it must be a text."
-    if kind in ("tuple_type", "list_type"):
-        return f"{key} is {value}; it must be a list, [a, b]."
+        keys = _keys(model, path)
+        listed = f": {', '.join(keys)}" if keys else ""
+        return f"{key} is {value}; it must be a group of keys{listed}."
     if kind == "string_pattern_mismatch":
         return f"{key} is {value}; it must match {context['pattern']}."
-    if kind == "string_too_short":
-        return f"{key} is empty; it must be a text."
-    if kind == "too_short":
-        return f"{key} is empty; it must have at least one entry."
+    if kind in PLAIN:
+        return f"{key} is {PLAIN[kind].format(value=value)}"
     if kind == "value_error":
         text = str(context["error"])
         end = "" if text.endswith((".", "?")) else "."
@@ -171,26 +176,27 @@ def _shown(path: list[str], model: type[Model], content: Mapping[str, Any]) -> l
     return path
 
 
-def _number_trouble(found: object, whole: bool) -> str:
+def _number_trouble(given: object, whole: bool) -> str:
     """What is wrong with something that should be a number, and how to write it."""
-    if isinstance(found, str):
+    wrong = f"{_value(given)}; it must be a {'whole number' if whole else 'number'}."
+    if isinstance(given, str):
         try:
-            number = float(found)
+            number = float(given)
         except ValueError:
-            return f"{_value(found)}; it must be a {'whole ' if whole else ''}number."
-        if found.strip().lower().lstrip("+-").startswith(("nan", "inf")):
-            return f"{_value(found)}; it must be a number."
+            return wrong
+        if given.strip().lower().lstrip("+-").startswith(("nan", "inf")):
+            return f"{_value(given)}; it must be a number."
         if whole and number.is_integer():
-            return f"the text '{_cut(found)}'; a whole number is written with digits and without quotes: {int(number)}."
+            return f"the text '{_cut(given)}'; a whole number is written with digits and without quotes: {int(number)}."
         if whole:
-            return f"{_value(found)}; it must be a whole number."
-        if "e" in found.lower():
-            point = "" if "." in found else "with a point"
-            sign = "" if "e-" in found.lower() or "e+" in found.lower() else "with a sign after the e"
+            return wrong
+        if "e" in given.lower():
+            point = "" if "." in given else "with a point"
+            sign = "" if "e-" in given.lower() or "e+" in given.lower() else "with a sign after the e"
             how = " and ".join(word for word in (point, sign) if word) or "without quotes"
-            return f"the text '{_cut(found)}'; YAML reads a number only {how}: {_yaml_number(number)}."
-        return f"the text '{_cut(found)}'; a number is written without quotes: {number:g}."
-    return f"{_value(found)}; it must be a {'whole ' if whole else ''}number."
+            return f"the text '{_cut(given)}'; YAML reads a number only {how}: {_yaml_number(number)}."
+        return f"the text '{_cut(given)}'; a number is written without quotes: {number:g}."
+    return wrong
 
 
 def _yaml_number(number: float) -> str:
@@ -234,21 +240,23 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
-def _value(found: object) -> str:
+def _value(given: object) -> str:
     """A wrong value as it can stand in a sentence."""
-    if found is None:
+    if given is None:
         return "null"
-    if isinstance(found, bool):
-        return "true" if found else "false"
-    if isinstance(found, (dict, list, tuple)):
-        return _kind(found)
-    return f"'{_cut(found)}'" if isinstance(found, str) else _cut(str(found))
+    if isinstance(given, bool):
+        return "true" if given else "false"
+    if isinstance(given, (dict, list, tuple)):
+        return _kind(given)
+    return f"'{_cut(given)}'" if isinstance(given, str) else _cut(str(given))
 
 
-def _kind(found: object) -> str:
-    if isinstance(found, dict):
+def _kind(given: object) -> str:
+    if isinstance(given, dict):
         return "a group of keys"
-    return "a list" if isinstance(found, (list, tuple)) else ("nothing" if found is None else f"only {_value(found)}")
+    if isinstance(given, (list, tuple)):
+        return "a list"
+    return "nothing" if given is None else f"only {_value(given)}"
 
 
 def _cut(text: str) -> str:

@@ -1,14 +1,13 @@
 """Bit-for-bit comparison of an exported file's weights with the checkpoint that training saw.
 
-Every exporter reads its own file back to float32 under Hugging Face names and in Hugging Face layout; this decides
-whether it holds the checkpoint.
+Every exporter reads its own file back to float32 under Hugging Face names and in Hugging Face layout, and this module
+decides whether the file holds the checkpoint.
 
 The hash of a model's weights: for each tensor the SHA-256 of its name in UTF-8, a zero byte and its float32 values,
 little-endian and row by row; then the SHA-256 of these digests in `tensor_order`. A GGUF file, an ONNX file and a
 checkpoint that hold the same weights have the same hash, whatever order and format they store them in. A weight is what
-a
-layer multiplies by: of a norm that adds 1 to what is stored, as gemma's do, float32(1 + w), which is what GGUF and ONNX
-files hold.
+a layer multiplies by: for a norm that adds 1 to what is stored, as gemma's do, float32(1 + w), as GGUF and ONNX files
+hold it.
 """
 
 import hashlib
@@ -88,10 +87,10 @@ def weights_hash(tensors: Iterable[tuple[str, Floats]]) -> str:
 
 
 def multiplier(name: str, values: Floats, norm_offset: bool) -> Floats:
-    """What a layer multiplies by, from what a checkpoint holds: float32(1 + w) for a norm of a family with
-    `norm_offset`.
-    """
-    return values + np.float32(1) if norm_offset and name.endswith("norm.weight") else values
+    """What a layer multiplies by: the stored values, or float32(1 + w) for a norm of a family with `norm_offset`."""
+    if norm_offset and name.endswith("norm.weight"):
+        return values + np.float32(1)
+    return values
 
 
 def checkpoint_hash(checkpoint: GridCheckpoint, norm_offset: bool = False) -> str:
@@ -117,7 +116,7 @@ def compare_tensors(
     digests: dict[str, bytes] = {}
     differences: dict[str, Difference] = {}
     blocks = 0
-    for name, found in read:
+    for name, actual in read:
         if name not in checkpoint.tensors:
             raise VerifyError(f"the file holds {name}, which the checkpoint doesn't have; export it again")
         if name in digests:
@@ -125,15 +124,15 @@ def compare_tensors(
         expected = np.ascontiguousarray(
             multiplier(name, checkpoint.decode(name).numpy(), norm_offset), dtype=np.float32
         )
-        if found.shape != expected.shape:
+        if actual.shape != expected.shape:
             raise VerifyError(
-                f"the file's {name} has shape {list(found.shape)}, the checkpoint's {list(expected.shape)}; "
+                f"the file's {name} has shape {list(actual.shape)}, the checkpoint's {list(expected.shape)}; "
                 "export it again"
             )
         block = _block_size(checkpoint, name)
         blocks += expected.size // block
-        digests[name] = _tensor_digest(name, found)
-        difference = first_difference(name, expected, found, block)
+        digests[name] = _tensor_digest(name, actual)
+        difference = first_difference(name, expected, actual, block)
         if difference:
             differences[name] = difference
     missing = [name for name in order if name not in digests]
@@ -145,14 +144,14 @@ def compare_tensors(
     return Comparison(len(order), blocks, tuple(differences[n] for n in order if n in differences), _combine(digests))
 
 
-def first_difference(name: str, expected: Floats, found: Floats, block: int) -> Difference | None:
+def first_difference(name: str, expected: Floats, actual: Floats, block: int) -> Difference | None:
     """The first weight whose 32 bits differ (so 0.0 is not -0.0), or None. Both [O, I] or [I]."""
-    expected, found = np.atleast_2d(expected), np.atleast_2d(np.ascontiguousarray(found, dtype=np.float32))
-    unequal = expected.view(np.uint32) != found.view(np.uint32)
+    expected, actual = np.atleast_2d(expected), np.atleast_2d(np.ascontiguousarray(actual, dtype=np.float32))
+    unequal = expected.view(np.uint32) != actual.view(np.uint32)
     if not unequal.any():
         return None
     row, col = np.unravel_index(int(unequal.argmax()), unequal.shape)
-    return Difference(name, int(row), int(col) // block, float(expected[row, col]), float(found[row, col]))
+    return Difference(name, int(row), int(col) // block, float(expected[row, col]), float(actual[row, col]))
 
 
 def _tensor_digest(name: str, values: Floats) -> bytes:

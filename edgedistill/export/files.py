@@ -12,7 +12,7 @@ from typing import Any
 
 from edgedistill.errors import InputError, VerifyError
 from edgedistill.export.compare import Comparison
-from edgedistill.export.proven import write_proven
+from edgedistill.export.proven import FileSpec, write_proven
 from edgedistill.facts import ModelShape
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.load import load_model, save_side_files
@@ -23,9 +23,7 @@ from edgedistill.quant.rounded import round_weights
 
 @dataclass(frozen=True)
 class Exported:
-    """One file (or ONNX folder), and what its comparison with the checkpoint found: everything equal, or it would not
-    be here.
-    """
+    """One file or ONNX folder that was written, read back and equal to the checkpoint."""
 
     path: Path
     kind: str
@@ -35,20 +33,20 @@ class Exported:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        found = self.comparison
+        compared = self.comparison
         return {
             "path": str(self.path),
             "kind": self.kind,
             "mix": self.mix,
             "bytes": self.size_bytes,
-            "tensors": found.tensors,
-            "blocks": found.blocks,
-            "weights_sha256": found.sha256,
+            "tensors": compared.tensors,
+            "blocks": compared.blocks,
+            "weights_sha256": compared.sha256,
         }
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportRequest:
     """What to write and where: `STEM-MIX.gguf` files and `STEM-MIX-onnx` folders."""
 
     kinds: Sequence[str]
@@ -60,17 +58,24 @@ class Wish:
 
     def path(self, kind: str, mix: str) -> Path:
         """Where one export goes."""
-        return self.out / (f"{self.stem}-{mix}.gguf" if kind == "gguf" else f"{self.stem}-{mix}-onnx")
+        name = f"{self.stem}-{mix}.gguf" if kind == "gguf" else f"{self.stem}-{mix}-onnx"
+        return self.out / name
 
     def check_paths(self, mixes: Sequence[str]) -> None:
-        """Raise InputError where a file would be replaced that nobody said may be."""
-        for path in (self.path(kind, mix) for mix in mixes for kind in self.kinds):
-            if path.exists() and not self.force:
-                raise InputError(f"{path} is there already; choose another folder with -o, or replace it with --force")
+        """Raise InputError where a file is there already, unless `force` allows to replace it."""
+        if self.force:
+            return
+        for mix in mixes:
+            for kind in self.kinds:
+                path = self.path(kind, mix)
+                if path.exists():
+                    raise InputError(
+                        f"{path} is there already; choose another folder with -o, or replace it with --force"
+                    )
 
 
 def export_model(
-    source: Path, shape: ModelShape, mixes: Sequence[Mix], wish: Wish, progress: Progress
+    source: Path, shape: ModelShape, mixes: Sequence[Mix], request: ExportRequest, progress: Progress
 ) -> list[Exported]:
     """Round a float model (a Hugging Face folder or a GGUF file) to several mixes.
 
@@ -79,7 +84,7 @@ def export_model(
         VerifyError: a file doesn't hold what was packed.
         RunError: the disk is full.
     """
-    wish.check_paths([mix.name for mix in mixes])
+    request.check_paths([mix.name for mix in mixes])
     formats = {mix.name: assign_formats(shape, mix) for mix in mixes}
     progress.start("read the model", 1, "model")
     weights = load_model(source).state_dict()
@@ -92,24 +97,25 @@ def export_model(
             progress.start(f"{mix.name}: round", len(formats[mix.name]), "tensors")
             checkpoint = round_weights(weights, formats[mix.name], mix.name)
             progress.advance(len(formats[mix.name]))
-            done += export_checkpoint(checkpoint, folder, shape, wish, progress)
+            done += export_checkpoint(checkpoint, folder, shape, request, progress)
     return done
 
 
 def export_checkpoint(
-    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, wish: Wish, progress: Progress
+    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, request: ExportRequest, progress: Progress
 ) -> list[Exported]:
-    """Write one checkpoint in all the wished kinds; `folder` holds its config and tokenizer. Raises as
-    `export_model`.
+    """Write a checkpoint in every kind requested; `folder` holds its config and tokenizer.
+
+    Raises as `export_model`.
     """
     done = []
-    for kind in wish.kinds:
-        path = wish.path(kind, checkpoint.mix)
+    for kind in request.kinds:
+        path = request.path(kind, checkpoint.mix)
         progress.start(f"{checkpoint.mix}: write and verify {path.name}", 1, "file")
-        metadata = {**wish.metadata, "mix": checkpoint.mix}
+        spec = FileSpec(kind, {**request.metadata, "mix": checkpoint.mix}, request.accuracy_level)
         try:
-            comparison, _ = write_proven(kind, checkpoint, folder, shape, path, metadata, wish.accuracy_level)
-        except VerifyError:  # nothing that isn't proven stays
+            comparison, _ = write_proven(checkpoint, folder, shape, path, spec)
+        except VerifyError:  # a file that isn't proven doesn't stay
             path.unlink() if kind == "gguf" else shutil.rmtree(path)
             raise
         progress.advance(1)

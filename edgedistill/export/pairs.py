@@ -1,6 +1,4 @@
-"""Two models' weights against each other, tensor by tensor: which are bit for bit the same, and how far apart the
-others are.
-"""
+"""Compare the weights of two models tensor by tensor: which are equal bit for bit, and how far apart the others are."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,9 +15,7 @@ QUIET = QuietProgress()
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How two tensors of one name differ: `first` is the first weight whose bits do; `relative_error` is |a − b| / |a|,
-    Euclidean.
-    """
+    """How two tensors of one name differ: `first` is the first weight whose bits do, `relative_error` |a − b| / |a|."""
 
     tensor: str
     formats: tuple[str, str]
@@ -76,9 +72,9 @@ def compare_weights(first: Weights, second: Weights, progress: Progress = QUIET)
                 "different models"
             )
         blocks += a.size // one.block
-        found = first_difference(name, a, b, one.block)
-        if found:
-            differences.append(_measure(name, (one.format, other.format), a, b, found))
+        difference = first_difference(name, a, b, one.block)
+        if difference:
+            differences.append(_measure(name, (one.format, other.format), a, b, difference))
         progress.advance(1)
     progress.start("hash both", 0, "tensors")
     hashes = weights_hash(first.in_order()), weights_hash(second.in_order())

@@ -1,6 +1,7 @@
-"""Write a packed file and prove it: read back, compared weight by weight, its token ids held against llama.cpp's."""
+"""Write a packed file and prove it: read it back, compare every weight, and compare token ids with llama.cpp's."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.export.compare import Comparison
@@ -10,22 +11,26 @@ from edgedistill.facts import ModelShape
 from edgedistill.quant.checkpoint import GridCheckpoint
 
 
-def write_proven(
-    kind: str,
-    checkpoint: GridCheckpoint,
-    folder: Path,
-    shape: ModelShape,
-    path: Path,
-    metadata: Mapping[str, str],
-    accuracy_level: int,
-) -> tuple[Comparison, int | None]:
-    """Write a GGUF file or an ONNX folder at `path`.
+@dataclass(frozen=True)
+class FileSpec:
+    """How a file is written.
 
-    Args:
+    Attributes:
         kind: "gguf" or "onnx".
-        folder: the checkpoint's config and tokenizer.
-        metadata: what the file says of itself.
+        metadata: name, licence and the like, which the file carries.
         accuracy_level: MatMulNBits' in an ONNX file.
+    """
+
+    kind: str
+    metadata: Mapping[str, str]
+    accuracy_level: int
+
+
+def write_proven(
+    checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, path: Path, spec: FileSpec
+) -> tuple[Comparison, int | None]:
+    """Write a GGUF file or an ONNX folder at `path`; `folder` holds the checkpoint's config and tokenizer.
+
     Returns:
         The comparison, and how many token ids llama.cpp gave alike; None for ONNX, whose folder holds the tokenizer's
         own files.
@@ -34,12 +39,12 @@ def write_proven(
             otherwise.
         RunError: the disk is full.
     """
-    if kind == "gguf":
-        write_gguf(checkpoint, folder, shape, path, dict(metadata))
+    if spec.kind == "gguf":
+        write_gguf(checkpoint, folder, shape, path, dict(spec.metadata))
         return verify_gguf(checkpoint, folder, shape, path), check_token_ids(folder, path)
-    # onnx is an extra: who exports only GGUF does without.
+    # onnx is an optional package, which GGUF doesn't need.
     from edgedistill.export.onnx.build import write_onnx
     from edgedistill.export.onnx.check import verify_onnx
 
-    write_onnx(checkpoint, folder, shape, path, dict(metadata), accuracy_level)
+    write_onnx(checkpoint, folder, shape, path, dict(spec.metadata), spec.accuracy_level)
     return verify_onnx(checkpoint, folder, shape, path), None

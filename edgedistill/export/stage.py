@@ -1,5 +1,4 @@
-"""The export stages: a checkpoint on its grid to a GGUF file or an ONNX folder, read back and compared before it
-counts.
+"""The export stages: write a GGUF file or an ONNX folder, read it back and compare it before it counts.
 
 Beside them the two files that a shipped one is compared with: the float model in F16, and plain rounding.
 """
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
-from edgedistill.export.proven import write_proven
+from edgedistill.export.proven import FileSpec, write_proven
 from edgedistill.facts import ModelShape
 from edgedistill.formats import NumberFormat
 from edgedistill.models.load import load_model
@@ -34,9 +33,7 @@ def export_rounded(
     out: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """The model of a folder as llama.cpp's own quantizer would round it to the mix, whose formats by tensor are
-    given.
-    """
+    """The model of a folder as llama.cpp's own quantizer rounds it to the mix with these formats by tensor."""
     checkpoint = round_weights(load_model(model).state_dict(), formats, mix)
     write_gguf(checkpoint, model, shape, out, dict(metadata))
 
@@ -59,7 +56,8 @@ def export_recovered(
     """
     checkpoint = load_grid(folder)
     path = work / (GGUF_NAME if kind == "gguf" else ONNX_NAME)
-    comparison, token_ids = write_proven(kind, checkpoint, folder, shape, path, metadata, accuracy_level)
+    spec = FileSpec(kind, metadata, accuracy_level)
+    comparison, token_ids = write_proven(checkpoint, folder, shape, path, spec)
     proof = {
         **asdict(comparison),
         "differences": len(comparison.differences),

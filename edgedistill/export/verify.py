@@ -60,17 +60,16 @@ def verify_files(
 
 def checkpoints_of(run: RunFolder) -> dict[str, Path]:
     """The recovered checkpoints of a run by mix."""
-    found = {
-        name.removeprefix(RECOVER): run.stages / folder
-        for name, folder in run.current.items()
-        if name.startswith(RECOVER)
-    }
-    found = {mix: folder for mix, folder in found.items() if (folder / FILE).is_file()}
-    if not found:
+    checkpoints = {}
+    for name, key in run.current.items():
+        folder = run.stages / key
+        if name.startswith(RECOVER) and (folder / FILE).is_file():
+            checkpoints[name.removeprefix(RECOVER)] = folder
+    if not checkpoints:
         raise InputError(
             f"{run.path}: it holds no recovered checkpoint yet; run `edgedistill compile` to its end first"
         )
-    return found
+    return checkpoints
 
 
 def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None) -> Proof:
@@ -86,25 +85,31 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
     """
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; name a .gguf file or an ONNX folder")
-    kind = (
-        "gguf"
-        if path.is_file() and path.suffix == ".gguf"
-        else "onnx"
-        if path.is_dir() and (path / "onnx").is_dir()
-        else None
-    )
-    if kind is None:
+    if path.is_file() and path.suffix == ".gguf":
+        kind = "gguf"
+    elif path.is_dir() and (path / "onnx").is_dir():
+        kind = "onnx"
+    else:
         raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
     if mix is None:
-        last = mix_in_name(path)  # the model's name before it may hold another's
-        named = [last] if last in checkpoints else [m for m in checkpoints if m in path.name]
-        mix = max(named, key=len) if named else next(iter(checkpoints)) if len(checkpoints) == 1 else None
+        mix = _mix_of(path, checkpoints)
     if mix is None or mix not in checkpoints:
-        found = f"mix '{mix}' has no checkpoint here" if mix else "its name doesn't tell its mix"
-        raise InputError(f"{path}: {found}; give --mix, one of {', '.join(checkpoints)}")
+        trouble = f"mix '{mix}' has no checkpoint here" if mix else "its name doesn't tell its mix"
+        raise InputError(f"{path}: {trouble}; give --mix, one of {', '.join(checkpoints)}")
     folder = checkpoints[mix]
     checkpoint, shape = load_grid(folder), read_shape(folder)
     comparison = compare_gguf(checkpoint, path) if kind == "gguf" else compare_onnx(checkpoint, path)
     if comparison.equal:  # the weights are its own: the rest of the file must be too
         (verify_gguf if kind == "gguf" else verify_onnx)(checkpoint, folder, shape, path)
     return Proof(path, kind, mix, comparison)
+
+
+def _mix_of(path: Path, checkpoints: dict[str, Path]) -> str | None:
+    """The checkpoint's mix that a path's name ends with or else holds, or the only one there is."""
+    last = mix_in_name(path)  # the model's name before it may hold another mix's
+    if last in checkpoints:
+        return last
+    named = [mix for mix in checkpoints if mix in path.name]
+    if named:
+        return max(named, key=len)
+    return next(iter(checkpoints)) if len(checkpoints) == 1 else None

@@ -1,7 +1,6 @@
-"""The weights of anything that holds a model, by name: a checkpoint on its grid, a GGUF file, an ONNX folder, a Hugging
-Face folder.
+"""The weights of anything that holds a model, by name: checkpoint, GGUF file, ONNX folder, Hugging Face folder.
 
-Nothing is read before a tensor's values are asked for, so two models of any size can be compared a tensor at a time.
+A tensor's values are read when they are called for, so models of any size can be compared a tensor at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor: the number format that it is stored in, and its float32 values [O, I] or [I] when asked for."""
+    """One tensor: its number format, and a function that reads its float32 values [O, I] or [I]."""
 
     format: str
     values: Callable[[], Floats]
@@ -43,8 +42,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a model. Names are Hugging Face's, or the file's own where its architecture isn't one of ours
-    (`foreign` says why).
+    """All tensors of a model, by Hugging Face name.
+
+    `foreign` says why a file's architecture isn't one of ours; then the names are the file's own.
     """
 
     path: Path
@@ -96,10 +96,10 @@ def _gguf(path: Path) -> Weights:
         shape = gguf_shape(header)
     except InputError as error:
         return Weights(path, "gguf", own_names(path).tensors, str(error))
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for name, tensor, raw in packed_tensors(header, shape):
-        found[name] = Stored(tensor.type_name, partial(_dequantize, header, tensor, raw))
-    return Weights(path, "gguf", found)
+        tensors[name] = Stored(tensor.type_name, partial(_dequantize, header, tensor, raw))
+    return Weights(path, "gguf", tensors)
 
 
 def _checkpoint(path: Path) -> Weights:
@@ -115,29 +115,30 @@ def _checkpoint(path: Path) -> Weights:
 
 
 def _onnx(path: Path) -> Weights:
-    from edgedistill.export.onnx.read import OnnxFile
+    from edgedistill.export.onnx.file import OnnxFile
+    from edgedistill.export.onnx.read import read_weights
 
-    return Weights(path, "onnx", {w.name: Stored(w.format, w.decode) for w in OnnxFile(path).weights()})
+    return Weights(path, "onnx", {w.name: Stored(w.format, w.decode) for w in read_weights(OnnxFile(path))})
 
 
 def _folder(path: Path) -> Weights:
     from safetensors import safe_open
 
     shape = read_shape(path)
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     names = {tensor.name for tensor in shape.tensors()}
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 if name in names:
-                    found[name] = Stored(
+                    tensors[name] = Stored(
                         opened.get_slice(name).get_dtype().lower(), partial(_from_safetensors, file, name, shape)
                     )
-    if missing := names - set(found):
+    if missing := names - set(tensors):
         raise InputError(
             f"{path}: lacks {len(missing)} of the model's tensors, first {min(missing)}; download it again"
         )
-    return Weights(path, "model", found)
+    return Weights(path, "model", tensors)
 
 
 def _from_safetensors(file: Path, name: str, shape: ModelShape) -> Floats:

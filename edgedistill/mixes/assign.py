@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from edgedistill.errors import InputError, did_you_mean
 from edgedistill.facts import ModelShape, TensorShape
 from edgedistill.formats import F32, FORMATS, NumberFormat
-from edgedistill.mixes.builtin import DEFAULTS, fallback_of, wanted_format
+from edgedistill.mixes.builtin import DEFAULTS, fallback_of, intended_format
 from edgedistill.mixes.definition import Mix, Rule, Size, layer_of
 
 MIXES = tuple(DEFAULTS)
@@ -16,11 +16,11 @@ QUANTIZED_MIXES = tuple(name for name, default in DEFAULTS.items() if default.qu
 
 @dataclass(frozen=True)
 class Fallback:
-    """A tensor that is not stored as its mix wants, because its rows don't divide into that format's blocks."""
+    """A tensor that isn't stored in its mix's format, because its rows don't divide into that format's blocks."""
 
     tensor: str
     cols: int
-    wanted: NumberFormat
+    intended: NumberFormat
     stored: NumberFormat
 
 
@@ -40,30 +40,32 @@ def assign_formats(shape: ModelShape, mix: str | Mix) -> dict[str, NumberFormat]
 
 def storable(shape: ModelShape, mix: str) -> bool:
     """Whether every row of a model divides into blocks of a built-in mix."""
-    return all(fallback_of(wanted_format(shape, t, layer_of(t.name), mix), t.cols) is not None for t in shape.tensors())
+    for tensor in shape.tensors():
+        intended = intended_format(shape, tensor, layer_of(tensor.name), mix)
+        if fallback_of(intended, tensor.cols) is None:
+            return False
+    return True
 
 
 def fallbacks(shape: ModelShape, mix: str | Mix) -> tuple[Fallback, ...]:
     """The tensors that are not stored as the mix wants, in file order; raises as `assign_formats`."""
     return tuple(
-        Fallback(tensor.name, tensor.cols, wanted, stored)
-        for tensor, wanted, stored in _assigned(shape, _mix(mix))
-        if wanted != stored
+        Fallback(tensor.name, tensor.cols, intended, stored)
+        for tensor, intended, stored in _assigned(shape, _mix(mix))
+        if intended != stored
     )
 
 
 def mix_bytes(shape: ModelShape, mix: str | Mix) -> int:
     """Bytes of all tensors in the mix, without the file's header; of a mix not yet fitted, what it may take at most."""
-    found = _mix(mix)
-    if found.size is not None and found.chosen is None:
-        return size_bytes(shape, found.size)
-    return format_bytes(shape, assign_formats(shape, found))
+    resolved = _mix(mix)
+    if resolved.size is not None and resolved.chosen is None:
+        return size_bytes(shape, resolved.size)
+    return format_bytes(shape, assign_formats(shape, resolved))
 
 
 def size_bytes(shape: ModelShape, size: Size) -> int:
-    """Bytes that a size allows to all tensors of a model; raises as `assign_formats` where it is that of a built-in
-    mix.
-    """
+    """Bytes that a size allows to all tensors of a model; raises as `assign_formats` for the size of a built-in mix."""
     if size.like is not None:
         return mix_bytes(shape, size.like)
     if size.total_bytes is not None:
@@ -86,7 +88,7 @@ def _mix(mix: str | Mix) -> Mix:
 
 
 def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, NumberFormat, NumberFormat]]:
-    """Each tensor with the format that the mix wants for it and the one that stores it."""
+    """Each tensor with the format that the mix has for it and the one that stores it."""
     if mix.unfitted:
         raise ValueError(f"mix '{mix.name}' is fitted by measurement, and that hasn't run")
     if mix.chosen is not None:
@@ -102,21 +104,20 @@ def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, Number
             if not forced.fits(tensor.cols):
                 raise InputError(
                     f"mix '{mix.name}', rule {number}: {tensor.name} has rows of {tensor.cols} weights, and "
-                    f"{forced.name} stores blocks "
-                    f"of {forced.block}. Give it one of {', '.join(_fitting(tensor.cols))}, or narrow "
-                    f"tensors: '{rule.tensors}'."
+                    f"{forced.name} stores blocks of {forced.block}. Give it one of "
+                    f"{', '.join(_fitting(tensor.cols))}, or narrow tensors: '{rule.tensors}'."
                 )
             yield tensor, forced, forced
             continue
-        wanted = wanted_format(shape, tensor, layer_of(tensor.name), mix.base)
-        stored = fallback_of(wanted, tensor.cols)
+        intended = intended_format(shape, tensor, layer_of(tensor.name), mix.base)
+        stored = fallback_of(intended, tensor.cols)
         if stored is None:
             raise InputError(
                 f"{tensor.name} has rows of {tensor.cols} weights, which no grid of mix '{mix.name}' divides; "
-                "llama.cpp would leave it in "
-                "f16. Choose a student whose sizes divide by 32, or ask for f16 with a rule under define_mixes."
+                "llama.cpp would leave it in f16. Choose a student whose sizes divide by 32, or ask for f16 with a "
+                "rule under define_mixes."
             )
-        yield tensor, wanted, stored
+        yield tensor, intended, stored
 
 
 def _deciding_rules(shape: ModelShape, mix: Mix) -> dict[str, tuple[int, Rule]]:
@@ -126,15 +127,14 @@ def _deciding_rules(shape: ModelShape, mix: Mix) -> dict[str, tuple[int, Rule]]:
         InputError: a rule matches no tensor that could be put on a grid.
     """
     tensors = list(shape.tensors())
-    found: dict[str, tuple[int, Rule]] = {}
+    deciding: dict[str, tuple[int, Rule]] = {}
     for number, rule in enumerate(mix.rules, 1):
         where = f"mix '{mix.name}', rule {number}"
         named = [tensor for tensor in tensors if fnmatchcase(tensor.name, rule.tensors)]
         if not named:
             raise InputError(
-                f"{where}: tensors: '{rule.tensors}' matches none of the student's {len(tensors)} tensors. "
-                "They have names like "
-                f"{', '.join(_examples(tensors))}; * stands for anything."
+                f"{where}: tensors: '{rule.tensors}' matches none of the student's {len(tensors)} tensors. They have "
+                f"names like {', '.join(_examples(tensors))}; * stands for anything."
             )
         weights = [tensor for tensor in named if not tensor.flat]
         if not weights:
@@ -149,8 +149,8 @@ def _deciding_rules(shape: ModelShape, mix: Mix) -> dict[str, tuple[int, Rule]]:
                 f"'{rule.layers.text if rule.layers else ''}'; "
                 f"the student has layers 0 to {shape.layers - 1}, and tables belong to none."
             )
-        found |= {tensor.name: (number, rule) for tensor in matching}
-    return found
+        deciding |= {tensor.name: (number, rule) for tensor in matching}
+    return deciding
 
 
 def _examples(tensors: list[TensorShape]) -> list[str]:

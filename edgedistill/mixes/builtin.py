@@ -1,9 +1,9 @@
 """The built-in mixes: the number format that llama.cpp's quantizer gives to each tensor of a dense model.
 
-A mix has a default and exceptions for the tensors that suffer most: the values' projection, the MLP's way down,
-attention's output, the tables. `wanted_format` is that choice before the length of rows is looked at, `fallback_of`
-what takes the place of a format whose blocks a row doesn't divide into. Without an importance matrix, which moves two
-of llama.cpp's choices.
+A mix has a default, and exceptions for the tensors that rounding hurts most: the values' projection, the MLP's down
+projection, attention's output, the tables. `intended_format` is that choice whatever the length of rows, and
+`fallback_of` replaces a format whose blocks don't divide a row. The choices are those without an importance matrix,
+which would move two of them.
 
 `mxfp4` is ours: llama.cpp has it for experts only (MXFP4_MOE) and keeps all else in q8_0; here a dense model's linear
 layers are mxfp4 and its tables q8_0.
@@ -70,8 +70,8 @@ MANY_QUERIES = 4  # queries a key: with so many the values' projection is small,
 LARGE_LAYERS = 80
 
 
-def wanted_format(shape: ModelShape, tensor: TensorShape, layer: int | None, mix: str) -> NumberFormat:
-    """What a built-in mix wants for a tensor, whatever the length of its rows.
+def intended_format(shape: ModelShape, tensor: TensorShape, layer: int | None, mix: str) -> NumberFormat:
+    """A built-in mix's format for a tensor, whatever the length of its rows.
 
     Args:
         shape: the model that it belongs to.
@@ -100,28 +100,28 @@ def wanted_format(shape: ModelShape, tensor: TensorShape, layer: int | None, mix
     return default
 
 
-def fallback_of(wanted: NumberFormat, cols: int) -> NumberFormat | None:
-    """What stores rows of `cols` weights in place of a format that can't; None where llama.cpp would leave them in
-    f16.
-    """
-    if wanted.fits(cols):
-        return wanted
-    other = FALLBACKS.get(wanted.name)
+def fallback_of(intended: NumberFormat, cols: int) -> NumberFormat | None:
+    """What stores rows of `cols` weights in place of a format that can't; None where llama.cpp keeps them in f16."""
+    if intended.fits(cols):
+        return intended
+    other = FALLBACKS.get(intended.name)
     return other if other is not None and other.fits(cols) else None
 
 
 def _values(shape: ModelShape, layer: int, mix: str) -> NumberFormat:
     many = shape.heads // shape.kv_heads >= MANY_QUERIES
-    found = DEFAULTS[mix]
+    chosen = DEFAULTS[mix]
     if mix == "q2_k":
-        found = Q4_K if many else Q3_K
+        chosen = Q4_K if many else Q3_K
     elif mix == "q3_k_m":
-        found = Q5_K if layer < 2 else Q4_K
+        chosen = Q5_K if layer < 2 else Q4_K
     elif mix == "q3_k_l" or (mix == "iq4_nl" and many) or (mix == "q4_k_s" and layer < 4):
-        found = Q5_K
+        chosen = Q5_K
     elif mix in ("q4_k_m", "q5_k_m") and _more_bits(layer, shape.layers):
-        found = Q6_K
-    return Q5_K if _is_70b(shape) and found in (Q3_K, Q4_K) else found
+        chosen = Q6_K
+    if _is_70b(shape) and chosen in (Q3_K, Q4_K):
+        return Q5_K
+    return chosen
 
 
 def _down(shape: ModelShape, layer: int, mix: str) -> NumberFormat:

@@ -1,6 +1,4 @@
-"""What a fitted mix chooses between: groups of tensors that share a grid, and the formats that each may be stored
-in.
-"""
+"""What a fitted mix chooses between: groups of tensors that share a number format, and the formats for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,8 +53,11 @@ def groups_of(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
             gathered.setdefault(_group_name(tensor.name), []).append(tensor)
     groups = []
     for name, tensors in gathered.items():
-        known = (FORMATS[candidate] for candidate in mix.candidates)
-        fitting = sorted((f for f in known if all(f.fits(t.cols) for t in tensors)), key=lambda f: f.bits_per_weight)
+        fitting = []
+        for candidate in mix.candidates:
+            if all(FORMATS[candidate].fits(tensor.cols) for tensor in tensors):
+                fitting.append(FORMATS[candidate])
+        fitting.sort(key=lambda number_format: number_format.bits_per_weight)
         if not fitting:
             raise InputError(
                 f"mix '{mix.name}': {tensors[0].name} has rows of {tensors[0].cols} weights, which none of its grids "
@@ -75,16 +76,13 @@ def fit_groups(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
     """
     groups = groups_of(shape, mix)
     assert mix.size is not None
-    allowed, least = (
-        size_bytes(shape, mix.size),
-        flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups),
-    )
+    allowed = size_bytes(shape, mix.size)
+    least = flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
     if least > allowed:
         raise InputError(
-            f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its "
-            "grids they take "
-            f"{show_bytes(least)}, {8 * least / shape.parameters:.2f} bits a weight. Allow at least that, or "
-            "add smaller grids."
+            f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its grids they "
+            f"take {show_bytes(least)}, {8 * least / shape.parameters:.2f} bits a weight. Allow at least that, or add "
+            "smaller grids."
         )
     return groups
 
@@ -95,9 +93,7 @@ def flat_bytes(shape: ModelShape) -> int:
 
 
 def _group_name(tensor: str) -> str:
-    layer, parts = layer_of(tensor), tensor.split(".")
-    return (
-        tensor.removesuffix(".weight")
-        if layer is None
-        else f"layer {layer} {TOGETHER.get(parts[-2], parts[-2].removesuffix('_proj'))}"
-    )
+    layer, part = layer_of(tensor), tensor.split(".")[-2]
+    if layer is None:
+        return tensor.removesuffix(".weight")
+    return f"layer {layer} {TOGETHER.get(part, part.removesuffix('_proj'))}"

@@ -1,5 +1,4 @@
-"""A mix as it is asked for: a built-in one, one of a recipe's own with rules on top of a built-in one, or a size to be
-fitted.
+"""A mix: a built-in one, one of a recipe's with rules on top of a built-in one, or a size to be fitted.
 
 Names of mixes become parts of file names and stage names, so they are short words.
 """
@@ -34,7 +33,7 @@ class Layers:
         Raises:
             ValueError: it isn't a list of ranges, or one of them ends before it begins.
         """
-        found = []
+        ranges = []
         for part in self.text.replace(" ", "").split(","):
             match = _RANGE.fullmatch(part)
             if match is None:
@@ -44,20 +43,18 @@ class Layers:
                 last = first
             if last is not None and last < first:
                 raise ValueError(f"the range {part} ends before it begins; write {last}-{first}")
-            found.append((first, last))
-        return tuple(found)
+            ranges.append((first, last))
+        return tuple(ranges)
 
     def __contains__(self, layer: object) -> bool:
-        return isinstance(layer, int) and any(
-            first <= layer and (last is None or layer <= last) for first, last in self.ranges()
-        )
+        if not isinstance(layer, int):
+            return False
+        return any(first <= layer and (last is None or layer <= last) for first, last in self.ranges())
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors that get another grid: those whose Hugging Face name matches a pattern (fnmatch), in some layers or in
-    all.
-    """
+    """Tensors that get another grid: those whose name matches a pattern (fnmatch), in some layers or all."""
 
     tensors: str
     grid: str
@@ -66,8 +63,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Size:
-    """What all weights of a model may take, the file's header not counted: bits a weight, bytes, or as much as in a
-    built-in mix.
+    """What all weights of a model may take without the file's header: bits a weight, bytes, or a built-in mix's bytes.
 
     One of the three is given; `mix_bytes` says what it comes to for a model.
     """

@@ -77,7 +77,6 @@ def _check_overlaps(path: Path, contents: list[str]) -> None:
             ):
                 continue
             raise InputError(
-                f"{path}: its tokens {first!r} and {content!r} overlap in {content[:length]!r}: where both "
-                "could be found, llama.cpp takes "
-                "the longer one, transformers the first; remove one of them"
+                f"{path}: its tokens {first!r} and {content!r} overlap in {content[:length]!r}: where both could be "
+                "found, llama.cpp takes the longer one, transformers the first; remove one of them"
             )

@@ -178,9 +178,8 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
     further = [index for index in ends if index != special["eos"] and tokens[index] not in ENDS_BY_TEXT]
     if len(further) > 2:
         raise InputError(
-            f"{path.parent}: generation_config.json ends a text at "
-            f"{', '.join(repr(tokens[i]) for i in further)} beside the eos token; "
-            "GGUF has room for two; leave out those that the model never ends with"
+            f"{path.parent}: generation_config.json ends a text at {', '.join(repr(tokens[i]) for i in further)} "
+            "beside the eos token; GGUF has room for two; leave out those that the model never ends with"
         )
     eot, eom = (*further, None, None)[:2]
     add_bos, add_eos = _adds(path, data.get("post_processor"), tokens, special)

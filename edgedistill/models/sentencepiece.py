@@ -42,9 +42,9 @@ def scores_of(
         for left, right in splits(token):
             if (left, right) not in listed and _formable(left, order) and _formable(right, order):
                 raise InputError(
-                    f"{path}: llama.cpp would join {left!r} and {right!r} to the token {token!r}, which its "
-                    "merges don't say; "
-                    "the tokenizer wasn't made from a sentencepiece model, and can't be given to llama.cpp unchanged"
+                    f"{path}: llama.cpp would join {left!r} and {right!r} to the token {token!r}, which its merges "
+                    "don't say; the tokenizer wasn't made from a sentencepiece model, and can't be given to llama.cpp "
+                    "unchanged"
                 )
     latest, of = -1, ""
     for token, index in order.items():

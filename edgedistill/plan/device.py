@@ -139,7 +139,7 @@ def _fallbacks(shape: ModelShape, mix: Mix) -> list[dict[str, Any]]:
     """What fell back, by the format wanted, the one that stores it and the row length that decided."""
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for fallback in () if mix.unfitted else fallbacks(shape, mix):
-        wanted, stored, cols = fallback.wanted, fallback.stored, fallback.cols
+        wanted, stored, cols = fallback.intended, fallback.stored, fallback.cols
         why = f"rows of {cols} don't divide by {wanted.block}"
         entry = {"wanted": wanted.name, "stored": stored.name, "cols": cols, "why": why, "tensors": []}
         found.setdefault((wanted.name, stored.name, cols), entry)["tensors"].append(fallback.tensor)

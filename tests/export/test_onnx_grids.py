@@ -14,7 +14,8 @@ from edgedistill.export.compare import checkpoint_hash
 from edgedistill.export.onnx.blocks import pack, unpack
 from edgedistill.export.onnx.build import write_onnx
 from edgedistill.export.onnx.check import compare_onnx, verify_onnx
-from edgedistill.export.onnx.read import OnnxFile
+from edgedistill.export.onnx.file import OnnxFile
+from edgedistill.export.onnx.read import read_weights
 from edgedistill.formats import FORMATS
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
@@ -132,7 +133,7 @@ def test_one_file_holds_several_grids(source, tmp_path):
         expected = model(torch.from_numpy(TOKENS)).logits.numpy()
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(Session(out)(TOKENS)[0], expected, atol=1e-4, rtol=0)
-    formats = {weight.name.split(".")[-2]: weight.format for weight in OnnxFile(out).weights()}
+    formats = {weight.name.split(".")[-2]: weight.format for weight in read_weights(OnnxFile(out))}
     assert (formats["down_proj"], formats["q_proj"], formats["v_proj"], formats["norm"]) == (
         "f16",
         "4 bits",
@@ -149,7 +150,7 @@ def test_a_tied_table_serves_both_ends(grid, tmp_path):
     head = dict(matrices(out))["lm_head"]
     np.testing.assert_array_equal(head, checkpoint.decode("model.embed_tokens.weight").numpy())
     np.testing.assert_array_equal(table(out, shape.vocab), head)
-    assert sum(weight.name == "model.embed_tokens.weight" for weight in OnnxFile(out).weights()) == 1
+    assert sum(weight.name == "model.embed_tokens.weight" for weight in read_weights(OnnxFile(out))) == 1
     assert compare_onnx(checkpoint, out).equal
 
 

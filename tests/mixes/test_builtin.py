@@ -168,7 +168,7 @@ def test_bytes_are_gguf_pys_sizes():
 
 def test_what_fell_back_is_told_with_what_was_wanted():
     found = fallbacks(replace(SHAPES["576 wide, as SmolLM2"], layers=2), "q4_k_m")
-    assert [(f.tensor, f.cols, f.wanted.name, f.stored.name) for f in found][:3] == [
+    assert [(f.tensor, f.cols, f.intended.name, f.stored.name) for f in found][:3] == [
         ("model.embed_tokens.weight", 576, "q6_k", "q8_0"),
         ("model.layers.0.self_attn.q_proj.weight", 576, "q4_k", "q5_0"),
         ("model.layers.0.self_attn.k_proj.weight", 576, "q4_k", "q5_0"),
@@ -176,7 +176,7 @@ def test_what_fell_back_is_told_with_what_was_wanted():
     # The way down has rows of 1,536, which divide.
     assert not [f for f in found if "down_proj" in f.tensor]
     assert fallbacks(BASE, "q4_k_m") == ()
-    assert [(f.wanted, f.stored) for f in fallbacks(NARROW, "q4_0")] == [(Q6_K, Q8_0)]
+    assert [(f.intended, f.stored) for f in fallbacks(NARROW, "q4_0")] == [(Q6_K, Q8_0)]
 
 
 def test_a_tables_format_depends_on_whether_it_is_the_output_layer():

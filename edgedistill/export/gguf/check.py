@@ -35,25 +35,25 @@ def compare_gguf(checkpoint: GridCheckpoint, path: Path) -> Comparison:
     by_bytes: dict[str, Difference] = {}
 
     def values() -> Iterator[tuple[str, NDArray[np.float32]]]:
-        for name, raw, format_name, found in read_gguf(path):
+        for name, raw, format_name, values_read in read_gguf(path):
             if name in checkpoint.tensors:
-                wanted = tensor_format(checkpoint, name)
-                if format_name != wanted.name:
+                number_format = tensor_format(checkpoint, name)
+                if format_name != number_format.name:
                     raise VerifyError(
-                        f"{path}: {name} is stored as {format_name}, the checkpoint has it as {wanted.name}; "
+                        f"{path}: {name} is stored as {format_name}, the checkpoint has it as {number_format.name}; "
                         "export it again"
                     )
                 tensor = checkpoint.tensors[name]
-                if isinstance(tensor, GridTensor) and tuple(found.shape) == tensor.shape:
+                if isinstance(tensor, GridTensor) and tuple(values_read.shape) == tensor.shape:
                     unequal = tensor.packed.numpy() != raw
                     if unequal.any():
                         row, byte = np.unravel_index(int(unequal.argmax()), unequal.shape)
-                        block = int(byte) // wanted.block_bytes
-                        expected = float(tensor.decode()[int(row), block * wanted.block])
+                        block = int(byte) // number_format.block_bytes
+                        expected = float(tensor.decode()[int(row), block * number_format.block])
                         by_bytes[name] = Difference(
-                            name, int(row), block, expected, float(found[row, block * wanted.block])
+                            name, int(row), block, expected, float(values_read[row, block * number_format.block])
                         )
-            yield name, found
+            yield name, values_read
 
     compared = compare_tensors(checkpoint, values(), gguf_shape(read_header(path)).norm_offset)
     by_value = {difference.tensor: difference for difference in compared.differences}
@@ -76,8 +76,7 @@ def verify_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
 
 
 def check_token_ids(folder: Path, path: Path, texts: Sequence[str] = TEST_TEXTS, threads: int = 1) -> int:
-    """Hold the ids that llama.cpp gives for `texts` on the file against the folder's own tokenizer; return their
-    number.
+    """Compare llama.cpp's token ids for `texts` with those of the folder's tokenizer; return their number.
 
     Texts on which the two are known to differ (`models.differences`) aren't compared.
 
@@ -94,28 +93,27 @@ def check_token_ids(folder: Path, path: Path, texts: Sequence[str] = TEST_TEXTS,
             if known_difference(vocabulary, text):
                 continue
             expected = tokenizer(text)["input_ids"]
-            found = runtime.tokenize(text, special=True, add_bos=True)
-            if found != expected:
+            actual = runtime.tokenize(text, special=True, add_bos=True)
+            if actual != expected:
                 at = next(
-                    (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b),
-                    min(len(expected), len(found)),
+                    (i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b),
+                    min(len(expected), len(actual)),
                 )
                 raise VerifyError(
                     f"{path}: llama.cpp splits {text[:40]!r} otherwise than the folder's tokenizer: "
-                    f"from token {at} on {found[at : at + 4]} instead of {expected[at : at + 4]}"
+                    f"from token {at} on {actual[at : at + 4]} instead of {expected[at : at + 4]}"
                 )
             total += len(expected)
     return total
 
 
-def _require_same(path: Path, what: str, expected: ModelShape | Vocabulary, found: ModelShape | Vocabulary) -> None:
+def _require_same(path: Path, what: str, expected: ModelShape | Vocabulary, actual: ModelShape | Vocabulary) -> None:
     for field in fields(expected):
-        ours, theirs = getattr(expected, field.name), getattr(found, field.name)
+        ours, theirs = getattr(expected, field.name), getattr(actual, field.name)
         if ours != theirs:
             raise VerifyError(
-                f"{path}: its {what} differs from the checkpoint's in {field.name}: expected {_short(ours)}, "
-                f"found {_short(theirs)}. "
-                "Export it again."
+                f"{path}: its {what} differs from the checkpoint's in {field.name}: expected {_short(ours)}, found "
+                f"{_short(theirs)}. Export it again."
             )
 
 

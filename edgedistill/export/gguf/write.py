@@ -1,8 +1,7 @@
-"""Write a checkpoint on its grid as a GGUF file that llama.cpp loads: codes and scales as they are, nothing rounded
-again.
+"""Write a checkpoint on its grid as a GGUF file that llama.cpp loads; codes and scales stay, nothing is rounded again.
 
-The bytes depend on the arguments alone: no time, no host, no order of a set. A file stands under its name only when
-it is whole: it is written beside it, brought to the disk and renamed.
+The bytes depend on the arguments alone: no time, no host, no order of a set. The file is written under another name,
+brought to the disk and then renamed, so that only a whole one has its name.
 """
 
 import contextlib
@@ -135,8 +134,9 @@ def tensor_format(checkpoint: GridCheckpoint, name: str) -> NumberFormat:
 
 
 def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[np.generic]:
-    """A tensor as the file holds it: uint8 [O, row bytes] or floats, rows of q and k in GGUF's order, gemma's norms as
-    1 + w.
+    """A tensor as the file holds it: uint8 [O, row bytes] or floats.
+
+    Rows of q and k come in GGUF's order, gemma's norms as 1 + w.
     """
     tensor = checkpoint.tensors[name]
     if isinstance(tensor, GridTensor):
@@ -150,10 +150,10 @@ def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[
 
 
 def _check_tensors(checkpoint: GridCheckpoint, shape: ModelShape) -> None:
-    wanted = {t.name: t.dimensions for t in shape.tensors()}
-    if odd := sorted(wanted.keys() ^ checkpoint.tensors.keys()):
+    dimensions = {t.name: t.dimensions for t in shape.tensors()}
+    if odd := sorted(dimensions.keys() ^ checkpoint.tensors.keys()):
         raise ValueError(f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}")
-    for name, size in wanted.items():
+    for name, size in dimensions.items():
         if tuple(checkpoint.tensors[name].shape) != size:
             raise ValueError(
                 f"{name} is {list(checkpoint.tensors[name].shape)} in the checkpoint, {list(size)} in the model's shape"

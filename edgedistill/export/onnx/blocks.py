@@ -1,24 +1,23 @@
-"""Grid tensors as MatMulNBits holds them: blocks of codes along a row, uint8, and a scale for each; every grid has its
-place.
+"""Grid tensors as MatMulNBits holds them: codes uint8 in blocks along a row, and a scale for each block.
 
-The operator's weight is scale · (code − zero), float32. `LAYOUTS` says in how many bits a grid's codes stand and which
-code is step 0; the file keeps the numbers that the checkpoint has (a float16 d a block, a K-quant's integers of each
-group), and the graph's nodes multiply them into scales when it is loaded: a product that float32 holds exactly, as
-gguf's dequantization does.
+The operator's weight is scale · (code − zero), float32. `layout_of` gives the width of a grid's codes and the code of
+step 0. The file keeps the checkpoint's own numbers (a float16 d a block, a K-quant's integers of each group), and the
+graph multiplies them into scales when it is loaded; float32 holds that product exactly, as in gguf's dequantization.
 
-A grid with minimums (weight = scale · step + offset) adds its offsets beside the operator: x times the weight is x ·
-(scale · step) plus the sum of x over each group times the group's offset. Zero points can't hold it: (code −
-offset/scale) · scale rounds otherwise, and of random q4_1 weights 39 % come out another number. Its steps are all
-positive, and where activations are rounded to 8 bits, an error in x would weigh with them, while the sums are exact. So
-the operator has steps around their `center`, and scale · center is one more factor of the sums: a whole number of
-scales, added first, so that no rounding changes. Without it the logits of a tiny q4_k model were 6 % off at accuracy
-level 4, with it as near as q8_0's, 2 to 3 %.
+Minimums. A grid with weight = scale · step + offset adds its offsets beside the operator: x times the weight is
+x · (scale · step) plus the sum of x over each group times the group's offset. Zero points can't hold the offset:
+(code − offset/scale) · scale rounds otherwise, and 39 % of random q4_1 weights came out as another number.
 
-What has no width of its own takes the next that holds it: five and six bits and the levels of iq4_nl and mxfp4 take 8,
-three bits take 4. Two bits run fast only in blocks of 32 to 128: in its groups of 16 q2_k's two bits were 140 times
-slower than four, so it takes 4, and tq2_0's block of 256 is written as two of 128. Bits a weight in the file, scales
-included: formats.py, `onnx_bits`. Two bits run in onnxruntime 1.24 and later (an embedding of two bits not in 1.25, but
-in 1.30), all else in 1.23.
+Center. Such a grid's steps are all positive, so where activations are rounded to 8 bits an error in x would be
+multiplied by them, while the sums are exact. Therefore the operator takes steps around their `center`, and the sums
+take center scales more: a whole number of scales, added first, so that no rounding changes. At accuracy level 4 the
+logits of a tiny q4_k model were 6 % off without it, and 2 to 3 % with it, like q8_0's.
+
+Widths. A code takes the next width that the operator has: five and six bits, and the levels of iq4_nl and mxfp4, take
+8; three bits take 4. Two bits are fast only in blocks of 32 to 128: in groups of 16 q2_k's two bits were 140 times
+slower than four, so it takes 4, and tq2_0's block of 256 is written as two of 128. formats.py has the bits a weight in
+the file, scales included (`onnx_bits`). Two bits run in onnxruntime 1.24 and later (in an embedding not in 1.25, but in
+1.30), all else in 1.23.
 Source: onnxruntime 1.31, contrib operator MatMulNBits and its CPU kernels, tried on an identity matrix at each width
 and block.
 """
@@ -62,8 +61,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor's numbers as the file holds them: codes uint8 [O, I/block, bytes], and the factors of scales and
-    offsets.
+    """A tensor's numbers as the file holds them: codes uint8 [O, I/block, bytes], factors of scales and offsets.
 
     `scales` is (d [O, n],), or (d [O, n], integers [O, n, g]) whose product is the scale of each of a row's n · g
     groups; `offsets` likewise, or empty. One factor is added to the weights, a product is subtracted.
@@ -88,9 +86,7 @@ class Packed:
 
 @functools.cache
 def layout_of(grid: str) -> Layout:
-    """Where a grid's codes stand: the narrowest width that holds every one of them, with the operator's own zero if
-    that does.
-    """
+    """A grid's layout: the narrowest width that holds every code, with the operator's own zero where it can."""
     module = GRIDS[grid]
     lowest, highest = step_range(grid)
     center = (highest + 1) // 2 if lowest >= 0 else 0  # steps without negatives have offsets
@@ -106,9 +102,7 @@ def layout_of(grid: str) -> Layout:
 
 
 def step_range(grid: str) -> tuple[int, int]:
-    """Lowest and highest step of all codes that a file can hold, those included that no encoder writes: tq2_0's 3,
-    q8_0's -128.
-    """
+    """Lowest and highest step that a file can hold, with those that no encoder writes: tq2_0's 3, q8_0's -128."""
     steps = GRIDS[grid].STEPS
     if steps.levels is not None:
         return int(steps.low), int(steps.high)

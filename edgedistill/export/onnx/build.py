@@ -27,9 +27,9 @@ from edgedistill import __version__
 from edgedistill.errors import InputError, RunError
 from edgedistill.export.onnx import companions
 from edgedistill.export.onnx.blocks import layout_of
+from edgedistill.export.onnx.file import SCHEMA, SCHEMA_KEY
 from edgedistill.export.onnx.graph import Angles, DecoderGraph, RotaryCaches
 from edgedistill.export.onnx.nodes import MS
-from edgedistill.export.onnx.read import SCHEMA, SCHEMA_KEY
 from edgedistill.facts import ModelShape, check_onnx
 from edgedistill.families import FAMILIES
 from edgedistill.formats import FORMATS
@@ -131,16 +131,16 @@ def check_exportable(checkpoint: GridCheckpoint, shape: ModelShape, accuracy_lev
             f"accuracy_level is {accuracy_level}; it must be one of {', '.join(map(str, ACCURACY_LEVELS))}"
         )
     check_onnx(f"the {shape.family} to export", shape)
-    wanted = {t.name: t for t in shape.tensors()}
-    if odd := sorted(wanted.keys() ^ checkpoint.tensors.keys()):
+    shapes = {t.name: t for t in shape.tensors()}
+    if odd := sorted(shapes.keys() ^ checkpoint.tensors.keys()):
         raise InputError(
             f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}; they must be "
             "one model's"
         )
     for name, tensor in checkpoint.tensors.items():
-        if tuple(tensor.shape) != wanted[name].dimensions:
+        if tuple(tensor.shape) != shapes[name].dimensions:
             raise InputError(
-                f"{name} is {list(tensor.shape)} in the checkpoint, {list(wanted[name].dimensions)} in the "
+                f"{name} is {list(tensor.shape)} in the checkpoint, {list(shapes[name].dimensions)} in the "
                 "model's shape"
             )
 
@@ -179,9 +179,7 @@ def stored_bytes(checkpoint: GridCheckpoint) -> int:
 
 
 def rotary_caches(folder: Path, shape: ModelShape, positions: int) -> RotaryCaches:
-    """Angles as transformers computes them with its own class for the family, rope scaling and its attention factor
-    included.
-    """
+    """Angles as transformers computes them for the family, with rope scaling and its attention factor."""
     import transformers
 
     config = model_config(shape, read_vocabulary(folder))

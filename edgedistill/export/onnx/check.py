@@ -13,8 +13,9 @@ from edgedistill.errors import VerifyError
 from edgedistill.export.compare import Comparison, Difference, compare_tensors, tensor_order
 from edgedistill.export.onnx.blocks import Packed, pack
 from edgedistill.export.onnx.build import ALIGNMENT, MAX_POSITIONS, rotary_caches, store_inside
+from edgedistill.export.onnx.file import OnnxFile
 from edgedistill.export.onnx.graph import DecoderGraph, RotaryCaches
-from edgedistill.export.onnx.read import Floats, OnnxFile, Weight
+from edgedistill.export.onnx.read import Floats, Weight, read_weights
 from edgedistill.facts import ModelShape
 from edgedistill.formats import FORMATS
 from edgedistill.models.hf_folder import read_shape
@@ -41,14 +42,14 @@ def compare_onnx(checkpoint: GridCheckpoint, folder: Path) -> Comparison:
     by_codes: dict[str, Difference] = {}
 
     def values() -> Iterator[tuple[str, Floats]]:
-        for weight in OnnxFile(folder).weights():
-            found = weight.decode()
+        for weight in read_weights(OnnxFile(folder)):
+            actual = weight.decode()
             tensor = checkpoint.tensors.get(weight.name)
-            if tensor is not None and tuple(found.shape) == tuple(tensor.shape):
-                difference = _first_code(folder, weight, tensor, found)
+            if tensor is not None and tuple(actual.shape) == tuple(tensor.shape):
+                difference = _first_code(folder, weight, tensor, actual)
                 if difference is not None:
                     by_codes[weight.name] = difference
-            yield weight.name, found
+            yield weight.name, actual
 
     norm_offset = read_shape(find_graph(folder)[0]).norm_offset
     compared = compare_tensors(checkpoint, values(), norm_offset)
@@ -72,8 +73,8 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
     caches = rotary_caches(folder, shape, min(shape.context, MAX_POSITIONS))
     _require_graph(checkpoint, shape, file, caches)
     for name, expected in caches.named().items():
-        found = file.array(name, (np.float32,), expected.shape)
-        wrong = ~(np.abs(found - expected) <= ANGLE_TOLERANCE)
+        actual = file.array(name, (np.float32,), expected.shape)
+        wrong = ~(np.abs(actual - expected) <= ANGLE_TOLERANCE)
         if wrong.any():
             at = int(np.argwhere(wrong)[0][0])
             raise VerifyError(
@@ -91,18 +92,19 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
     return compared
 
 
-def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, found: Floats) -> Difference | None:
+def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, actual: Floats) -> Difference | None:
     """The first block whose codes or scales aren't the checkpoint's, or None.
 
     Raises:
         VerifyError: the tensor is stored in another way.
     """
     if not isinstance(tensor, GridTensor):
-        wanted = str(tensor.dtype).removeprefix("torch.")
-        same = not isinstance(weight.stored, Packed) and weight.stored.dtype.name == wanted
+        dtype_name = str(tensor.dtype).removeprefix("torch.")
+        same = not isinstance(weight.stored, Packed) and weight.stored.dtype.name == dtype_name
         if not same and tensor.ndim == 2:
             raise VerifyError(
-                f"{folder}: {weight.name} is stored in {weight.format}, the checkpoint's is {wanted}; export it again"
+                f"{folder}: {weight.name} is stored in {weight.format}, the checkpoint's is {dtype_name}; "
+                "export it again"
             )
         return None
     expected = pack(tensor)
@@ -125,7 +127,7 @@ def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, found
     if not unequal.any():
         return None
     row, at = (int(i) for i in np.unravel_index(int(unequal.argmax()), unequal.shape))
-    return Difference(weight.name, row, at, float(tensor.decode()[row, at * block]), float(found[row, at * block]))
+    return Difference(weight.name, row, at, float(tensor.decode()[row, at * block]), float(actual[row, at * block]))
 
 
 def _require_graph(checkpoint: GridCheckpoint, shape: ModelShape, file: OnnxFile, caches: RotaryCaches) -> None:
@@ -148,8 +150,9 @@ def _require_graph(checkpoint: GridCheckpoint, shape: ModelShape, file: OnnxFile
                 f"{file.path}: it has {len(theirs)} {kind}s, the export writes {len(ours)}. Export it again."
             )
     for tensor in expected.initializer:
-        found = file.tensors.get(tensor.name)
-        if found is None or (tensor.raw_data and found.raw_data != tensor.raw_data):
+        constant = file.tensors.get(tensor.name)
+        if constant is None or (tensor.raw_data and constant.raw_data != tensor.raw_data):
             raise VerifyError(f"{file.path}: constant {tensor.name} isn't as the export writes it. Export it again.")
-    if (stored := len(file.model.graph.initializer)) != (wanted := len(expected.initializer)):
-        raise VerifyError(f"{file.path}: it has {stored} stored tensors, the export writes {wanted}. Export it again.")
+    stored, built = len(file.model.graph.initializer), len(expected.initializer)
+    if stored != built:
+        raise VerifyError(f"{file.path}: it has {stored} stored tensors, the export writes {built}. Export it again.")

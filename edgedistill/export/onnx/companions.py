@@ -1,4 +1,4 @@
-"""What stands beside the model in an export folder: its config, its tokenizer, and the settings of the runtimes.
+"""The files beside the model in an export folder: its config, its tokenizer, and the settings of the runtimes.
 
 transformers.js doesn't read chat_template.jinja, so the template goes into tokenizer_config.json too; and it must be
 told of a data file beside the model. onnxruntime-genai reads genai_config.json.
@@ -22,12 +22,10 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def require_shape(folder: Path, shape: ModelShape) -> None:
-    """Raise InputError where the folder's config.json is another model's. The context may differ: it is a limit, not a
-    size.
-    """
-    found = replace(read_shape(folder), context=shape.context)
+    """Raise InputError where the folder's config.json is another model's, whatever its context."""
+    actual = replace(read_shape(folder), context=shape.context)
     for field in fields(shape):
-        ours, theirs = getattr(shape, field.name), getattr(found, field.name)
+        ours, theirs = getattr(shape, field.name), getattr(actual, field.name)
         if ours != theirs:
             raise InputError(
                 f"{folder}/config.json: its {field.name} is {theirs!r}, the checkpoint's {ours!r}; they must "
@@ -59,7 +57,7 @@ def companion_files(
     generation = folder / "generation_config.json"
     special = {key: config[key] for key in SPECIAL if config.get(key) is not None}
     generation_config = read_json(generation) if generation.is_file() else special
-    made = {
+    files = {
         "config.json": to_json(config),
         "generation_config.json": to_json(generation_config),
         "genai_config.json": to_json(genai_config(shape, positions, special | generation_config, f"onnx/{model_name}")),
@@ -67,8 +65,8 @@ def companion_files(
         "tokenizer_config.json": to_json(tokenizer_config),
     }
     if isinstance(tokenizer_config.get("chat_template"), str):
-        made["chat_template.jinja"] = tokenizer_config["chat_template"].encode()
-    return made
+        files["chat_template.jinja"] = tokenizer_config["chat_template"].encode()
+    return files
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

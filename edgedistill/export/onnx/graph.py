@@ -36,17 +36,17 @@ Angles = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class RotaryCaches:
-    """Cosines and sines [positions, rotated part of a head / 2]; `local`: of windowed layers, where they have their
-    own.
-    """
+    """Cosines and sines [positions, rotated part of a head / 2]; `local`: windowed layers' where they differ."""
 
     full: Angles
     local: Angles | None = None
 
     def named(self) -> dict[str, NDArray[np.float32]]:
         """As the graph calls them."""
-        made = {"cos_cache": self.full[0], "sin_cache": self.full[1]}
-        return made | ({"local_cos_cache": self.local[0], "local_sin_cache": self.local[1]} if self.local else {})
+        caches = {"cos_cache": self.full[0], "sin_cache": self.full[1]}
+        if self.local:
+            caches |= {"local_cos_cache": self.local[0], "local_sin_cache": self.local[1]}
+        return caches
 
 
 class DecoderGraph(Matrices):
@@ -215,9 +215,7 @@ class DecoderGraph(Matrices):
         return self.linear(at, ["o_proj"], out)[0]
 
     def queries_keys_values(self, at: str, x: str, together: bool) -> list[str]:
-        """The attention's first three inputs: q, k and v, or side by side in the first where they come so and
-        `together` allows it.
-        """
+        """The attention's first three inputs, q, k and v; `together` allows all in the first, as one matrix."""
         names = ["q_proj", "k_proj", "v_proj"]
         if self.family.fused:
             _, value = self.joined(at, ["qkv_proj"], x)
@@ -246,9 +244,7 @@ class DecoderGraph(Matrices):
         return self.node("Reshape", [self.norm(name, heads), self.integers("out_of_heads", 0, 0, -1)], f"{name}.flat")
 
     def rotate(self, name: str, x: str, heads: int, cos: str, sin: str) -> str:
-        """Rotary embedding of [B, T, heads · head dim], for heads or parts of them that the attention can't rotate
-        itself.
-        """
+        """Rotary embedding of [B, T, heads · head dim], for heads that the attention operator can't rotate itself."""
         part = self.shape.rotary_dim or 0  # 0: the whole head
         inputs = [x, "first_position", cos, sin]
         return self.node("RotaryEmbedding", inputs, name, MS, num_heads=heads, rotary_embedding_dim=part, interleaved=0)
@@ -276,11 +272,11 @@ class DecoderGraph(Matrices):
 
     def inputs(self) -> list[ValueInfoProto]:
         """Head dimensions are numbers: transformers.js fails on symbols there."""
-        made = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"])]
-        made.append(
-            helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"])
+        ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"])
+        mask = helper.make_tensor_value_info(
+            "attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]
         )
-        return made + self.cache("past_key_values", "past_sequence_length")
+        return [ids, mask, *self.cache("past_key_values", "past_sequence_length")]
 
     def outputs(self) -> list[ValueInfoProto]:
         """Logits, then the caches."""

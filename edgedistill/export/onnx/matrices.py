@@ -60,19 +60,19 @@ class Matrices(Nodes):
 
         Neighbours on one grid are multiplied at once and their outputs split.
         """
-        made: list[str] = []
+        outputs_by_part: list[str] = []
         for group in self.neighbours(room, names):
             joined, out = self.joined(room, group, x)
             if len(group) == 1:
-                made.append(out)
+                outputs_by_part.append(out)
                 continue
             rows = [self.checkpoint.tensors[f"{room}.{name}.weight"].shape[0] for name in group]
             outputs = [f"{room}.{name}.out" for name in group]
             self.node(
                 "Split", [out, self.integers(f"{joined}.rows", *rows)], f"{joined}.split", outputs=outputs, axis=-1
             )
-            made += outputs
-        return made
+            outputs_by_part += outputs
+        return outputs_by_part
 
     def neighbours(self, room: str, names: Sequence[str]) -> list[list[str]]:
         """Names in their order, those that can be one matrix together."""
@@ -214,8 +214,8 @@ class Matrices(Nodes):
         for what, done, added in (("center", "centered", matrix.centers), ("shift", "shifted", matrix.offsets)):
             if not matrix.offsets:
                 break
-            found = self.node("Gather", [added, ids], f"{name}.{what}")
-            column = self.node("Unsqueeze", [found, self.integers("last", -1)], f"{name}.{what}_column")
+            gathered = self.node("Gather", [added, ids], f"{name}.{what}")
+            column = self.node("Unsqueeze", [gathered, self.integers("last", -1)], f"{name}.{what}_column")
             rows = self.node("Sub" if matrix.minus and what == "shift" else "Add", [rows, column], f"{name}.{done}")
         return self.node("Reshape", [rows, self.integers("flat", 0, 0, matrix.cols)], f"{name}.flat")
 

@@ -31,9 +31,9 @@ class Nodes:
         **attributes: Any,
     ) -> str:
         """Append one node and return its first output."""
-        made = list(outputs) or [f"{name}.out"]
-        self.nodes.append(helper.make_node(op, list(inputs), made, name=name, domain=domain, **attributes))
-        return made[0]
+        names = list(outputs) or [f"{name}.out"]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **attributes))
+        return names[0]
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Store values, once a name."""
