@@ -81,7 +81,10 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     if budget is None and not as_is:
         return changed
     most = max(map(changed.recover.tokens_of, changed.mixes))
-    return changed.model_copy(update={"teach": _enough_text(changed.teach, most)})
+    teach = changed.teach
+    if budget is not None and as_is:
+        teach = _no_more_text(changed, budget)
+    return changed.model_copy(update={"teach": _enough_text(teach, most)})
 
 
 def _text_of(teach: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -109,6 +112,27 @@ def _enough_text(teach: Teach, tokens: int) -> Teach:
         factor *= 2
     grown = {name: factor * getattr(teach, name) for name in ("tokens", "free_tokens", "text_tokens")}
     return teach.model_copy(update=grown)
+
+
+def _no_more_text(recipe: Recipe, tokens: int) -> Teach:
+    """The same with no more text than a small budget, the fit and the judging need: writing it takes most of the time.
+
+    The training text is what the fit reads, or twice that and so on, until it is a pass's worth: budgets that differ by
+    less find the same text. What is held out are as many tokens as judging reads, and as many again for validation.
+    """
+    teach = recipe.teach
+    total = teach.tokens + teach.free_tokens + teach.text_tokens
+    if not teach.tokens + teach.free_tokens:
+        return teach
+    trained = recipe.recover.fit_tokens
+    while trained < tokens:
+        trained *= 2
+    held_out = min(2 * recipe.measure.tokens, round(teach.holdout * total))
+    if trained + held_out >= total:
+        return teach
+    share = (trained + held_out) / total
+    less = {name: round(share * getattr(teach, name)) for name in ("tokens", "free_tokens", "text_tokens")}
+    return teach.model_copy(update=less | {"holdout": held_out / (trained + held_out)})
 
 
 def _count(text: str, option: str) -> int:

@@ -8,7 +8,8 @@ A shard is one safetensors file, written whole, readable alone, so memory doesn'
     traces     uint8 [..]      the examples' trace ids, UTF-8, one a line
     ids        int32 [M, K]    `topk` signal: the k likeliest next tokens at each kept position
     log_probs  float16 [M, K]  and their log-probabilities over the full vocabulary at temperature 1
-    hidden     bfloat16 [M, H] `hidden` signal: the teacher's last hidden state after the final norm
+    hidden     bfloat16 [M, H] `hidden` signal: the teacher's last hidden state after the final norm; in validation
+                               text float32
 
 Kept positions are those whose weight is above 0, end to end over examples.
 """

@@ -57,6 +57,8 @@ def capture(
         folder.mkdir(exist_ok=True)
         measured = position == 0 and not (work / IMPORTANCE).is_file()
         meters = _watch_inputs(model, real) if measured else []
+        # Validation text is kept in full: rounding it would be part of every KL that a checkpoint is chosen by.
+        stored = torch.bfloat16 if position == 0 else torch.float32
         parts = _parts(documents, seq_len)
         progress.start(
             f"capture the float student on {name} text", sum(_length(d, seq_len) for d in documents), "tokens"
@@ -65,7 +67,7 @@ def capture(
             if not shard_path(folder, number).is_file():
                 if meters and number:
                     _load_meters(meters, folder / METERS.format(number - 1))
-                captured = _capture_part(model, part, seq_len, compute, keep, real, progress)
+                captured = _capture_part(model, part, seq_len, (compute_type(compute), stored), keep, real, progress)
                 if meters:  # before the shard, whose name says that the part is done
                     _save_meters(meters, folder / METERS.format(number))
                 save_shard(shard_path(folder, number), captured)
@@ -102,16 +104,21 @@ def _capture_part(
     model: PreTrainedModel,
     documents: Sequence[Example],
     seq_len: int,
-    compute: str,
+    types: tuple[torch.dtype, torch.dtype],
     keep: Sequence[str],
     real: "_Mask",
     progress: Progress,
 ) -> list[Example]:
-    """The documents that have kept positions, in order, with the model's hidden states."""
+    """The documents that have kept positions, in order, with the model's hidden states.
+
+    Args:
+        types: what is computed in, and what is stored.
+    """
+    compute, stored = types
     captured: dict[int, Example] = {}
     for batch, order in batches(documents, seq_len, rows_per_batch=2):
         real.mask = batch.real
-        hidden = kept_hidden(model, batch, compute_type(compute)).to(torch.bfloat16)
+        hidden = kept_hidden(model, batch, compute).to(stored)
         row = 0
         for index in order:
             document = documents[index].cut(seq_len)

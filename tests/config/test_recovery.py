@@ -47,7 +47,17 @@ def test_any_recipe_keeps_the_model_as_it_is():
     assert found.recover == load_recipe("chat").recover
 
 
-@pytest.mark.parametrize("tokens", ["4k", "100k", "400k"])
+@pytest.mark.parametrize(("tokens", "trained"), [("0", 32_768), ("10k", 32_768), ("60k", 65_536)])
+def test_a_small_budget_writes_what_the_fit_and_the_judging_read(tokens: str, trained: int):
+    """`--tokens 0` wrote 80,000 tokens where its fit reads 32,768."""
+    recipe = recovery_recipe(RECIPE, Overrides(tokens=tokens))
+    held_out = 2 * RECIPE.measure.tokens
+    assert sum(amounts(recipe)) == pytest.approx(trained + held_out, abs=2)
+    assert recipe.teach.holdout * sum(amounts(recipe)) == pytest.approx(held_out, abs=2)
+    assert recipe.teach.tokens / recipe.teach.free_tokens == pytest.approx(50 / 30, rel=1e-3)
+
+
+@pytest.mark.parametrize("tokens", ["100k", "400k"])
 def test_text_serves_any_budget_of_up_to_four_passes(tokens: str):
     assert amounts(recovery_recipe(RECIPE, Overrides(tokens=tokens))) == (50_000, 30_000, 20_000)
 

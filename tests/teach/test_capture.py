@@ -34,7 +34,11 @@ def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
         importance["model.layers.2.mlp.down_proj.weight"].double(), mean_square, rtol=1e-4, atol=1e-8
     )
     assert len(importance) == 4 * 7
-    assert len(list(iter_shards(tmp_path / "validation"))) == 1
+    (validated,) = iter_shards(tmp_path / "validation")
+    with torch.no_grad():
+        whole = model.model(input_ids=documents[0].tokens.long().unsqueeze(0)).last_hidden_state[0, 1:-1]
+    assert validated.signal["hidden"].dtype == torch.float32
+    torch.testing.assert_close(validated.signal["hidden"], whole, rtol=1e-5, atol=1e-5)
 
 
 class Killed(QuietProgress):
