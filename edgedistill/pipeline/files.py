@@ -7,7 +7,7 @@ from edgedistill.facts import ModelShape
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
-from edgedistill.pipeline.stage import Finished, Stage
+from edgedistill.pipeline.stage import Finished, Json, Stage
 from edgedistill.pipeline.training import chosen_mix, fit_inputs, mix_settings
 
 TEACHER_FILE = "teacher-gguf"
@@ -61,7 +61,7 @@ def exported(context: Context, kind: str, mix: Mix) -> Stage:
         metadata = _texts(context, mix.name, "recovered") | {"run": done.results[recovered].key}
         export_recovered(kind, done.folder(recovered), context.shape, folder, metadata, level)
 
-    settings = {"metadata": context.metadata(mix.name, "recovered")}
+    settings: dict[str, Json] = {"metadata": context.metadata(mix.name, "recovered")}
     if kind == "onnx":
         settings["accuracy_level"] = level
     name, estimate = exported_stage(kind, mix.name), Estimates(context).exported(mix)

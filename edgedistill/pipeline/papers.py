@@ -11,7 +11,7 @@ from edgedistill.bundle.names import place_of
 from edgedistill.export import PROOF
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
-from edgedistill.pipeline.stage import Finished, Stage
+from edgedistill.pipeline.stage import Finished, Json, Stage
 from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import Measurement
 from edgedistill.results.planned import PlanFacts
@@ -49,7 +49,7 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
         write_report(build_report(plan, teach, curves, measure, provenance), folder)
 
     # What a rerun finds complete is told on the terminal; the page tells how the run was made, so it doesn't change.
-    settings = {"version": __version__, "target": context.target.to_dict()}
+    settings: dict[str, Json] = {"version": __version__, "target": context.target.to_dict()}
     inputs = dict.fromkeys([*(["teach"] if taught else []), student, *trained, *(stage.name for stage in packed)])
     estimate = Estimates(context).papers()
     return Stage(REPORT, "papers", work, settings, (*inputs, "measure"), estimate=estimate)

@@ -49,9 +49,9 @@ def descend(weight: Tensor, start: GridTensor, curvature: Tensor, passes: int = 
 
 
 def _rows_of(parts: Parts, rows: slice) -> Parts:
-    return Parts(
-        *(None if field is None else field[rows] for field in (parts.codes, parts.d, parts.m, parts.scales, parts.mins))
-    )  # type: ignore[arg-type]
+    more = {name: getattr(parts, name) for name in ("m", "scales", "mins")}
+    there = {name: field[rows] for name, field in more.items() if field is not None}
+    return Parts(parts.codes[rows], parts.d[rows], **there)
 
 
 class _Descent:

@@ -129,7 +129,7 @@ class RunFolder:
             mark = read_mark(self.folder_of(name, key) / MARK)
         except RunError:
             return False
-        return mark["key"] == key
+        return str(mark["key"]) == key
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
