@@ -11,7 +11,6 @@ from edgedistill.pipeline.papers import publish_report, ship, shipped_places
 from edgedistill.pipeline.prepare import Prepared
 from edgedistill.pipeline.runner import run_stages
 from edgedistill.pipeline.stage import Finished
-from edgedistill.pipeline.training import TrainingStages
 from edgedistill.progress import Progress
 from edgedistill.report.comparison import write_csv
 from edgedistill.results.report import Report
@@ -80,7 +79,7 @@ def _carry_out(prepared: Prepared, progress: Progress, csv: str | None) -> Outco
         if csv is not None:
             write_csv(report, run.path / csv)
             files = _recommended_first(files, report)
-        student = TrainingStages(context).float_student
+        student = context.float_student
         bundle = ship(context, run, done, report, files, student)
     placed = shipped_places(bundle, files, context.student_name)
     return Outcome(

@@ -7,11 +7,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from edgedistill import __version__
+from edgedistill.config.phase import stage_of
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.formats import NumberFormat
 from edgedistill.machine import compute_of
+from edgedistill.mixes import Mix
 from edgedistill.pipeline.stage import Json, Outside
 
 # Recipe settings that change how a stage is run and not what it makes.
@@ -68,6 +70,16 @@ class Context:
     def student_name(self) -> str:
         """What the run's files are called after."""
         return self.facts.name if self.as_is else f"{self.facts.name} {self.shape.layers} layers"
+
+    @property
+    def float_student(self) -> str:
+        """The stage whose folder is the trained float student."""
+        return "student" if self.as_is else stage_of(len(self.recipe.phases) - 1)
+
+    @property
+    def mixes(self) -> list[Mix]:
+        """All mixes of the recipe."""
+        return [self.recipe.mix(name) for name in self.recipe.mixes]
 
     @property
     def identity(self) -> dict[str, str]:

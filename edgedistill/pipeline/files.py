@@ -5,10 +5,10 @@ from pathlib import Path
 from edgedistill.export import GGUF_NAME
 from edgedistill.facts import ModelShape
 from edgedistill.mixes import Mix, assign_formats
+from edgedistill.pipeline.chosen_mix import chosen_mix, fit_inputs, mix_settings
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Stage
-from edgedistill.pipeline.training import chosen_mix, fit_inputs, mix_settings
 
 TEACHER_FILE = "teacher-gguf"
 FLOAT_FILE = "float-gguf"

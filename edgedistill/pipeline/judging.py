@@ -25,23 +25,16 @@ from edgedistill.mixes import Mix
 from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
+from edgedistill.pipeline.judges import prose_judge, written_judges
 from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
 
 if TYPE_CHECKING:
     from edgedistill.measure.artifacts import Artifact
     from edgedistill.measure.items import Asked
-    from edgedistill.measure.judge import Judge
 
 # Of how files are measured, what no row depends on, and tasks, which count by their content.
 NO_ROW = {"repetitions", "accuracy_level", "tasks"}
 JOINED = "measure"
-CHATS, WRITTEN, FREE, PROSE, OWN = (
-    "held-out chats",
-    "held-out text",
-    "held-out free text",
-    "held-out prose",
-    "held-out own text",
-)
 RUNTIMES = {"gguf": ("llama.cpp", GGUF_NAME), "onnx": ("onnxruntime", ONNX_NAME)}
 
 
@@ -117,7 +110,7 @@ class JudgingStages:
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.measure.judge import save_judges
 
-            save_judges([*self._written_judges(done), _prose(context)], folder)
+            save_judges([*written_judges(context, self.written, done), prose_judge(context)], folder)
 
         settings: dict[str, Json] = {"tokens": context.recipe.measure.tokens, "own": bool(teach.text)}
         if self.written == "teach":
@@ -126,18 +119,6 @@ class JudgingStages:
         outside["teacher"] = context.teacher_files
         inputs = (self.written,) if self.written else ()
         return Stage("judges", "judges", work, settings, inputs, outside, estimate=self.estimates.judges())
-
-    def _written_judges(self, done: Finished) -> "list[Judge]":
-        if self.written == "teach":
-            return _judges_of_training(self.context, done.folder("teach"))
-        if self.written is None:
-            return []
-        from edgedistill.measure.judge import Judge, limit_documents
-        from edgedistill.teach.stage import held_out_documents
-
-        documents = held_out_documents(done.folder(self.written))
-        chats = limit_documents(documents, self.context.recipe.measure.tokens)
-        return [Judge(CHATS, "written by the model for this, never trained on", chats)] if chats else []
 
     def _references(self) -> list[Stage]:
         """What the float models make of the judges."""
@@ -316,32 +297,3 @@ def _artifact(context: Context, file: PackedFile, done: Finished) -> "Artifact":
 
 def _shown(place: Path | InStage) -> str:
     return place.name if isinstance(place, Path) else f"{place.stage}/{place.name}"
-
-
-def _judges_of_training(context: Context, taught: Path) -> "list[Judge]":
-    """The held-out part of what the teacher wrote."""
-    from edgedistill.measure.judge import Judge, limit_documents
-    from edgedistill.signals import shards
-
-    teach, tokens = context.recipe.teach, context.recipe.measure.tokens
-    chats = CHATS if teach.style == "chat" else WRITTEN
-    sources = (
-        (teach.tokens, chats, "written by the teacher, never trained on", shards.WRITTEN),
-        (teach.free_tokens, FREE, "written freely by the teacher, never trained on", shards.FREE),
-    )
-    judges = []
-    for budget, name, source, prefix in sources:
-        if budget:
-            documents = list(shards.iter_shards(taught / f"{prefix}judge"))
-            judges.append(Judge(name, source, limit_documents(documents, tokens)))
-    return judges
-
-
-def _prose(context: Context) -> "Judge":
-    from edgedistill.data.prose import passages
-    from edgedistill.measure.judge import Judge, prose_documents
-
-    text = context.recipe.teach.text
-    name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
-    tokens = context.recipe.measure.tokens
-    return Judge(name, source, prose_documents(context.teacher, passages("judge", text), tokens))

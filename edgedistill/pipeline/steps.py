@@ -11,11 +11,11 @@ Nothing runs while a list is made. A stage reads finished stages and writes one 
 depends on. To add one: a function that returns a `Stage`, and a line here.
 """
 
-from edgedistill.mixes import Mix
 from edgedistill.pipeline.context import Context
-from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported, float_gguf, rounded, teacher_gguf
+from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, float_gguf, rounded, teacher_gguf
 from edgedistill.pipeline.judging import JudgingStages
 from edgedistill.pipeline.papers import report
+from edgedistill.pipeline.recovering import RecoveryStages
 from edgedistill.pipeline.stage import Stage, check_order
 from edgedistill.pipeline.training import TrainingStages
 
@@ -23,7 +23,6 @@ from edgedistill.pipeline.training import TrainingStages
 def compile_steps(context: Context) -> list[Stage]:
     """All stages of a compile, in order."""
     training = TrainingStages(context)
-    mixes = training.mixes
     stages: list[Stage] = []
     if context.as_is:
         stages += [training.student(), float_gguf(context, "student")]
@@ -32,10 +31,10 @@ def compile_steps(context: Context) -> list[Stage]:
         if not context.own_file:
             stages.append(teacher_gguf(context))
         stages.append(training.teach(None if context.own_file else TEACHER_FILE, held_out=False))
-        stages += [training.student(), *training.phases(), float_gguf(context, training.float_student)]
-    stages += _recovery(training, mixes)
-    stages += JudgingStages(context, mixes, training.float_student, "teach", "capture").all()
-    stages.append(report(context, tuple(stages), training.float_student))
+        stages += [training.student(), *training.phases(), float_gguf(context, context.float_student)]
+    stages += RecoveryStages(context).all()
+    stages += JudgingStages(context, context.mixes, context.float_student, "teach", "capture").all()
+    stages.append(report(context, tuple(stages), context.float_student))
     check_order(stages)
     return stages
 
@@ -47,7 +46,6 @@ def compare_steps(context: Context) -> list[Stage]:
     comparison makes and judges what is new.
     """
     training = TrainingStages(context)
-    mixes = training.mixes
     chats = context.recipe.teach.style == "chat"
     writer_file = None if context.own_file else FLOAT_FILE
     stages = [training.student(), float_gguf(context, "student")]
@@ -55,27 +53,11 @@ def compare_steps(context: Context) -> list[Stage]:
         stages.append(training.held_out(writer_file))
     if context.recovering:
         stages.append(training.teach(writer_file, held_out=chats))
-        stages += _recovery(training, mixes)
+        stages += RecoveryStages(context).all()
     else:
-        stages += [rounded(context, mix, "student") for mix in mixes]
+        stages += [rounded(context, mix, "student") for mix in context.mixes]
     captured = "capture" if context.recovering else None
-    stages += JudgingStages(context, mixes, "student", "held-out" if chats else None, captured).all()
+    stages += JudgingStages(context, context.mixes, "student", "held-out" if chats else None, captured).all()
     stages.append(report(context, tuple(stages), "student"))
     check_order(stages)
-    return stages
-
-
-def _recovery(training: TrainingStages, mixes: list[Mix]) -> list[Stage]:
-    """From the float student to the packed files of all mixes."""
-    context = training.context
-    stages = [training.capture()]
-    if training.costs_stage:
-        stages.append(training.costs())
-    unfitted = [mix for mix in mixes if mix.unfitted]
-    if unfitted:
-        stages.append(training.sensitivity(unfitted))
-        stages += [training.fit(mix) for mix in unfitted]
-    for mix in mixes:
-        stages += [rounded(context, mix, training.float_student), training.recover(mix)]
-        stages += [exported(context, kind, mix) for kind in context.recipe.export]
     return stages

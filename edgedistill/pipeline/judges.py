@@ -1,0 +1,68 @@
+"""The texts that all files are judged on, from what a stage wrote of them and from prose."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistill.pipeline.context import Context
+from edgedistill.pipeline.stage import Finished
+
+if TYPE_CHECKING:
+    from edgedistill.measure.judge import Judge
+
+CHATS, WRITTEN, FREE, PROSE, OWN = (
+    "held-out chats",
+    "held-out text",
+    "held-out free text",
+    "held-out prose",
+    "held-out own text",
+)
+
+
+def written_judges(context: Context, written: str | None, done: Finished) -> "list[Judge]":
+    """The held-out texts that a model wrote.
+
+    Args:
+        context: the run's.
+        written: the stage with what a model wrote; None where it wrote nothing.
+        done: all stages so far.
+    """
+    if written == "teach":
+        return _judges_of_training(context, done.folder("teach"))
+    if written is None:
+        return []
+    from edgedistill.measure.judge import Judge, limit_documents
+    from edgedistill.teach.stage import held_out_documents
+
+    documents = held_out_documents(done.folder(written))
+    chats = limit_documents(documents, context.recipe.measure.tokens)
+    return [Judge(CHATS, "written by the model for this, never trained on", chats)] if chats else []
+
+
+def _judges_of_training(context: Context, taught: Path) -> "list[Judge]":
+    """The held-out part of what the teacher wrote."""
+    from edgedistill.measure.judge import Judge, limit_documents
+    from edgedistill.signals import shards
+
+    teach, tokens = context.recipe.teach, context.recipe.measure.tokens
+    chats = CHATS if teach.style == "chat" else WRITTEN
+    sources = (
+        (teach.tokens, chats, "written by the teacher, never trained on", shards.WRITTEN),
+        (teach.free_tokens, FREE, "written freely by the teacher, never trained on", shards.FREE),
+    )
+    judges = []
+    for budget, name, source, prefix in sources:
+        if budget:
+            documents = list(shards.iter_shards(taught / f"{prefix}judge"))
+            judges.append(Judge(name, source, limit_documents(documents, tokens)))
+    return judges
+
+
+def prose_judge(context: Context) -> "Judge":
+    """Prose that no training saw, or the last part of the user's own text."""
+    from edgedistill.data.prose import passages
+    from edgedistill.measure.judge import Judge, prose_documents
+
+    text = context.recipe.teach.text
+    name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
+    tokens = context.recipe.measure.tokens
+    return Judge(name, source, prose_documents(context.teacher, passages("judge", text), tokens))
