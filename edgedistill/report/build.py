@@ -7,6 +7,7 @@ is left out and named in `left_out`. The renderers see the report and nothing el
 from collections.abc import Sequence
 from dataclasses import replace
 
+from edgedistill.report.lineage import lineage, warning
 from edgedistill.report.recommend import recommend
 from edgedistill.report.rows import rounding_pair, shipped_row
 from edgedistill.report.sourced import Sources, sourced_differences, sourced_layers, sourced_row
@@ -59,7 +60,8 @@ def build_report(
     )
     report = replace(report, front=front_of(report))
     report = replace(report, recommendation=recommend(report))
-    return replace(report, verdict=give_verdict(report))
+    report = replace(report, verdict=give_verdict(report))
+    return replace(report, verdict=replace(report.verdict, lineage=lineage(report), warning=warning(report)))
 
 
 def _with_bits(row: Row, plan: PlanFacts) -> Row:

@@ -46,10 +46,7 @@ def render_terminal(report: Report, width: int, color: bool = False) -> str:
     for.
     """
     out, console = paper(width, color)
-    verdict = report.verdict
-    console.print(Text(visible(verdict.headline, lines=False), style="bold green" if verdict.fits else "bold red"))
-    for sentence in verdict.sentences:
-        console.print(Text(visible(sentence, lines=False)))
+    print_verdict(console, report)
     console.print()
     first, names, sizes, speeds = report.first_judge, _names(), _sizes(), _speeds()
     if width >= WIDE:
@@ -65,6 +62,20 @@ def render_terminal(report: Report, width: int, color: bool = False) -> str:
     if report.left_out:
         console.print(left_out_note(report))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def print_verdict(console: Console, report: Report) -> None:
+    """From which teacher to which file, whether it fits, what is wrong with it, which to take: as the page's head."""
+    verdict = report.verdict
+    if verdict.lineage:
+        console.print(Text(visible(verdict.lineage, lines=False), style="bold"))
+    console.print(Text(visible(verdict.headline, lines=False), style="bold green" if verdict.good else "bold red"))
+    if verdict.warning:
+        console.print(Text(visible(f"Warning: {verdict.warning}", lines=False), style="bold red"))
+    if report.recommendation:
+        console.print(Text(visible(report.recommendation.sentence, lines=False)))
+    for sentence in verdict.sentences:
+        console.print(Text(visible(sentence, lines=False)))
 
 
 def left_out_note(report: Report) -> Text:

@@ -1,9 +1,11 @@
 """The sentences that come first: does it fit, how fast is it here, and was the training on the grid worth it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from edgedistill.config.target import HERE
 from edgedistill.report.rows import shipped_row
+from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import WonBack
 from edgedistill.results.report import Report, Verdict
 from edgedistill.show import NATS, show, show_bytes, show_rate
@@ -77,18 +79,38 @@ def _recovery_sentence(report: Report, mix: str) -> str | None:
     shares = {judge: share for judge, share in report.recovered.get(mix, {}).items() if share.kl_share is not None}
     if not shares:
         return None
+    curve = _curve(report, mix)
     won = {judge: share for judge, share in shares.items() if (share.kl_share or 0) > 0}
     if not won:
         moved = _join([f"{_kls(share)} on {judge}" for judge, share in shares.items()])
         return f"Nothing beat plain rounding for {mix}: KL to the {report.float_name}, in nats per token, went {moved}."
-    text = f"Rounding to {mix} costs KL to the {report.float_name}, in nats per token; {_won(won)}"
+    text = f"Rounding to {mix} costs KL to the {report.float_name}, in nats per token; {_won(won, curve)}"
     lost = [f"{judge} ({_kls(share)})" for judge, share in shares.items() if judge not in won]
     return f"{text}, but did not beat plain rounding on {_join(lost)}." if lost else f"{text}."
 
 
-def _won(shares: Mapping[str, WonBack]) -> str:
+def _won(shares: Mapping[str, WonBack], curve: Curve | None) -> str:
+    """What was won back on each judge, and on validation text how much of that is the fit's and how much training's."""
     parts = [f"{show(share.kl_share, 'share')} of it on {judge} ({_kls(share)})" for judge, share in shares.items()]
-    return f"training on its grid won back {_join(parts)}"
+    if curve is None or not curve.points:
+        who = "the fit to its grid, without training," if curve else "recovery"
+        return f"{who} won back {_join(parts)}"
+    return f"the fit to its grid and the training on it won back {_join(parts)}{_apart(curve)}"
+
+
+def _apart(curve: Curve) -> str:
+    """The fit's share of what plain rounding costs on validation text, and training's; nothing where none is told."""
+    rounded = curve.rounded.kl if curve.rounded else None
+    start, best = (point.kl if point else None for point in (curve.start, curve.best))
+    if not rounded or start is None or best is None:
+        return ""
+    fit, training = show(1 - start / rounded, "share"), show((start - best) / rounded, "share")
+    return f"; on validation text the fit {fit}, the training {training}"
+
+
+def _curve(report: Report, mix: str) -> Curve | None:
+    """The curve of a mix's training."""
+    return next((curve for curve in report.curves if curve.stage == f"recover {mix}"), None)
 
 
 def _recovery_of_many(report: Report) -> list[str]:
@@ -104,7 +126,9 @@ def _recovery_of_many(report: Report) -> list[str]:
     sentences = []
     if won:
         costs = f"of what rounding costs in KL to the {report.float_name} on {judge}"
-        sentences.append(f"Training on the grid won back {_range(won)} {costs}.")
+        trained = any(curve.points for curve in map(partial(_curve, report), mixes) if curve)
+        who = "The fit to the grid and the training on it" if trained else "The fit to the grid, without training,"
+        sentences.append(f"{who} won back {_range(won)} {costs}.")
     if lost:
         sentences.append(f"Nothing beat plain rounding for {_join(lost)}.")
     return sentences

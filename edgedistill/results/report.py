@@ -47,13 +47,20 @@ class Recommendation(JsonData):
 @dataclass(frozen=True)
 class Verdict(JsonData):
     """What comes first: whether any mix fits the target, a headline, the sentences below it, and the mix that the key
-    figures are about.
+    figures are about; from which teacher to which file (`lineage`), and why that file is a poor one, where it is.
     """
 
     fits: bool
     headline: str
     sentences: tuple[str, ...] = ()
     mix: str | None = None
+    lineage: str | None = absent()
+    warning: str | None = absent()
+
+    @property
+    def good(self) -> bool:
+        """Whether a file fits, and nothing says that it is a poor one."""
+        return self.fits and self.warning is None
 
 
 NO_VERDICT = Verdict(False, "")

@@ -1,0 +1,69 @@
+"""What stands first: teacher and file side by side, and a warning where the file is a poor stand-in for its teacher."""
+
+from typing import Any
+
+from edgedistill.report import render_terminal
+from tests.report.sample import built, page_of, parts, report_of
+
+
+def wrecked() -> dict[str, Any]:
+    """Every row but the teacher's has twenty times its perplexity, with the records that vouch for it."""
+    found = parts()
+    for row in found["measure"]["rows"]:
+        if row["kind"] == "teacher":
+            continue
+        for judge, quality in row["quality"].items():
+            if quality is None:
+                continue
+            before, quality["ppl"] = quality["ppl"], 20 * quality["ppl"]
+            for record in found["measure"]["records"]:
+                if (record["artifact"], record["what"], record["text"]) == (row["label"], "ppl", judge):
+                    assert record["value"] == before
+                    record["value"] = quality["ppl"]
+    return found
+
+
+def test_the_teacher_stands_before_the_file_with_both_perplexities():
+    line = render_terminal(report_of(**parts()), 200).splitlines()[0]
+    words = line.replace("\u202f", " ")
+    assert words.startswith("SmolLM2-135M-Instruct (134 515 008 weights, 98.9 MB, 72.0 tokens/s, perplexity 3.100) → ")
+    assert "; KL to the teacher" in words
+    assert 'class="lineage"' in page_of(built(**parts()))
+
+
+def test_a_wrecked_student_gets_a_warning_and_no_tick():
+    report = built(**wrecked())
+    assert report["verdict"]["fits"] is True
+    assert "is a poor stand-in for its teacher: its perplexity on" in report["verdict"]["warning"]
+    page = page_of(report)
+    assert "Warning:" in page
+    assert 'class="verdict fails"' in page
+    assert "Warning: q8_0 recovered, llama.cpp is a poor stand-in" in render_terminal(report_of(**wrecked()), 200)
+
+
+def test_blank_answers_are_a_reason_for_a_warning():
+    found = parts()
+    for sample in found["measure"]["samples"]:
+        sample["answers"] = {label: " " for label in sample["answers"]}
+    assert "sample answers are blank" in built(**found)["verdict"]["warning"]
+
+
+def test_a_good_student_gets_none():
+    report = built(**parts())
+    assert report["verdict"].get("warning") is None
+    assert 'class="verdict fits"' in page_of(report)
+
+
+def test_fit_and_training_are_told_apart():
+    found = parts()
+    words = " ".join(built(**found)["verdict"]["sentences"])
+    assert "the fit to its grid and the training on it won back 55 % of it on" in words
+    curve = next(curve for curve in found["curves"] if curve["stage"] == "recover q4_0")
+    rounded, start, best = (curve[name]["kl"] for name in ("rounded", "start", "best"))
+    fit, training = (f"{100 * share:.0f} %" for share in (1 - start / rounded, (start - best) / rounded))
+    assert f"on validation text the fit {fit}, the training {training}" in words
+    for curve in found["curves"]:
+        curve["points"] = []
+    words = " ".join(built(**found)["verdict"]["sentences"])
+    assert "the fit to its grid, without training, won back 55 % of it on" in words
+    assert "the training on" not in words
