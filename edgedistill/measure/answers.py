@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.config.tasks import Choice
-from edgedistill.measure.intervals import paired_difference, wilson
+from edgedistill.measure.intervals import CONFIDENCE, paired_difference, wilson
 from edgedistill.measure.multiple_choice import Question, answer_questions, right_answers
 from edgedistill.measure.refusals import reply_to
 from edgedistill.progress import Progress
@@ -36,14 +36,21 @@ def share_of(bits: Bits, counted: str) -> dict[str, Any]:
     return {"items": len(bits), counted: hits, "share": hits / len(bits), "low": low, "high": high}
 
 
-def differences(base: Mapping[str, Bits], own: Mapping[str, Bits]) -> dict[str, dict[str, Any]]:
-    """By name that both have: a file's share minus the base's on the same items, with the paired 95 % interval."""
-    found = {}
-    for name, bits in own.items():
-        if name in base:
-            pair = paired_difference([bit == "1" for bit in base[name]], [bit == "1" for bit in bits])
-            found[name] = {"items": pair.n, "difference": pair.difference, "low": pair.low, "high": pair.high}
-    return found
+def differences(base: Mapping[str, Bits], own: Mapping[str, Bits], comparisons: int) -> dict[str, dict[str, Any]]:
+    """By name that both have: a file's share minus the base's on the same items, with its paired interval.
+
+    Args:
+        base, own: a bit an item, by the name of the set.
+        comparisons: differences that are shown together. Each interval leaves out 5 % divided by their number, so that
+            all of them hold at once in 95 of 100 cases (Bonferroni).
+    """
+    confidence = 1 - (1 - CONFIDENCE) / max(1, comparisons)
+    compared = {}
+    for name in own.keys() & base.keys():
+        sides = ([bit == "1" for bit in bits] for bits in (base[name], own[name]))
+        pair = paired_difference(*sides, confidence)
+        compared[name] = {"items": pair.n, "difference": pair.difference, "low": pair.low, "high": pair.high}
+    return {name: compared[name] for name in own if name in compared}
 
 
 def _bits(found: Sequence[bool]) -> Bits:

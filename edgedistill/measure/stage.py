@@ -117,8 +117,11 @@ def join_rows(
     tensors = {mix: each["tensors"] for mix, each in errors.items()}
     table = [_table_row(artifact, one, timed[artifact.label]) for artifact, one in zip(artifacts, found, strict=True)]
     base = next((one for artifact, one in zip(artifacts, found, strict=True) if artifact.kind == "float"), None)
-    for row, one in zip(table, found, strict=True):
-        if base is not None and one is not base and (pairs := differences(base["bits"], one["bits"])):
+    others = [(row, one) for row, one in zip(table, found, strict=True) if base is not None and one is not base]
+    comparisons = sum(len(base["bits"].keys() & one["bits"].keys()) for _, one in others) if base is not None else 0
+    for row, one in others:
+        pairs = differences(base["bits"], one["bits"], comparisons) if base is not None else {}
+        if pairs:
             row["differences"] = pairs
     records = [
         record

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from edgedistill.measure.answers import differences
 from edgedistill.measure.intervals import mcnemar_mid_p, paired_difference, tango, wilson
 
 
@@ -90,3 +91,13 @@ def test_edges():
         paired_difference([True, False], [True])
     with pytest.raises(ValueError, match="got 5 of 4"):
         wilson(5, 4)
+
+
+def test_differences_that_are_shown_together_hold_together():
+    """One of many comparisons is no certain loss where it would be one alone: 7 of 50 items lost, none won."""
+    base, own = "1" * 30 + "0" * 20, "0" * 7 + "1" * 23 + "0" * 20
+    alone = differences({"task": base}, {"task": own}, 1)["task"]
+    of_forty = differences({"task": base}, {"task": own}, 40)["task"]
+    assert alone["high"] < 0 < of_forty["high"]
+    expected = paired_difference([c == "1" for c in base], [c == "1" for c in own], 1 - 0.05 / 40)
+    assert (of_forty["low"], of_forty["high"]) == (expected.low, expected.high)
