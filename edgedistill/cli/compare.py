@@ -108,11 +108,11 @@ def compare(
         facts, _ = teacher_facts(job, config_only=True)
         wanted, left_out = apart(wanted, facts.shape)
         job = replace(job, recipe=wanted)
+    if not plan_first(job, dry_run):
+        return
     click.echo(f"comparing {', '.join(wanted.mixes)} of {model} in {folder}", err=True)
     for sentence in left_out:
         click.echo(f"left out {sentence}", err=True)
-    if not plan_first(job, dry_run):
-        return
     outcome = carry_out(job, compare_model)
     files = {key: str(path) for key, path in outcome.files.items()}
     places = {

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.cli.terminal import Terminal
 from tests.runtimes.conftest import write_gguf
@@ -21,11 +22,18 @@ def file(talking_llama, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory):
-    """A model of random weights that never comes to an end, and takes seconds not to."""
+    """A model of random weights that never comes to an end, and takes seconds not to.
+
+    The tokens that end an answer have logits of 0, among 512 whose logits are spread far enough to make them one in
+    tens of thousands.
+    """
     folder = tmp_path_factory.mktemp("endless")
-    return write_gguf(
-        make_tiny_llama(folder / "hf", layers=6, width=256, ffn=512, context=8192), folder / "endless.gguf", eos=0
-    )
+    model = make_tiny_llama(folder / "hf", layers=6, width=256, ffn=512, context=8192)
+    weights = load_file(model / "model.safetensors")
+    table = weights["model.embed_tokens.weight"] * 8
+    table[:3] = 0
+    save_file(weights | {"model.embed_tokens.weight": table}, model / "model.safetensors", metadata={"format": "pt"})
+    return write_gguf(model, folder / "endless.gguf", eos=0)
 
 
 def test_a_conversation(file):

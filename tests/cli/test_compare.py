@@ -71,9 +71,7 @@ def test_folders_of_something_else_of_another_run_and_of_a_run_that_isnt_far_eno
     assert "holds a run of the model 'org/other'" in error
     code, _, error = run(tmp_path / "other", "-o", tmp_path / "run", "-r", RECIPE)
     assert code == 2
-    assert (
-        "the run isn't that far: it has no float student yet (stage distill or student). Run its command again" in error
-    )
+    assert "the run isn't that far: it has no float student yet (stage float-gguf). Run its command again" in error
     assert not (tmp_path / "run").exists()
 
 
