@@ -146,7 +146,8 @@ def test_installed_package_is_the_one_that_runs(installed: Path, tmp_path: Path)
 def test_installed_edgedistill_lists_what_the_checkout_holds(run, folder: str):
     done = run(folder, "list", "--json")
     assert done.returncode == 0, done.stderr
-    assert sorted(row["name"] for row in json.loads(done.stdout)) == names(folder)
+    extra = ["this-machine"] if folder == "targets" else []  # which has no file
+    assert sorted(row["name"] for row in json.loads(done.stdout)) == sorted([*names(folder), *extra])
 
 
 def test_installed_edgedistill_plans_with_a_named_recipe_and_target(run, tiny_llama: Path, tmp_path: Path):

@@ -43,10 +43,9 @@ def test_a_reference_with_other_words_is_an_error(tiny_llama: Path, tmp_path: Pa
     larger.resize_token_embeddings(larger.config.vocab_size + 64)
     shutil.copytree(tiny_llama, tmp_path / "larger")
     larger.save_pretrained(tmp_path / "larger")
-    with pytest.raises(
-        InputError, match=r"^--reference .*larger: its vocabulary has \d+ words, .*tiny\.gguf's \d+; name the model"
-    ):
-        bench(path, tmp_path / "text.txt", tmp_path / "larger", SETTINGS, tmp_path, QuietProgress())
+    # The same words behind a table with other padding rows are the same distribution.
+    padded = bench(path, tmp_path / "text.txt", tmp_path / "larger", SETTINGS, tmp_path, QuietProgress())
+    assert padded["quality"]["text.txt"]["kl_reference_mean"] < 1e-3
     shutil.copytree(tiny_llama, tmp_path / "other")
     tokenizer = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
     words = tokenizer["model"]["vocab"]
