@@ -47,8 +47,8 @@ def differences(base: Mapping[str, Bits], own: Mapping[str, Bits], comparisons: 
     confidence = 1 - (1 - CONFIDENCE) / max(1, comparisons)
     compared = {}
     for name in own.keys() & base.keys():
-        sides = ([bit == "1" for bit in bits] for bits in (base[name], own[name]))
-        pair = paired_difference(*sides, confidence)
+        theirs, ours = [bit == "1" for bit in base[name]], [bit == "1" for bit in own[name]]
+        pair = paired_difference(theirs, ours, confidence)
         compared[name] = {"items": pair.n, "difference": pair.difference, "low": pair.low, "high": pair.high}
     return {name: compared[name] for name in own if name in compared}
 
