@@ -178,6 +178,7 @@ def _held_out_text(context: Context) -> Teach:
         "text_tokens": 0,
         "text": None,
         "answers": "teacher",
+        "holdout": 1.0,  # all of it judges, whatever share a training holds out
         "seed": derived_seed(teach.seed, "chats to judge on"),
     }
     return teach.model_copy(update=changes)

@@ -53,6 +53,17 @@ def test_a_comparison_without_recovery_trains_nothing():
     assert {"teach", "capture", "curvature", "recover-q4_0", "gguf-q4_0"} <= set(more)
 
 
+def test_what_a_comparison_judges_on_doesnt_depend_on_its_training():
+    """A budget of training changes how much text is written and held out, and no row that was measured."""
+    plain, trained = load_recipe("compare"), with_parts("compare", teach={"holdout": 0.3, "tokens": 4_000})
+    for name in ("held-out", "judges", "measure-float-model"):
+        settings = [
+            next(stage.settings for stage in prepared(recipe, comparing=True).stages if stage.name == name)
+            for recipe in (plain, trained)
+        ]
+        assert settings[0] == settings[1]
+
+
 def test_a_fitted_mix_has_its_grids_chosen_before_it_is_rounded():
     recipe = Recipe.model_validate(load_recipe("recover").to_dict() | {"mixes": ["auto_q4_0"]})
     listed = names(recipe)
