@@ -74,8 +74,8 @@ def carry_out(job: "Job", run: "Callable[[Prepared, Progress], Outcome]") -> "Ou
         progress.finish()
 
 
-def plan_first(job: "Job", dry_run: bool) -> bool:
-    """Plan a job before a large teacher is downloaded; whether it is to go on.
+def plan_first(job: "Job", dry_run: bool) -> "Prepared | None":
+    """Plan a job before a large teacher is downloaded; None where that was all.
 
     Args:
         job: what is asked for.
@@ -92,4 +92,4 @@ def plan_first(job: "Job", dry_run: bool) -> bool:
         prepared.plan.require_room()
     else:
         prepared.plan.require_fit()
-    return not dry_run
+    return None if dry_run else prepared

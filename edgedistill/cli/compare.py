@@ -108,9 +108,10 @@ def compare(
         facts, _ = teacher_facts(job, config_only=True)
         wanted, left_out = apart(wanted, facts.shape)
         job = replace(job, recipe=wanted)
-    if not plan_first(job, dry_run):
+    prepared = plan_first(job, dry_run)
+    if prepared is None:
         return
-    click.echo(f"comparing {', '.join(wanted.mixes)} of {model} in {folder}", err=True)
+    click.echo(f"comparing {', '.join(wanted.mixes)} of {prepared.context.facts.name} in {folder}", err=True)
     for sentence in left_out:
         click.echo(f"left out {sentence}", err=True)
     outcome = carry_out(job, compare_model)

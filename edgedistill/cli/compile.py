@@ -64,7 +64,7 @@ def compile_command(
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
     job = Job(chosen, target_named(target), out, command=repeat(ctx))
-    if not plan_first(job, dry_run):
+    if plan_first(job, dry_run) is None:
         return
     outcome = carry_out(job, compile_model)
     if as_json:

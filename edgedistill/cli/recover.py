@@ -66,7 +66,7 @@ def recover(
 
     changed = recovery_recipe(load_recipe(recipe).with_teacher(one_model(model, teacher, "recover")), overrides)
     job = Job(changed, target_named(target or HERE), out, command=repeat(ctx))
-    if not plan_first(job, dry_run):
+    if plan_first(job, dry_run) is None:
         return
     outcome = carry_out(job, compile_model)
     files = {key: str(path) for key, path in outcome.files.items()}
