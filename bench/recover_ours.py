@@ -1,16 +1,16 @@
 """Our files of the comparison: the fit alone, and training with growing budgets, from one run's text, for several
 mixes.
 
-Run    edgedistill recover MODEL --recipe RECIPE --tokens 400k -o RUN     (RECIPE names DIR/texts/learn/*.txt)
-       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,q4_k_m,q3_k_m,q2_k,q8_0] [--budgets 0,10k,100k,400k]
-       [--auto] [--threads 2]
-Writes DIR/ours/NAME/MIX.gguf and MIX.json, NAME being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
-With --auto it is "auto fit" and so on: the grids that bench/auto_mix.py chose for the mix's own bytes
-(results/auto_mix.json), an ordinary mix of the recipe's define_mixes, in place of the mix's.
+Run    edgedistill recover MODEL --mix q4_0,auto_q4_0,q4_k_m --tokens 400k -o RUN
+       python bench/recover_ours.py RUN --work DIR [--mixes q4_0,auto_q4_0,q4_k_m] [--budgets 0,10k,100k,400k]
+       [--name NAME] [--threads 2]
+Writes DIR/ours/BUDGET/MIX.gguf and MIX.json, BUDGET being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
+A mix of chosen grids, auto_MIX, has RUN's choice and is written as DIR/ours/auto BUDGET/MIX.gguf, beside the others of
+its bytes. NAME goes before the budget, for a run of other text.
 
-RUN gives the student, the captured text and what each weight's error costs, as the recover command made them; each file
-goes through the same recover and export stages. Files that are there are not made again, and a killed training goes on
-where it was.
+RUN gives the student, the captured text, what each weight's error costs and the chosen grids, as the recover command
+made them; each file goes through the same recover and export stages. Files that are there are not made again, and a
+killed training goes on where it was.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import RichProgress
+from edgedistill.recover.choose import read_grids
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.kept_fit import FIT as FIT_FOLDER
 from edgedistill.recover.kept_fit import keep_fit
@@ -42,17 +43,17 @@ from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.store.whole import write_json
 from edgedistill.units import parse_count
 
-AUTO = Path(__file__).parent / "results" / "auto_mix.json"
+AUTO = "auto_"  # before the name of a mix whose bytes chosen grids may have
 FIT = "0"
 FIT_RECORD = "seconds.json"
 
 
-def chosen_formats(mix: str) -> dict[str, NumberFormat]:
-    """Each tensor's format as it was chosen by measured KL, in at most the bytes of a built-in mix."""
-    sizes = json.loads(AUTO.read_text(encoding="utf-8"))["sizes"]
-    return {
-        name: FORMATS[grid] for name, grid in next(size for size in sizes if size["mix"] == mix)["fit"]["grids"].items()
-    }
+def formats_of(stages: dict[str, Path], mix: str) -> dict[str, NumberFormat]:
+    """Each tensor's format: of a built-in mix, or as the run chose it."""
+    formats = assign_formats(read_shape(stages["student"]), Mix(mix, mix.removeprefix(AUTO)))
+    if mix.startswith(AUTO):
+        formats |= {name: FORMATS[grid] for name, grid in read_grids(stages[f"fit-{mix}"]).items()}
+    return formats
 
 
 def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, folder: Path) -> Path:
@@ -74,7 +75,7 @@ def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, 
     return folder
 
 
-def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, work: Path) -> None:
+def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) -> None:
     """One file, its training's curve beside it."""
     tokens = 0 if budget == FIT else parse_count(budget)
     # As `edgedistill recover --tokens` has it: no setting that no user's command has.
@@ -84,10 +85,8 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     validation = load_sources(stages["capture"], "validation")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    formats = assign_formats(shape, Mix(mix, mix))
-    if auto:
-        formats |= chosen_formats(mix)
-    fit = fit_of(stages, formats, mix, work.parent.parent / "fits" / f"{'auto ' * auto}{mix}")
+    formats = formats_of(stages, mix)
+    fit = fit_of(stages, formats, mix, work.parent.parent / "fits" / f"{stages['capture'].name}-{mix}")
     if not (work / FIT_FOLDER).is_dir():
         shutil.copytree(fit, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
     recover(student, training, validation, None, mix, formats, recipe, work, RichProgress())
@@ -97,7 +96,6 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
     export_recovered("gguf", work, shape, exported, {"name": f"{mix} {budget}", "made": "recovered"}, 4)
     out.parent.mkdir(parents=True, exist_ok=True)
     curve = json.loads((work / "curve.json").read_text(encoding="utf-8"))
-    words = f"--mixes {mix} --budgets {budget}{' --auto' * auto}"
     made = {
         "tokens": tokens,
         "seconds": seconds,
@@ -107,7 +105,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, auto: bool, out: Path, 
         "machine": machine_facts(),
         "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "command": f"python bench/recover_ours.py RUN --work DIR {words}",
+        "command": f"python bench/recover_ours.py RUN --work DIR --mixes {mix} --budgets {budget}",
         "validation": curve["validation"],
     }
     write_json(out.with_suffix(".json"), made | json.loads((fit / FIT_RECORD).read_text(encoding="utf-8")))
@@ -120,9 +118,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--mixes", default="q4_0,q4_k_m,q3_k_m,q2_k,q8_0")
+    parser.add_argument("--mixes", default="q4_0,auto_q4_0,q4_k_m")
     parser.add_argument("--budgets", default="0,10k,100k,400k")
-    parser.add_argument("--auto", action="store_true")
+    parser.add_argument("--name", default="", help="What stands before the budget in the rows' names.")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -130,10 +128,11 @@ def main() -> None:
     stages = {name: asked.run / "stages" / folder for name, folder in current.items()}
     for budget in words_of(asked.budgets):
         for mix in words_of(asked.mixes):
-            name = f"{'auto ' * asked.auto}{'fit' if budget == FIT else budget}"
-            out = asked.work / "ours" / name / f"{mix}.gguf"
+            words = (asked.name, "auto" * mix.startswith(AUTO), "fit" if budget == FIT else budget)
+            name = " ".join(word for word in words if word)
+            out = asked.work / "ours" / name / f"{mix.removeprefix(AUTO)}.gguf"
             if not out.is_file():
-                make(stages, mix, budget, asked.auto, out, asked.work / "training" / f"{name}-{mix}")
+                make(stages, mix, budget, out, asked.work / "training" / f"{name}-{mix}")
 
 
 if __name__ == "__main__":

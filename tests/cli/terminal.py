@@ -61,8 +61,9 @@ class Terminal:
         deadline = time.monotonic() + seconds
         while (at := self.shown.find(text, self._from)) < 0:
             left = deadline - time.monotonic()
-            assert left > 0, f"{text!r} was not shown; shown was {self.shown!r}"
-            assert self._read(left), f"the command ended without {text!r}; shown was {self.shown!r}"
+            assert left > 0, f"{text!r} was not shown in {seconds} s; shown was {self.shown!r}"
+            more = self._read(left)
+            assert more is not False, f"the command ended without {text!r}; shown was {self.shown!r}"
         start, self._from = self._from, at + len(text)
         return self.shown[start : self._from]
 
@@ -73,11 +74,11 @@ class Terminal:
             pass
         return self.process.wait(max(0.1, deadline - time.monotonic()))
 
-    def _read(self, seconds: float) -> bool:
-        """Take what is shown next; False when there will be no more."""
+    def _read(self, seconds: float) -> bool | None:
+        """Take what is shown next; False when there will be no more, None when nothing came in time."""
         ready, _, _ = select.select([self._main], [], [], seconds)
         if not ready:
-            return False
+            return None
         data = b""
         with contextlib.suppress(OSError):  # Linux says so when the other side is closed
             data = os.read(self._main, 65536)

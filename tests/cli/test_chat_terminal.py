@@ -1,6 +1,7 @@
 """The chat command at a real terminal, on tiny models in llama.cpp."""
 
 import re
+import time
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -61,6 +62,18 @@ def test_a_conversation(file):
         assert terminal.end() == 0
 
 
+def interrupt(terminal, typed):
+    """Press Ctrl-C once the prompt has shown what was typed.
+
+    Python's input() shows its prompt a moment before it listens: a signal within that moment is noticed only at the
+    next key.
+    """
+    terminal.send(typed)
+    terminal.wait_for(typed)
+    time.sleep(0.2)
+    terminal.send("\x03")
+
+
 def answer_of(shown):
     """The line of figures' answer: what comes after the question's line."""
     return CURSOR.sub("", DIM.sub("", shown)).partition("Hello there\n")[2].rpartition("[")[0]
@@ -76,10 +89,10 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_it_leaves_when_pressed_twice(e
         terminal.send("\x03")
         assert "; stopped]" in terminal.wait_for("; stopped]", 10)
         terminal.wait_for("> ")
-        terminal.send("half a line\x03")
+        interrupt(terminal, "half a line")
         terminal.wait_for("Ctrl-C again, Ctrl-D or /quit leaves.")
         terminal.wait_for("> ")
-        terminal.send("\x03")
+        interrupt(terminal, "x")
         assert terminal.end() == 0
         assert "Traceback" not in terminal.shown
 
