@@ -11,11 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedistill.report.recommend import recommend
+from edgedistill.results.report import Report
+
 ROOT = Path(__file__).parent.parent
 GUIDES = ("recovery", "build-for-a-device", "compare-levels", "method")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))
 RESULTS = ROOT / "bench" / "results"
 FIRST = "recovery.json"  # the record whose model README's table shows
+REPORT_PARTS = ("target", "teacher", "student", "on_target", "machine", "judges", "task_sets", "rows")
 
 Record = Mapping[str, Any]
 
@@ -198,16 +202,18 @@ def demo(record: Record) -> str:
 def levels(record: Record) -> str:
     """What a comparison measured: each level rounded and recovered, which files nothing beats, and which to take."""
     judges = [judge["name"] for judge in record["judges"]]
+    # Today's rule on the record's rows: the record holds what the rule of its day chose.
+    chosen = recommend(Report.from_json({name: record[name] for name in REPORT_PARTS}))
     rows = []
     for row in sorted(record["rows"], key=lambda row: (-round(row["file_bytes"] / 1e5), row["kind"] == "recovered")):
         label = row["label"].removesuffix(", llama.cpp")
         decode = row["speed"]["decode_tokens_per_s"]["mean"]
         kls = (f"{row['quality'][judge]['kl_student_mean']:.4f}" for judge in judges)
-        chosen = record["recommendation"] and row["label"] == record["recommendation"]["label"]
-        marks = "●" * (row["label"] in record["front"]["labels"]) + "★" * bool(chosen)
+        is_chosen = chosen is not None and row["label"] == chosen.label
+        marks = "●" * (row["label"] in record["front"]["labels"]) + "★" * is_chosen
         rows.append([label, f"{row['file_bytes'] / 1e6:.1f} MB", f"{decode:.0f}", *kls, marks])
     heads = ["file", "size", "tokens/s", *(f"KL {judge}" for judge in judges), "front"]
-    sentence = record["recommendation"]["sentence"] if record["recommendation"] else "Nothing is recommended."
+    sentence = chosen.sentence if chosen else "Nothing is recommended."
     return f"{table(heads, rows)}\n\n{sentence}\n\n{costs(record)}"
 
 

@@ -377,3 +377,10 @@ def test_the_tables_of_measured_numbers_are_the_records():
         text = page.read_text(encoding="utf-8")
         assert text == filled(text), "run python bench/pages.py"
         assert "<!-- " in text, f"{page} has no table of its own: leave it out of bench/pages.py"
+
+
+@pytest.mark.parametrize("page", ["docs/method.md", "docs/compare-levels.md"])
+def test_the_rule_of_the_recommendation_is_the_one_that_chooses(page: str):
+    from edgedistill.report.recommend import RULE
+
+    assert RULE in " ".join(read(page).split())

@@ -64,7 +64,7 @@ def model_card(report: Report, name: str, folder: Path, placed: Mapping[str, Pat
         placed: where each artifact lies in `folder`, by gguf-MIX or onnx-MIX.
         hashes: SHA-256 of each model file, by its path in the folder.
     """
-    recommendation = report.recommendation.sentence if report.recommendation else None
+    recommendation = report.recommendation
     rows = in_order(report.rows)
     parts = [
         "---",
@@ -78,7 +78,8 @@ def model_card(report: Report, name: str, folder: Path, placed: Mapping[str, Pat
         *([text(report.verdict.lineage), ""] if report.verdict.lineage else []),
         f"**{text(report.verdict.headline)}**",
         *(["", f"**Warning: {text(report.verdict.warning)}**"] if report.verdict.warning else []),
-        *(["", f"**{text(recommendation)}**"] if recommendation else []),
+        *(["", f"**{text(recommendation.sentence)}**"] if recommendation else []),
+        *(["", text(recommendation.rule)] if recommendation and recommendation.rule else []),
         "",
         *(f"- {text(sentence)}" for sentence in report.verdict.sentences),
         "",

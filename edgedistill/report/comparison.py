@@ -165,6 +165,8 @@ def render_comparison(report: Report, width: int, color: bool = False) -> str:
     )
     console.print(Text(marks, style="dim"))
     console.print(Text("KL to the float model in nats per token; speed in tokens/s, files timed in turn.", style="dim"))
+    if chosen and chosen.rule:
+        console.print(Text(visible(chosen.rule, lines=False), style="dim"))
     if any(row.speed.busy for row in report.rows):
         console.print(Text("* timed while the machine was busy with other work", style="dim"))
     for row in sorted_rows(report.rows):

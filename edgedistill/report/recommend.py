@@ -13,9 +13,13 @@ from edgedistill.results.report import Recommendation, Report
 from edgedistill.results.row import LLAMA_CPP, Row
 from edgedistill.show import NATS, show, show_bytes, show_rate
 
-# Mean KL(float ‖ file) is what the file's logarithm of perplexity lies above the float model's on text that the float
-# model writes: 0.02 nats are 2 % of perplexity.
-NEGLIGIBLE_KL = 0.02
+# A difference of mean KL(float ‖ file) that is noticed, in nats a token. KL is what the file's logarithm of perplexity
+# lies above the float model's on text that the float model writes, so 0.05 nats are 5 % of perplexity.
+NOTICEABLE_KL = 0.05
+RULE = (
+    f"Of the files that fit the target and whose KL is at most {NOTICEABLE_KL:g} nats a token above the lowest of "
+    "theirs, take the smallest of those with the fewest certain losses on tasks and refusals."
+)
 
 
 @dataclass(frozen=True)
@@ -32,25 +36,35 @@ class _Candidate:
         return in_steps(self.file_bytes, "file_bytes"), self.kl
 
     @property
-    def by_loss(self) -> tuple[float, float]:
-        """The one that loses least first; of equal ones the smallest."""
-        return in_steps(max(self.kl, LEAST_KL), "kl"), self.file_bytes
+    def by_loss(self) -> tuple[int, float, int]:
+        """The one with the fewest certain losses first, then the lowest KL; of equal ones the smallest."""
+        return len(losses(self.row)), in_steps(max(self.kl, LEAST_KL), "kl"), self.file_bytes
 
 
 def recommend(report: Report) -> Recommendation | None:
-    """The file to take for the target: the smallest whose loss is negligible, else the one that loses least; of those
-    that fit. None where no file fits or none was judged.
+    """The file to take for the target, by RULE; None where no file fits or none was judged.
 
-    Negligible: on every judge a mean KL to the float model of at most NEGLIGIBLE_KL, and on no task or safety check a
-    difference to it that is certainly a loss (the whole interval below 0).
+    KL is the highest mean of all judges, to the float model. A task is a certain loss where the whole interval of the
+    difference to the float model lies below 0.
     """
     able = _candidates(report)
     if not able:
         return None
-    good = [each for each in able if each.kl <= NEGLIGIBLE_KL and not losses(each.row)]
-    best = min(good, key=lambda each: each.by_size) if good else min(able, key=lambda each: each.by_loss)
-    sentence = _sentence(best, bool(good), len(able), report)
-    return Recommendation(best.row.label, best.row.mix, sentence)
+    choice = _choice(able)
+    return Recommendation(choice.row.label, choice.row.mix, _sentence(choice, able, report), RULE)
+
+
+def _choice(able: Sequence[_Candidate]) -> _Candidate:
+    """The candidate that RULE names."""
+    near = _near(able)
+    fewest = min(len(losses(each.row)) for each in near)
+    return min((each for each in near if len(losses(each.row)) == fewest), key=lambda each: each.by_size)
+
+
+def _near(able: Sequence[_Candidate]) -> list[_Candidate]:
+    """The candidates whose KL isn't noticeably above the lowest."""
+    most = min(each.kl for each in able) + NOTICEABLE_KL
+    return [each for each in able if each.kl <= most]
 
 
 def offered(report: Report) -> list[Row]:
@@ -142,31 +156,38 @@ def _planned(row: Row, report: Report) -> PlannedMix | None:
     return PlannedMix(fits=True, ram_bytes=ram, predicted_decode_full_context_tokens_per_s=scaled)
 
 
-def _sentence(best: _Candidate, negligible: bool, able: int, report: Report) -> str:
-    row = best.row
-    name = f"{_name(row)} ({show_bytes(best.file_bytes)})"
-    verb = "Keep" if row.kind == GIVEN else "Take"
-    decode = row.speed.decode.mean
-    speed = "" if decode is None else f"; it writes {show_rate(decode)} here"
-    if able > 1:
-        many = f"of {able} files that fit {report.target.words}"
-    else:
-        many = f"the only file to choose that fits {report.target.words}"
-    criterion = _criterion(report.rows, report.float_name)
-    if negligible:
-        why = f"{many} the smallest whose loss is negligible" if able > 1 else f"{many}, and its loss is negligible"
-        return f"{verb} {name}: {why} ({criterion}; here {show(best.kl, NATS)}){speed}."
-    lost = losses(row)
-    certain = f", and it is certainly worse on {', '.join(lost)}" if lost else ""
-    why = f"{many} the one that loses least" if able > 1 else many
-    loss = f"KL {show(best.kl, NATS)}{certain}"
-    return f"{verb} {name}: {why} ({loss}), though none has a negligible loss ({criterion}){speed}."
+def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) -> str:
+    """Which file and why, what it loses, and where its speed was measured."""
+    verb = "Keep" if choice.row.kind == GIVEN else "Take"
+    least = min(_near(able), key=lambda each: each.by_loss)
+    against = "" if choice is least else f" against {show(least.kl, NATS)}"
+    loss = f"Its KL to the {report.float_name} is {show(choice.kl, NATS)} nats a token{against}"
+    if choice.kl > NOTICEABLE_KL:
+        loss += ", a loss that is noticed"
+    if certain := losses(choice.row):
+        loss += f"; it is certainly worse on {', '.join(certain)}"
+    decode = choice.row.speed.decode.mean
+    where = "" if decode is None else f" Speed as measured on {report.measured_on}."
+    return f"{verb} {_figures(choice)}: {_why(choice, least, able, report.target.words)}. {loss}.{where}"
 
 
-def _criterion(rows: Sequence[Row], float_name: str) -> str:
-    """What counts as a negligible loss."""
-    words = f"KL to the {float_name} at most {NEGLIGIBLE_KL:g} nats a token on every held-out text"
-    return f"{words}, no certain loss on a task" if any(row.differences for row in rows) else words
+def _why(choice: _Candidate, least: _Candidate, able: Sequence[_Candidate], target: str) -> str:
+    """What sets the choice apart from the others that fit."""
+    if len(able) == 1:
+        return f"the only file to choose that fits {target}"
+    many = f"of {len(able)} files that fit {target}"
+    if choice is not least:
+        return f"{many} the smallest whose loss isn't noticeably above that of {_figures(least)}"
+    if any(each.by_size[0] < choice.by_size[0] for each in able):
+        return f"{many} the one that loses least, and every smaller one loses noticeably more"
+    return f"{many} the one that loses least, and none is smaller"
+
+
+def _figures(candidate: _Candidate) -> str:
+    """'q4_0 recovered (81.6 MB, 117 tokens/s)'."""
+    decode = candidate.row.speed.decode.mean
+    speed = "" if decode is None else f", {show_rate(decode)}"
+    return f"{_name(candidate.row)} ({show_bytes(candidate.file_bytes)}{speed})"
 
 
 def _name(row: Row) -> str:

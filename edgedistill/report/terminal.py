@@ -74,6 +74,8 @@ def print_verdict(console: Console, report: Report) -> None:
         console.print(Text(visible(f"Warning: {verdict.warning}", lines=False), style="bold red"))
     if report.recommendation:
         console.print(Text(visible(report.recommendation.sentence, lines=False)))
+        if report.recommendation.rule:
+            console.print(Text(visible(report.recommendation.rule, lines=False), style="dim"))
     for sentence in verdict.sentences:
         console.print(Text(visible(sentence, lines=False)))
 

@@ -37,11 +37,12 @@ class Front(JsonData):
 
 @dataclass(frozen=True)
 class Recommendation(JsonData):
-    """The file to take, by its row's label and mix (None for the file as it was given), and why."""
+    """The file to take, by its row's label and mix (None for the file as it was given), why, and by which rule."""
 
     label: str
     mix: str | None
     sentence: str
+    rule: str | None = absent()
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,13 @@ class Report(JsonData):
     def float_name(self) -> str:
         """What the float model that all is compared with is called."""
         return "float model" if self.student.as_is else "float student"
+
+    @property
+    def measured_on(self) -> str:
+        """The machine that all was measured on, by name: who reads the report sits at another one."""
+        cpu, cores = self.machine.get("cpu"), self.machine.get("cores")
+        name = str(cpu) if cpu else "the machine that made the report"
+        return f"{name} with {cores} core{'s' if cores != 1 else ''}" if cpu and cores else name
 
     @property
     def judge_names(self) -> list[str]:
