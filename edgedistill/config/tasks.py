@@ -46,6 +46,12 @@ class ItemSet(Generic[Item]):
     license: str | None
 
 
+def chance_share(items: Sequence[Choice | str]) -> float | None:
+    """The share of questions that guessing answers right, the mean of 1 / options; None for requests."""
+    shares = [1 / len(item.options) for item in items if isinstance(item, Choice)]
+    return sum(shares) / len(shares) if shares else None
+
+
 def task_name(entry: str) -> str:
     """What an entry of measure.tasks is called: its own name, or the file's without its suffix."""
     return entry if entry in BUILT_IN else Path(entry).stem

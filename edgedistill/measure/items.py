@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.config.recipe import Measure
-from edgedistill.config.tasks import Choice, Item, ItemSet, read_questions, read_requests
+from edgedistill.config.tasks import Choice, Item, ItemSet, chance_share, read_questions, read_requests
 from edgedistill.measure.refusals import MAX_NEW
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
@@ -42,6 +42,7 @@ class Asked:
                 "items": len(found.items),
                 "source": found.source,
                 "license": found.license,
+                "chance": chance_share(found.items),
             }
             for kind, sets in kinds
             for found in sets

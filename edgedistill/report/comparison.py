@@ -19,6 +19,7 @@ from rich.text import Text
 
 from edgedistill.report.recommend import row_troubles, why_none
 from edgedistill.report.terminal import STYLES, left_out_note, paper, speed_cell
+from edgedistill.results.chance import guessed_tasks, telling_rows, without_tasks
 from edgedistill.results.front import mean_kl, mean_task
 from edgedistill.results.report import Report
 from edgedistill.results.row import Row, TaskShare
@@ -174,6 +175,8 @@ def render_comparison(report: Report, width: int, color: bool = False) -> str:
         if clauses:
             words = f"{row.label} doesn't fit: {'; '.join(clauses)}"
             console.print(Text(visible(words, lines=False), style="yellow"))
+    for task in guessed_tasks(report):
+        console.print(Text(visible(task.sentence(report.float_name), lines=False), style="yellow"))
     if report.left_out:
         console.print(left_out_note(report))
     console.print()
@@ -206,7 +209,7 @@ def _cell(value: object) -> object:
 
 
 def _with_tasks(report: Report) -> bool:
-    return any(mean_task(row) is not None for row in report.rows)
+    return any(mean_task(row) is not None for row in telling_rows(report))
 
 
 def _is_chosen(row: Row, report: Report) -> bool:
@@ -237,6 +240,7 @@ def _cells(row: Row, report: Report) -> list[str]:
     cells += [show(row.on(judge).student.kl_mean, NATS) for judge in judges]
     cells.append(show(row.on(judges[0]).student.top1, "share") if judges else DASH)
     if _with_tasks(report):
-        cells.append(show(mean_task(row), "share"))
+        guessed = {each.name for each in guessed_tasks(report)}
+        cells.append(show(mean_task(without_tasks(row, guessed)), "share"))
     fits = "" if clauses is None else "yes"
     return [*cells, speed_cell(row, row.speed.decode), show(speed_ratio(row, report.rows)), "no" if clauses else fits]

@@ -4,8 +4,9 @@ Pure functions of a report's rows; the front itself is results/front.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edgedistill.results.chance import telling_rows
 from edgedistill.results.front import GIVEN, LEAST_KL, OFFERED, in_steps, worst_kl
 from edgedistill.results.limits import Figures, first_token_s, troubles
 from edgedistill.results.planned import PlannedMix
@@ -45,9 +46,9 @@ def recommend(report: Report) -> Recommendation | None:
     """The file to take for the target, by RULE; None where no file fits or none was judged.
 
     KL is the highest mean of all judges, to the float model. A task is a certain loss where the whole interval of the
-    difference to the float model lies below 0.
+    difference to the float model lies below 0; one at which the float model itself guesses is left out.
     """
-    able = _candidates(report)
+    able = _candidates(replace(report, rows=tuple(telling_rows(report))))
     if not able:
         return None
     choice = _choice(able)

@@ -5,6 +5,7 @@ from functools import partial
 
 from edgedistill.config.target import HERE
 from edgedistill.report.rows import shipped_row
+from edgedistill.results.chance import guessed_tasks
 from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import WonBack
 from edgedistill.results.report import Report, Verdict
@@ -20,11 +21,12 @@ def give_verdict(report: Report) -> Verdict:
     speed = _speed_sentence(report, fitting or mixes)
     each_mix = [_recovery_sentence(report, mix) for mix in mixes]
     recovery = each_mix if len(mixes) <= MANY else _recovery_of_many(report)
+    guessed = [task.sentence(report.float_name) for task in guessed_tasks(report)]
     recommended = report.recommendation.mix if report.recommendation else None
     return Verdict(
         fits=bool(fitting),
         headline=_headline(report, fitting),
-        sentences=tuple(sentence for sentence in (speed, *recovery) if sentence),
+        sentences=tuple(sentence for sentence in (speed, *recovery, *guessed) if sentence),
         mix=recommended if recommended in mixes else next(iter(fitting or mixes), None),
     )
 

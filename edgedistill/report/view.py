@@ -16,6 +16,7 @@ from edgedistill.report.rows import chosen_row
 from edgedistill.report.tables import PredictionTable, WonBackTable, prediction_table, won_back_table
 from edgedistill.report.tasks import DifferenceTable, TaskChart, difference_table, task_charts
 from edgedistill.report.tiles import Tile, tiles_of
+from edgedistill.results.chance import telling_rows
 from edgedistill.results.curve import Curve
 from edgedistill.results.order import in_order
 from edgedistill.results.report import Report
@@ -118,7 +119,7 @@ def view(report: Report) -> View:
         prediction_table=predictions,
         lost=lost,
         tasks=tasks,
-        differences=difference_table(rows),
+        differences=difference_table(in_order(telling_rows(report))),
         answers=answers,
         curve_charts=curve_charts,
         rows=rows,
@@ -152,7 +153,7 @@ def _chip(kind: str) -> Markup:
 
 def _axes(report: Report) -> str:
     """What the files on the front were compared in."""
-    with_tasks = any(row.tasks for row in report.rows)
+    with_tasks = any(row.tasks for row in telling_rows(report))
     axes = [axis for axis in report.front.axes if axis != "task" or with_tasks]
     *most, last = [AXIS_NAMES.get(axis, axis) for axis in axes] or [""]
     return f"{', '.join(most)} and {last}" if most else last

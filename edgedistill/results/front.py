@@ -7,6 +7,7 @@ beside one that is as good.
 import math
 from collections.abc import Sequence
 
+from edgedistill.results.chance import telling_rows
 from edgedistill.results.report import Front, Report
 from edgedistill.results.row import Row
 
@@ -24,10 +25,10 @@ Key = tuple[float | None, ...]
 
 
 def front_of(report: Report) -> Front:
-    """The front of a report's rows, over all its judges."""
+    """The front of a report's rows, over all its judges and the tasks that tell something."""
     given = (GIVEN,) if report.student.as_is else ()
     kinds = ("float", *OFFERED, *given)
-    return Front(AXES, tuple(pareto_front(report.rows, report.judge_names, kinds)))
+    return Front(AXES, tuple(pareto_front(telling_rows(report), report.judge_names, kinds)))
 
 
 def pareto_front(rows: Sequence[Row], judges: Sequence[str], kinds: Sequence[str] = ("float", *OFFERED)) -> list[str]:

@@ -21,13 +21,16 @@ class JudgedText(JsonData):
 
 @dataclass(frozen=True)
 class TaskSet(JsonData):
-    """Questions or requests that all files are asked, and whose they are."""
+    """Questions or requests that all files are asked, and whose they are; `chance`: the share of questions that
+    guessing answers right, None where nobody counted.
+    """
 
     name: str
     kind: str | None = None
     items: int | None = None
     source: str | None = None
     license: str | None = None
+    chance: float | None = absent()
 
 
 @dataclass(frozen=True)
