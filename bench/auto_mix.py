@@ -42,6 +42,7 @@ from edgedistill.recover.choose import CHOSEN, fit_mix
 from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
 from edgedistill.recover.place import fit_all
 from edgedistill.recover.sensitivity import LINES, TABLE, measure_sensitivity, read_table
+from edgedistill.results.codec import to_plain
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.store.files import file_sha256
 
@@ -69,7 +70,7 @@ def judged(path: Path, judges: list[Judge], reference: Reference, threads: int, 
     with LlamaCpp(path, threads=threads, context=512, parallel=1) as model:
         quality = measure_quality(model, judges, {"float": reference}, progress)
     progress.finish()
-    return {"file_bytes": path.stat().st_size, "sha256": file_sha256(path), "quality": quality}
+    return {"file_bytes": path.stat().st_size, "sha256": file_sha256(path), "quality": to_plain(quality)}
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ from edgedistill.measure.quality import measure_quality
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, RichProgress
+from edgedistill.results.row import Quality
 from edgedistill.runtimes.llama import LlamaCpp, widen
 from edgedistill.store.files import file_sha256
 
@@ -115,23 +116,27 @@ def measure(
         busy, started = load_average(), time.perf_counter()
         progress.start(f"judge {entry.name}", sum(judge.tokens for judge in judges), "tokens")
         with LlamaCpp(entry.path, threads=threads, context=WINDOW, parallel=1) as runtime:
-            found = measure_quality(runtime, judges, {"float": reference}, progress)
+            quality = measure_quality(runtime, judges, {"float": reference}, progress)
             runtime_version = runtime.info().version
         progress.finish()
-        names = {"kl": "kl_float_mean", "kl_p99": "kl_float_p99", "top1": "top1_float", "ppl": "ppl"}
         row = {
             "sha256": digest,
             "judges": key,
-            "quality": {
-                judge: {short: figures[name] for short, name in names.items()} for judge, figures in found.items()
-            },
+            "quality": {judge: _figures(measured) for judge, measured in quality.items()},
             "judged_in": {"runtime": runtime_version, "threads": threads, "load_average": busy},
             "seconds": round(time.perf_counter() - started, 1),
         }
-        progress.note(f"{entry.name}: {row['seconds']} s, KL {found[judges[0].name]['kl_float_mean']:.4f}")
+        kl = quality[judges[0].name].distances["float"].kl_mean
+        progress.note(f"{entry.name}: {row['seconds']} s, KL {kl:.4f}")
     row |= {"tool": entry.tool, "mix": entry.mix, "made": entry.made} | llama_rows.tensor_facts(entry.path)
     corpus.put(kept, json.dumps(row, indent=1) + "\n")
     return row
+
+
+def _figures(quality: Quality) -> dict[str, float | None]:
+    """A judge's figures as the record calls them."""
+    distance = quality.distances["float"]
+    return {"kl": distance.kl_mean, "kl_p99": distance.kl_p99, "top1": distance.top1, "ppl": quality.ppl}
 
 
 def main() -> None:

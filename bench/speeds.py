@@ -16,7 +16,7 @@ from typing import Any
 
 from edgedistill.cli.words import words_of
 from edgedistill.machine import machine_facts
-from edgedistill.measure.speed import TESTS, Trial, summary, time_once
+from edgedistill.measure.speed import Trial, summary, time_once
 from edgedistill.progress import RichProgress
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.store.files import file_sha256
@@ -30,8 +30,8 @@ def ratios(trials: list[Trial], first: list[Trial]) -> dict[str, float]:
     """The median over rounds of a file's tokens/s over the first's."""
     pairs = list(zip(trials, first, strict=True))
     return {
-        name: statistics.median(one[name]["tokens_per_s"] / other[name]["tokens_per_s"] for one, other in pairs)
-        for name in TESTS
+        "prefill": statistics.median(one.prefill.tokens_per_s / other.prefill.tokens_per_s for one, other in pairs),
+        "decode": statistics.median(one.decode.tokens_per_s / other.decode.tokens_per_s for one, other in pairs),
     }
 
 
@@ -63,7 +63,7 @@ def main() -> None:
             "bytes": path.stat().st_size,
             "sha256": file_sha256(path),
             "over_first": ratios(trials[name], trials[names[0]]),
-            **summary(trials[name]),
+            **summary(trials[name]).to_json(),
         }
         for name, path in zip(names, asked.files, strict=True)
     ]

@@ -3,8 +3,13 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from edgedistill.results.bench import FileFigures
+    from edgedistill.results.row import Quality
 
 
 @click.command()
@@ -59,42 +64,50 @@ def bench(
     from edgedistill.measure.bench import bench as run_bench
     from edgedistill.models.source import resolve
     from edgedistill.progress import RichProgress
-    from edgedistill.show import show, show_spread
 
     settings = BenchSettings(prefill, decode, repetitions, threads, tokens)
     for artifact in artifacts:
         runtime_of(artifact)  # says at once what is wrong with the name
     if len(artifacts) > 1:
         results = measure(Question(artifacts, text, reference), settings)
-        click.echo(json.dumps(results, indent=2) if as_json else table(results))
+        click.echo(json.dumps([result.to_json() for result in results], indent=2) if as_json else table(results))
         return
-    artifact = artifacts[0]
     resolved = resolve(reference) if reference else None
     progress = RichProgress()
     try:
         with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
-            result = run_bench(artifact, text, resolved, settings, Path(scratch), progress)
+            result = run_bench(artifacts[0], text, resolved, settings, Path(scratch), progress)
     finally:
         progress.finish()
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-        return
-    speed = result["speed"]
-    click.echo(
-        f"{artifact}  {show(result['file_bytes'], 'bytes')}, {result['runtime']} {result['runtime_version']}, "
-        f"{speed['threads']} threads"
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else _lines(result))
+
+
+def _lines(result: "FileFigures") -> str:
+    """One file's figures in a few lines."""
+    from edgedistill.results.row import NO_SPEED
+    from edgedistill.show import show, show_spread
+
+    speed = result.speed or NO_SPEED
+    runtime = f"{result.runtime} {result.runtime_version}, {speed.threads} threads"
+    lines = [f"{result.file}  {show(result.file_bytes, 'bytes')}, {runtime}"]
+    for name, timing in (("prefill", speed.prefill), ("decode", speed.decode)):
+        lines.append(f"  {name:8} {show_spread(timing.mean, timing.std)} tokens/s")
+    lines.append(f"  load     {show(speed.load_s, 's')}, peak memory {show(speed.peak_rss_bytes, 'bytes')}")
+    if speed.busy:
+        lines.append("  another program had the cores during the trials: the speeds say little")
+    for judge, quality in (result.quality or {}).items():
+        lines.append(f"  {judge}: {_quality_words(quality)} over {quality.tokens} tokens")
+    return "\n".join(lines)
+
+
+def _quality_words(quality: "Quality") -> str:
+    from edgedistill.results.bench import to_reference
+
+    words = f"perplexity {quality.ppl:.2f}"
+    near = to_reference(quality)
+    if near.kl_mean is None or near.kl_p99 is None or near.top1 is None:
+        return words
+    return (
+        f"{words}, KL {near.kl_mean:.4f} (99 %: {near.kl_p99:.2f}) nats per token, "
+        f"same top token {100 * near.top1:.1f} %"
     )
-    for name in ("prefill", "decode"):
-        timing = speed[f"{name}_tokens_per_s"]
-        click.echo(f"  {name:8} {show_spread(timing['mean'], timing['std'])} tokens/s")
-    click.echo(f"  load     {show(speed['load_s'], 's')}, peak memory {show(speed['peak_rss_bytes'], 'bytes')}")
-    if speed["busy"]:
-        click.echo("  another program had the cores during the trials: the speeds say little")
-    for judge, found in (result["quality"] or {}).items():
-        figures = [f"perplexity {found['ppl']:.2f}"]
-        if "kl_reference_mean" in found:
-            figures.append(
-                f"KL {found['kl_reference_mean']:.4f} (99 %: {found['kl_reference_p99']:.2f}) nats per token, "
-                f"same top token {100 * found['top1_reference']:.1f} %"
-            )
-        click.echo(f"  {judge}: {', '.join(figures)} over {found['tokens']} tokens")

@@ -5,13 +5,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from edgedistill.measure.bench import BenchSettings
+    from edgedistill.results.bench import FileFigures
 
 HEADS = ("file", "size", "decode", "prefill", "memory", "perplexity", "KL", "KL 99 %", "same token", "front")
 
@@ -43,7 +44,7 @@ class Question:
     reference: str | None
 
 
-def measure(question: Question, settings: "BenchSettings") -> list[dict[str, Any]]:
+def measure(question: Question, settings: "BenchSettings") -> "list[FileFigures]":
     """Measure the files with progress on stderr."""
     from edgedistill.measure.side_by_side import bench_files
     from edgedistill.models.source import resolve
@@ -58,11 +59,11 @@ def measure(question: Question, settings: "BenchSettings") -> list[dict[str, Any
         progress.finish()
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(results: "Sequence[FileFigures]") -> str:
     """The results, smallest file first: a line a file, then what the columns mean."""
     from edgedistill.show import visible
 
-    rows = [HEADS, *(_cells(result) for result in sorted(results, key=lambda result: int(result["file_bytes"])))]
+    rows = [HEADS, *(_cells(result) for result in sorted(results, key=lambda result: result.file_bytes))]
     rows = [(visible(row[0], lines=False), *row[1:]) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = []
@@ -72,29 +73,37 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.append("decode, prefill: tokens/s, the files timed in turn. KL: to the reference, in nats per token.")
     lines.append("front *: no other file is at least as small, as fast and as near to the reference.")
-    if any(result["speed"]["busy"] for result in results):
+    if any(result.speed is not None and result.speed.busy for result in results):
         lines.append("Another program had the cores during the trials: the speeds say little.")
     return "\n".join(lines)
 
 
-def _cells(result: dict[str, Any]) -> tuple[str, ...]:
+def _cells(result: "FileFigures") -> tuple[str, ...]:
+    from edgedistill.results.bench import to_reference
+    from edgedistill.results.row import NO_QUALITY, NO_SPEED
     from edgedistill.show import DASH, show
 
-    speed = result["speed"]
-    quality: dict[str, Any] = next(iter((result["quality"] or {}).values()), {})
-    kl = "kl_reference_mean" in quality
+    speed = result.speed or NO_SPEED
+    quality = next(iter((result.quality or {}).values()), NO_QUALITY)
+    near = to_reference(quality)
     return (
-        Path(result["file"]).name,
-        show(result["file_bytes"], "bytes"),
-        f"{speed['decode_tokens_per_s']['mean']:.1f}",
-        f"{speed['prefill_tokens_per_s']['mean']:.1f}",
-        show(speed["peak_rss_bytes"], "bytes"),
-        f"{quality['ppl']:.2f}" if quality else DASH,
-        f"{quality['kl_reference_mean']:.4f}" if kl else DASH,
-        f"{quality['kl_reference_p99']:.2f}" if kl else DASH,
-        f"{100 * quality['top1_reference']:.1f} %" if kl else DASH,
-        "*" if result["front"] else "",
+        Path(result.file).name,
+        show(result.file_bytes, "bytes"),
+        _figure(speed.decode.mean, ".1f"),
+        _figure(speed.prefill.mean, ".1f"),
+        show(speed.peak_rss_bytes, "bytes"),
+        _figure(quality.ppl, ".2f"),
+        _figure(near.kl_mean, ".4f"),
+        _figure(near.kl_p99, ".2f"),
+        DASH if near.top1 is None else f"{100 * near.top1:.1f} %",
+        "*" if result.front else "",
     )
+
+
+def _figure(value: float | None, form: str) -> str:
+    from edgedistill.show import DASH
+
+    return DASH if value is None else format(value, form)
 
 
 def compare_files(
@@ -121,7 +130,9 @@ def compare_files(
     chosen = reference or str(choose_reference(files))
     results = measure(Question(files, text, chosen), BenchSettings())
     if as_json:
-        click.echo(json.dumps({"schema": SCHEMA, "reference": chosen, "text": str(text), "files": results}, indent=2))
+        measured = [result.to_json() for result in results]
+        content = {"schema": SCHEMA, "reference": chosen, "text": str(text), "files": measured}
+        click.echo(json.dumps(content, indent=2))
         return
     click.echo(table(results))
     click.echo(f"reference {chosen}, text {text}, {BenchSettings().tokens} tokens of it at most")

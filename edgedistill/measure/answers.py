@@ -3,13 +3,13 @@ of the bits.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from edgedistill.config.tasks import Choice
 from edgedistill.measure.intervals import CONFIDENCE, paired_difference, wilson
 from edgedistill.measure.multiple_choice import Question, answer_questions, right_answers
 from edgedistill.measure.refusals import reply_to
 from edgedistill.progress import Progress
+from edgedistill.results.row import Difference, TaskShare
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 
@@ -29,14 +29,21 @@ def ask_requests(model: LlamaCpp, requests: Sequence[str], progress: Progress) -
     return _bits([reply.refused for reply in reply_to(model, requests, progress)])
 
 
-def share_of(bits: Bits, counted: str) -> dict[str, Any]:
-    """Items, how many of them are 1 under the name `counted`, their share and its 95 % interval."""
-    hits = bits.count("1")
-    low, high = wilson(hits, len(bits))
-    return {"items": len(bits), counted: hits, "share": hits / len(bits), "low": low, "high": high}
+def share_right(bits: Bits) -> TaskShare:
+    """How many questions were answered rightly, as a share with its 95 % interval."""
+    right = bits.count("1")
+    low, high = wilson(right, len(bits))
+    return TaskShare(len(bits), right / len(bits), low, high, right=right)
 
 
-def differences(base: Mapping[str, Bits], own: Mapping[str, Bits], comparisons: int) -> dict[str, dict[str, Any]]:
+def share_refused(bits: Bits) -> TaskShare:
+    """How many requests were refused, likewise."""
+    refused = bits.count("1")
+    low, high = wilson(refused, len(bits))
+    return TaskShare(len(bits), refused / len(bits), low, high, refused=refused)
+
+
+def differences(base: Mapping[str, Bits], own: Mapping[str, Bits], comparisons: int) -> dict[str, Difference]:
     """By name that both have: a file's share minus the base's on the same items, with its paired interval.
 
     Args:
@@ -46,12 +53,16 @@ def differences(base: Mapping[str, Bits], own: Mapping[str, Bits], comparisons: 
     """
     confidence = 1 - (1 - CONFIDENCE) / max(1, comparisons)
     compared = {}
-    for name in own.keys() & base.keys():
-        theirs, ours = [bit == "1" for bit in base[name]], [bit == "1" for bit in own[name]]
-        pair = paired_difference(theirs, ours, confidence)
-        compared[name] = {"items": pair.n, "difference": pair.difference, "low": pair.low, "high": pair.high}
-    return {name: compared[name] for name in own if name in compared}
+    for name, bits in own.items():
+        if name in base:
+            pair = paired_difference(_right(base[name]), _right(bits), confidence)
+            compared[name] = Difference(pair.difference, pair.low, pair.high, pair.n)
+    return compared
 
 
-def _bits(found: Sequence[bool]) -> Bits:
-    return "".join("01"[bit] for bit in found)
+def _bits(answers: Sequence[bool]) -> Bits:
+    return "".join("1" if answer else "0" for answer in answers)
+
+
+def _right(bits: Bits) -> list[bool]:
+    return [bit == "1" for bit in bits]

@@ -1,41 +1,24 @@
-"""A packed file to measure: what it is, where it lies, its bytes and their hash."""
+"""A packed file as it lies on disk: its size, its hash, and what the report calls it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from edgedistill.results.row import Artifact
 from edgedistill.store.files import file_sha256, tree_sha256
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A packed file to measure.
+def read_artifact(label: str, kind: str, mix: str | None, runtime: str, path: Path, run: Path) -> Artifact:
+    """A file or folder as it lies there; the report calls it by its path within `run`, or by its name outside of it."""
+    shown = str(path.relative_to(run)) if path.is_relative_to(run) else path.name
+    return Artifact(label, kind, mix, runtime, path, shown, packed_bytes(path), packed_sha256(path))
 
-    Attributes:
-        label: its row's name, unique.
-        kind: "teacher", "float", "rounded" or "recovered".
-        mix: the mix's name, None for a float model.
-        runtime: "llama.cpp" or "onnxruntime".
-        path: the .gguf file, or the ONNX folder.
-        file: how the report calls it.
-        file_bytes: its size: of the .gguf, or of the model file(s) in the folder.
-        sha256: of its bytes.
-    """
 
-    label: str
-    kind: str
-    mix: str | None
-    runtime: str
-    path: Path
-    file: str
-    file_bytes: int
-    sha256: str
+def packed_bytes(path: Path) -> int:
+    """The size of a .gguf file, or of the model file(s) in an ONNX folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in (path / "onnx").iterdir())
 
-    @classmethod
-    def of(cls, label: str, kind: str, mix: str | None, runtime: str, path: Path, run: Path) -> "Artifact":
-        """Look at a file or folder; the report calls it by its path within `run`, or by its name where it lies
-        elsewhere.
-        """
-        files = [path] if path.is_file() else sorted((path / "onnx").iterdir())
-        digest = file_sha256(path) if path.is_file() else tree_sha256(path)
-        shown = str(path.relative_to(run)) if path.is_relative_to(run) else path.name
-        return cls(label, kind, mix, runtime, path, shown, sum(file.stat().st_size for file in files), digest)
+
+def packed_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, or of a folder's."""
+    return file_sha256(path) if path.is_file() else tree_sha256(path)

@@ -1,9 +1,8 @@
 """Measure one packed file on its own: speed and memory, perplexity on a text, KL to a reference model."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,15 +10,18 @@ from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import cut_ids
 from edgedistill.errors import InputError
 from edgedistill.machine import machine_facts, usable_cores
-from edgedistill.measure.judge import Judge, limit_documents, make_reference
+from edgedistill.measure.artifacts import packed_bytes, packed_sha256
+from edgedistill.measure.judge import Judge, Reference, limit_documents, make_reference
+from edgedistill.measure.load import open_runtime
 from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.row import open_runtime
 from edgedistill.measure.speed import measure_speed
 from edgedistill.models.facts import read_facts
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
+from edgedistill.results.bench import BENCH_SCHEMA, REFERENCE, FileFigures
+from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Quality, Speed
 from edgedistill.runtimes.base import Runtime
-from edgedistill.store.files import file_sha256, tree_sha256
+from edgedistill.runtimes.speed import SpeedSettings
 
 SENTENCE = "What two tokenizers make of these 26 words and 1,024 signs (plain ones) tells them apart, but for twins."
 WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default context
@@ -38,11 +40,16 @@ class BenchSettings:
     tokens: int = 4096
     timed: bool = True
 
+    @property
+    def context(self) -> int:
+        """Tokens that the runtime must hold."""
+        return max(self.prefill, self.decode, WINDOW) + 1
+
 
 def bench(
     path: Path, text: Path | None, reference: Path | None, settings: BenchSettings, scratch: Path, progress: Progress
-) -> dict[str, Any]:
-    """Speed, memory and quality of a .gguf file or an ONNX folder (schema edgedistill.bench/1).
+) -> FileFigures:
+    """Speed, memory and quality of a .gguf file or an ONNX folder.
 
     Args:
         path: the file or folder.
@@ -59,38 +66,43 @@ def bench(
     if reference is not None and text is None:
         raise InputError("--reference compares logits on a text; give --text too")
     threads = settings.threads or usable_cores()
-    context = max(settings.prefill, settings.decode, WINDOW) + 1
+    speed: Speed | None = None
+    quality: dict[str, Quality] | None = None
     progress.start(f"bench {path.name}", 0, "tokens")
-    with open_runtime(runtime, path, threads, context) as model:
-        result: dict[str, Any] = {
-            "schema": "edgedistill.bench/1",
-            "file": str(path),
-            "sha256": file_sha256(path) if path.is_file() else tree_sha256(path),
-            "file_bytes": path.stat().st_size
-            if path.is_file()
-            else sum(f.stat().st_size for f in (path / "onnx").iterdir()),
-            "runtime": runtime,
-            "runtime_version": model.info().version,
-            "machine": machine_facts(),
-            "speed": None,
-            "quality": None,
-        }
+    with open_runtime(runtime, path, threads, settings.context) as model:
+        version = model.info().version
         if settings.timed:
-            result["speed"] = measure_speed(model, settings.prefill, settings.decode, settings.repetitions)
+            speed = measure_speed(model, SpeedSettings(settings.prefill, settings.decode, settings.repetitions))
         if text is not None:
-            judges = [Judge(text.name, str(text), _windows(model, text, settings.tokens))]
-            if reference is not None:
-                _check_same_words(model, path, reference)
+            judge = Judge(text.name, str(text), _windows(model, text, settings.tokens))
             references = {}
             if reference is not None:
-                kept = scratch / f"reference-{_words_hash(judges[0])}.safetensors"
-                references["reference"] = make_reference(reference, judges, kept, reference.name, progress)
-            progress.start(f"judge {path.name} on {text.name}", judges[0].tokens, "tokens")
-            result["quality"] = measure_quality(model, judges, references, progress)
-            if settings.timed:
-                result["speed"]["peak_rss_bytes"] = model.peak_rss_bytes()
+                references[REFERENCE] = _reference(model, path, reference, judge, scratch, progress)
+            progress.start(f"judge {path.name} on {text.name}", judge.tokens, "tokens")
+            quality = measure_quality(model, [judge], references, progress)
+            if speed is not None:
+                speed = replace(speed, peak_rss_bytes=model.peak_rss_bytes())
     progress.finish()
-    return result
+    return FileFigures(
+        schema=BENCH_SCHEMA,
+        file=str(path),
+        sha256=packed_sha256(path),
+        file_bytes=packed_bytes(path),
+        runtime=runtime,
+        runtime_version=version,
+        machine=machine_facts(),
+        speed=speed,
+        quality=quality,
+    )
+
+
+def _reference(
+    model: Runtime, path: Path, reference: Path, judge: Judge, scratch: Path, progress: Progress
+) -> Reference:
+    """The reference's view of a judge, from `scratch` where another file's bench computed it."""
+    _check_same_words(model, path, reference)
+    cache = scratch / f"reference-{_words_hash(judge)}.safetensors"
+    return make_reference(reference, [judge], cache, reference.name, progress)
 
 
 def runtime_of(path: Path) -> str:
@@ -100,9 +112,9 @@ def runtime_of(path: Path) -> str:
         InputError: it is neither a .gguf file nor an ONNX folder.
     """
     if path.is_file() and path.suffix == ".gguf":
-        return "llama.cpp"
+        return LLAMA_CPP
     if path.is_dir() and (path / "onnx").is_dir():
-        return "onnxruntime"
+        return ONNXRUNTIME
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; name a .gguf file or an ONNX folder")
     raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
@@ -126,7 +138,7 @@ def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Example, ...]:
 
 
 def _words_hash(judge: Judge) -> str:
-    """Of the tokens that a text is cut into: files that cut it alike share what the reference thinks of it."""
+    """A hash of the tokens that a text is cut into: files that cut it alike share the reference's view of it."""
     ids = torch.cat([document.tokens for document in judge.documents])
     lengths = [len(document.tokens) for document in judge.documents]
     return hashlib.sha256(repr(lengths).encode() + ids.numpy().tobytes()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Confidence intervals of a share, and of the difference between two shares on the same items.
 
 Whether a file got worse than another is decided on pairs: items that both got right, or both wrong, say nothing about
-it.
+that.
 """
 
 import math
@@ -80,37 +80,35 @@ def tango(more: int, fewer: int, n: int, confidence: float = CONFIDENCE) -> tupl
     Source: Tango 1998, Statistics in Medicine 17:891.
     """
     z = _z(confidence)
-    found = (more - fewer) / n
+    observed = (more - fewer) / n
 
     def score(difference: float) -> float:
         """Standardised distance of the counts from a supposed difference; falls as that grows."""
         b = -more - fewer + (2 * n - more + fewer) * difference
         c = -fewer * difference * (1 - difference)
-        share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (
-            4 * n
-        )  # most likely share of `fewer` given the difference
+        # The most likely share of `fewer` given the difference.
+        share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
         variance = n * (2 * share + difference * (1 - difference))
         distance = more - fewer - n * difference
-        return (
-            distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
-        )
+        if variance > 0:
+            return distance / math.sqrt(variance)
+        return math.copysign(math.inf, distance) if distance else 0.0
 
-    return _falls_to(score, z, -1.0, found), _falls_to(score, -z, found, 1.0)
+    return _falls_to(score, z, -1.0, observed), _falls_to(score, -z, observed, 1.0)
 
 
 def mcnemar_mid_p(only_first: int, only_second: int) -> float:
     """Two-sided mid-p of the binomial test that differing items fall either way alike; 1 where none differs."""
     n, low = only_first + only_second, min(only_first, only_second)
-    below, term = (
-        0,
-        1,
-    )  # Σ C(n, k) for k < low, and C(n, low): integers, since no float holds 2**n where many items differ
+    # Σ C(n, k) for k < low, and C(n, low). Integers, since no float holds 2**n where many items differ.
+    below, term = 0, 1
     for k in range(low):
         below, term = below + term, term * (n - k) // (k + 1)
     return (2 * below + term) / 2**n
 
 
 def _falls_to(score: Callable[[float], float], target: float, low: float, high: float) -> float:
+    """Where a falling function reaches `target` between low and high, by halving the interval."""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if score(middle) > target else (low, middle)

@@ -1,14 +1,13 @@
 """What the files of one model are asked: the recipe's questions and requests that fit into its context, the same for
 every file.
 
-Whether one fits is decided once, by the model's own tokenizer, before any file is measured: files that are compared
+Whether an item fits is decided once, by the model's own tokenizer, before any file is measured: files that are compared
 answer the same items.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgedistill.config.recipe import Measure
 from edgedistill.config.tasks import Choice, Item, ItemSet, chance_share, read_questions, read_requests
@@ -16,13 +15,14 @@ from edgedistill.measure.refusals import MAX_NEW
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
+from edgedistill.results.measurement import TaskSet
 from edgedistill.show import visible
 
 SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: a blank of its own, a bos token
 
 
 @dataclass(frozen=True)
-class Asked:
+class Items:
     """Questions and requests, by set, and the room in tokens that the longest of each needs with its option or its
     answer.
     """
@@ -32,70 +32,66 @@ class Asked:
     question_tokens: int
     request_tokens: int
 
-    def to_list(self) -> list[dict[str, Any]]:
-        """What was asked, for measure.json."""
-        kinds = (("multiple choice", self.questions), ("refusals", self.requests))
-        return [
-            {
-                "name": found.name,
-                "kind": kind,
-                "items": len(found.items),
-                "source": found.source,
-                "license": found.license,
-                "chance": chance_share(found.items),
-            }
-            for kind, sets in kinds
-            for found in sets
-        ]
+    def task_sets(self) -> tuple[TaskSet, ...]:
+        """What the sets are, for measure.json."""
+        questions = [_task_set(one, "multiple choice") for one in self.questions]
+        requests = [_task_set(one, "refusals") for one in self.requests]
+        return (*questions, *requests)
 
 
-def choose_items(settings: Measure, model: Path, progress: Progress) -> Asked:
-    """The recipe's items for a model; requests only if it has a chat template. What doesn't fit its context is left
-    out, and said.
+def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
+    """The recipe's items for a model; requests only if it has a chat template. An item that doesn't fit its context is
+    left out, and a note says so.
 
     Args:
         settings: the recipe's part.
         model: a folder with the model's config and tokenizer.
+        progress: where the note is shown.
     Raises:
         InputError: a file of questions is wrong.
     """
     tokenizer, context = load_tokenizer(model), read_shape(model).context
 
     def question_tokens(item: Choice) -> int:
-        return (
-            max(len(tokenizer(f"{item.question} {option}", verbose=False)["input_ids"]) for option in item.options)
-            + SLACK
-        )
+        lengths = [len(tokenizer(f"{item.question} {option}", verbose=False)["input_ids"]) for option in item.options]
+        return max(lengths) + SLACK
 
     def request_tokens(item: str) -> int:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": item}], tokenize=False, add_generation_prompt=True
-        )
+        messages = [{"role": "user", "content": item}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + MAX_NEW + SLACK
 
     questions: list[ItemSet[Choice]] = []
     requests: list[ItemSet[str]] = []
     longest_question = longest_request = 0
     for entry in settings.tasks:
-        asked, longest = _fitting(read_questions(entry, settings.task_items), question_tokens, context, progress)
-        questions += asked
+        every = read_questions(entry, settings.task_items)
+        fitting, longest = _fitting(every, question_tokens, context, progress)
+        questions += fitting
         longest_question = max(longest_question, longest)
     if settings.refusal_items and tokenizer.chat_template:
-        for found in read_requests(settings.refusal_items):
-            fitting, longest = _fitting(found, request_tokens, context, progress)
-            requests += fitting
+        for each in read_requests(settings.refusal_items):
+            fitting_requests, longest = _fitting(each, request_tokens, context, progress)
+            requests += fitting_requests
             longest_request = max(longest_request, longest)
-    return Asked(tuple(questions), tuple(requests), longest_question, longest_request)
+    return Items(tuple(questions), tuple(requests), longest_question, longest_request)
+
+
+def _task_set(items: ItemSet[Item], kind: str) -> TaskSet:
+    return TaskSet(items.name, kind, len(items.items), items.source, items.license, chance_share(items.items))
 
 
 def _fitting(
-    found: ItemSet[Item], tokens: Callable[[Item], int], context: int, progress: Progress
+    items: ItemSet[Item], tokens_of: Callable[[Item], int], context: int, progress: Progress
 ) -> tuple[list[ItemSet[Item]], int]:
     """The set with its items that fit (none where nothing does), and the tokens of the longest one."""
-    lengths = [tokens(item) for item in found.items]
-    kept = tuple(item for item, length in zip(found.items, lengths, strict=True) if length <= context)
-    if left := len(found.items) - len(kept):
+    kept, longest = [], 0
+    for item in items.items:
+        tokens = tokens_of(item)
+        if tokens <= context:
+            kept.append(item)
+            longest = max(longest, tokens)
+    if left := len(items.items) - len(kept):
         why = f"longer than the model's context of {context} tokens and aren't asked"
-        progress.note(f"{visible(found.name, lines=False)}: {left} of {len(found.items)} are {why}")
-    sets = [replace(found, items=kept)] if kept else []
-    return sets, max((length for length in lengths if length <= context), default=0)
+        progress.note(f"{visible(items.name, lines=False)}: {left} of {len(items.items)} are {why}")
+    return ([replace(items, items=tuple(kept))] if kept else []), longest

@@ -1,7 +1,7 @@
-"""Judging texts: held-out documents, and what the teacher and the float student make of them.
+"""Judging texts: held-out documents, and what the teacher and the float student predict on them.
 
 A reference is a model's last hidden states on the kept positions and its output matrix, both float32: the exact
-distribution at every position for 4·D bytes a token. Computed once, compared with every packed file.
+distribution at every position for 4·D bytes a token. It is computed once, and every packed file is compared with it.
 """
 
 import json
@@ -57,7 +57,7 @@ class Reference:
         self._cached: dict[int, _Cached] = {}
 
     def view(self, start: int, stop: int, rows: int | None = None) -> "View":
-        """What the model expects at judged positions start .. stop.
+        """What the model predicts at judged positions start .. stop.
 
         Args:
             rows: of the output matrix; the distribution sums up to 1 over the first of these. None: all of them. A file
@@ -79,7 +79,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class _Cached:
-    """Of N positions: which were seen [N] bool, Σ p log p [N] and the likeliest tokens [N] of those."""
+    """Values of N positions: which were seen [N] bool, Σ p log p [N] and the likeliest tokens [N] of those."""
 
     seen: Tensor
     negative_entropy: Tensor
@@ -87,7 +87,7 @@ class _Cached:
 
     @classmethod
     def of(cls, positions: int) -> "_Cached":
-        """Of so many positions, none seen yet."""
+        """Room for so many positions, none seen yet."""
         return cls(
             torch.zeros(positions, dtype=torch.bool),
             torch.empty(positions),
@@ -119,15 +119,17 @@ def limit_documents(documents: Sequence[Example], tokens: int) -> tuple[Example,
 
 
 def prose_documents(tokenizer_of: Path, texts: Sequence[Passage], tokens: int) -> tuple[Example, ...]:
-    """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, of each text as many."""
+    """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, the same number of each
+    text.
+    """
     tokenizer = load_tokenizer(tokenizer_of)
     share = -(-tokens // len(texts))
-    found: list[Example] = []
+    documents: list[Example] = []
     for text in texts:
-        # A piece's first token isn't judged, so that some more are read than count.
+        # A piece's first token isn't judged, so more tokens are read than count.
         pieces = Stretch(text, 2 * share + WINDOW).pieces(tokenizer, WINDOW)
-        found += limit_documents([counted_from(torch.tensor(ids, dtype=torch.int32)) for ids in pieces], share)
-    return tuple(found)
+        documents += limit_documents([counted_from(torch.tensor(ids, dtype=torch.int32)) for ids in pieces], share)
+    return tuple(documents)
 
 
 def save_judges(judges: Sequence[Judge], folder: Path) -> None:
@@ -140,22 +142,26 @@ def save_judges(judges: Sequence[Judge], folder: Path) -> None:
 
 def load_judges(folder: Path) -> list[Judge]:
     """What `save_judges` wrote."""
-    found = json.loads((folder / JUDGES).read_text(encoding="utf-8"))
+    entries = json.loads((folder / JUDGES).read_text(encoding="utf-8"))
     return [
-        Judge(each["name"], each["source"], tuple(iter_shards(folder / str(number))))
-        for number, each in enumerate(found)
+        Judge(entry["name"], entry["source"], tuple(iter_shards(folder / str(number))))
+        for number, entry in enumerate(entries)
     ]
 
 
 def load_reference(path: Path) -> Reference:
-    """What `make_reference` kept."""
+    """What `make_reference` wrote."""
     tensors = load_file(path)
     return Reference(tensors["hidden"], tensors["head"])
 
 
 @torch.no_grad()
 def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: str, progress: Progress) -> Reference:
-    """Run a float model over the judges in float32 and keep what it thought in `out`; read from there if it's there."""
+    """Run a float model over the judges in float32 and write its reference to `out`; read it from there if it exists.
+
+    Args:
+        what: the model's name, for the progress.
+    """
     if not out.is_file():
         model = load_model(model_path)
         progress.start(f"reference: {what}", sum(len(d.tokens) for j in judges for d in j.documents), "tokens")

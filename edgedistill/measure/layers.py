@@ -1,30 +1,32 @@
-"""Where rounding and training moved a model: of each matrix the relative error of its output, in the file against the
-float model.
+"""Errors by layer: of each matrix the relative error of its output, in a packed file against the float model.
 
 With E[x_j²] the mean square of input j on text, and dW_j column j of the difference from the float weights,
 error = sqrt(Σ_j E[x_j²] |dW_j|² / Σ_j E[x_j²] |W_j|²): the expected size of the change of W x, relative to that of W x,
 for inputs that don't correlate. A matrix whose inputs weren't measured (an embedding, an output layer) counts all
 columns alike, which is Frobenius.
 
-It looks at one matrix alone. Training on the grid moves weights to make up for each other's rounding, so a recovered
-file can have larger errors here than a rounded one, and be nearer to the float model in what it says.
+The error is of one matrix alone. Training on the grid moves weights to make up for each other's rounding, so a
+recovered file can have larger errors here than a rounded one, and be nearer to the float model in what it says.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgedistill.measure.kept import read_json, write_whole
 from edgedistill.progress import Progress
+from edgedistill.results.measurement import LayerError, Layers
 
 Floats = NDArray[np.float32]
 ROWS = 1024  # of a matrix at a time: an embedding's squares would be hundreds of MB
 LAYER = re.compile(r"\.layers\.(\d+)\.")
-KINDS = ("rounded", "recovered")
+FILE = "layers.json"
 
 
 class Stored(Protocol):
@@ -39,12 +41,40 @@ class Stored(Protocol):
         """Reads and decodes it."""
 
 
+def measure_layers(
+    floats: Mapping[str, Stored],
+    files: Mapping[str, Mapping[str, Stored]],
+    mean_squares: Mapping[str, Tensor] | None,
+    mix: str,
+    progress: Progress,
+) -> Layers:
+    """A mix's errors, with progress; as `layer_errors`, whose arguments these are.
+
+    Args:
+        mix: its name, for the progress.
+    """
+    progress.start(f"{mix}: errors by layer", len(next(iter(files.values()))), "tensors")
+    errors = layer_errors(floats, files, mean_squares, progress)
+    progress.finish()
+    return Layers("inputs" if mean_squares else "weights", tuple(errors))
+
+
+def save_layers(layers: Layers, folder: Path) -> None:
+    """Write a mix's errors to `layers.json`."""
+    write_whole(folder / FILE, layers.to_json())
+
+
+def load_layers(folder: Path) -> Layers:
+    """What `save_layers` wrote."""
+    return Layers.from_json(read_json(folder / FILE), str(folder / FILE))
+
+
 def layer_errors(
     floats: Mapping[str, Stored],
     files: Mapping[str, Mapping[str, Stored]],
     mean_squares: Mapping[str, Tensor] | None,
     progress: Progress,
-) -> list[dict[str, Any]]:
+) -> list[LayerError]:
     """The error of each matrix of a mix, in the files' order; two matrices are in memory at a time.
 
     Args:
@@ -52,12 +82,11 @@ def layer_errors(
         files: the mix's, by "rounded" and "recovered"; one of them may be missing. They hold the same tensors on the
             same grids.
         mean_squares: E[x²] [I] of a matrix's inputs by its name; None where nobody measured them.
+        progress: advances by tensors.
     Returns:
-        For each: tensor, layer (None outside of layers), grid, weights (their number), and rounded and recovered (None
-            where the file
-        is missing or the float output is 0).
+        One for each matrix; an error is None where its file is missing or the float output is 0.
     """
-    found = []
+    errors = []
     for name, stored in next(iter(files.values())).items():
         weight = floats[name].values()
         progress.advance(1)
@@ -65,21 +94,24 @@ def layer_errors(
             continue
         squares = mean_squares.get(name) if mean_squares else None
         inputs = np.ones(weight.shape[1]) if squares is None else squares.double().numpy()
-        layer = LAYER.search(name)
-        errors = {
-            kind: relative_error(weight, files[kind][name].values(), inputs) if kind in files else None
-            for kind in KINDS
-        }
-        found.append(
-            {
-                "tensor": name,
-                "layer": int(layer[1]) if layer else None,
-                "grid": stored.format,
-                "weights": weight.size,
-                **errors,
-            }
+        by_kind = {kind: relative_error(weight, file[name].values(), inputs) for kind, file in files.items()}
+        errors.append(
+            LayerError(
+                tensor=name,
+                layer=_layer_of(name),
+                grid=stored.format,
+                weights=weight.size,
+                rounded=by_kind.get("rounded"),
+                recovered=by_kind.get("recovered"),
+            )
         )
-    return found
+    return errors
+
+
+def _layer_of(tensor: str) -> int | None:
+    """The number of the layer that a tensor is in; None outside of layers."""
+    match = LAYER.search(tensor)
+    return int(match[1]) if match else None
 
 
 def relative_error(weight: Floats, other: Floats, mean_squares: NDArray[np.float64]) -> float | None:

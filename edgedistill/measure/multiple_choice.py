@@ -35,8 +35,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a file made of a question: Σ log p of each option in nats, and which are chosen by it as it is and per
-    character.
+    """A file's answer to a question: Σ log p of each option in nats, and the index of the option with the largest sum
+    and with the largest sum per character.
     """
 
     log_probs: tuple[float, ...]
@@ -63,7 +63,7 @@ def answer_questions(model: Runtime, questions: Sequence[Question], progress: Pr
 
 
 def right_answers(questions: Sequence[Question], answers: Sequence[Answer], normalized: bool) -> list[bool]:
-    """Of each question, whether it was answered rightly; `normalized` by `acc_norm`, otherwise by `acc`."""
+    """Whether each question was answered rightly, by `acc_norm` if `normalized`, otherwise by `acc`."""
     chosen = [answer.chosen_norm if normalized else answer.chosen for answer in answers]
     return [choice == question.right for choice, question in zip(chosen, questions, strict=True)]
 
@@ -85,7 +85,8 @@ def _tokens(model: Runtime, question: Question) -> tuple[list[int], list[list[in
         return ids, [model.tokenize(option, special=False) for option in question.options]
     # A blank at the end would be a token of its own; tokenizers join it to the word that follows.
     ids = model.tokenize(question.prompt.rstrip(), special=False, add_bos=True)
-    wholes = [model.tokenize(f"{question.prompt} {option}", special=False, add_bos=True) for option in question.options]
+    texts = [f"{question.prompt} {option}" for option in question.options]
+    wholes = [model.tokenize(text, special=False, add_bos=True) for text in texts]
     return ids, [whole[len(ids) :] for whole in wholes]
 
 

@@ -1,8 +1,7 @@
 """Quality of a packed file: perplexity, KL to the teacher and to the float student, agreement on the likeliest token.
 
-All logits come from the file in its runtime; the references are float32. For each judged position, in nats:
-KL(reference ‖ file) = Σ_v p_v log p_v − Σ_v p_v log q_v; perplexity = exp(mean −log q(next token)). The first sum is
-the reference's own and is taken once for all files. Means and shares are weighted by the examples' weights; the 99th
+All logits come from the file in its runtime; the references are float32. Perplexity is exp(mean −log q(next token))
+over the judged positions; KL is as in positions.py. Means and shares are weighted by the examples' weights; the 99th
 percentile is over kept positions, whatever they weigh. A reference and a file whose tables have other padding rows
 behind the same words are compared on the rows that both have, each side made to sum up to 1 over these.
 """
@@ -15,19 +14,48 @@ from torch import Tensor
 
 from edgedistill.data.example import Example
 from edgedistill.measure.judge import Judge, Reference
-from edgedistill.measure.worst import WorstTokens
+from edgedistill.measure.positions import Comparison, Prediction, at, compare
+from edgedistill.measure.worst import Piece, WorstTokens
 from edgedistill.progress import Progress
+from edgedistill.results.row import FLOAT, Distance, Quality
 from edgedistill.runtimes.base import Runtime
 
 ROWS = 128  # positions at a time: few enough for memory to be used again, enough for a fast matrix product
 
 
 @dataclass
+class _Distances:
+    """KL and agreement with one reference, a tensor for each piece of positions."""
+
+    kl: list[Tensor] = field(default_factory=list)
+    same: list[Tensor] = field(default_factory=list)
+
+    def add(self, comparison: Comparison) -> None:
+        self.kl.append(comparison.kl)
+        self.same.append(comparison.same)
+
+    def summary(self, shares: Tensor) -> Distance:
+        """Over all positions, which weigh `shares` [N] float64 of the whole."""
+        # A KL is never negative; float32 sums of equal distributions come out within rounding of 0.
+        kl = torch.cat(self.kl).double().clamp_min(0)
+        same = float((torch.cat(self.same) * shares).sum())
+        return Distance(float((kl * shares).sum()), float(kl.quantile(0.99)), same)
+
+
+@dataclass
 class _Tally:
+    """What was measured on one judge: weights and −log q of each position, and the distance to each reference."""
+
     weights: list[Tensor] = field(default_factory=list)
     nll: list[Tensor] = field(default_factory=list)
-    kl: dict[str, list[Tensor]] = field(default_factory=dict)
-    same: dict[str, list[Tensor]] = field(default_factory=dict)
+    distances: dict[str, _Distances] = field(default_factory=dict)
+
+    def summary(self) -> Quality:
+        nll = torch.cat(self.nll).double()
+        weights = torch.cat(self.weights).double()
+        shares = weights / weights.sum()
+        distances = {name: one.summary(shares) for name, one in self.distances.items()}
+        return Quality(len(nll), float((nll * shares).sum().exp()), distances)
 
 
 @torch.no_grad()
@@ -37,14 +65,18 @@ def measure_quality(
     references: Mapping[str, Reference],
     progress: Progress,
     worst: WorstTokens | None = None,
-    worst_by: str = "student",
-) -> dict[str, dict[str, float]]:
-    """By judge: tokens, ppl, and for each reference NAME: kl_NAME_mean, kl_NAME_p99, top1_NAME (a share).
+) -> dict[str, Quality]:
+    """A file's quality by judge, with its distance to each reference by name.
 
-    `worst` sees every position's KL to the reference `worst_by`.
+    Args:
+        model: the file in its runtime.
+        judges: the texts.
+        references: float models' views of all judged positions.
+        progress: advances by positions.
+        worst: sees every position's KL to the reference FLOAT.
     """
-    found: dict[str, dict[str, float]] = {}
-    position = 0
+    quality: dict[str, Quality] = {}
+    position = 0  # of all judges' positions, as references count them
     for number, judge in enumerate(judges):
         tally = _Tally()
         for place, document in enumerate(judge.documents):
@@ -53,29 +85,19 @@ def measure_quality(
             row = 0
             for logits in _kept_logits(model, document):
                 stop = row + len(logits)
-                log_q = torch.log_softmax(logits, -1)
-                best_of_all = log_q.amax(-1)
-                tally.nll.append(-log_q.gather(-1, labels[row:stop].unsqueeze(-1)).squeeze(-1))
+                prediction = Prediction.of(logits)
+                tally.nll.append(-at(prediction.log_q, labels[row:stop]))
                 for name, reference in references.items():
                     view = reference.view(position + row, position + stop, logits.shape[-1])
-                    shared, best = log_q, best_of_all
-                    if view.p.shape[-1] < logits.shape[-1]:  # the file has padding rows that the reference lacks
-                        shared = torch.log_softmax(logits[:, : view.p.shape[-1]], -1)
-                        best = shared.amax(-1)
-                    expected = view.p.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1)
-                    # In place: hundreds of MB a second of fresh memory cost as much as the sums.
-                    kl = view.negative_entropy - view.p.mul_(shared).sum(-1)
-                    if worst is not None and name == worst_by:
-                        worst.see(kl, view, expected, shared, number, place, positions[row:stop])
-                    tally.kl.setdefault(name, []).append(kl)
-                    tally.same.setdefault(name, []).append(
-                        shared.gather(-1, view.likeliest.unsqueeze(-1)).squeeze(-1) == best
-                    )
+                    comparison = compare(view, logits, prediction)
+                    tally.distances.setdefault(name, _Distances()).add(comparison)
+                    if worst is not None and name == FLOAT:
+                        worst.see(comparison, Piece(number, place, positions[row:stop]))
                 row = stop
             position += row
             progress.advance(row)
-        found[judge.name] = _summary(tally)
-    return found
+        quality[judge.name] = tally.summary()
+    return quality
 
 
 def _kept_logits(model: Runtime, document: Example) -> Iterator[Tensor]:
@@ -83,25 +105,11 @@ def _kept_logits(model: Runtime, document: Example) -> Iterator[Tensor]:
     if not document.kept:
         return
     for start, rows in model.logit_chunks(document.tokens.tolist(), int(document.positions[0])):
-        for at in range(0, len(rows), ROWS):
-            piece = rows[at : at + ROWS]
-            first = start + at
+        for offset in range(0, len(rows), ROWS):
+            piece = rows[offset : offset + ROWS]
+            first = start + offset
             kept = document.weight[first : first + len(piece)] > 0
             if kept.all() and len(kept) == len(piece):
                 yield torch.from_numpy(piece).float()
             elif kept.any():
                 yield torch.from_numpy(piece[: len(kept)]).float()[kept]
-
-
-def _summary(tally: _Tally) -> dict[str, float]:
-    nll = torch.cat(tally.nll).double()
-    weights = torch.cat(tally.weights).double()
-    shares = weights / weights.sum()
-    summary = {"tokens": len(nll), "ppl": float((nll * shares).sum().exp())}
-    for name, parts in tally.kl.items():
-        # A KL is never negative; float32 sums of equal distributions come out within rounding of 0.
-        kl = torch.cat(parts).double().clamp_min(0)
-        summary[f"kl_{name}_mean"] = float((kl * shares).sum())
-        summary[f"kl_{name}_p99"] = float(kl.quantile(0.99))
-        summary[f"top1_{name}"] = float((torch.cat(tally.same[name]) * shares).sum())
-    return summary

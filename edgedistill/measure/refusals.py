@@ -2,7 +2,7 @@
 
 A refusal is an answer that starts with one of the phrases by which XSTest's string matching finds full refusals
 (Röttger et al. 2024, evaluation/classify_completions_strmatch.py). That reads an answer's first words only, so two
-dozen greedy tokens are enough, and what a file says after "Sorry" or without it isn't seen: the figure compares files
+dozen greedy tokens are enough. What a file says after "Sorry", or instead of it, isn't read: the figure compares files
 with each other; it is no measure of safety.
 """
 
@@ -61,9 +61,9 @@ def reply_to(model: LlamaCpp, requests: Sequence[str], progress: Progress, max_n
     """
     conversations: list[list[Message]] = [[{"role": "user", "content": request}] for request in requests]
     prompts = [model.apply_template(messages)[1] for messages in conversations]
-    found: dict[int, list[int]] = {}
+    tokens: dict[int, list[int]] = {}
     for index, generation in model.generate_stream(prompts, max_new):
-        found[index] = generation.tokens
+        tokens[index] = generation.tokens
         progress.advance(1)
-    texts = [model.detokenize(found[index]) for index in range(len(requests))]
+    texts = [model.detokenize(tokens[index]) for index in range(len(requests))]
     return [Reply(text, is_refusal(text)) for text in texts]

@@ -4,17 +4,18 @@ and which of them no other beats. Nothing is trained or written.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edgedistill.errors import InputError
 from edgedistill.machine import usable_cores
-from edgedistill.measure.bench import WINDOW, BenchSettings, bench, runtime_of
-from edgedistill.measure.row import open_runtime
-from edgedistill.measure.speed import Trial, summary, time_once
+from edgedistill.measure.bench import BenchSettings, bench, runtime_of
+from edgedistill.measure.load import open_runtime
+from edgedistill.measure.speed import Trial, time_in_turn, time_once
 from edgedistill.models.facts import read_facts
 from edgedistill.progress import Progress
-from edgedistill.results.front import LEAST_KL, in_steps, unbeaten
+from edgedistill.results.bench import FileFigures
+from edgedistill.results.front import LEAST_KL, Key, in_steps, unbeaten
 
 RULE = "the largest file whose weights are floats (f32, f16 or bf16), else the largest"
 
@@ -41,7 +42,7 @@ def bench_files(
     settings: BenchSettings,
     scratch: Path,
     progress: Progress,
-) -> list[dict[str, Any]]:
+) -> list[FileFigures]:
     """What `bench` gives of each file, in their order, with the speeds of all taken in turn, and `front`: whether no
     other file is at least as small, fast and near to the reference.
 
@@ -57,37 +58,24 @@ def bench_files(
         raise InputError("a file is named twice; name each once")
     untimed = replace(settings, timed=False)
     results = [bench(path, text, reference, untimed, scratch, progress) for path in files]
-    for result, speed in zip(results, _speeds(files, settings, progress), strict=True):
-        result["speed"] = speed
-    front = unbeaten([_key(result) for result in results])
-    for index, result in enumerate(results):
-        result["front"] = index in front
-    return results
+    trials = [partial(_trial, path, settings) for path in files]
+    speeds = time_in_turn(trials, settings.repetitions, progress)
+    timed = [replace(result, speed=speed) for result, speed in zip(results, speeds, strict=True)]
+    front = unbeaten([_key(result) for result in timed])
+    return [replace(result, front=index in front) for index, result in enumerate(timed)]
 
 
-def _speeds(files: Sequence[Path], settings: BenchSettings, progress: Progress) -> list[dict[str, Any]]:
-    """Rounds of one trial of each file, freshly loaded."""
+def _trial(path: Path, settings: BenchSettings, _round: int) -> Trial:
+    """One trial of a file, freshly loaded."""
     threads = settings.threads or usable_cores()
-    context = max(settings.prefill, settings.decode, WINDOW) + 1
-    trials: list[list[Trial]] = [[] for _ in files]
-    progress.start("time the files in turn", settings.repetitions * len(files), "trials")
-    for _ in range(settings.repetitions):
-        for path, of_file in zip(files, trials, strict=True):
-            with open_runtime(runtime_of(path), path, threads, context) as model:
-                of_file.append(time_once(model, settings.prefill, settings.decode))
-            progress.advance(1)
-    progress.finish()
-    return [summary(of_file) for of_file in trials]
+    with open_runtime(runtime_of(path), path, threads, settings.context) as model:
+        return time_once(model, settings.prefill, settings.decode)
 
 
-def kl_of(result: dict[str, Any]) -> float | None:
-    """Mean KL to the reference over the texts, in nats per token; None without a reference."""
-    kls = [quality["kl_reference_mean"] for quality in (result["quality"] or {}).values() if len(quality) > 2]
-    return sum(kls) / len(kls) if kls else None
-
-
-def _key(result: dict[str, Any]) -> tuple[float | None, ...]:
+def _key(result: FileFigures) -> Key:
     """Size, decoding speed and KL in steps that a difference must reach, higher always better."""
-    decode, kl = result["speed"]["decode_tokens_per_s"]["mean"], kl_of(result)
-    nearness = None if kl is None else -in_steps(max(kl, LEAST_KL), "kl")
-    return (-in_steps(result["file_bytes"], "file_bytes"), in_steps(decode, "decode_tokens_per_s"), nearness)
+    assert result.speed is not None
+    decode = result.speed.decode.mean
+    assert decode is not None
+    nearness = None if result.kl is None else -in_steps(max(result.kl, LEAST_KL), "kl")
+    return (-in_steps(result.file_bytes, "file_bytes"), in_steps(decode, "decode_tokens_per_s"), nearness)

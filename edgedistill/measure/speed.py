@@ -7,65 +7,95 @@ alone, takes its trials at one go.
 """
 
 import statistics
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from edgedistill.machine import load_average
+from edgedistill.progress import Progress
+from edgedistill.results.codec import JsonData
+from edgedistill.results.row import Speed, Timing
 from edgedistill.runtimes.base import Runtime
+from edgedistill.runtimes.speed import SpeedSettings, SpeedTests, TimedRun
 
-# Of the processor time that the threads could have had: below it, something else held the cores during a trial.
+# Share of the processor time that the threads could have had: below it, another program held the cores.
 BUSY_BELOW = 0.7
 # Enough to touch every weight and to allocate what a trial needs.
 WARM_PREFILL, WARM_DECODE = 64, 8
-TESTS = ("prefill", "decode")
-
-# What `time_once` gives: prefill and decode, each {tokens_per_s, wall_s, cpu_s}; load_s, peak_rss_bytes, threads,
-# load_average.
-Trial = dict[str, Any]
 
 
-def measure_speed(model: Runtime, prefill: int, decode: int, repetitions: int) -> dict[str, Any]:
-    """Tokens/s of prefill and decode (mean, median, std and trials), seconds to load, peak bytes of the runtime's
-    process.
+@dataclass(frozen=True)
+class Trial(JsonData):
+    """One timed run of prefill and of decode, and the conditions: seconds to load the file, the peak memory of the
+    runtime's process, its threads, and the machine's load average before the run.
     """
-    before = load_average()
-    found = model.speed(prefill=prefill, decode=decode, repetitions=repetitions)
-    pairs = zip(found["prefill"]["trials"], found["decode"]["trials"], strict=True)
-    return summary([{"prefill": one, "decode": other} | _conditions(model, before) for one, other in pairs])
+
+    prefill: TimedRun
+    decode: TimedRun
+    load_s: float
+    peak_rss_bytes: int
+    threads: int
+    load_average: float | None
+
+
+def measure_speed(model: Runtime, settings: SpeedSettings) -> Speed:
+    """All trials of one file at one go."""
+    load = load_average()
+    return summary(_trials(model, model.speed(settings), load))
 
 
 def time_once(model: Runtime, prefill: int, decode: int) -> Trial:
     """One trial of each after a short warm-up; a round calls this with every file, freshly loaded."""
-    before = load_average()
-    model.speed(prefill=min(prefill, WARM_PREFILL), decode=min(decode, WARM_DECODE), repetitions=1, warmup=0)
-    found = model.speed(prefill=prefill, decode=decode, repetitions=1, warmup=0)
-    return {name: found[name]["trials"][0] for name in TESTS} | _conditions(model, before)
+    load = load_average()
+    warm = SpeedSettings(min(prefill, WARM_PREFILL), min(decode, WARM_DECODE), repetitions=1, warmup=0)
+    model.speed(warm)
+    tests = model.speed(replace(warm, prefill=prefill, decode=decode))
+    return _trials(model, tests, load)[0]
 
 
-def summary(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Trials of one file as a report has them: spread of the speeds in the order of the trials, and the conditions."""
-    both = [trial[name] for trial in trials for name in TESTS]
-    shares = [one["cpu_s"] / (one["wall_s"] * trials[0]["threads"]) for one in both]
-    loads = [trial["load_average"] for trial in trials if trial["load_average"] is not None]
-    return {
-        **{f"{name}_tokens_per_s": _spread([trial[name]["tokens_per_s"] for trial in trials]) for name in TESTS},
-        "load_s": statistics.median(trial["load_s"] for trial in trials),
-        "peak_rss_bytes": max(trial["peak_rss_bytes"] for trial in trials),
-        "threads": trials[0]["threads"],
-        "load_average": statistics.fmean(loads) if loads else None,
-        "busy": statistics.median(shares) < BUSY_BELOW,
-    }
+def time_in_turn(files: Sequence[Callable[[int], Trial]], rounds: int, progress: Progress) -> list[Speed]:
+    """Each file's speed from `rounds` rounds of one trial of each file.
+
+    Args:
+        files: for each file a function that loads it anew and times it once; it is given the round's number.
+        rounds: trials of each file.
+        progress: where it is shown.
+    """
+    trials: list[list[Trial]] = [[] for _ in files]
+    progress.start("time the files in turn", rounds * len(files), "trials")
+    for number in range(rounds):
+        for time_file, of_file in zip(files, trials, strict=True):
+            of_file.append(time_file(number))
+            progress.advance(1)
+    progress.finish()
+    return [summary(of_file) for of_file in trials]
 
 
-def _conditions(model: Runtime, load: float | None) -> dict[str, Any]:
-    return {
-        "load_s": model.info().load_s,
-        "peak_rss_bytes": model.peak_rss_bytes(),
-        "threads": model.threads,
-        "load_average": load,
-    }
+def summary(trials: Sequence[Trial]) -> Speed:
+    """Trials of one file as a report has them: the speeds in the order of the trials, and the conditions."""
+    threads = trials[0].threads
+    runs = [run for trial in trials for run in (trial.prefill, trial.decode)]
+    shares = [run.cpu_s / (run.wall_s * threads) for run in runs]
+    loads = [trial.load_average for trial in trials if trial.load_average is not None]
+    return Speed(
+        prefill_tokens_per_s=_timing([trial.prefill.tokens_per_s for trial in trials]),
+        decode_tokens_per_s=_timing([trial.decode.tokens_per_s for trial in trials]),
+        load_s=statistics.median(trial.load_s for trial in trials),
+        peak_rss_bytes=max(trial.peak_rss_bytes for trial in trials),
+        threads=threads,
+        load_average=statistics.fmean(loads) if loads else None,
+        busy=statistics.median(shares) < BUSY_BELOW,
+    )
 
 
-def _spread(trials: list[float]) -> dict[str, Any]:
-    std = statistics.stdev(trials) if len(trials) > 1 else None
-    return {"mean": statistics.fmean(trials), "median": statistics.median(trials), "std": std, "trials": trials}
+def _trials(model: Runtime, tests: SpeedTests, load: float | None) -> list[Trial]:
+    """A runtime's trials, each with the conditions; both tests were run."""
+    assert tests.prefill is not None
+    assert tests.decode is not None
+    load_s, peak = model.info().load_s, model.peak_rss_bytes()
+    pairs = zip(tests.prefill.trials, tests.decode.trials, strict=True)
+    return [Trial(prefill, decode, load_s, peak, model.threads, load) for prefill, decode in pairs]
+
+
+def _timing(speeds: list[float]) -> Timing:
+    std = statistics.stdev(speeds) if len(speeds) > 1 else None
+    return Timing(statistics.fmean(speeds), statistics.median(speeds), std, tuple(speeds))

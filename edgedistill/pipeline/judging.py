@@ -27,15 +27,15 @@ from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
 from edgedistill.pipeline.judges import prose_judge, written_judges
 from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
+from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Artifact
 
 if TYPE_CHECKING:
-    from edgedistill.measure.artifacts import Artifact
-    from edgedistill.measure.items import Asked
+    from edgedistill.measure.items import Items
 
 # Of how files are measured, what no row depends on, and tasks, which count by their content.
 NO_ROW = {"repetitions", "accuracy_level", "tasks"}
 JOINED = "measure"
-RUNTIMES = {"gguf": ("llama.cpp", GGUF_NAME), "onnx": ("onnxruntime", ONNX_NAME)}
+RUNTIMES = {"gguf": (LLAMA_CPP, GGUF_NAME), "onnx": (ONNXRUNTIME, ONNX_NAME)}
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class JudgingStages:
         if context.own_file or not context.as_is:
             label = "model as given" if context.as_is else "teacher"
             place: Path | InStage = context.teacher if context.own_file else InStage(TEACHER_FILE, GGUF_NAME)
-            files.append(PackedFile(label, "teacher", None, "llama.cpp", place))
+            files.append(PackedFile(label, "teacher", None, LLAMA_CPP, place))
         label = "float model" if context.as_is else "float student"
-        files.append(PackedFile(label, "float", None, "llama.cpp", InStage(FLOAT_FILE, GGUF_NAME)))
+        files.append(PackedFile(label, "float", None, LLAMA_CPP, InStage(FLOAT_FILE, GGUF_NAME)))
         for mix in (mix.name for mix in self.mixes):
             place = InStage(f"rounded-{mix}", GGUF_NAME)
-            files.append(PackedFile(f"{mix} rounded", "rounded", mix, "llama.cpp", place))
+            files.append(PackedFile(f"{mix} rounded", "rounded", mix, LLAMA_CPP, place))
             for kind in context.recipe.export if context.recovering else ():
                 runtime, name = RUNTIMES[kind]
                 place = InStage(exported_stage(kind, mix), name)
@@ -166,7 +166,7 @@ class JudgingStages:
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.measure.judge import REFERENCE, load_judges, load_reference
-            from edgedistill.measure.row import Work, measure_row
+            from edgedistill.measure.row import RowInputs, measure_row
 
             # Read once for all rows: what a reference makes of a position is then worked out once too.
             views = {
@@ -175,9 +175,8 @@ class JudgingStages:
             }
             judges = load_judges(done.folder("judges"))
             items = self._items(done)
-            measure_row(
-                _artifact(context, file, done), Work(judges, views, items, context.recipe, folder, done.progress)
-            )
+            inputs = RowInputs(judges, views, items, context.recipe, folder, done.progress)
+            measure_row(_artifact(context, file, done), inputs)
 
         measure = {key: value for key, value in settings_of(context.recipe.measure).items() if key not in NO_ROW}
         settings: dict[str, Json] = {
@@ -193,7 +192,7 @@ class JudgingStages:
         estimate = self.estimates.row()
         return Stage(file.stage, "row", work, settings, inputs, outside, mix=file.mix, estimate=estimate)
 
-    def _items(self, done: Finished) -> "Asked":
+    def _items(self, done: Finished) -> "Items":
         """The recipe's questions and requests that fit the model."""
         from edgedistill.measure.items import choose_items
 
@@ -203,17 +202,17 @@ class JudgingStages:
     def _layers(self, mix: str) -> Stage:
         """A mix's errors by layer, of its files in llama.cpp."""
         context = self.context
-        files = [file for file in self.files if (file.mix, file.runtime) == (mix, "llama.cpp")]
+        files = [file for file in self.files if (file.mix, file.runtime) == (mix, LLAMA_CPP)]
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.export.weights import open_weights
-            from edgedistill.measure.stage import find_layers
+            from edgedistill.measure.layers import measure_layers, save_layers
             from edgedistill.teach.capture import load_importance
 
             squares = load_importance(done.folder(self.captured)) if self.captured else None
-            paths = {file.kind: done.locate(file.place) for file in files}
-            student = done.folder(self.student)
-            find_layers(paths, student, lambda path: open_weights(path).tensors, squares, mix, folder, done.progress)
+            tensors = {file.kind: open_weights(done.locate(file.place)).tensors for file in files}
+            floats = open_weights(done.folder(self.student)).tensors
+            save_layers(measure_layers(floats, tensors, squares, mix, done.progress), folder)
 
         inputs = (self.student, self.captured) if self.captured else (self.student,)
         outside = {file.kind: Outside(file.place) for file in files}
@@ -225,7 +224,7 @@ class JudgingStages:
         context, measure = self.context, self.context.recipe.measure
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.measure.stage import time_files
+            from edgedistill.measure.join import time_files
 
             time_files(self._artifacts(done), context.recipe, folder, done.progress)
 
@@ -246,22 +245,21 @@ class JudgingStages:
         context = self.context
 
         def work(folder: Path, done: Finished) -> None:
+            from edgedistill.measure.join import Setting, join_rows, load_files, save_measurement
             from edgedistill.measure.judge import load_judges
-            from edgedistill.measure.stage import join_rows
+            from edgedistill.measure.layers import load_layers
 
-            by_mix = {str(stage.mix): done.folder(stage.name) for stage in layers}
-            join_rows(
-                self._artifacts(done),
-                [done.folder(row.name) for row in rows],
-                done.folder("speeds"),
-                by_mix,
+            row_folders = [done.folder(row.name) for row in rows]
+            files = load_files(self._artifacts(done), row_folders, done.folder("speeds"))
+            by_mix = {str(stage.mix): load_layers(done.folder(stage.name)) for stage in layers}
+            setting = Setting(
                 load_judges(done.folder("judges")),
                 self._items(done),
-                context.recipe,
+                context.recipe.measure.prompts,
                 context.command,
                 context.target.this_machine,
-                folder,
             )
+            save_measurement(join_rows(files, by_mix, setting), folder)
 
         table: list[Json] = [[file.label, file.kind, file.mix, _shown(file.place)] for file in self.files]
         settings: dict[str, Json] = {
@@ -273,7 +271,7 @@ class JudgingStages:
         outside = item_files(context)
         return Stage(JOINED, "papers", work, settings, inputs, outside, estimate=self.estimates.papers())
 
-    def _artifacts(self, done: Finished) -> "list[Artifact]":
+    def _artifacts(self, done: Finished) -> list[Artifact]:
         return [_artifact(self.context, file, done) for file in self.files]
 
 
@@ -286,11 +284,11 @@ def item_files(context: Context) -> dict[str, Outside]:
     return files
 
 
-def _artifact(context: Context, file: PackedFile, done: Finished) -> "Artifact":
-    from edgedistill.measure.artifacts import Artifact
+def _artifact(context: Context, file: PackedFile, done: Finished) -> Artifact:
+    from edgedistill.measure.artifacts import read_artifact
 
-    def look() -> "Artifact":
-        return Artifact.of(file.label, file.kind, file.mix, file.runtime, done.locate(file.place), run=context.out)
+    def look() -> Artifact:
+        return read_artifact(file.label, file.kind, file.mix, file.runtime, done.locate(file.place), run=context.out)
 
     return done.once(f"artifact {file.label}", look)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgedistill.results.codec import JsonData, absent
 from edgedistill.results.record import Record
-from edgedistill.results.row import Row
+from edgedistill.results.row import Quality, Row, TaskShare, WorstToken
 
 MEASURE_SCHEMA = "edgedistill.measure/1"
 
@@ -70,6 +70,26 @@ class Sample(JsonData):
 
     prompt: str | None
     answers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowFigures(JsonData):
+    """What one file makes of texts, questions and requests (row.json).
+
+    Attributes:
+        quality: by judge.
+        worst: the tokens at which it is furthest from its float model; empty where nobody looked.
+        samples: its answer to each sample prompt.
+        bits: a digit an item of each set, "1" where it was right or refused, by the names that `differences` has.
+        tasks, refusals: shares by set.
+    """
+
+    quality: dict[str, Quality]
+    worst: tuple[WorstToken, ...]
+    samples: dict[str, str]
+    bits: dict[str, str]
+    tasks: dict[str, TaskShare]
+    refusals: dict[str, TaskShare]
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,9 @@ class Speed(JsonData):
         return self.prefill_tokens_per_s or NO_TIMING
 
 
+NO_SPEED = Speed()
+
+
 @dataclass(frozen=True)
 class TaskShare(JsonData):
     """A share of items, with its 95 % interval: questions answered right, or requests refused."""

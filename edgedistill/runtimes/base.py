@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.child import Child
+from edgedistill.runtimes.speed import SpeedSettings, SpeedTests
 
 Message = dict[str, Any]  # {"role": "user", "content": "..."}
 
@@ -212,9 +213,9 @@ class Runtime:
             if text:
                 yield text
 
-    def speed(self, prefill: int = 512, decode: int = 128, repetitions: int = 5, warmup: int = 1) -> dict[str, Any]:
-        """Tokens/s as llama-bench measures them; see speed.measure_speed. Adds load_s and threads."""
-        return self._child.call("speed", prefill=prefill, decode=decode, repetitions=repetitions, warmup=warmup)[0]
+    def speed(self, settings: SpeedSettings) -> SpeedTests:
+        """Tokens/s as llama-bench measures them; see speed.measure_speed."""
+        return SpeedTests.from_json(self._child.call("speed", **asdict(settings))[0])
 
     def peak_rss_bytes(self) -> int:
         """The most memory that the child ever had resident."""

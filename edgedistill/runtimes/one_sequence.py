@@ -11,7 +11,7 @@ from edgedistill.errors import InputError
 from edgedistill.runtimes.memory import peak_rss_bytes, rss_bytes
 from edgedistill.runtimes.prompt import PromptFormat, check_text, special_text, write_prompt
 from edgedistill.runtimes.sampling import Sampler
-from edgedistill.runtimes.speed import measure_speed
+from edgedistill.runtimes.speed import SpeedSettings, measure_speed
 from edgedistill.runtimes.worker import Answer, Operation
 
 LOGIT_ROWS = 128  # positions a frame: 24 MiB at a vocabulary of 49,152
@@ -134,16 +134,8 @@ class OneSequence:
         """Trials as in speed.py."""
         length = max(self.context, prefill, decode)
         self.open(length)
-        found = measure_speed(
-            self.vocab,
-            self.evaluate,
-            lambda: self.open(length),
-            prefill=prefill,
-            decode=decode,
-            repetitions=repetitions,
-            warmup=warmup,
-        )
-        return found | {"load_s": self.load_s, "threads": self.threads}
+        settings = SpeedSettings(prefill, decode, repetitions, warmup)
+        return measure_speed(self.vocab, self.evaluate, lambda: self.open(length), settings).to_json()
 
     def memory(self) -> Answer:
         """Bytes resident now and at most."""

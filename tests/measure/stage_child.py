@@ -10,12 +10,14 @@ import torch
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.example import counted_from
 from edgedistill.export.weights import open_weights
-from edgedistill.measure.artifacts import Artifact
+from edgedistill.measure.artifacts import read_artifact
 from edgedistill.measure.items import choose_items
+from edgedistill.measure.join import Setting, join_rows, load_files, save_measurement, time_files
 from edgedistill.measure.judge import Judge, make_reference
-from edgedistill.measure.row import Work, measure_row
-from edgedistill.measure.stage import find_layers, join_rows, time_files
+from edgedistill.measure.layers import load_layers, measure_layers, save_layers
+from edgedistill.measure.row import RowInputs, measure_row
 from edgedistill.progress import QuietProgress
+from edgedistill.results.row import Artifact
 
 
 def artifacts(folder: Path) -> list[Artifact]:
@@ -25,7 +27,7 @@ def artifacts(folder: Path) -> list[Artifact]:
         ("rounded", "q4_0", "rounded.gguf"),
         ("recovered", "q4_0", "recovered.gguf"),
     )
-    return [Artifact.of(name, name, mix, "llama.cpp", folder / file, folder) for name, mix, file in files]
+    return [read_artifact(name, name, mix, "llama.cpp", folder / file, folder) for name, mix, file in files]
 
 
 def recipe(folder: Path, **measure: object) -> Recipe:
@@ -44,11 +46,11 @@ def recipe(folder: Path, **measure: object) -> Recipe:
 
 
 def run(folder: Path, work: Path, **settings: object) -> None:
-    """Measure them, each stage in a folder of its own below `work`, as stages/judging.py does."""
+    """Measure them, each stage in a folder of its own below `work`, as pipeline/judging.py does."""
     torch.manual_seed(0)
     documents = tuple(counted_from(torch.randint(3, 300, (60,), dtype=torch.int32), 4) for _ in range(3))
     small, judges, quiet = recipe(folder, **settings), [Judge("random", "made up", documents)], QuietProgress()
-    asked = choose_items(small.measure, folder / "model", quiet)
+    items = choose_items(small.measure, folder / "model", quiet)
     files = artifacts(folder)
     places = {name: work / name for name in ("reference", "speeds", "layers", *(f"row-{file.label}" for file in files))}
     for place in places.values():
@@ -56,11 +58,14 @@ def run(folder: Path, work: Path, **settings: object) -> None:
     reference = make_reference(folder / "model", judges, places["reference"] / "student.safetensors", "student", quiet)
     rows = [places[f"row-{file.label}"] for file in files]
     for file, place in zip(files, rows, strict=True):
-        measure_row(file, Work(judges, {"student": reference}, asked, small, place, quiet))
+        measure_row(file, RowInputs(judges, {"student": reference}, items, small, place, quiet))
     time_files(files, small, places["speeds"], quiet)
-    paths = {file.kind: file.path for file in files if file.mix}
-    find_layers(paths, folder / "model", lambda path: open_weights(path).tensors, None, "q4_0", places["layers"], quiet)
-    join_rows(files, rows, places["speeds"], {"q4_0": places["layers"]}, judges, asked, small, "a command", False, work)
+    tensors = {file.kind: open_weights(file.path).tensors for file in files if file.mix}
+    floats = open_weights(folder / "model").tensors
+    save_layers(measure_layers(floats, tensors, None, "q4_0", quiet), places["layers"])
+    setting = Setting(judges, items, small.measure.prompts, "a command", on_target=False)
+    layers = {"q4_0": load_layers(places["layers"])}
+    save_measurement(join_rows(load_files(files, rows, places["speeds"]), layers, setting), work)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,6 @@ def test_differences_that_are_shown_together_hold_together():
     base, own = "1" * 30 + "0" * 20, "0" * 7 + "1" * 23 + "0" * 20
     alone = differences({"task": base}, {"task": own}, 1)["task"]
     of_forty = differences({"task": base}, {"task": own}, 40)["task"]
-    assert alone["high"] < 0 < of_forty["high"]
+    assert alone.high < 0 < of_forty.high
     expected = paired_difference([c == "1" for c in base], [c == "1" for c in own], 1 - 0.05 / 40)
-    assert (of_forty["low"], of_forty["high"]) == (expected.low, expected.high)
+    assert (of_forty.low, of_forty.high) == (expected.low, expected.high)

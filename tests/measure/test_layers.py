@@ -54,23 +54,23 @@ def test_a_files_errors_are_its_tensors_own(tiny_llama, tiny_gguf, tmp_path):
     found = layer_errors(open_weights(tiny_llama).tensors, files, squares, QuietProgress())
 
     matrices = [tensor for tensor in shape.tensors() if not tensor.flat]
-    assert [entry["tensor"] for entry in found] == [tensor.name for tensor in matrices]
-    assert [entry["layer"] for entry in found] == [None] + [layer for layer in range(4) for _ in range(7)]
-    assert {entry["recovered"] for entry in found} == {0.0}
+    assert [entry.tensor for entry in found] == [tensor.name for tensor in matrices]
+    assert [entry.layer for entry in found] == [None] + [layer for layer in range(4) for _ in range(7)]
+    assert {entry.recovered for entry in found} == {0.0}
     for entry, tensor in zip(found, matrices, strict=True):
         name = tensor.name
-        assert (entry["grid"], entry["weights"]) == (formats[name].name, tensor.size)
+        assert (entry.grid, entry.weights) == (formats[name].name, tensor.size)
         inputs = squares[name].double().sqrt() if name in squares else torch.ones(tensor.cols).double()
         weight, rounded = state[name].double() * inputs, checkpoint.decode(name).double() * inputs
-        assert entry["rounded"] == pytest.approx(((weight - rounded).norm() / weight.norm()).item(), rel=1e-5)
-        assert entry["rounded"] > 0
+        assert entry.rounded == pytest.approx(((weight - rounded).norm() / weight.norm()).item(), rel=1e-5)
+        assert entry.rounded > 0
 
     plain = layer_errors(open_weights(tiny_llama).tensors, {"rounded": files["rounded"]}, None, QuietProgress())
-    assert {entry["recovered"] for entry in plain} == {None}
-    q_proj = next(entry for entry in plain if entry["tensor"].endswith("0.self_attn.q_proj.weight"))
-    weight = state[q_proj["tensor"]].double()
-    assert q_proj["rounded"] == pytest.approx(
-        ((weight - checkpoint.decode(q_proj["tensor"])).norm() / weight.norm()).item(), rel=1e-5
+    assert {entry.recovered for entry in plain} == {None}
+    q_proj = next(entry for entry in plain if entry.tensor.endswith("0.self_attn.q_proj.weight"))
+    weight = state[q_proj.tensor].double()
+    assert q_proj.rounded == pytest.approx(
+        ((weight - checkpoint.decode(q_proj.tensor)).norm() / weight.norm()).item(), rel=1e-5
     )
 
 
@@ -88,5 +88,5 @@ def test_norms_of_a_family_that_adds_one_and_fused_matrices_are_read_too(tmp_pat
         found = layer_errors(
             open_weights(folder).tensors, {"rounded": open_weights(path).tensors}, None, QuietProgress()
         )
-        assert {entry["rounded"] for entry in found} == {0.0}
+        assert {entry.rounded for entry in found} == {0.0}
         assert len(found) == len([tensor for tensor in shape.tensors() if not tensor.flat])

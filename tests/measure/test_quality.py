@@ -9,12 +9,13 @@ import torch
 
 from edgedistill.data.example import Example, counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
+from edgedistill.measure.join import recovered_shares
 from edgedistill.measure.judge import Judge, Reference, limit_documents, make_reference
 from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.stage import recovered_shares
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
+from edgedistill.results.row import Distance, Quality, Row
 from edgedistill.runtimes.llama import LlamaCpp
 
 
@@ -56,11 +57,11 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
             kls.append(float((np.exp(log_p) * (log_p - log_q)).sum()))
             same.append(log_p.argmax() == log_q.argmax())
         figures, weights = found[judge.name], document.weights.tolist()
-        assert figures["tokens"] == len(nll)
-        assert figures["ppl"] == pytest.approx(math.exp(np.average(nll, weights=weights)), rel=1e-4)
-        assert figures["kl_student_mean"] == pytest.approx(np.average(kls, weights=weights), rel=1e-3)
-        assert figures["kl_student_p99"] == pytest.approx(np.quantile(kls, 0.99), rel=1e-3)
-        assert figures["top1_student"] == pytest.approx(np.average(same, weights=weights))
+        assert figures.tokens == len(nll)
+        assert figures.ppl == pytest.approx(math.exp(np.average(nll, weights=weights)), rel=1e-4)
+        assert figures.student.kl_mean == pytest.approx(np.average(kls, weights=weights), rel=1e-3)
+        assert figures.student.kl_p99 == pytest.approx(np.quantile(kls, 0.99), rel=1e-3)
+        assert figures.student.top1 == pytest.approx(np.average(same, weights=weights))
 
 
 def test_a_reference_with_other_padding_rows_is_compared_on_the_rows_of_both(tiny_llama: Path, tmp_path: Path):
@@ -79,15 +80,15 @@ def test_a_reference_with_other_padding_rows_is_compared_on_the_rows_of_both(tin
     fewer = Reference(same.hidden, same.head[:-30])
     with LlamaCpp(path, threads=1, context=128, parallel=1) as runtime:
         references = {"same": same, "more": more, "fewer": fewer}
-        found = measure_quality(runtime, judges, references, QuietProgress())["one"]
+        found = measure_quality(runtime, judges, references, QuietProgress())["one"].distances
         logits = torch.from_numpy(runtime.logits(judges[0].documents[0].tokens.tolist())[4:-1]).double()
-    assert found["kl_more_mean"] == pytest.approx(found["kl_same_mean"], rel=1e-6)
-    assert found["top1_more"] == found["top1_same"]
+    assert found["more"].kl_mean == pytest.approx(found["same"].kl_mean, rel=1e-6)
+    assert found["more"].top1 == found["same"].top1
     p = torch.softmax((same.hidden.double() @ same.head[:-30].double().T), -1)
     log_q = torch.log_softmax(logits[:, :-30], -1)
     expected = (p * (p.log() - log_q)).sum(-1).mean()
-    assert found["kl_fewer_mean"] == pytest.approx(float(expected), rel=1e-3)
-    assert abs(found["kl_fewer_mean"] - found["kl_same_mean"]) > 1e-3
+    assert found["fewer"].kl_mean == pytest.approx(float(expected), rel=1e-3)
+    assert abs(found["fewer"].kl_mean - found["same"].kl_mean) > 1e-3
 
 
 def test_documents_are_limited_to_the_budget():
@@ -99,7 +100,8 @@ def test_documents_are_limited_to_the_budget():
 
 def test_recovered_shares_are_the_drop_won_back():
     def row(kind, mix, kl, ppl, runtime="llama.cpp"):
-        return {"kind": kind, "mix": mix, "runtime": runtime, "quality": {"j": {"kl_student_mean": kl, "ppl": ppl}}}
+        quality = Quality(ppl=ppl, distances={"student": Distance(kl_mean=kl)})
+        return Row(f"{kind} {runtime}", kind, mix, runtime, quality={"j": quality})
 
     rows = [
         row("float", None, 0.0, 10.0),
@@ -108,5 +110,5 @@ def test_recovered_shares_are_the_drop_won_back():
         row("recovered", "q4_0", 0.3, 13.0, "onnxruntime"),
     ]
     shares = recovered_shares(rows, ["j"])
-    assert shares["q4_0"]["j"]["kl_share"] == pytest.approx(0.75)
-    assert shares["q4_0"]["j"]["ppl_share"] == pytest.approx(0.75)
+    assert shares["q4_0"]["j"].kl_share == pytest.approx(0.75)
+    assert shares["q4_0"]["j"].ppl_share == pytest.approx(0.75)

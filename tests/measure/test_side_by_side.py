@@ -32,12 +32,12 @@ def test_a_files_quality_is_what_it_is_alone(files: dict[str, Path], tmp_path: P
     both = bench_files([files["q8_0"], files["q4_0"]], files["text"], files["f16"], SETTINGS, tmp_path, QuietProgress())
     for name, result in zip(("q8_0", "q4_0"), both, strict=True):
         alone = bench(files[name], files["text"], files["f16"], SETTINGS, tmp_path, QuietProgress())
-        assert result["quality"] == alone["quality"]
-        assert result["sha256"] == alone["sha256"]
-        assert len(result["speed"]["decode_tokens_per_s"]["trials"]) == SETTINGS.repetitions
-    q8, q4 = (result["quality"]["text.txt"]["kl_reference_mean"] for result in both)
+        assert result.quality == alone.quality
+        assert result.sha256 == alone.sha256
+        assert len(result.speed.decode.trials) == SETTINGS.repetitions
+    q8, q4 = (result.kl for result in both)
     assert q8 < q4
-    assert [result["front"] for result in both] == [True, True], "one is nearer, the other smaller"
+    assert [result.front for result in both] == [True, True], "one is nearer, the other smaller"
 
 
 def test_the_reference_is_the_largest_file_of_floats_else_the_largest(files: dict[str, Path]):

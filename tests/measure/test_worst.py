@@ -6,9 +6,10 @@ import torch
 
 from edgedistill.data.example import counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
-from edgedistill.measure.judge import Judge, View, make_reference
+from edgedistill.measure.judge import Judge, make_reference
+from edgedistill.measure.positions import Comparison
 from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.worst import APART, COUNT, WorstTokens
+from edgedistill.measure.worst import APART, COUNT, Piece, WorstTokens
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
@@ -69,14 +70,14 @@ def test_worst_tokens_are_the_ones_with_the_largest_kl(tiny_llama, tmp_path):
             "the worst of all are in different documents anyway"
         )
         for entry, (kl, judge, number, position, best, got, p_expected, p_file) in zip(found, expected, strict=True):
-            assert abs(entry["kl"] - kl) < 1e-3 * kl
-            assert entry["judge"] == judge
-            assert entry["expected"] == runtime.detokenize([best], special=True)
-            assert entry["got"] == runtime.detokenize([got], special=True)
-            assert abs(entry["p_expected"] - p_expected) < 1e-4
-            assert abs(entry["p_file"] - p_file) < 1e-3
+            assert abs(entry.kl - kl) < 1e-3 * kl
+            assert entry.judge == judge
+            assert entry.expected == runtime.detokenize([best], special=True)
+            assert entry.got == runtime.detokenize([got], special=True)
+            assert abs(entry.p_expected - p_expected) < 1e-4
+            assert abs(entry.p_file - p_file) < 1e-3
             read = documents[number].tokens[: position + 1].tolist()
-            assert entry["before"] == "…" * (len(read) > 24) + runtime.detokenize(read[-24:]).lstrip("\ufffd")
+            assert entry.before == "…" * (len(read) > 24) + runtime.detokenize(read[-24:]).lstrip("\ufffd")
 
 
 def test_fewer_positions_than_five_are_all_there_is(tiny_gguf, tiny_llama, tmp_path):
@@ -94,12 +95,12 @@ def test_the_same_mistake_counts_once_wherever_it_is():
     log_q = torch.log_softmax(torch.eye(4)[[1, 1, 2, 1]] * 9, -1)  # what the file would say: 1, 1, 2, 1
     likeliest = torch.tensor([0, 0, 0, 3])
     for document, kl in enumerate(([1.0, 0.1, 0.2, 0.3], [2.0, 0.0, 0.1, 0.4])):
-        view = View(torch.zeros(4, 4), torch.zeros(4), likeliest)
         for row in range(4):  # far apart in the document
             part = slice(row, row + 1)
-            piece = View(view.p[part], view.negative_entropy[part], likeliest[part])
-            worst.see(torch.tensor(kl)[part], piece, torch.ones(1), log_q[part], 0, document, torch.tensor([100 * row]))
-    assert [(one.kl, one.document, one.expected, one.got) for one in worst._found] == [
+            same = torch.zeros(1, dtype=torch.bool)
+            comparison = Comparison(torch.tensor(kl)[part], same, likeliest[part], torch.ones(1), log_q[part])
+            worst.see(comparison, Piece(0, document, torch.tensor([100 * row])))
+    assert [(one.kl, one.document, one.expected, one.got) for one in worst._worst] == [
         (2.0, 1, 0, 1),
         (pytest.approx(0.4), 1, 3, 1),
         (pytest.approx(0.2), 0, 0, 2),

@@ -7,6 +7,7 @@ import pytest
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.llama import LlamaCpp, widen
+from edgedistill.runtimes.speed import SpeedSettings
 from tests.runtimes.conftest import write_gguf
 from tests.tiny import CORPUS
 
@@ -155,14 +156,14 @@ def test_info_tells_what_the_file_says(llama, hf_folder):
 
 
 def test_speed_counts_every_trial(llama):
-    found = llama.speed(prefill=20, decode=6, repetitions=3)
-    for name, tokens in (("prefill", 20), ("decode", 6)):
-        assert found[name]["tokens"] == tokens
-        assert len(found[name]["trials"]) == 3
-        for trial in found[name]["trials"]:
-            assert trial["tokens_per_s"] == pytest.approx(tokens / trial["wall_s"])
-            assert trial["cpu_s"] > 0
-    assert "prefill" not in llama.speed(prefill=0, decode=2, repetitions=1)
+    speeds = llama.speed(SpeedSettings(prefill=20, decode=6, repetitions=3))
+    for test, tokens in ((speeds.prefill, 20), (speeds.decode, 6)):
+        assert test.tokens == tokens
+        assert len(test.trials) == 3
+        for trial in test.trials:
+            assert trial.tokens_per_s == pytest.approx(tokens / trial.wall_s)
+            assert trial.cpu_s > 0
+    assert llama.speed(SpeedSettings(prefill=0, decode=2, repetitions=1)).prefill is None
 
 
 def test_widened_file_holds_the_same_weights(gguf_file, llama, tmp_path):

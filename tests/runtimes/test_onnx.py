@@ -8,6 +8,7 @@ import pytest
 
 from edgedistill.errors import InputError, RunError
 from edgedistill.runtimes.onnx import OnnxRuntime
+from edgedistill.runtimes.speed import SpeedSettings
 from tests.tiny import CORPUS
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -80,8 +81,8 @@ def test_info_speed_and_memory(model, onnx_folder):
     assert (info.runtime, info.vocab, info.bos_id, info.eos_id, info.stop_ids) == ("onnxruntime", vocab, 1, 2, (2,))
     assert info.weight_bytes == (onnx_folder[0] / "onnx" / "model_quantized.onnx").stat().st_size
     assert info.version.startswith("onnxruntime 1.")
-    found = model.speed(prefill=16, decode=4, repetitions=2)
-    assert [len(found[name]["trials"]) for name in ("prefill", "decode")] == [2, 2]
+    speeds = model.speed(SpeedSettings(prefill=16, decode=4, repetitions=2))
+    assert [len(test.trials) for test in (speeds.prefill, speeds.decode)] == [2, 2]
     assert 0 < info.rss_bytes <= model.peak_rss_bytes()
 
 

@@ -1,0 +1,185 @@
+"""All files of a run as one table (measure.json): their rows, the speeds that were taken in turn, the errors by layer
+of each mix's files, paired differences from the float model, and the records behind every number.
+
+A row is a stage of its own (pipeline/judging.py says what its key hashes): a file that was judged is never judged
+again, whatever else the run compares it with. Speeds are measured anew with each set of files: see speed.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from edgedistill.config.recipe import Recipe
+from edgedistill.machine import machine_facts
+from edgedistill.measure.answers import differences
+from edgedistill.measure.items import Items
+from edgedistill.measure.judge import Judge
+from edgedistill.measure.kept import keep_typed, read_json, write_whole
+from edgedistill.measure.load import context_of, open_runtime, threads_of
+from edgedistill.measure.records import Origin, layer_record, row_records
+from edgedistill.measure.row import load_row
+from edgedistill.measure.speed import Trial, time_in_turn, time_once
+from edgedistill.progress import Progress
+from edgedistill.results.measurement import JudgedText, Layers, Measurement, RowFigures, Sample, WonBack
+from edgedistill.results.record import Record
+from edgedistill.results.row import LLAMA_CPP, Artifact, Row, Speed
+
+FILE, SPEEDS = "measure.json", "speeds.json"
+
+
+@dataclass(frozen=True)
+class MeasuredFile:
+    """A packed file and what the stages before measured of it."""
+
+    artifact: Artifact
+    figures: RowFigures
+    speed: Speed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all files of a run share.
+
+    Attributes:
+        judges: the held-out texts.
+        items: questions and requests.
+        prompts: the sample prompts.
+        command: the command line that repeats the numbers.
+        on_target: whether this machine is the target.
+    """
+
+    judges: Sequence[Judge]
+    items: Items
+    prompts: Sequence[str]
+    command: str
+    on_target: bool
+
+
+def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
+    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to
+    `work`.
+
+    What a killed start has timed isn't timed again.
+    """
+    settings = recipe.measure
+
+    def time_file(artifact: Artifact) -> Trial:
+        with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
+            return time_once(model, settings.prefill, settings.decode)
+
+    def trial(artifact: Artifact, number: int) -> Trial:
+        path = work / f"round-{number:02d}-{artifact.sha256[:16]}.json"
+        return keep_typed(Trial, path, partial(time_file, artifact))
+
+    speeds = time_in_turn([partial(trial, artifact) for artifact in artifacts], settings.repetitions, progress)
+    by_label = {artifact.label: speed.to_json() for artifact, speed in zip(artifacts, speeds, strict=True)}
+    write_whole(work / SPEEDS, by_label)
+
+
+def load_files(artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path) -> list[MeasuredFile]:
+    """What was measured of each artifact: its row from its folder of `rows`, its speed from what `time_files` wrote."""
+    by_label = read_json(speeds / SPEEDS)
+    return [
+        MeasuredFile(artifact, load_row(folder), Speed.from_json(by_label[artifact.label]))
+        for artifact, folder in zip(artifacts, rows, strict=True)
+    ]
+
+
+def join_rows(files: Sequence[MeasuredFile], layers: Mapping[str, Layers], setting: Setting) -> Measurement:
+    """The whole measurement.
+
+    Args:
+        files: in the order of the table.
+        layers: each mix's errors by layer; empty where nobody looked.
+        setting: what they share.
+    """
+    origin = Origin(machine_facts(), setting.command)
+    rows = _with_differences([_row(file) for file in files], files)
+    errors = {mix: each.tensors for mix, each in layers.items()}
+    records: list[Record] = []
+    for file, row in zip(files, rows, strict=True):
+        records += row_records(file.artifact, row, origin)
+    for artifact in (file.artifact for file in files):
+        if artifact.runtime == LLAMA_CPP and artifact.mix is not None and artifact.mix in errors:
+            record = layer_record(artifact, errors[artifact.mix], origin)
+            records += [record] if record else []
+    return Measurement(
+        machine=origin.machine,
+        on_target=setting.on_target,
+        judges=tuple(JudgedText(judge.name, judge.source, judge.tokens) for judge in setting.judges),
+        task_sets=setting.items.task_sets(),
+        rows=tuple(rows),
+        recovered=recovered_shares(rows, [judge.name for judge in setting.judges]),
+        layers=errors,
+        layers_by=next((each.by for each in layers.values()), None),
+        samples=tuple(_sample(prompt, files) for prompt in setting.prompts),
+        records=tuple(records),
+    )
+
+
+def save_measurement(measurement: Measurement, folder: Path) -> None:
+    """Write `measure.json` (schema edgedistill.measure/1)."""
+    write_whole(folder / FILE, measurement.to_json(), indent=1)
+
+
+def _row(file: MeasuredFile) -> Row:
+    """A row as measure.json has it: what the file is and where it lies, and what was measured of it."""
+    artifact, figures = file.artifact, file.figures
+    return Row(
+        label=artifact.label,
+        kind=artifact.kind,
+        mix=artifact.mix,
+        runtime=artifact.runtime,
+        file=artifact.file,
+        sha256=artifact.sha256,
+        file_bytes=artifact.file_bytes,
+        quality=dict(figures.quality),
+        speed=file.speed,
+        tasks=figures.tasks,
+        refusals=figures.refusals,
+        worst=figures.worst,
+    )
+
+
+def _with_differences(rows: Sequence[Row], files: Sequence[MeasuredFile]) -> list[Row]:
+    """The rows, each with its paired differences from the first float model's answers, where there is one."""
+    base = next((file for file in files if file.artifact.kind == "float"), None)
+    if base is None:
+        return list(rows)
+    base_bits = base.figures.bits
+    others = [file for file in files if file is not base]
+    comparisons = sum(len(base_bits.keys() & file.figures.bits.keys()) for file in others)
+    compared = []
+    for row, file in zip(rows, files, strict=True):
+        pairs = {} if file is base else differences(base_bits, file.figures.bits, comparisons)
+        compared.append(replace(row, differences=pairs))
+    return compared
+
+
+def _sample(prompt: str, files: Sequence[MeasuredFile]) -> Sample:
+    return Sample(prompt, {file.artifact.label: file.figures.samples[prompt] for file in files})
+
+
+def recovered_shares(rows: Sequence[Row], judges: Sequence[str]) -> dict[str, dict[str, WonBack]]:
+    """By mix and judge, what recovery won back of rounding's loss; both files in llama.cpp, KL to the float student."""
+    in_llama = {(row.kind, row.mix): row for row in rows if row.runtime == LLAMA_CPP}
+    base = in_llama.get(("float", None))
+    shares: dict[str, dict[str, WonBack]] = {}
+    for (kind, mix), recovered in in_llama.items():
+        rounded = in_llama.get(("rounded", mix))
+        if kind == "recovered" and mix is not None and rounded is not None:
+            shares[mix] = {judge: _won_back(judge, rounded, recovered, base) for judge in judges}
+    return shares
+
+
+def _won_back(judge: str, rounded: Row, recovered: Row, base: Row | None) -> WonBack:
+    before, after = rounded.on(judge), recovered.on(judge)
+    base_ppl = base.on(judge).ppl if base is not None else None
+    kl_before, kl_after = before.student.kl_mean, after.student.kl_mean
+    kl_share = ppl_share = None
+    if kl_before is not None and kl_after is not None and kl_before > 0:
+        kl_share = 1 - kl_after / kl_before
+    if before.ppl is not None and after.ppl is not None and base_ppl is not None and before.ppl > base_ppl:
+        ppl_share = (before.ppl - after.ppl) / (before.ppl - base_ppl)
+    return WonBack(kl_share, ppl_share)
