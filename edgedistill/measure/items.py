@@ -77,7 +77,7 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
     return Items(tuple(questions), tuple(requests), longest_question, longest_request)
 
 
-def _task_set(items: ItemSet[Item], kind: str) -> TaskSet:
+def _task_set(items: ItemSet[Choice] | ItemSet[str], kind: str) -> TaskSet:
     return TaskSet(items.name, kind, len(items.items), items.source, items.license, chance_share(items.items))
 
 
