@@ -8,6 +8,7 @@ from a model or a file is hostile until `visible` has been over it.
 
 import math
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 DASH = "–"  # a number that nobody measured
@@ -54,6 +55,14 @@ def show_seconds(seconds: float | None) -> str:
 def show_count(number: float | None) -> str:
     """'134 515 008', with narrow spaces."""
     return show(number, "count")
+
+
+def show_machine(facts: Mapping[str, Any]) -> str:
+    """'AMD EPYC with 2 cores', of `machine_facts()`: for papers that are read at another machine."""
+    cpu, cores = facts.get("cpu"), facts.get("cores")
+    if not cpu:
+        return "the machine that made the report"
+    return f"{cpu} with {cores} core{'s' if cores != 1 else ''}" if cores else str(cpu)
 
 
 def show_rate(rate: float | None) -> str:

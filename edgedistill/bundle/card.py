@@ -12,7 +12,7 @@ from edgedistill import licences
 from edgedistill.bundle.figures import figure_table, task_table
 from edgedistill.bundle.front_matter import front_matter
 from edgedistill.bundle.harmless import text, word
-from edgedistill.bundle.names import split_key
+from edgedistill.bundle.recommended import Recommended, recommended
 from edgedistill.results.order import in_order
 from edgedistill.results.report import Report
 from edgedistill.show import DASH, show_bytes, show_count, show_seconds, visible
@@ -96,7 +96,7 @@ def model_card(report: Report, name: str, folder: Path, placed: Mapping[str, Pat
         "",
         *figure_table(report, rows),
         *task_table(rows),
-        *_programs(folder, placed),
+        *_programs(folder, recommended(placed, report.verdict.mix)),
         *_limits(report),
         "## Licence",
         "",
@@ -142,8 +142,8 @@ def _license_sentence(report: Report) -> str:
     return f"The teacher's licence is {licence}; these weights derive from it and are passed on under the same."
 
 
-def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
-    """How to run it: the examples that lie in the folder, then the first GGUF and the first ONNX folder from Python."""
+def _programs(folder: Path, chosen: Recommended) -> list[str]:
+    """How to run it: the examples that lie in the folder, then the GGUF and the ONNX folder to use from Python."""
     lines: list[str] = []
     examples = folder / "examples"
     programs = [file.relative_to(folder).as_posix() for file in files_of(examples)] if examples.is_dir() else []
@@ -156,13 +156,11 @@ def _programs(folder: Path, placed: Mapping[str, Path]) -> list[str]:
             *(f"- `{inner}`" for inner in programs),
             "",
         ]
-    gguf = next((path for key, path in placed.items() if split_key(key)[0] == "gguf"), None)
-    onnx = next((path for key, path in placed.items() if split_key(key)[0] == "onnx"), None)
-    if gguf:
-        lines += ["## Run it with llama-cpp-python", "", *_fenced(LLAMA.format(file=gguf.name), "python"), ""]
-    model = next((path for path in sorted(onnx.rglob("*.onnx"))), None) if onnx else None
-    if onnx and model:
-        program = ONNX.format(folder=onnx.name, model=model.relative_to(folder).as_posix())
+    if chosen.gguf:
+        lines += ["## Run it with llama-cpp-python", "", *_fenced(LLAMA.format(file=chosen.gguf), "python"), ""]
+    model = next((path for path in sorted((folder / chosen.onnx).rglob("*.onnx"))), None) if chosen.onnx else None
+    if chosen.onnx and model:
+        program = ONNX.format(folder=chosen.onnx, model=model.relative_to(folder).as_posix())
         lines += ["## Run it with onnxruntime", "", *_fenced(program, "python"), ""]
     return lines
 
@@ -172,9 +170,7 @@ def _limits(report: Report) -> list[str]:
     rows, smaller = report.rows, not report.student.as_is
     limits = []
     if rows and not report.on_target:
-        limits.append(
-            "Speed and memory were measured on another machine than the target; on the target they will differ."
-        )
+        limits.append(f"Speed and memory were measured {text(report.where_measured)}; on the target they will differ.")
     if any(row.speed.busy for row in rows):
         limits.append("The machine was busy with other work while some speeds were measured.")
     if smaller:

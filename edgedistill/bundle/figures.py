@@ -17,13 +17,11 @@ def figure_table(report: Report, rows: list[Row]) -> list[str]:
     """
     if not rows:
         return []
-    where = "on the target" if report.on_target else "on another machine than the target"
     machine = report.machine
     lines = [
         "## Measured",
         "",
-        f"{where.capitalize()}: {text(machine.get('cpu'))}, {text(machine.get('cores'))} cores, "
-        f"{text(machine.get('os'))}. "
+        f"Measured {text(report.where_measured)} ({text(machine.get('os'))}). "
         "Every figure is of the packed file in the runtime that is named; report.json of the run holds each "
         "with the file's hash. "
         f"Quality on {_judge(report)}. KL is the divergence from the {report.float_name}'s next-token "

@@ -53,8 +53,8 @@ def write_bundle(
     Args:
         artifacts: by 'gguf-MIX' a .gguf file, which becomes NAME-MIX.gguf; by 'onnx-MIX' a folder, which becomes
             onnx-MIX/.
-        report: what `build_report` gave: README.md tells its figures; the examples name the mix that it recommends,
-            else the first.
+        report: what `build_report` gave: README.md tells its figures; the examples name the file of its
+            verdict's mix, else the first.
         out: the bundle's folder.
         name: the model's name; made safe for paths.
         license_text: the teacher's licence in full, appended to LICENSE.
@@ -142,8 +142,7 @@ def _fill(
 def _furnish(folder: Path, placed: Mapping[str, Path], report: Report, name: str, model: Path | None) -> None:
     """What makes model files a thing to embed: the tokenizer beside a GGUF, Ollama's Modelfile, the examples."""
     settings = read_settings(placed, model)
-    mix = report.recommendation.mix if report.recommendation else None
-    chosen = recommended(placed, mix)
+    chosen = recommended(placed, report.verdict.mix)
     gguf, onnx = (folder / name if name else None for name in (chosen.gguf, chosen.onnx))
     atomic_write(folder / RECOMMENDED, recommended_text(chosen))
     if gguf:

@@ -1,7 +1,7 @@
 """Which of a bundle's files to use: bundle.json.
 
 One function chooses. The Modelfile, the programs in examples/ and bundle.json name what it gives, and `chat` and
-`serve` read it there, so all of them open the same file: the one in the mix that the report recommends.
+`serve` read it there, so all of them open the same file: the one in the mix that the report's verdict is about.
 """
 
 import json
@@ -30,11 +30,11 @@ class Recommended:
 
 
 def recommended(placed: Mapping[str, Path], mix: str | None) -> Recommended:
-    """The artifact of each kind in the recommended mix; where there is none, the first of its kind.
+    """The artifact of each kind in the mix to use; where there is none, the first of its kind.
 
     Args:
         placed: the artifacts by gguf-MIX or onnx-MIX.
-        mix: that the report recommends.
+        mix: the verdict's.
     """
     names: dict[str, str | None] = {}
     for kind in ("gguf", "onnx"):

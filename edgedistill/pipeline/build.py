@@ -97,6 +97,6 @@ def _packed(prepared: Prepared, done: Finished) -> dict[str, Path]:
 
 
 def _recommended_first(artifacts: Mapping[str, Path], report: Report) -> dict[str, Path]:
-    """The artifacts, those of the recommended mix before all others."""
-    mix = report.recommendation.mix if report.recommendation else None
+    """The artifacts, those of the verdict's mix before all others."""
+    mix = report.verdict.mix
     return dict(sorted(artifacts.items(), key=lambda item: item[0].partition("-")[2] != mix))

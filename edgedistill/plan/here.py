@@ -2,16 +2,19 @@
 from.
 """
 
+import json
+
 import yaml
 
 from edgedistill.config.library import load_target
 from edgedistill.config.target import HERE, SCHEMA, Target
 from edgedistill.machine import machine_facts
+from edgedistill.show import show_machine
 
 FILE = """# This machine as edgedistill sees it. Save it, then put in limits, and figures that you have measured.
 schema: {schema}
 name: {name}
-title: this machine
+title: {title}
 memory: {{total: {memory} B, usable: {memory} B, source: "what the system says that it has"}}
 bandwidth: {{peak: null, source: "not measured"}}
 efficiency: {{decode: null, prefill: null, source: "not measured"}}
@@ -41,4 +44,6 @@ def here() -> Target:
 def here_file() -> str:
     """The same as a YAML file, which can be saved and changed."""
     facts = machine_facts()
-    return FILE.format(schema=SCHEMA, name=HERE, memory=facts["memory_bytes"], cores=facts["cores"])
+    # JSON's quotes are YAML's too, and the report is read elsewhere, so the title names the machine.
+    title = json.dumps(show_machine(facts))
+    return FILE.format(schema=SCHEMA, name=HERE, title=title, memory=facts["memory_bytes"], cores=facts["cores"])

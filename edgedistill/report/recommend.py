@@ -55,6 +55,20 @@ def recommend(report: Report) -> Recommendation | None:
     return Recommendation(choice.row.label, choice.row.mix, _sentence(choice, able, report), RULE)
 
 
+def mix_to_use(report: Report) -> str | None:
+    """The mix of the one file that the page's key figures, bundle.json, Modelfile, examples and `chat` are about.
+
+    It is the recommended one. Where the model as given is recommended, which no bundle holds, it is what the rule takes
+    of the others; where no file fits or none was judged, the first mix that the plan lets fit, else the first of all.
+    """
+    rows = tuple(row for row in telling_rows(report) if row.kind != GIVEN)
+    able = _candidates(replace(report, rows=rows))
+    if able:
+        return _choice(able).row.mix
+    planned = [mix for mix, found in report.mixes.items() if found.fits]
+    return next(iter(planned or report.mixes), None)
+
+
 def _choice(able: Sequence[_Candidate]) -> _Candidate:
     """The candidate that RULE names."""
     near = _near(able)

@@ -1,9 +1,9 @@
-"""The sentences that come first: does it fit, how fast is it here, and was the training on the grid worth it."""
+"""The sentences that come first: does it fit, how fast was it measured, and was the training on the grid worth it."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from edgedistill.config.target import HERE
+from edgedistill.report.recommend import mix_to_use
 from edgedistill.report.rows import shipped_row
 from edgedistill.results.chance import guessed_tasks
 from edgedistill.results.curve import Curve
@@ -22,12 +22,11 @@ def give_verdict(report: Report) -> Verdict:
     each_mix = [_recovery_sentence(report, mix) for mix in mixes]
     recovery = each_mix if len(mixes) <= MANY else _recovery_of_many(report)
     guessed = [task.sentence(report.float_name) for task in guessed_tasks(report)]
-    recommended = report.recommendation.mix if report.recommendation else None
     return Verdict(
         fits=bool(fitting),
         headline=_headline(report, fitting),
         sentences=tuple(sentence for sentence in (speed, *recovery, *guessed) if sentence),
-        mix=recommended if recommended in mixes else next(iter(fitting or mixes), None),
+        mix=mix_to_use(report),
     )
 
 
@@ -46,7 +45,7 @@ def _headline(report: Report, fitting: list[str]) -> str:
 
 
 def _speed_sentence(report: Report, mixes: list[str]) -> str | None:
-    """Size and tokens/s of each mix's GGUF, and whether this machine is the target."""
+    """Size and tokens/s of each mix's GGUF, and which machine measured them."""
     speeds, threads = [], None
     for mix in mixes:
         row = shipped_row(report.rows, mix)
@@ -63,13 +62,7 @@ def _speed_sentence(report: Report, mixes: list[str]) -> str | None:
     else:
         words = _join([clause for _, clause in speeds])
     how = f"llama.cpp, {threads} thread{'s' if threads != 1 else ''}" if threads else "llama.cpp"
-    return f"Measured {_where(report)}: {words} ({how})."
-
-
-def _where(report: Report) -> str:
-    if report.target.name == HERE:
-        return "on this machine"
-    return "on the target" if report.on_target else "on this machine, which isn't the target"
+    return f"Measured {report.where_measured}: {words} ({how})."
 
 
 def _recovery_sentence(report: Report, mix: str) -> str | None:

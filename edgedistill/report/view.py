@@ -131,7 +131,7 @@ def view(report: Report) -> View:
         kind_names=KIND_NAMES | (AS_IS_NAMES if report.student.as_is else {}),
         title=f"{report.teacher.name or 'A model'} on {report.target.name or 'a device'}",
         built=_built(report),
-        where="on the target" if report.on_target else "on this machine, which isn't the target",
+        where=report.where_measured,
         tiles=tiles_of(report, chosen),
         licence_name=licence.name if licence else report.provenance.license,
         licence_demands=licences.demands(report.provenance.license),

@@ -9,6 +9,7 @@ from edgedistill.results.measurement import JudgedText, LayerError, Sample, Task
 from edgedistill.results.planned import PlannedMix, StudentFacts, TargetFacts, TeacherFacts
 from edgedistill.results.record import Record
 from edgedistill.results.row import Row
+from edgedistill.show import show_machine
 
 REPORT_SCHEMA = "edgedistill.report/1"
 
@@ -151,9 +152,14 @@ class Report(JsonData):
     @property
     def measured_on(self) -> str:
         """The machine that all was measured on, by name: who reads the report sits at another one."""
-        cpu, cores = self.machine.get("cpu"), self.machine.get("cores")
-        name = str(cpu) if cpu else "the machine that made the report"
-        return f"{name} with {cores} core{'s' if cores != 1 else ''}" if cpu and cores else name
+        return show_machine(self.machine)
+
+    @property
+    def where_measured(self) -> str:
+        """The same behind "measured", and whether it is the target."""
+        if self.on_target:
+            return f"on {self.measured_on}, which is the target"
+        return f"on {self.measured_on}, which isn't the target"
 
     @property
     def judge_names(self) -> list[str]:

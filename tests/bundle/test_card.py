@@ -8,7 +8,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from edgedistill.bundle.card import model_card
+from edgedistill.machine import machine_facts
+from edgedistill.plan.here import here
 from edgedistill.results.report import Report
+from edgedistill.show import show_machine
 from tests.report.full_sample import comparison, full_report
 from tests.report.sample import built, parts
 
@@ -78,7 +81,8 @@ def test_the_page_and_the_card_tell_the_same_facts(card):
         "edgedistill 0.1.0, torch 2.13.0",
         "Pass on a copy of the licence",
         "no legal advice",
-        "Speed and memory were measured on another machine than the target",
+        "Measured on Example CPU @ 2.6 GHz with 2 cores, which isn't the target (Linux 6.1).",
+        "Speed and memory were measured on Example CPU @ 2.6 GHz with 2 cores, which isn't the target;",
         "The machine was busy with other work while some speeds were measured.",
     ):
         assert fact in text, fact
@@ -98,8 +102,27 @@ def test_what_was_not_measured_is_said(card):
     text = card(report).text
     assert "No task was measured" in text
     assert "refuses unsafe requests as its teacher does was not measured" in text
-    assert "another machine" not in text
+    assert "isn't the target" not in text
     assert "busy" not in text
+
+
+def test_nothing_in_it_is_said_to_be_here(card):
+    """The card is read elsewhere than where the figures were measured."""
+    for on_target in (False, True):
+        found = parts()
+        found["measure"]["on_target"] = on_target
+        text = card(built(**found)).text
+        assert not re.search(r"\bhere\b|this machine|this computer", text, re.I)
+        assert "on Example CPU @ 2.6 GHz with 2 cores" in text
+
+
+def test_this_machine_as_a_target_is_called_by_its_name(card):
+    target = here()
+    found = parts()
+    found["plan"]["target"] = target.to_dict() | {"usable_memory_bytes": 10**10, "context_tokens": 2048}
+    text = card(built(**found)).text
+    assert "this machine" not in text
+    assert f"fit {show_machine(machine_facts())}" in text
 
 
 def test_examples_that_lie_in_the_folder_are_listed(tmp_path):

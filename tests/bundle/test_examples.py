@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from edgedistill.bundle import examples, write_bundle
-from edgedistill.results.report import Recommendation
 from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, unmeasured
 from tests.chromium import Page, find_chromium
 from tests.tiny import make_tiny_llama
@@ -170,7 +169,7 @@ def test_the_recommended_mix_is_the_one_that_programs_name(knowing_llama, packed
     plain = write_bundle(both, unmeasured(), tmp_path / "plain", "m")
     assert '"m-q8_0.gguf"' in (plain / "examples" / "chat_llama_cpp.py").read_text()
     chosen = write_bundle(
-        both, replace(unmeasured(), recommendation=Recommendation("m", "q4_0", "Take it.")), tmp_path / "chosen", "m"
+        both, replace(unmeasured(), verdict=replace(unmeasured().verdict, mix="q4_0")), tmp_path / "chosen", "m"
     )
     assert '"m-q4_0.gguf"' in (chosen / "examples" / "chat_llama_cpp.py").read_text()
     assert "'onnx-q4_0', { dtype: 'q4'" in (chosen / "examples" / "node" / "chat.mjs").read_text()

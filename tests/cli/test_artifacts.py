@@ -12,19 +12,18 @@ from edgedistill.bundle import write_bundle
 from edgedistill.bundle.recommended import FILE, read_recommended
 from edgedistill.cli.artifacts import find_artifact
 from edgedistill.cli.main import cli
-from edgedistill.results.report import Recommendation
 from tests.bundle.conftest import tiny_gguf, unmeasured
 
 MIXES = ("q4_0", "q8_0", "q5_0")
 
 
 def bundle_of(folder: Path, mix: str | None) -> Path:
-    """A bundle with three mixes, of which the report recommends one."""
+    """A bundle with three mixes, of which the report's verdict is about one."""
     files = {}
     for name in MIXES:
         files[f"gguf-{name}"] = folder / f"{name}.gguf"
         files[f"gguf-{name}"].write_bytes(tiny_gguf())
-    report = replace(unmeasured(), recommendation=mix and Recommendation("m", mix, "Take it."))
+    report = replace(unmeasured(), verdict=replace(unmeasured().verdict, mix=mix))
     return write_bundle(files, report, folder / "run" / "bundle", "Tiny")
 
 
@@ -35,11 +34,12 @@ def test_what_is_opened_is_what_the_modelfile_and_the_examples_name(mix: str, tm
     assert opened == {("llama.cpp", bundle / f"Tiny-{mix}.gguf")}
     assert f"FROM ./Tiny-{mix}.gguf\n" in (bundle / "Modelfile").read_text()
     assert f'"Tiny-{mix}.gguf"' in (bundle / "examples" / "chat_llama_cpp.py").read_text()
+    assert f'model_path="Tiny-{mix}.gguf"' in (bundle / "README.md").read_text()
     other = next(name for name in MIXES if name != mix)
     assert find_artifact(bundle, None, other)[1].name == f"Tiny-{other}.gguf"
 
 
-def test_without_a_recommendation_it_is_the_first(tmp_path: Path):
+def test_without_a_verdict_it_is_the_first(tmp_path: Path):
     bundle = bundle_of(tmp_path, None)
     assert find_artifact(bundle, None, None)[1].name == "Tiny-q4_0.gguf"
 

@@ -161,9 +161,8 @@ def test_the_verdict_says_fit_speed_and_what_training_won():
     assert verdict["headline"] == "q4_0 and q8_0 fit a laptop's CPU."
     speed, won, nothing = verdict["sentences"]
     assert speed == (
-        "Measured on this machine, which isn't the target: q4_0 (81.6 MB) writes 117 tokens/s and q8_0 (128 "
-        "MB) writes 62.1 tokens/s "
-        "(llama.cpp, 1 thread)."
+        "Measured on Example CPU @ 2.6 GHz with 2 cores, which isn't the target: q4_0 (81.6 MB) writes 117 tokens/s "
+        "and q8_0 (128 MB) writes 62.1 tokens/s (llama.cpp, 1 thread)."
     )
     assert "55 % of it on held-out chats (0.312 → 0.141) and 53 % of it on prose (0.296 → 0.139)" in won
     assert (
@@ -203,7 +202,9 @@ def test_the_verdict_says_what_does_not_fit_and_why():
 def test_on_the_target_it_says_so():
     found = parts()
     found["measure"]["on_target"] = True
-    assert built(**found)["verdict"]["sentences"][0].startswith("Measured on the target: q4_0")
+    assert built(**found)["verdict"]["sentences"][0].startswith(
+        "Measured on Example CPU @ 2.6 GHz with 2 cores, which is the target: q4_0"
+    )
 
 
 @pytest.mark.parametrize(

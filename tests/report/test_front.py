@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.report.recommend import NOTICEABLE_KL, RULE, offered, recommend, row_troubles, why_none
+from edgedistill.report.recommend import NOTICEABLE_KL, RULE, mix_to_use, offered, recommend, row_troubles, why_none
 from edgedistill.results.front import STEPS, beats, front_of, pareto_front
 from edgedistill.results.planned import StudentFacts
 from edgedistill.results.report import Report
@@ -322,6 +322,19 @@ def test_a_file_that_came_quantized_may_be_the_one_to_keep():
     assert row_troubles(given, report(rows, quantized="q4_1", usable_mb=108)) == [
         "needs 109 MB of memory, 108 MB are usable"
     ]
+
+
+def test_the_mix_to_use_is_the_recommended_one_else_what_a_bundle_can_hold():
+    assert mix_to_use(report(LADDER)) == "q4_0"
+    given = row("model as given", "teacher", mix=None, size=90, kl=0.0004)
+    found = report([given, *LADDER], quantized="q4_1")
+    assert recommend(found).mix is None
+    assert mix_to_use(found) == "q4_0"
+    unjudged = report([row("q8_0 rounded", kl=None), row("q4_0 rounded", kl=None)])
+    assert mix_to_use(unjudged) == "q8_0"
+    too_big = replace(unjudged.mixes["q8_0"], fits=False)
+    assert mix_to_use(replace(unjudged, mixes=unjudged.mixes | {"q8_0": too_big})) == "q4_0"
+    assert mix_to_use(report([])) is None
 
 
 def test_recovered_ships_before_rounded_and_llama_cpp_before_onnxruntime():
