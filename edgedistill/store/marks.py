@@ -72,24 +72,42 @@ def stage_key(
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def make_mark(
-    folder: Path,
-    name: str,
-    key: str,
-    settings: Mapping[str, Any],
-    inputs: Sequence[StageResult],
-    outside: Mapping[str, str],
-    seconds: float,
-    peak_rss_bytes: int,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage to build or to find: its name, its key, and all that the key hashes.
+
+    Attributes:
+        name: small letters, digits, points and dashes, such as "recover-q4_0".
+        key: what `stage_key` gives of the rest.
+        settings: all that decides the output beside the inputs; JSON types.
+        inputs: the stages that it reads.
+        outside: content hashes of the files outside the run that it reads, by a name for each.
+    """
+
+    name: str
+    key: str
+    settings: Mapping[str, Any]
+    inputs: Sequence[StageResult]
+    outside: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, name: str, settings: Mapping[str, Any], inputs: Sequence[StageResult], outside: Mapping[str, str]
+    ) -> "StageSpec":
+        """The stage with its key worked out."""
+        key = stage_key(name, settings, [(result.name, result.key) for result in inputs], outside)
+        return cls(name, key, settings, inputs, outside)
+
+
+def make_mark(folder: Path, spec: StageSpec, seconds: float, peak_rss_bytes: int) -> dict[str, Any]:
     """Hash a finished stage's files and say how they came about."""
     return {
         "schema": SCHEMA,
-        "name": name,
-        "key": key,
-        "settings": json.loads(canonical_json(settings)),
-        "inputs": inputs_of(inputs),
-        "outside": dict(outside),
+        "name": spec.name,
+        "key": spec.key,
+        "settings": json.loads(canonical_json(spec.settings)),
+        "inputs": inputs_of(spec.inputs),
+        "outside": dict(spec.outside),
         "files": {path.relative_to(folder).as_posix(): _facts(path) for path in files_of(folder)},
         "versions": versions(),
         "seconds": round(seconds, 3),
@@ -135,41 +153,40 @@ def difference(folder: Path, mark: Mapping[str, Any]) -> str | None:
         present = {path.relative_to(folder).as_posix(): path for path in files_of(folder) if path != folder / MARK}
     except RunError as error:
         return str(error)
-    for name, wanted in mark["files"].items():
+    for name, facts in mark["files"].items():
         path = present.pop(name, None)
         if path is None:
             return f"{name} is missing"
-        found = path.stat()
-        if found.st_size != wanted["bytes"]:
-            return f"{name} has {found.st_size} bytes, its mark says {wanted['bytes']}"
-        if found.st_size > TRUST_TIME_ABOVE_BYTES and found.st_mtime_ns == wanted.get("mtime_ns"):
+        stat = path.stat()
+        if stat.st_size != facts["bytes"]:
+            return f"{name} has {stat.st_size} bytes, its mark says {facts['bytes']}"
+        if stat.st_size > TRUST_TIME_ABOVE_BYTES and stat.st_mtime_ns == facts.get("mtime_ns"):
             continue
-        if (digest := file_sha256(path)) != wanted["sha256"]:
-            return f"{name} doesn't match its mark (sha256 {digest[:12]}, marked {str(wanted['sha256'])[:12]})"
+        if (digest := file_sha256(path)) != facts["sha256"]:
+            return f"{name} doesn't match its mark (sha256 {digest[:12]}, marked {str(facts['sha256'])[:12]})"
     return f"{next(iter(present))} is not in its mark" if present else None
 
 
 def content_of(mark: Mapping[str, Any]) -> str:
     """SHA-256 over a stage's files as its mark lists them."""
-    return hashlib.sha256(
-        canonical_json({name: facts["sha256"] for name, facts in mark["files"].items()}).encode()
-    ).hexdigest()
+    hashes = {name: facts["sha256"] for name, facts in mark["files"].items()}
+    return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, of edgedistill and of the packages that shape its results, without importing them."""
-    found = {"python": platform.python_version(), "edgedistill": edgedistill.__version__}
+    by_name = {"python": platform.python_version(), "edgedistill": edgedistill.__version__}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            by_name[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra that isn't installed
-    return found
+    return by_name
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    found = path.stat()
-    facts: dict[str, Any] = {"bytes": found.st_size, "sha256": file_sha256(path)}
-    if found.st_size > TRUST_TIME_ABOVE_BYTES:
-        facts["mtime_ns"] = found.st_mtime_ns
+    stat = path.stat()
+    facts: dict[str, Any] = {"bytes": stat.st_size, "sha256": file_sha256(path)}
+    if stat.st_size > TRUST_TIME_ABOVE_BYTES:
+        facts["mtime_ns"] = stat.st_mtime_ns
     return facts

@@ -29,11 +29,10 @@ class Meter:
         self._journal = journal
         self._before = 0.0
         self.peak_rss_bytes = 0
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError
-        ):  # without a journal the count starts at zero
-            found = json.loads(journal.read_text(encoding="utf-8"))
-            self._before, self.peak_rss_bytes = float(found["seconds"]), int(found["peak_rss_bytes"])
+        # Without a journal the count starts at zero.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            spent = json.loads(journal.read_text(encoding="utf-8"))
+            self._before, self.peak_rss_bytes = float(spent["seconds"]), int(spent["peak_rss_bytes"])
         self._started = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

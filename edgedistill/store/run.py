@@ -1,8 +1,7 @@
 """A run: one folder, one teacher, stages that are built once and found again by the hash of all they depend on.
 
 RUN/run.json                             what the run is for, and which stage folders its results come from
-RUN/stages/distill-0123456789ab/         a finished stage; its stage.json was written last
-RUN/stages/.distill-0123456789ab.partial/    one at work; it survives a kill and is handed to its builder again
+RUN/stages/distill-0123456789ab/         a finished stage; stage_folder.py says what lies beside one at work
 RUN/.lock                                held (flock) by the process at work; the system frees it when that dies
 """
 
@@ -12,7 +11,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError, RunError
-from edgedistill.store.marks import MARK, StageResult, difference, inputs_of, make_mark, read_mark, stage_key
-from edgedistill.store.meter import Meter
-from edgedistill.store.whole import TEMPORARY, remove_temporaries, sync_folder, sync_tree, write_json
+from edgedistill.store.marks import MARK, StageResult, StageSpec, read_mark
+from edgedistill.store.stage_folder import StageFolder
+from edgedistill.store.whole import TEMPORARY, write_json
 
 RUN = "run.json"
 SCHEMA = "edgedistill.run/1"
@@ -52,7 +50,7 @@ class RunFolder:
         Args:
             path: a run of the same teacher, an empty folder, or one that doesn't exist.
             identity: what the run is for; JSON types. `identity["teacher"]` tells whether a folder's run is this one.
-            on_event: told when something on disk was found damaged and is built again. Default: stderr.
+            on_event: told when something on disk is damaged and is built again. Default: stderr.
         Raises:
             InputError: the folder holds something else, or a run of another teacher.
             RunError: it can't be written.
@@ -60,19 +58,13 @@ class RunFolder:
         if (path / RUN).exists():
             run = cls.find(path, on_event)
             if run.identity.get("teacher") != identity["teacher"]:
-                found, wanted = run.identity.get("teacher"), identity["teacher"]
-                raise InputError(
-                    f"{path} holds a run of the model {found!r}, not of {wanted!r}. Choose another folder."
-                )
+                theirs, ours = run.identity.get("teacher"), identity["teacher"]
+                raise InputError(f"{path} holds a run of the model {theirs!r}, not of {ours!r}. Choose another folder.")
             run.identity = dict(identity)
             return run
         try:
             path.mkdir(parents=True, exist_ok=True)
-            others = [
-                p.name
-                for p in path.iterdir()
-                if p.name != LOCK and not (p.name.startswith(f".{RUN}.") and p.suffix == TEMPORARY)
-            ]
+            others = [entry.name for entry in path.iterdir() if not _is_ours(entry)]
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"{path} is a file; the run needs a folder. Choose another.") from None
         except OSError as error:
@@ -94,7 +86,7 @@ class RunFolder:
             InputError: there is none, or its run.json can't be read.
         """
         try:
-            found = json.loads((path / RUN).read_text(encoding="utf-8"))
+            content = json.loads((path / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             if not path.exists():
                 raise InputError(f"{path}: there is no such folder; name a run folder.") from None
@@ -103,14 +95,14 @@ class RunFolder:
             ) from None
         except (OSError, ValueError, RecursionError):
             raise InputError(f"{path / RUN} cannot be read as JSON. Choose another folder.") from None
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise InputError(
                 f"{path / RUN} has no schema {SCHEMA}: it is of another program or version. Choose another folder."
             )
-        identity, current = found.get("identity"), found.get("current")
+        identity, current = content.get("identity"), content.get("current")
         if not isinstance(identity, dict) or not isinstance(current, dict):
             raise InputError(f"{path / RUN} lacks its identity or its list of stages. Choose another folder.")
-        # A name from the file becomes a path: one that isn't a plain folder name is not believed.
+        # A name from the file becomes a path: one that isn't a plain folder name is dropped.
         plain = {str(k): v for k, v in current.items() if isinstance(v, str) and STAGE_NAME.fullmatch(v)}
         return cls(path, identity, plain, on_event)
 
@@ -182,159 +174,40 @@ class RunFolder:
             raise RuntimeError("RunFolder.stage needs the lock: `with run.lock():`")
         if not STAGE_NAME.fullmatch(name):
             raise ValueError(f"stage name {name!r} must match {STAGE_NAME.pattern}")
-        outside = dict(outside or {})
-        key = stage_key(name, settings, [(result.name, result.key) for result in inputs], outside)
-        place = _Place(self.stages, self.folder_of(name, key).name)
-        mark = self._find(place, key, inputs)
+        spec = StageSpec.of(name, settings, inputs, dict(outside or {}))
+        folder = StageFolder(self.stages, self.folder_of(name, spec.key).name)
+        mark = folder.find(spec, self.on_event)
         reused = mark is not None
         if mark is None:
             try:
-                mark = _build(place, name, key, settings, inputs, outside, build)
+                mark = folder.build(spec, build)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise RunError(
-                    f"stage {place.name}: the disk is full. Free some, then run the same command to go on from here."
+                    f"stage {folder.name}: the disk is full. Free some, then run the same command to go on from here."
                 ) from error
-        self.current[name] = place.name
+        self.current[name] = folder.name
         self._write()
-        return StageResult(name, key, place.final, reused, mark)
+        return StageResult(name, spec.key, folder.final, reused, mark)
 
     def set_current(self, results: Sequence[StageResult]) -> None:
         """Say which stages the run's results come from: all others may be cleaned away."""
         self.current = {result.name: result.path.name for result in results}
         self._write()
 
-    def _find(self, place: "_Place", key: str, inputs: Sequence[StageResult]) -> dict[str, Any] | None:
-        """The mark of a stage that is whole; None, with nothing in its way, when it must be built."""
-        complete = place.final.exists()
-        folder = place.final if complete else place.partial
-        if not complete and not place.seal.exists():
-            trouble = self._partial_trouble(place, inputs)
-            if trouble:
-                self.on_event(f"stage {place.name}: {trouble}; starting it anew")
-                place.remove()
-            return None
-        sealed = place.final / MARK if (place.final / MARK).exists() or not place.seal.exists() else place.seal
-        trouble = None
-        try:
-            mark = read_mark(sealed)
-            trouble = "it is another stage" if mark["key"] != key else difference(folder, mark)
-            if not trouble and mark["inputs"] != inputs_of(inputs):
-                trouble = "a stage that it was built from has been rebuilt and differs"
-        except RunError as error:
-            trouble = str(error)
-        if trouble:
-            self.on_event(f"stage {place.name}: {trouble}; rebuilding it")
-            place.remove()
-            return None
-        if sealed == place.seal:
-            place.finish(mark)
-        place.tidy()
-        return mark
-
-    def _partial_trouble(self, place: "_Place", inputs: Sequence[StageResult]) -> str | None:
-        """Why half a stage must not be gone on with: it was begun from other inputs under the same keys."""
-        if not place.partial.exists():
-            return None
-        try:
-            begun = json.loads(place.origin.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return "nothing says what its unfinished work was begun from"
-        return (
-            None
-            if begun == inputs_of(inputs)
-            else "a stage that its unfinished work was begun from has been rebuilt and differs"
-        )
-
     def _reread(self) -> None:
         """Take over what another process did to run.json before we had the lock, and put our identity there."""
         if (self.path / RUN).exists():
-            found = RunFolder.find(self.path)
-            self.current = found.current
-            if found.identity != self.identity:
+            on_disk = RunFolder.find(self.path)
+            self.current = on_disk.current
+            if on_disk.identity != self.identity:
                 self._write()
 
     def _write(self) -> None:
         write_json(self.path / RUN, {"schema": SCHEMA, "identity": self.identity, "current": self.current})
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where one stage lives: its folder, and beside it what is there only while it is at work."""
-
-    stages: Path
-    name: str
-
-    @property
-    def final(self) -> Path:
-        return self.stages / self.name
-
-    @property
-    def partial(self) -> Path:
-        return self.stages / f".{self.name}.partial"
-
-    @property
-    def journal(self) -> Path:
-        """Seconds and memory so far."""
-        return self.stages / f".{self.name}.journal.json"
-
-    @property
-    def origin(self) -> Path:
-        """Keys and contents of the stages that the unfinished work was begun from."""
-        return self.stages / f".{self.name}.origin.json"
-
-    @property
-    def seal(self) -> Path:
-        """The mark to be: written when the work is complete, before the folder gets its name."""
-        return self.stages / f".{self.name}.seal.json"
-
-    def finish(self, mark: dict[str, Any]) -> None:
-        """Give a sealed folder its name, and then, last of all, its mark."""
-        if self.partial.exists():
-            self.partial.rename(self.final)
-            sync_folder(self.stages)
-        write_json(self.final / MARK, mark)
-
-    def tidy(self) -> None:
-        """Remove what a finished stage doesn't need."""
-        for path in (self.seal, self.journal, self.origin):
-            path.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Remove the stage, in an order in which a kill never leaves something that looks complete."""
-        self.tidy()
-        (self.final / MARK).unlink(missing_ok=True)
-        for folder in (self.final, self.partial):
-            if folder.exists():
-                shutil.rmtree(folder)
-
-
-def _build(
-    place: _Place,
-    name: str,
-    key: str,
-    settings: Mapping[str, Any],
-    inputs: Sequence[StageResult],
-    outside: Mapping[str, str],
-    build: Callable[[Path], None],
-) -> dict[str, Any]:
-    """Build a stage in its partial folder, a new one or one that a kill left; returns its mark."""
-    place.stages.mkdir(exist_ok=True)
-    if not place.partial.exists():
-        place.journal.unlink(missing_ok=True)
-        write_json(place.origin, inputs_of(inputs))
-        place.partial.mkdir()
-    with Meter(place.journal) as meter:
-        build(place.partial)
-    remove_temporaries(place.partial)
-    mark = make_mark(place.partial, name, key, settings, inputs, outside, meter.seconds, meter.peak_rss_bytes)
-    if not mark["files"]:
-        raise RunError(f"stage {place.name} wrote nothing.")
-    if MARK in mark["files"]:
-        raise RunError(f"stage {place.name} wrote a file named {MARK}, which is the name of its mark.")
-    sync_tree(place.partial)
-    write_json(place.seal, mark)
-    place.finish(mark)
-    place.tidy()
-    return mark
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a new run's folder is the lock, or what a killed start left of run.json."""
+    return entry.name == LOCK or (entry.name.startswith(f".{RUN}.") and entry.suffix == TEMPORARY)

@@ -217,7 +217,7 @@ def test_a_kill_between_the_last_steps_is_made_good(
         if moment == "sealed":
             patch.setattr(Path, "rename", kill)
         else:
-            patch.setattr("edgedistill.store.run.sync_folder", kill)
+            patch.setattr("edgedistill.store.stage_folder.sync_folder", kill)
         with pytest.raises(Killed):
             run.stage("teach", {}, build=build)
     (folder,) = (p for p in run.stages.iterdir() if p.is_dir())

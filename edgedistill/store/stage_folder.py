@@ -1,0 +1,152 @@
+"""One stage's folder while it is built, and after: found whole, gone on with, or built anew.
+
+RUN/stages/distill-0123456789ab/                 finished; its stage.json was written last
+RUN/stages/.distill-0123456789ab.partial/        at work; it survives a kill and is handed to its builder again
+RUN/stages/.distill-0123456789ab.origin.json     the inputs that the unfinished work was begun from
+RUN/stages/.distill-0123456789ab.journal.json    seconds and memory so far
+RUN/stages/.distill-0123456789ab.seal.json       the mark to be, while a complete folder gets its name
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import RunError
+from edgedistill.store.marks import MARK, StageResult, StageSpec, difference, inputs_of, make_mark, read_mark
+from edgedistill.store.meter import Meter
+from edgedistill.store.whole import remove_temporaries, sync_folder, sync_tree, write_json
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """Where one stage lives: its folder, and beside it what is there only while it is at work."""
+
+    stages: Path
+    name: str
+
+    @property
+    def final(self) -> Path:
+        """The finished stage."""
+        return self.stages / self.name
+
+    @property
+    def partial(self) -> Path:
+        """The stage at work."""
+        return self.stages / f".{self.name}.partial"
+
+    @property
+    def journal(self) -> Path:
+        """Seconds and memory so far."""
+        return self.stages / f".{self.name}.journal.json"
+
+    @property
+    def origin(self) -> Path:
+        """Keys and contents of the stages that the unfinished work was begun from."""
+        return self.stages / f".{self.name}.origin.json"
+
+    @property
+    def seal(self) -> Path:
+        """The mark to be: written when the work is complete, before the folder gets its name."""
+        return self.stages / f".{self.name}.seal.json"
+
+    def finish(self, mark: dict[str, Any]) -> None:
+        """Give a sealed folder its name, and then, last of all, its mark."""
+        if self.partial.exists():
+            self.partial.rename(self.final)
+            sync_folder(self.stages)
+        write_json(self.final / MARK, mark)
+
+    def tidy(self) -> None:
+        """Remove what a finished stage doesn't need."""
+        for path in (self.seal, self.journal, self.origin):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the stage, in an order in which a kill never leaves something that looks complete."""
+        self.tidy()
+        (self.final / MARK).unlink(missing_ok=True)
+        for folder in (self.final, self.partial):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def find(self, spec: StageSpec, on_event: Callable[[str], None]) -> dict[str, Any] | None:
+        """The mark of a stage that is whole; None, with nothing in its way, when it must be built.
+
+        Args:
+            spec: the stage that must lie here.
+            on_event: told why something that lies here is removed.
+        """
+        complete = self.final.exists()
+        if not complete and not self.seal.exists():
+            trouble = self._partial_trouble(spec.inputs)
+            if trouble:
+                on_event(f"stage {self.name}: {trouble}; starting it anew")
+                self.remove()
+            return None
+        marked = (self.final / MARK).exists() or not self.seal.exists()
+        sealed = self.final / MARK if marked else self.seal
+        trouble = None
+        try:
+            mark = read_mark(sealed)
+            trouble = _mark_trouble(mark, spec, self.final if complete else self.partial)
+        except RunError as error:
+            trouble = str(error)
+        if trouble:
+            on_event(f"stage {self.name}: {trouble}; rebuilding it")
+            self.remove()
+            return None
+        if sealed == self.seal:
+            self.finish(mark)
+        self.tidy()
+        return mark
+
+    def build(self, spec: StageSpec, work: Callable[[Path], None]) -> dict[str, Any]:
+        """Build a stage in its partial folder, a new one or one that a kill left; returns its mark.
+
+        Raises:
+            RunError: it wrote nothing, or a file with the mark's name. What `work` raises passes through.
+        """
+        self.stages.mkdir(exist_ok=True)
+        if not self.partial.exists():
+            self.journal.unlink(missing_ok=True)
+            write_json(self.origin, inputs_of(spec.inputs))
+            self.partial.mkdir()
+        with Meter(self.journal) as meter:
+            work(self.partial)
+        remove_temporaries(self.partial)
+        mark = make_mark(self.partial, spec, meter.seconds, meter.peak_rss_bytes)
+        if not mark["files"]:
+            raise RunError(f"stage {self.name} wrote nothing.")
+        if MARK in mark["files"]:
+            raise RunError(f"stage {self.name} wrote a file named {MARK}, which is the name of its mark.")
+        sync_tree(self.partial)
+        write_json(self.seal, mark)
+        self.finish(mark)
+        self.tidy()
+        return mark
+
+    def _partial_trouble(self, inputs: Sequence[StageResult]) -> str | None:
+        """Why half a stage must not be gone on with: it was begun from other inputs under the same keys."""
+        if not self.partial.exists():
+            return None
+        try:
+            origin = json.loads(self.origin.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return "nothing says what its unfinished work was begun from"
+        if origin == inputs_of(inputs):
+            return None
+        return "a stage that its unfinished work was begun from has been rebuilt and differs"
+
+
+def _mark_trouble(mark: dict[str, Any], spec: StageSpec, folder: Path) -> str | None:
+    """Why a complete stage must be rebuilt, as a clause; None when nothing is wrong."""
+    if mark["key"] != spec.key:
+        return "it is another stage"
+    if trouble := difference(folder, mark):
+        return trouble
+    if mark["inputs"] != inputs_of(spec.inputs):
+        return "a stage that it was built from has been rebuilt and differs"
+    return None
