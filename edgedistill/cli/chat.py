@@ -2,43 +2,28 @@
 
 import contextlib
 import json
-import os
-import shutil
 import signal
 import sys
-import textwrap
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from edgedistill.cli.answer_text import AnswerWriter, tolerant_streams
+from edgedistill.cli.answer import AnswerSettings, give_answer
+from edgedistill.cli.answer_text import tolerant_streams
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
+from edgedistill.cli.conversation import Conversation
 from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
+from edgedistill.cli.terminal import note
 from edgedistill.errors import InputError
-from edgedistill.runtimes.repetition import STOPPED as STOPPED_LOOP
-from edgedistill.runtimes.repetition import RepetitionGuard
 from edgedistill.show import visible
 
 if TYPE_CHECKING:
-    from edgedistill.runtimes.base import ChatStats, Runtime
+    from edgedistill.runtimes.base import Runtime
 
-STOPPED = 130
-READING_S = 1.0  # how long a conversation is read before the terminal says so
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How answers are to be made."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
+STOPPED = 130  # exit code after Ctrl-C
 
 
 @click.command()
@@ -107,17 +92,12 @@ def chat(
                 raise InputError(
                     f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat"
                 )
-            note(
-                f"{visible(path.name, lines=False)} in {info.version}, {model.threads} "
-                f"thread{'s' * (model.threads != 1)}"
-            )
+            threads_word = "thread" if model.threads == 1 else "threads"
+            note(f"{visible(path.name, lines=False)} in {info.version}, {model.threads} {threads_word}")
             if sys.stdin.isatty():
                 note(HINT)
-            talk(
-                Conversation(model, min(context, info.n_ctx_train), system),
-                Wish(max_tokens, temperature, top_p, seed),
-                as_json,
-            )
+            conversation = Conversation(model, min(context, info.n_ctx_train), system)
+            talk(conversation, AnswerSettings(max_tokens, temperature, top_p, seed), as_json)
     except KeyboardInterrupt:
         click.echo("\nStopped.", err=True)
         ctx.exit(STOPPED)
@@ -134,54 +114,7 @@ def open_artifact(kind: str, path: Path, threads: int, context: int) -> "Runtime
     return OnnxRuntime(path, threads=threads, context=context)
 
 
-class Conversation:
-    """What was said, as far as the context holds it.
-
-    Args:
-        room: tokens of the conversation with an answer.
-        system: a system message that stays; None leaves it to the template.
-    """
-
-    def __init__(self, model: "Runtime", room: int, system: str | None) -> None:
-        self.model = model
-        self.room = room
-        self.messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        self._start = len(self.messages)
-
-    def reset(self) -> None:
-        """Forget all but the system message."""
-        del self.messages[self._start :]
-
-    def say(self, role: str, content: str) -> None:
-        """Add a message."""
-        self.messages.append({"role": role, "content": content})
-
-    def take_back(self) -> None:
-        """Forget the last message."""
-        self.messages.pop()
-
-    def make_room(self, wanted: int) -> int:
-        """Forget the oldest questions and answers where an answer of `wanted` tokens wouldn't fit; how many were
-        forgotten.
-
-        A long answer gets a quarter of the room. If something must go, so much goes that the next questions fit too:
-        each time that the beginning changes, the whole conversation is read again.
-        """
-        answer = min(wanted, self.room // 4)
-        if self.tokens() + answer <= self.room:
-            return 0
-        forgotten = 0
-        while len(self.messages) - self._start > 2 and self.tokens() + answer > self.room * 3 // 4:
-            del self.messages[self._start : self._start + 2]
-            forgotten += 1
-        return forgotten
-
-    def tokens(self) -> int:
-        """Of the conversation as it is asked."""
-        return len(self.model.apply_template(self.messages)[1])
-
-
-def talk(conversation: Conversation, wish: Wish, as_json: bool) -> None:
+def talk(conversation: Conversation, settings: AnswerSettings, as_json: bool) -> None:
     """Answer every line until there is no more.
 
     Raises:
@@ -201,112 +134,23 @@ def talk(conversation: Conversation, wish: Wish, as_json: bool) -> None:
         conversation.say("user", line)
         try:
             with first_interrupt() as pressed:
-                result = answer(conversation, wish, pressed, stream=not as_json)
+                answer = give_answer(conversation, settings, pressed, stream=not as_json)
         except InputError as error:
             if not terminal:
                 raise
             conversation.take_back()
             click.echo(f"Error: {visible(error)}", err=True)
             continue
-        if result["answer"] or result["finish"] != "interrupted":
-            conversation.say("assistant", result["answer"])
+        if answer.answer or answer.finish != "interrupted":
+            conversation.say("assistant", answer.answer)
         else:
-            conversation.take_back()  # nothing was said to it
+            conversation.take_back()  # nothing was answered
         if as_json:
-            click.echo(json.dumps(result))
+            click.echo(json.dumps(answer.to_json()))
         else:
-            note(describe(result, conversation.room))
+            note(answer.describe(conversation.room))
             if terminal and sys.stdout.isatty():
                 click.echo(err=True)
-
-
-def answer(conversation: Conversation, wish: Wish, pressed: threading.Event, stream: bool) -> dict[str, Any]:
-    """Ask for one answer and, if `stream`, write it to stdout as it comes. It ends early when `pressed` is set; what
-    was said stays.
-    """
-    model, said = conversation.model, list[str]()
-    forgotten = conversation.make_room(wish.max_tokens)
-    if forgotten:
-        what = "question and its answer are" if forgotten == 1 else f"{forgotten} questions and their answers are"
-        note(f"[the context of {conversation.room} tokens is full: the oldest {what} forgotten; /reset starts anew]")
-    guard, looped = RepetitionGuard(), False
-    writer = AnswerWriter(sys.stdout, terminal_width if sys.stdout.isatty() else None)
-    reading = Reading()
-    started, first = time.perf_counter(), None
-    pieces = model.chat(
-        conversation.messages,
-        max_tokens=wish.max_tokens,
-        temperature=wish.temperature,
-        top_p=wish.top_p,
-        seed=wish.seed,
-        keep=True,
-    )
-    with contextlib.closing(pieces):
-        for piece in pieces:
-            if pressed.is_set():
-                break
-            if piece:
-                reading.done()
-                first = first or time.perf_counter()
-                said.append(piece)
-                if stream:
-                    writer.write(piece)
-                if guard.add(piece):
-                    looped = True
-                    break
-            else:
-                reading.show(*model.reading)
-    reading.done()
-    if stream and said:
-        writer.end()
-    ended, stats = time.perf_counter(), model.last_chat
-    tokens = stats.tokens if stats else len(said)
-    spent = ended - (first or ended)
-    return {
-        "question": conversation.messages[-1]["content"],
-        "answer": "".join(said),
-        "finish": finish_of(stats, looped),
-        "forgotten": forgotten,
-        "prompt_tokens": stats.prompt_tokens if stats else None,
-        "tokens": tokens,
-        "ttft_s": round((first or ended) - started, 4),
-        "tokens_per_s": round((tokens - 1) / spent, 2) if tokens > 1 and spent > 0 else None,
-    }
-
-
-def finish_of(stats: "ChatStats | None", looped: bool) -> str:
-    """Why an answer ended: "stop", "length", "repetition" where the guard stopped it, or "interrupted"."""
-    if looped:
-        return "repetition"
-    return stats.finish if stats else "interrupted"
-
-
-class Reading:
-    """On a terminal, how far a long conversation is read, once that takes longer than a moment; gone before the
-    answer.
-    """
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-        self._shown = False
-        self._may = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-    def show(self, read: int, tokens: int) -> None:
-        """Say so, in the place of the last time."""
-        if self._may and time.perf_counter() - self._since > READING_S:
-            click.echo(f"\r[read {read} of {tokens} tokens]", nl=False, err=True)
-            self._shown = True
-
-    def done(self) -> None:
-        """Wipe it away."""
-        if self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True, color=True)
-            self._shown = False
-
-
-def terminal_width() -> int:
-    """Cells of a line; a terminal that says nonsense has 80."""
-    return max(20, shutil.get_terminal_size().columns)
 
 
 @contextlib.contextmanager
@@ -324,26 +168,3 @@ def first_interrupt() -> Iterator[threading.Event]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def note(text: str) -> None:
-    """A line beside the conversation, on stderr: paler where that is a terminal that wants colours."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
-    if sys.stderr.isatty():
-        text = textwrap.fill(text, terminal_width())
-    click.echo(text if plain else click.style(text, dim=True), err=True)
-
-
-def describe(result: dict[str, Any], room: int) -> str:
-    """One line of figures: "[8 tokens, 61.2 tokens/s, first after 0.21 s]"."""
-    tokens, finish = result["tokens"], result["finish"]
-    rate = f", {result['tokens_per_s']:.1f} tokens/s" if result["tokens_per_s"] else ""
-    ending = {"interrupted": "; stopped", "repetition": f"; {STOPPED_LOOP}"}.get(finish, "")
-    if finish == "length":
-        full = result["prompt_tokens"] + tokens >= room
-        ending = (
-            f"; cut off: the context of {room} tokens is full" if full else "; cut off: --max-tokens allows no more"
-        )
-    elif not result["answer"]:
-        ending += "; the answer is empty"
-    return f"[{tokens} token{'s' * (tokens != 1)}{rate}, first after {result['ttft_s']:.2f} s{ending}]"

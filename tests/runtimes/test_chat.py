@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgedistill.cli.artifacts import find_artifact
-from edgedistill.cli.chat import Conversation, chat
+from edgedistill.cli.chat import chat
+from edgedistill.cli.conversation import Conversation
 from edgedistill.errors import InputError
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
