@@ -14,6 +14,7 @@ from contest.corpus import put
 from contest.domains import is_foreign
 from edgedistill.progress import Progress
 from edgedistill.runtimes.llama import LlamaCpp
+from edgedistill.runtimes.sampling import BatchSettings
 
 TEMPERATURE = 0.8
 JUDGE_PROMPTS, LEARN_PROMPTS = 40, 120
@@ -70,7 +71,8 @@ def write_chats(
         asked = [known[prompt] for prompt in prompts]
         progress.start(f"write {out.stem}", len(asked), "chats")
         answers: dict[int, list[int]] = {}
-        for index, done in model.generate_stream(asked, longest, temperature=TEMPERATURE, seeds=range(len(asked))):
+        settings = BatchSettings(TEMPERATURE)
+        for index, done in model.generate_stream(asked, longest, settings, range(len(asked))):
             answers[index] = done.tokens
             progress.advance(1)
         progress.finish()

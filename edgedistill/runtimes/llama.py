@@ -1,14 +1,16 @@
 """A GGUF file in llama.cpp, on the CPU, in a child process of its own."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edgedistill.errors import InputError, did_you_mean
 from edgedistill.runtimes.base import Generation, Runtime
 from edgedistill.runtimes.child import Child
+from edgedistill.runtimes.sampling import BatchSettings
 
 LLAMA_WORKER = "edgedistill.runtimes.llama_worker"
+GREEDY = BatchSettings()
 DEFAULT_PARALLEL = 16  # more sequences gain little on a CPU and cost a cache each
 
 
@@ -40,44 +42,38 @@ class LlamaCpp(Runtime):
         stop_ids: Sequence[int] | None = (),
     ) -> list[int]:
         """See `Runtime.generate`."""
-        batch = self.generate_batch(
-            [prompt_ids], max_new, temperature=temperature, top_p=top_p, seeds=[seed], stop_ids=stop_ids
-        )
-        return batch[0].tokens
+        settings = BatchSettings(temperature, top_p, stop_ids)
+        return self.generate_batch([prompt_ids], max_new, settings, [seed])[0].tokens
 
     def generate_batch(
-        self, prompts: Sequence[Sequence[int]], max_new: int | Sequence[int], **settings: Any
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new: int | Sequence[int],
+        settings: BatchSettings = GREEDY,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generation]:
-        """Go on from many prompts at once; the results in the order of the prompts. Settings as in
-        `generate_stream`.
-        """
-        found = dict(self.generate_stream(prompts, max_new, **settings))
-        return [found[index] for index in range(len(prompts))]
+        """Continue many prompts at once; the results in the order of the prompts. Arguments as in `generate_stream`."""
+        by_index = dict(self.generate_stream(prompts, max_new, settings, seeds))
+        return [by_index[index] for index in range(len(prompts))]
 
     def generate_stream(
         self,
         prompts: Sequence[Sequence[int]],
         max_new: int | Sequence[int],
-        *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        settings: BatchSettings = GREEDY,
         seeds: Sequence[int] | None = None,
-        stop_ids: Sequence[int] | None = None,
-        top_k: int = 0,
-        prompt_logprobs: bool = False,
     ) -> Iterator[tuple[int, Generation]]:
         """Yield (index of the prompt, its result) as sequences end. The same call gives the same results in the same
         order.
 
         Args:
+            prompts: token ids.
             max_new: tokens at most, for all or for each.
-            temperature: 0 takes the likeliest token; top_p cuts the tail after the temperature.
+            settings: how tokens are drawn, and what is returned of them.
             seeds: one for each prompt; its index by default.
-            stop_ids: None takes the file's own, () never stops.
-            top_k: how many log-probabilities to return for each new token; 0 for none.
-            prompt_logprobs: return them at the prompt's positions too (needs top_k).
         Raises:
-            InputError: a prompt is empty, holds an unknown token, or doesn't fit the context with max_new.
+            InputError: a prompt is empty, holds an unknown token, or doesn't fit the context with max_new; or a setting
+                is out of range.
         """
         count = len(prompts)
         limits = [max_new] * count if isinstance(max_new, int) else list(max_new)
@@ -86,27 +82,28 @@ class LlamaCpp(Runtime):
             raise InputError(f"{count} prompts came with {len(limits)} limits and {len(chosen)} seeds; give one each")
         if any(limit < 1 for limit in limits):
             raise InputError(f"max_new is {min(limits)}; it must be at least 1")
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise InputError(f"temperature is {temperature} and top_p is {top_p}; they must be >= 0 and in (0, 1]")
-        if not 0 <= top_k <= self.info().vocab or (prompt_logprobs and not top_k):
-            raise InputError(
-                f"top_k is {top_k}; it must be between {int(prompt_logprobs)} and the vocabulary of {self.info().vocab}"
-            )
+        self._check(settings)
         if not count:
             return
+        stop_ids = None if settings.stop_ids is None else list(settings.stop_ids)
         for result, arrays in self._child.stream(
             "generate_batch",
             prompts=[list(map(int, prompt)) for prompt in prompts],
             max_new=limits,
             seeds=chosen,
             parallel=self.parallel,
-            temperature=temperature,
-            top_p=top_p,
-            stop_ids=None if stop_ids is None else list(stop_ids),
-            top_k=top_k,
-            prompt_logprobs=prompt_logprobs,
+            settings={**asdict(settings), "stop_ids": stop_ids},
         ):
             yield result["index"], Generation(result["tokens"], result["finish"], **arrays)
+
+    def _check(self, settings: BatchSettings) -> None:
+        """Raise InputError where a setting is out of range."""
+        temperature, top_p, top_k = settings.temperature, settings.top_p, settings.top_k
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise InputError(f"temperature is {temperature} and top_p is {top_p}; they must be >= 0 and in (0, 1]")
+        least, vocab = int(settings.prompt_logprobs), self.info().vocab
+        if not least <= top_k <= vocab:
+            raise InputError(f"top_k is {top_k}; it must be between {least} and the vocabulary of {vocab}")
 
     def choice_log_probs(
         self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
@@ -125,7 +122,7 @@ FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama.h, enum llama_ftype
 
 
 def widen(source: Path, destination: Path, file_type: str = "bf16", threads: int = 2) -> None:
-    """Write a quantized GGUF file's weights out as floats, for a teacher that is asked for much.
+    """Write a quantized GGUF file's weights out as floats, for a teacher that writes much.
 
     llama.cpp multiplies quantized weights with activations rounded to 8 bits. For SmolLM2-135M in Q4_1 that alone is a
     KL of .0035 to the float model and changes answers; its bf16 copy has .0002, and where the processor has AVX512_BF16

@@ -5,6 +5,7 @@ One operation a method; protocol.py says how they travel. The parent's class is 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgedistill.runtimes.one_sequence import LOGIT_ROWS, OneSequence
 from edgedistill.runtimes.parallel import Job, run_jobs
 from edgedistill.runtimes.prompt import adds_missing_bos
 from edgedistill.runtimes.protocol import Arrays
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.runtimes.worker import Answer, Operation, serve
 
 OURS = "edgedistill.version"  # a key that every file of ours has
@@ -78,10 +80,11 @@ class LlamaWorker(OneSequence):
         for start in range(0, len(tokens), batch):
             part = tokens[start : start + batch]
             positions = list(range(start, start + len(part)))
-            found = self.engine.decode(part, positions, [0] * len(part), [position >= first for position in positions])
+            returned = [position >= first for position in positions]
+            rows = self.engine.decode(part, positions, [0] * len(part), returned)
             # A frame is in the pipe whole before this goes on, so llama.cpp's buffer may be sent as it is.
-            for at in range(0, len(found), LOGIT_ROWS):
-                yield max(start, first) + at, {"logits": found[at : at + LOGIT_ROWS]}
+            for row in range(0, len(rows), LOGIT_ROWS):
+                yield max(start, first) + row, {"logits": rows[row : row + LOGIT_ROWS]}
 
     def generate_batch(
         self,
@@ -89,11 +92,7 @@ class LlamaWorker(OneSequence):
         max_new: list[int],
         seeds: list[int],
         parallel: int,
-        temperature: float,
-        top_p: float,
-        stop_ids: list[int] | None,
-        top_k: int,
-        prompt_logprobs: bool,
+        settings: dict[str, Any],
     ) -> Iterator[tuple[Any, Arrays]]:
         """Stream the finished sequences in the order in which they end."""
         for index, (prompt, count) in enumerate(zip(prompts, max_new, strict=True)):
@@ -104,21 +103,14 @@ class LlamaWorker(OneSequence):
                     f"the context holds {self.context}. Open the file with a larger context or ask for fewer tokens"
                 )
         jobs = [Job(prompt, count, seed) for prompt, count, seed in zip(prompts, max_new, seeds, strict=True)]
-        for done in run_jobs(
-            self.engine,
-            jobs,
-            parallel=min(parallel, len(jobs)),
-            length=self.context,
-            temperature=temperature,
-            top_p=top_p,
-            stop_ids=self.stops if stop_ids is None else frozenset(stop_ids),
-            top_k=top_k,
-            prompt_top=prompt_logprobs,
-        ):
+        batch = BatchSettings(**settings)
+        if batch.stop_ids is None:
+            batch = replace(batch, stop_ids=self.stops)
+        for done in run_jobs(self.engine, jobs, min(parallel, len(jobs)), self.context, batch):
             arrays: Arrays = {}
             if done.top is not None:
                 arrays |= {"top_ids": done.top[0], "top_logp": done.top[1]}
-            if done.prompt_top is not None and prompt_logprobs:
+            if done.prompt_top is not None and batch.prompt_logprobs:
                 arrays |= {"prompt_top_ids": done.prompt_top[0], "prompt_top_logp": done.prompt_top[1]}
             yield {"index": done.index, "tokens": done.tokens, "finish": done.finish}, arrays
 
@@ -145,9 +137,8 @@ class LlamaWorker(OneSequence):
     def reopen(self, prompt: list[int]) -> int:
         """See OneSequence."""
         held = self.engine.held
-        shared = next(
-            (n for n, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b), min(len(held), len(prompt))
-        )
+        most = min(len(held), len(prompt))
+        shared = next((index for index in range(most) if held[index] != prompt[index]), most)
         shared = min(shared, len(prompt) - 1)
         return shared if shared and self.engine.cut(shared) else 0
 
@@ -156,8 +147,8 @@ class LlamaWorker(OneSequence):
         for start in range(0, len(tokens), MICRO_BATCH):
             part = tokens[start : start + MICRO_BATCH]
             positions = list(range(len(self.engine.held), len(self.engine.held) + len(part)))
-            wanted = [False] * (len(part) - 1) + [start + len(part) == len(tokens)]
-            rows = self.engine.decode(part, positions, [0] * len(part), wanted)
+            returned = [False] * (len(part) - 1) + [start + len(part) == len(tokens)]
+            rows = self.engine.decode(part, positions, [0] * len(part), returned)
             self.engine.held += part
         self.engine.synchronize()
         return rows[0]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgedistill.runtimes.llama_engine import LlamaEngine, Purpose
-from edgedistill.runtimes.sampling import Sampler, top_log_probs
+from edgedistill.runtimes.sampling import BatchSettings, Sampler, top_log_probs
 
 BATCH_TOKENS = 512
-PROMPT_ROWS = 256  # rows of logits kept at once when the prompt's own distributions are wanted too
+PROMPT_ROWS = 256  # rows of logits kept at once where the prompt's own distributions are returned too
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of job `index`: its tokens (a stop token included) and why it ended, "stop" or "length".
+    """The result of job `index`: its tokens (a stop token included) and why it ended, "stop" or "length".
 
     `top` are ids [n, K] and log-probabilities [n, K] of the distributions that the tokens were drawn from, `prompt_top`
     those after each prompt token but the last, [P-1, K]: stacked, row i tells what could follow token i.
@@ -56,76 +56,101 @@ class Finished:
     prompt_top: tuple[np.ndarray, np.ndarray] | None
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch's logits: the number and the state of its sequence, and whether the next token is drawn from
+    it.
+    """
+
+    number: int
+    slot: Slot
+    draws: bool
+
+
+@dataclass
+class Batch:
+    """Tokens that are decoded in one call, and the rows of logits that it returns."""
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+    returned: list[bool] = field(default_factory=list)  # whether a token's logits are among the rows
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, number: int, slot: Slot, count: int, every_row: bool) -> None:
+        """Add the next `count` tokens of a sequence; rows are returned of its last pending token, or of all."""
+        taken, slot.pending = slot.pending[:count], slot.pending[count:]
+        for offset, token in enumerate(taken):
+            draws = not slot.pending and offset == len(taken) - 1
+            self.tokens.append(token)
+            self.positions.append(slot.position + offset)
+            self.sequences.append(number)
+            self.returned.append(draws or every_row)
+            if draws or every_row:
+                self.rows.append(Row(number, slot, draws))
+        slot.position += len(taken)
+
+
 def run_jobs(
-    engine: LlamaEngine,
-    jobs: list[Job],
-    *,
-    parallel: int,
-    length: int,
-    temperature: float,
-    top_p: float,
-    stop_ids: frozenset[int],
-    top_k: int,
-    prompt_top: bool,
+    engine: LlamaEngine, jobs: list[Job], parallel: int, length: int, settings: BatchSettings
 ) -> Iterator[Finished]:
-    """Yield each job as it ends. `length` is the room of one sequence in tokens; every job must fit into it."""
-    engine.prepare(Purpose(parallel, length, BATCH_TOKENS, max(parallel, PROMPT_ROWS) if prompt_top else parallel))
+    """Yield each job as it ends.
+
+    Args:
+        engine: the loaded file.
+        jobs: prompts, each of which must fit into `length` tokens with what it may grow by.
+        parallel: sequences at once.
+        length: the room of one sequence in tokens.
+        settings: with `stop_ids` as a list.
+    """
+    stop_ids = frozenset(settings.stop_ids or ())
+    outputs = max(parallel, PROMPT_ROWS) if settings.prompt_logprobs else parallel
+    engine.prepare(Purpose(parallel, length, BATCH_TOKENS, outputs))
     waiting = iter(enumerate(jobs))
     slots: list[Slot | None] = [None] * parallel
     while True:
         for number in range(parallel):
             if slots[number] is None and (entry := next(waiting, None)) is not None:
                 index, job = entry
-                slots[number] = Slot(index, job, Sampler(temperature, top_p, job.seed), list(job.prompt))
+                sampler = Sampler(settings.temperature, settings.top_p, job.seed)
+                slots[number] = Slot(index, job, sampler, list(job.prompt))
         if not any(slots):
             return
-        for number, slot in _step(engine, slots, top_k, prompt_top):
+        for row in _step(engine, slots, settings):
+            slot, top_k = row.slot, settings.top_k
             finish = _finish_of(slot, stop_ids)
             if finish:
-                engine.forget(number)
-                slots[number] = None
+                engine.forget(row.number)
+                slots[row.number] = None
                 yield Finished(slot.index, slot.tokens, finish, _stack(slot.top, top_k), _stack(slot.prompt_top, top_k))
 
 
-def _step(engine: LlamaEngine, slots: list[Slot | None], top_k: int, prompt_top: bool) -> list[tuple[int, Slot]]:
-    """One batch: a token of each running sequence, then as much of the waiting prompts as fits. The slots that drew a
-    token.
+def _step(engine: LlamaEngine, slots: list[Slot | None], settings: BatchSettings) -> list[Row]:
+    """One batch: a token of each running sequence, then as much of the waiting prompts as fits. Returns the rows that a
+    token was drawn from.
     """
-    tokens: list[int] = []
-    positions: list[int] = []
-    sequences: list[int] = []
-    wanted: list[bool] = []
-    owners: list[
-        tuple[int, Slot, bool]
-    ] = []  # of each wanted row: slot number, slot, whether the next token is drawn from it
-    rows = max(len(slots), PROMPT_ROWS) if prompt_top else len(slots)
-    running = sorted(((n, s) for n, s in enumerate(slots) if s is not None), key=lambda pair: len(pair[1].pending) != 1)
+    batch, every_row = Batch(), settings.prompt_logprobs
+    most_rows = max(len(slots), PROMPT_ROWS) if every_row else len(slots)
+    running = [(number, slot) for number, slot in enumerate(slots) if slot is not None]
+    running.sort(key=lambda pair: len(pair[1].pending) != 1)
     for number, slot in running:
-        room = BATCH_TOKENS - len(tokens)
-        if prompt_top:
-            room = min(room, rows - len(owners))
-        taken, slot.pending = slot.pending[:room], slot.pending[room:]
-        for offset, token in enumerate(taken):
-            last = not slot.pending and offset == len(taken) - 1
-            want = last or prompt_top
-            tokens.append(token)
-            positions.append(slot.position + offset)
-            sequences.append(number)
-            wanted.append(want)
-            if want:
-                owners.append((number, slot, last))
-        slot.position += len(taken)
-    logits = engine.decode(tokens, positions, sequences, wanted)
-    best = top_log_probs(logits, top_k) if top_k and len(owners) else None
+        room = BATCH_TOKENS - len(batch.tokens)
+        if every_row:
+            room = min(room, most_rows - len(batch.rows))
+        batch.add(number, slot, room, every_row)
+    logits = engine.decode(batch.tokens, batch.positions, batch.sequences, batch.returned)
+    best = top_log_probs(logits, settings.top_k) if settings.top_k and len(batch.rows) else None
     drew = []
-    for row, (number, slot, last) in enumerate(owners):
+    for index, row in enumerate(batch.rows):
+        slot = row.slot
         if best is not None:
-            (slot.top if last else slot.prompt_top).append((best[0][row], best[1][row]))
-        if last:
-            token = slot.sampler.draw(logits[row])
+            top = slot.top if row.draws else slot.prompt_top
+            top.append((best[0][index], best[1][index]))
+        if row.draws:
+            token = slot.sampler.draw(logits[index])
             slot.tokens.append(token)
             slot.pending = [token]
-            drew.append((number, slot))
+            drew.append(row)
     return drew
 
 

@@ -4,12 +4,34 @@ Made for 32 rows of 49,152 logits at every step of a generation: whole-row sorts
 the model itself.
 """
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import numpy as np
 
-# A nucleus is sought among the tokens above the first share of the probability, then the next: sorting few is cheap.
+# The nucleus is looked for among the tokens above the first share of the probability, then the next: few to sort.
 NUCLEUS_FLOORS = (1e-3, 1e-5, 0.0)
 
 LOWEST = np.float32(np.finfo(np.float16).min)  # of a masked token's log-probability: finite, so that sums stay so
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How many prompts are continued at once.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_p: in (0, 1], cuts the tail after the temperature.
+        stop_ids: tokens that end a text; None takes the file's own, () never stops.
+        top_k: log-probabilities to return for each new token; 0 for none.
+        prompt_logprobs: whether to return them at the prompt's positions too (needs top_k).
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop_ids: Collection[int] | None = None
+    top_k: int = 0
+    prompt_logprobs: bool = False
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
@@ -33,22 +55,22 @@ def top_log_probs(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.empty((rows, k), np.float32)
     floors = _kth_largest_at_least(logits, k)
     for row in range(rows):
-        found = np.flatnonzero(logits[row] >= floors[row])
-        picked = logits[row, found]
-        if len(found) > 4 * k:
+        candidates = np.flatnonzero(logits[row] >= floors[row])
+        picked = logits[row, candidates]
+        if len(candidates) > 4 * k:
             cut = np.partition(picked, len(picked) - k)[len(picked) - k]
-            found = found[picked >= cut]
-            picked = logits[row, found]
+            candidates = candidates[picked >= cut]
+            picked = logits[row, candidates]
         order = np.argsort(-picked, kind="stable")[:k]
-        ids[row], values[row] = found[order], picked[order]
+        ids[row], values[row] = candidates[order], picked[order]
     return ids, np.maximum(values - log_sum_exp(logits)[:, None], LOWEST).astype(np.float16)
 
 
 def _kth_largest_at_least(logits: np.ndarray, k: int) -> np.ndarray:
     """[N] lower bounds of each row's K-th largest value.
 
-    Cut a row into groups: the K-th largest of the groups' maxima is reached by at least K values. With 8 groups for
-    every wanted value few others reach it.
+    Cut a row into groups: at least K values are as large as the K-th largest of the groups' maxima. With 8 groups for
+    each of the K values few others are.
     """
     rows, vocab = logits.shape
     groups = min(8 * k, vocab // 2)

@@ -13,6 +13,7 @@ from edgedistill.data.frame import ChatFrame, RefusedError
 from edgedistill.data.prose import ProseWords, bos_of
 from edgedistill.data.trace import SYSTEM, TEXT, USER, Holdout, Turn, normalized
 from edgedistill.errors import InputError
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.teach.filters import DUPLICATE, why_dropped
 from edgedistill.teach.writers import Writer
 
@@ -90,11 +91,8 @@ def own_questions(assignment: Assignment, count: int, seed: int, dropped: Counte
     written = assignment.writer.write(
         [frame.opening] * count,
         settings.max_prompt_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        seed=seed,
-        stop_ids=frame.stop_ids,
-        top_k=0,
+        BatchSettings(settings.temperature, settings.top_p, frame.stop_ids),
+        seed,
     )
     questions: dict[str, str] = {}
     for continuation in written:

@@ -21,6 +21,7 @@ from edgedistill.data.trace import (
     prompt_id_of,
     split_of,
 )
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.teach.drafts import HALF, Assignment, Draft
 from edgedistill.teach.filters import CUT_OFF, DUPLICATE, why_dropped
 from edgedistill.teach.writers import Written, read_signal
@@ -103,11 +104,8 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
     written = assignment.writer.write(
         [draft.ids for draft in drafts],
         settings.max_answer_tokens,
-        temperature=temperature,
-        top_p=settings.top_p,
-        seed=selection.seed,
-        stop_ids=stops,
-        top_k=assignment.top_k,
+        BatchSettings(temperature, settings.top_p, stops, assignment.top_k),
+        selection.seed,
     )
     # A plain text has no end of its own: the limit only says where we stopped reading.
     ends = frame is not None and settings.cut_answers == "drop"

@@ -1,4 +1,4 @@
-"""Who writes: a teacher in llama.cpp that continues many prompts at once and says what it thought of each token.
+"""Teachers that write: one in llama.cpp continues many prompts at once and returns its distribution at each token.
 
 It returns the K likeliest tokens at every position of prompt and continuation, at temperature 1 over the full
 vocabulary, whatever the text was sampled at. A teacher of any other format is written out as a GGUF file first.
@@ -6,7 +6,7 @@ vocabulary, whatever the text was sampled at. A teacher of any other format is w
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgedistill.data.example import Example
 from edgedistill.runtimes.llama import LlamaCpp, widen
+from edgedistill.runtimes.sampling import BatchSettings
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,15 @@ class Writer(AbstractContextManager["Writer"], Protocol):
     """A teacher that writes."""
 
     def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new: int,
-        *,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        stop_ids: Sequence[int],
-        top_k: int,
+        self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
     ) -> list[Written]:
         """Continue each prompt. The same arguments give the same texts, whatever was asked before.
 
         Args:
             prompts: token ids, each at least one.
             max_new: tokens at most.
-            temperature: 0 takes the likeliest.
+            settings: its `top_k` log-probabilities are returned at the prompt's positions too.
             seed: of the first prompt; each next one has the next number.
-            stop_ids: tokens that end a text.
-            top_k: log-probabilities to return at each position; 0 for none.
         """
         ...
 
@@ -70,27 +61,12 @@ class LlamaWriter:
         self._model = LlamaCpp(path, threads=threads, context=context, parallel=parallel)
 
     def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new: int,
-        *,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        stop_ids: Sequence[int],
-        top_k: int,
+        self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
     ) -> list[Written]:
         """See `Writer.write`."""
-        results = self._model.generate_batch(
-            prompts,
-            max_new,
-            temperature=temperature,
-            top_p=top_p,
-            seeds=[seed + i for i in range(len(prompts))],
-            stop_ids=stop_ids,
-            top_k=top_k,
-            prompt_logprobs=top_k > 0,
-        )
+        settings = replace(settings, prompt_logprobs=settings.top_k > 0)
+        seeds = [seed + number for number in range(len(prompts))]
+        results = self._model.generate_batch(prompts, max_new, settings, seeds)
         written = []
         for result in results:
             ids = log_probs = None
@@ -110,9 +86,9 @@ class LlamaWriter:
 
 
 def read_signal(writer: Writer, example: Example, top_k: int) -> Example:
-    """An example with what the teacher thinks of each token that counts, instead of its own signal."""
-    # One token more than the text is asked for and dropped: only the signal of the text's own positions counts.
-    (read,) = writer.write([example.tokens.tolist()], 1, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=top_k)
+    """An example with the teacher's log-probabilities at each token that counts, instead of its own signal."""
+    # One token more than the text is generated and dropped: only the signal of the text's own positions counts.
+    (read,) = writer.write([example.tokens.tolist()], 1, BatchSettings(stop_ids=(), top_k=top_k), seed=0)
     if read.ids is None or read.log_probs is None:
         raise ValueError(f"a writer that was asked for {top_k} log-probabilities gave none")
     return example.with_signal(ids=read.ids[example.positions], log_probs=read.log_probs[example.positions])
@@ -121,10 +97,8 @@ def read_signal(writer: Writer, example: Example, top_k: int) -> Example:
 def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: Path) -> LlamaWriter:
     """The writer of a GGUF file, with `context` tokens of room for each of `parallel` texts.
 
-    It is asked through a bf16 copy where this processor multiplies bf16 itself: twice as fast, and of a quantized
-        teacher
-    nearer to its own weights than llama.cpp's products with 8-bit activations. The copy lies in `work` while the writer
-    lives.
+    Where this processor multiplies bf16 itself, a bf16 copy writes: twice as fast, and for a quantized teacher nearer
+    to its own weights than llama.cpp's products with 8-bit activations. The copy lies in `work` while the writer lives.
     """
     with LlamaCpp(teacher, threads=threads, context=32, parallel=1) as probe:
         fast = "AVX512_BF16" in probe.info().features

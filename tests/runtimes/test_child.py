@@ -11,6 +11,7 @@ import pytest
 
 from edgedistill.errors import InputError, RunError, RuntimeDiedError
 from edgedistill.runtimes.llama import LlamaCpp
+from edgedistill.runtimes.sampling import BatchSettings
 from tests.runtimes.conftest import write_gguf
 
 
@@ -43,7 +44,7 @@ def test_killed_child_is_one_sentence(gguf_file):
 
 def test_child_killed_within_a_stream_is_one_sentence(gguf_file):
     with LlamaCpp(gguf_file, threads=1, context=200) as model:
-        stream = model.generate_stream([[5]] * 40, 100, stop_ids=())
+        stream = model.generate_stream([[5]] * 40, 100, BatchSettings(stop_ids=()))
         next(stream)
         os.kill(model.pid, signal.SIGKILL)
         with pytest.raises(RuntimeDiedError, match="ended by SIGKILL during 'generate_batch'"):
@@ -115,10 +116,11 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from edgedistill.runtimes.llama import LlamaCpp
+from edgedistill.runtimes.sampling import BatchSettings
 model = LlamaCpp(Path(sys.argv[1]), threads=1, context=256, parallel=2)
 print(model.pid, flush=True)
 if sys.argv[2] == "busy":
-    list(model.generate_stream([[5]] * 100000, 200, stop_ids=()))
+    list(model.generate_stream([[5]] * 100000, 200, BatchSettings(stop_ids=())))
 time.sleep(100)
 """
 

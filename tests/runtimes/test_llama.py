@@ -7,6 +7,7 @@ import pytest
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.llama import LlamaCpp, widen
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.runtimes.speed import SpeedSettings
 from tests.runtimes.conftest import write_gguf
 from tests.tiny import CORPUS
@@ -68,9 +69,8 @@ def test_greedy_tokens_are_transformers(llama, float_logits):
 
 def test_batch_returns_the_log_probabilities_of_what_it_drew(llama, float_logits):
     prompts = [llama.tokenize(text)[: 5 + 4 * index] for index, text in enumerate(CORPUS[:5] + CORPUS[:2])]
-    found = llama.generate_batch(
-        prompts, [9, 3, 12, 1, 7, 8, 2], temperature=1.0, top_p=0.9, top_k=6, prompt_logprobs=True, stop_ids=()
-    )
+    settings = BatchSettings(temperature=1.0, top_p=0.9, top_k=6, prompt_logprobs=True, stop_ids=())
+    found = llama.generate_batch(prompts, [9, 3, 12, 1, 7, 8, 2], settings)
     for prompt, generation, count in zip(prompts, found, [9, 3, 12, 1, 7, 8, 2], strict=True):
         assert (len(generation.tokens), generation.finish) == (count, "length")
         assert [len(generation.prompt_top_ids), len(generation.top_ids)] == [len(prompt) - 1, count]
@@ -85,25 +85,25 @@ def test_batch_returns_the_log_probabilities_of_what_it_drew(llama, float_logits
 
 def test_batch_depends_on_its_arguments_alone(llama):
     prompts = [llama.tokenize(text)[:6] for text in CORPUS[:5]] * 2
-    settings = {"temperature": 1.0, "top_k": 3, "seeds": range(10)}
-    first = llama.generate_batch(prompts, 20, **settings)
-    order = [index for index, _ in llama.generate_stream(prompts, 20, **settings)]
+    settings = BatchSettings(temperature=1.0, top_k=3)
+    first = llama.generate_batch(prompts, 20, settings, range(10))
+    order = [index for index, _ in llama.generate_stream(prompts, 20, settings, range(10))]
     llama.generate(prompts[0], 5)
-    again = llama.generate_batch(prompts, 20, **settings)
-    other = llama.generate_batch(prompts, 20, **(settings | {"seeds": range(10, 20)}))
+    again = llama.generate_batch(prompts, 20, settings, range(10))
+    other = llama.generate_batch(prompts, 20, settings, range(10, 20))
     assert [g.tokens for g in first] == [g.tokens for g in again] != [g.tokens for g in other]
     assert all(
         (a.top_logp == b.top_logp).all() and (a.top_ids == b.top_ids).all() for a, b in zip(first, again, strict=True)
     )
     assert first[0].tokens != first[5].tokens  # the same prompt with another seed
-    assert order == [index for index, _ in llama.generate_stream(prompts, 20, **settings)]
+    assert order == [index for index, _ in llama.generate_stream(prompts, 20, settings, range(10))]
     assert llama.generate_batch([], 5) == []
 
 
 def test_a_slot_forgets_the_sequence_before(gguf_file):
     with LlamaCpp(gguf_file, threads=1, context=64, parallel=1) as model:
         prompts = [model.tokenize(text)[:8] for text in CORPUS[:3]]
-        together = model.generate_batch(prompts, 10, stop_ids=())
+        together = model.generate_batch(prompts, 10, BatchSettings(stop_ids=()))
         assert [g.tokens for g in together] == [model.generate(prompt, 10) for prompt in prompts]
 
 
@@ -111,7 +111,7 @@ def test_stop_token_ends_the_text_and_is_kept(llama):
     prompt = llama.tokenize(CORPUS[2])
     free = llama.generate(prompt, 10, stop_ids=())
     stop = free[4]
-    [found] = llama.generate_batch([prompt], 10, stop_ids=[stop], top_k=2)
+    [found] = llama.generate_batch([prompt], 10, BatchSettings(stop_ids=[stop], top_k=2))
     assert found.tokens == free[: free.index(stop) + 1]
     assert found.finish == "stop"
     assert len(found.top_ids) == len(found.tokens)
@@ -180,24 +180,25 @@ def test_widened_file_holds_the_same_weights(gguf_file, llama, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "settings", "words"),
+    ("prompts", "settings", "seeds", "words"),
     [
-        ([[5, 6], []], {}, "prompt 1: there is no token; give at least one"),
-        ([[5, 99999]], {}, "prompt 0: token 99999 is not in the vocabulary of "),
+        ([[5, 6], []], {}, None, "prompt 1: there is no token; give at least one"),
+        ([[5, 99999]], {}, None, "prompt 0: token 99999 is not in the vocabulary of "),
         (
             [[5] * 120],
             {},
+            None,
             "prompt 0 has 120 tokens and may grow by 10; the context holds 128. Open the file with a larger context",
         ),
-        ([[5]], {"top_p": 0.0}, "temperature is 0.0 and top_p is 0.0; they must be >= 0 and in (0, 1]"),
-        ([[5]], {"top_k": 99999}, "top_k is 99999; it must be between 0 and the vocabulary of "),
-        ([[5]], {"seeds": [1, 2]}, "1 prompts came with 1 limits and 2 seeds; give one each"),
-        ([[5]], {"prompt_logprobs": True}, "top_k is 0; it must be between 1"),
+        ([[5]], {"top_p": 0.0}, None, "temperature is 0.0 and top_p is 0.0; they must be >= 0 and in (0, 1]"),
+        ([[5]], {"top_k": 99999}, None, "top_k is 99999; it must be between 0 and the vocabulary of "),
+        ([[5]], {}, [1, 2], "1 prompts came with 1 limits and 2 seeds; give one each"),
+        ([[5]], {"prompt_logprobs": True}, None, "top_k is 0; it must be between 1"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_the_child_lives_on(llama, prompts, settings, words):
+def test_wrong_input_is_one_sentence_and_the_child_lives_on(llama, prompts, settings, seeds, words):
     with pytest.raises(InputError) as caught:
-        llama.generate_batch(prompts, 10, **settings)
+        llama.generate_batch(prompts, 10, BatchSettings(**settings), seeds)
     assert words in str(caught.value)
     assert llama.generate([5], 2)
 

@@ -20,6 +20,7 @@ from edgedistill.data.trace import SPLITS, Holdout
 from edgedistill.errors import RunError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import QuietProgress
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
 from edgedistill.teach.rounds import TOO_LONG, longest_prompt, write_rounds
@@ -44,14 +45,15 @@ class MadeUp:
         pass
 
     def write(
-        self, prompts: Sequence[Sequence[int]], max_new: int, *, seed: int, stop_ids, top_k: int, **_
+        self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
     ) -> list[Written]:
+        top_k = settings.top_k
         self.asked += [list(prompt) for prompt in prompts]
         written = []
         for number, prompt in enumerate(prompts):
             rng = random.Random(seed + number)
             ids = self.tokenizer(" ".join(rng.sample(WORDS, 8)), add_special_tokens=False)["input_ids"][: max_new - 1]
-            tokens = [*ids, *list(stop_ids)[:1]]
+            tokens = [*ids, *list(settings.stop_ids)[:1]]
             rows = len(prompt) + len(tokens) - 1
             signal = (
                 (torch.zeros(rows, top_k, dtype=torch.int32), torch.zeros(rows, top_k).half())
@@ -144,8 +146,8 @@ def test_a_prompt_without_room_for_its_answer_is_not_asked(tokenizer, tmp_path: 
 
 def test_a_text_that_is_cut_within_a_character_is_kept_and_none_begins_with_half_of_one(tokenizer, tmp_path: Path):
     class CutInACharacter(MadeUp):
-        def write(self, prompts, max_new, *, seed, **settings) -> list[Written]:
-            whole = super().write(prompts, max_new, seed=seed, **settings)
+        def write(self, *arguments: object) -> list[Written]:
+            whole = super().write(*arguments)
             half = self.tokenizer("猫", add_special_tokens=False)["input_ids"][:1]
             assert self.tokenizer.decode(half) == "\ufffd"
             return [Written([*found.tokens[:-1], *half], "length", None, None) for found in whole]
@@ -170,10 +172,9 @@ def test_no_text_is_in_two_splits(tokenizer, tmp_path: Path):
 
 def test_an_answer_that_is_cut_is_dropped_or_kept(tokenizer, tmp_path: Path):
     class Cut(MadeUp):
-        def write(self, *args: object, **settings: object) -> list[Written]:
+        def write(self, *arguments: object) -> list[Written]:
             return [
-                Written(found.tokens[:-1], "length", found.ids, found.log_probs)
-                for found in super().write(*args, **settings)
+                Written(found.tokens[:-1], "length", found.ids, found.log_probs) for found in super().write(*arguments)
             ]
 
     for kept, words in (("drop", r"nothing .* could be kept \(24 cut off\)"), ("keep", None)):
@@ -197,10 +198,10 @@ def test_rounds_after_a_kill_are_those_of_one_that_went_through(tokenizer, tmp_p
         pass
 
     class KillAfter(MadeUp):
-        def write(self, *args: object, **settings: object) -> list[Written]:
+        def write(self, *arguments: object) -> list[Written]:
             if len(self.asked) >= 16:  # two rounds of eight
                 raise Killed
-            return super().write(*args, **settings)
+            return super().write(*arguments)
 
     broken = asked_of(tokenizer, writer=KillAfter)
     with pytest.raises(Killed):

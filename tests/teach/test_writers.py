@@ -8,6 +8,7 @@ import torch
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.teach.writers import LlamaWriter, open_writer
 
 PROMPTS = [[1, 40, 50, 60], [1, 70], [1, 80, 90, 100, 110, 120]]
@@ -30,9 +31,9 @@ def gguf_teacher(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gguf_teacher: Path):
     model = load_model(tiny_llama)
     with LlamaWriter(gguf_teacher, 1, 64, 2) as writer:
-        settings = {"temperature": 1.0, "top_p": 0.9, "seed": 5, "stop_ids": [2], "top_k": 8}
-        written = writer.write(PROMPTS, 10, **settings)
-        again = writer.write(PROMPTS, 10, **settings)
+        settings = BatchSettings(1.0, 0.9, stop_ids=[2], top_k=8)
+        written = writer.write(PROMPTS, 10, settings, seed=5)
+        again = writer.write(PROMPTS, 10, settings, seed=5)
     assert [w.tokens for w in written] == [w.tokens for w in again]
     for prompt, found in zip(PROMPTS, written, strict=True):
         assert found.finish == ("stop" if found.tokens[-1] == 2 else "length")
@@ -46,5 +47,5 @@ def test_log_probabilities_are_the_models_at_every_position(tiny_llama: Path, gg
 
 def test_a_working_copy_of_the_teacher_does_not_outlive_the_writer(gguf_teacher: Path, tmp_path: Path):
     with open_writer(gguf_teacher, 1, 64, 2, tmp_path) as writer:
-        assert writer.write(PROMPTS[:1], 3, temperature=0.0, top_p=1.0, seed=0, stop_ids=[], top_k=0)[0].tokens
+        assert writer.write(PROMPTS[:1], 3, BatchSettings(stop_ids=()), seed=0)[0].tokens
     assert not list(tmp_path.iterdir())
