@@ -223,14 +223,20 @@ KNOWN = {
 }
 
 
-def make_knowing_llama(folder: Path) -> Path:
+def make_knowing_llama(folder: Path, system: str | None = None) -> Path:
     """A tiny llama trained for some seconds on KNOWN alone: so sure of its answers that every runtime gives the
-    same.
+    same. Each of its chats began with `system`, where there is one.
     """
-    return teach_to_talk(make_tiny_llama(folder, seed=1), 60, answers=KNOWN)
+    return teach_to_talk(make_tiny_llama(folder, seed=1), 60, answers=KNOWN, system=system)
 
 
-def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3, answers: dict[str, str] | None = None) -> Path:
+def teach_to_talk(
+    folder: Path,
+    steps: int,
+    rate: float = 4e-3,
+    answers: dict[str, str] | None = None,
+    system: str | None = None,
+) -> Path:
     """Train the model of a folder on made-up chats, or on questions and their answers."""
     import random
 
@@ -246,6 +252,8 @@ def teach_to_talk(folder: Path, steps: int, rate: float = 4e-3, answers: dict[st
             rng.choice(list(answers.items())) if answers else (sentence(rng), sentence(rng) + " " + sentence(rng))
         )
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        if system is not None:
+            turns.insert(0, {"role": "system", "content": system})
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         return tokenizer(text, add_special_tokens=False)["input_ids"][:127]
 

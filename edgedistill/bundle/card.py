@@ -15,17 +15,20 @@ from edgedistill.bundle.harmless import text, word
 from edgedistill.bundle.recommended import Recommended, recommended
 from edgedistill.results.order import in_order
 from edgedistill.results.report import Report
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.show import DASH, show_bytes, show_count, show_seconds, visible
 from edgedistill.store.files import files_of
 
-LLAMA = """from llama_cpp import Llama
+LLAMA = """{imports}from llama_cpp import Llama
 
 model = Llama(model_path="{file}", n_ctx=2048, verbose=False)
-answer = model.create_chat_completion([{{"role": "user", "content": "What is the capital of France?"}}], max_tokens=64)
+chat = [{system}{{"role": "user", "content": "What is the capital of France?"}}]
+sampling = {{"temperature": {temperature:g}, "top_p": {top_p:g}, "top_k": 0, "min_p": 0.0}}
+answer = model.create_chat_completion(chat, max_tokens=64, **sampling)
 print(answer["choices"][0]["message"]["content"])
 """
 
-ONNX = """import numpy as np
+ONNX = """{imports}import numpy as np
 import onnxruntime
 from transformers import AutoTokenizer
 
@@ -39,7 +42,7 @@ cache = {{
 }}
 names = [output.name for output in session.get_outputs()]
 
-chat = [{{"role": "user", "content": "What is the capital of France?"}}]
+chat = [{system}{{"role": "user", "content": "What is the capital of France?"}}]
 prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 new = tokenizer(prompt, add_special_tokens=False)["input_ids"]
 seen, answer = 0, []
@@ -47,7 +50,7 @@ while len(answer) < 64:
     seen += len(new)
     feed = {{"input_ids": np.array([new], np.int64), "attention_mask": np.ones((1, seen), np.int64), **cache}}
     out = dict(zip(names, session.run(None, feed)))
-    token = int(out["logits"][0, -1].argmax())
+    token = int(out["logits"][0, -1].argmax())  # the likeliest each time
     if token == tokenizer.eos_token_id:
         break
     answer.append(token)
@@ -56,13 +59,24 @@ print(tokenizer.decode(answer))
 """
 
 
-def model_card(report: Report, name: str, folder: Path, placed: Mapping[str, Path], hashes: Mapping[str, str]) -> str:
+SYSTEM = '{"role": "system", "content": json.load(open("bundle.json", encoding="utf-8"))["system"]}, '
+
+
+def model_card(
+    report: Report,
+    name: str,
+    folder: Path,
+    placed: Mapping[str, Path],
+    hashes: Mapping[str, str],
+    chat: ChatDefaults,
+) -> str:
     """README.md and MODEL_CARD.md in the form of Hugging Face's model cards: facts, files, figures, how to run it,
     limits, licence.
 
     Args:
         placed: where each artifact lies in `folder`, by gguf-MIX or onnx-MIX.
         hashes: SHA-256 of each model file, by its path in the folder.
+        chat: how it is asked.
     """
     recommendation = report.recommendation
     rows = in_order(report.rows)
@@ -96,7 +110,7 @@ def model_card(report: Report, name: str, folder: Path, placed: Mapping[str, Pat
         "",
         *figure_table(report, rows),
         *task_table(rows),
-        *_programs(folder, recommended(placed, report.verdict.mix)),
+        *_programs(folder, recommended(placed, report.verdict.mix), chat),
         *_limits(report),
         "## Licence",
         "",
@@ -142,7 +156,7 @@ def _license_sentence(report: Report) -> str:
     return f"The teacher's licence is {licence}; these weights derive from it and are passed on under the same."
 
 
-def _programs(folder: Path, chosen: Recommended) -> list[str]:
+def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str]:
     """How to run it: the examples that lie in the folder, then the GGUF and the ONNX folder to use from Python."""
     lines: list[str] = []
     examples = folder / "examples"
@@ -156,13 +170,30 @@ def _programs(folder: Path, chosen: Recommended) -> list[str]:
             *(f"- `{inner}`" for inner in programs),
             "",
         ]
+    lines += ["## How to ask it", "", *_asking(chat), ""]
+    before = {"imports": "", "system": ""}
+    if chat.system is not None:
+        before = {"imports": "import json\n\n", "system": SYSTEM}
     if chosen.gguf:
-        lines += ["## Run it with llama-cpp-python", "", *_fenced(LLAMA.format(file=chosen.gguf), "python"), ""]
+        program = LLAMA.format(file=chosen.gguf, temperature=chat.temperature, top_p=chat.top_p, **before)
+        lines += ["## Run it with llama-cpp-python", "", *_fenced(program, "python"), ""]
     model = next((path for path in sorted((folder / chosen.onnx).rglob("*.onnx"))), None) if chosen.onnx else None
     if chosen.onnx and model:
-        program = ONNX.format(folder=chosen.onnx, model=model.relative_to(folder).as_posix())
+        program = ONNX.format(**before, folder=chosen.onnx, model=model.relative_to(folder).as_posix())
         lines += ["## Run it with onnxruntime", "", *_fenced(program, "python"), ""]
     return lines
+
+
+def _asking(chat: ChatDefaults) -> list[str]:
+    """Sampling and system message, as bundle.json, Modelfile and examples have them."""
+    sampling = (
+        f"Temperature {chat.temperature:g} and top_p {chat.top_p:g}, without another cut or a penalty: the Modelfile, "
+        "the examples and `edgedistill chat` sample so."
+    )
+    if chat.system is None:
+        return [sampling]
+    fenced = _fenced(visible(chat.system), "text")
+    return [sampling, "", "It was trained with this system message before every conversation:", "", *fenced]
 
 
 def _limits(report: Report) -> list[str]:

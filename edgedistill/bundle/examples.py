@@ -1,8 +1,8 @@
 """The bundle's `examples/`: small programs that run as they are, each naming the real files of its bundle.
 
 They are kept as text under programs/, with `@NAME@` where a value goes and `@if WORD@`, `@else@`, `@end@` on lines of
-their own. Only safe file names and whole numbers go in, and into main.cpp two string literals of escaped ASCII:
-whatever the model's makers wrote into names and templates, it can't become code.
+their own. Only safe file names and numbers go in, and into main.cpp two string literals of escaped ASCII: whatever the
+model's makers wrote into names and templates, it can't become code. A system message is read from bundle.json.
 """
 
 import re
@@ -16,7 +16,6 @@ from edgedistill.store.whole import atomic_write
 
 PROGRAMS = Path(__file__).with_name("programs")
 PAGE = "examples/browser/"
-MOST_ANSWER = 256  # tokens
 # transformers.js asks for a file by its dtype.
 DTYPES = {"model_q4.onnx": "q4", "model_quantized.onnx": "q8", "model.onnx": "fp32"}
 MOST_LITERAL = 4000  # bytes of a string literal; compilers must take 65535, some 16380
@@ -54,14 +53,20 @@ def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings:
         folder: the bundle; `gguf` and `onnx` lie directly in it, or are None where it has none.
         settings: of the model.
     """
-    values: dict[str, str | int] = {
+    has_system = settings.chat.system is not None
+    values: dict[str, str | float] = {
         "CONTEXT": settings.context,
-        "ANSWER": max(1, min(MOST_ANSWER, settings.context // 2)),
+        "ANSWER": settings.longest_answer,
+        "TEMPERATURE": settings.chat.temperature,
+        "TOP_P": settings.chat.top_p,
         "PAGE": PAGE,
         "DATA": "",
-        "SAMPLED": " `generation_config.json` says how the model's makers sample." if settings.sampling else "",
+        "SYSTEM_PY": '{"role": "system", "content": SYSTEM}, ' if has_system else "",
+        "SYSTEM_JS": "{ role: 'system', content: SYSTEM }, " if has_system else "",
     }
     words = {"chat"} if settings.template else set()
+    if has_system:
+        words.add("system")
     files = dict(ALWAYS)
     if gguf:
         words.add("gguf")
@@ -89,7 +94,7 @@ def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings:
         atomic_write(place, fill(text, values, words))
 
 
-def fill(text: str, values: Mapping[str, str | int], words: set[str]) -> str:
+def fill(text: str, values: Mapping[str, str | float], words: set[str]) -> str:
     """A program with its values: lines between `@if WORD@` and `@end@` stay if the word is among `words`, those after
     `@else@` if not.
 
@@ -111,10 +116,14 @@ def fill(text: str, values: Mapping[str, str | int], words: set[str]) -> str:
         found = values.get(match[1])
         if found is None:
             raise ValueError(f"the program needs {match[1]}, which this bundle doesn't have")
-        ours = match[1] in ("PAGE", "DATA", "SAMPLED")  # sentences of ours
-        if not (isinstance(found, int) or ours or INNER.fullmatch(found) or LITERAL.fullmatch(found)):
+        ours = match[1] in ("PAGE", "DATA", "SYSTEM_PY", "SYSTEM_JS")  # code and sentences of ours
+        if isinstance(found, float):
+            return f"{found:g}"
+        if isinstance(found, int):
+            return str(found)
+        if not (ours or INNER.fullmatch(found) or LITERAL.fullmatch(found)):
             raise ValueError(f"{match[1]} is {found!r}, which is no safe file name")
-        return str(found)
+        return found
 
     return re.sub(r"@([A-Z_]+)@", value, "\n".join(lines) + "\n")
 
@@ -125,7 +134,7 @@ def _literals(settings: ModelSettings) -> tuple[str, str] | None:
     """
     if settings.template is None:
         return '""', '""'
-    around = around_question(settings.template, settings.bos, settings.eos)
+    around = around_question(settings.template, settings.bos, settings.eos, settings.chat.system)
     if around is None or sum(len(text.encode("utf-8", "replace")) for text in around) > MOST_LITERAL:
         return None
     return c_string(around[0]), c_string(around[1])

@@ -6,7 +6,7 @@ folder can be moved, packed and shipped as it is.
     NAME-MIX.gguf  Modelfile  tokenizer.json  tokenizer_config.json  chat_template.jinja  generation_config.json
     onnx-MIX/      as transformers.js, onnxruntime-genai and optimum read it (export/onnx/build.py)
     examples/      programs that run as they are        README.md  LICENSE  SHA256SUMS
-    bundle.json    which of the model files to use
+    bundle.json    which of the model files to use, and how to ask it
 """
 
 import errno
@@ -20,8 +20,8 @@ from edgedistill.bundle.examples import write_examples
 from edgedistill.bundle.modelfile import modelfile
 from edgedistill.bundle.names import INNER, place_of, safe_name, split_key
 from edgedistill.bundle.recommended import FILE as RECOMMENDED
-from edgedistill.bundle.recommended import recommended, recommended_text
-from edgedistill.bundle.settings import read_settings
+from edgedistill.bundle.recommended import Recommended, recommended, recommended_text
+from edgedistill.bundle.settings import ModelSettings, read_settings
 from edgedistill.bundle.tokenizer import place_tokenizer
 from edgedistill.errors import InputError, RunError
 from edgedistill.results.report import Report
@@ -128,8 +128,11 @@ def _fill(
                 _place(file, place / inner)
         placed[key] = place
     hashes = hashes_of(folder)
-    _furnish(folder, placed, report, name, model)
-    atomic_write(folder / "README.md", model_card(report, safe_name(name), folder, placed, hashes))
+    teach = report.teach
+    settings = read_settings(placed, model, teach.system if teach else None)
+    _furnish(folder, placed, recommended(placed, report.verdict.mix), safe_name(name), settings, model)
+    card = model_card(report, safe_name(name), folder, placed, hashes, settings.chat)
+    atomic_write(folder / "README.md", card)
     atomic_write(
         folder / CARD, (folder / "README.md").read_bytes()
     )  # a hub shows README.md; who has the folder looks for a card
@@ -139,16 +142,21 @@ def _fill(
     atomic_write(folder / SUMS, "".join(f"{sha256}  {inner}\n" for inner, sha256 in sorted(hashes.items())))
 
 
-def _furnish(folder: Path, placed: Mapping[str, Path], report: Report, name: str, model: Path | None) -> None:
+def _furnish(
+    folder: Path,
+    placed: Mapping[str, Path],
+    chosen: Recommended,
+    name: str,
+    settings: ModelSettings,
+    model: Path | None,
+) -> None:
     """What makes model files a thing to embed: the tokenizer beside a GGUF, Ollama's Modelfile, the examples."""
-    settings = read_settings(placed, model)
-    chosen = recommended(placed, report.verdict.mix)
-    gguf, onnx = (folder / name if name else None for name in (chosen.gguf, chosen.onnx))
-    atomic_write(folder / RECOMMENDED, recommended_text(chosen))
+    gguf, onnx = (folder / file if file else None for file in (chosen.gguf, chosen.onnx))
+    atomic_write(folder / RECOMMENDED, recommended_text(chosen, settings.chat))
     if gguf:
         place_tokenizer(folder, model or onnx or gguf)
         others = [path.name for key, path in placed.items() if split_key(key)[0] == "gguf" and path != gguf]
-        atomic_write(folder / "Modelfile", modelfile(gguf.name, others, safe_name(name), settings))
+        atomic_write(folder / "Modelfile", modelfile(gguf.name, others, name, settings))
     write_examples(folder, gguf, onnx, settings)
 
 

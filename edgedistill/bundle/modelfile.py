@@ -37,13 +37,29 @@ def modelfile(file: str, others: Sequence[str], model: str, settings: ModelSetti
                 f"{', '.join(f'./{other}' for other in others)}"
             )
         ]
-    lines += ["", f"PARAMETER num_ctx {settings.context}"]
-    lines += [f"PARAMETER {name} {value:g}" for name, value in settings.sampling.items()]
+    whose = "The model's makers advise this sampling" if settings.own_sampling else "The model's makers advise none"
+    lines += [
+        "",
+        f"# {whose}; `edgedistill chat` answers so too. It also stops an answer that",
+        "# repeats itself. Ollama doesn't, so num_predict ends it.",
+        f"PARAMETER num_ctx {settings.context}",
+        f"PARAMETER num_predict {settings.longest_answer}",
+    ]
+    lines += [f"PARAMETER {name} {value:g}" for name, value in settings.chat.llama_sampling.items()]
     stops = [end for end in settings.ends if _quotable(end)][:MANY_ENDS]
     lines += [f'PARAMETER stop "{end}"' for end in stops]
-    if not settings.sampling:
-        lines += ["# The model's makers say nothing of sampling, so Ollama's own settings hold."]
-    return "\n".join([*lines, "", *_template(settings)]) + "\n"
+    return "\n".join([*lines, "", *_template(settings), *_system(settings.chat.system)]) + "\n"
+
+
+def _system(system: str | None) -> list[str]:
+    """The system message that the model was trained with, where three quotes can hold it."""
+    if system is None:
+        return []
+    lines = ["", "# The model was trained with this system message before every conversation."]
+    printable = all(char.isprintable() or char == "\n" for char in system)
+    if '"""' in system or system.endswith('"') or not printable:
+        return [*lines, "# It can't be written between three quotes: take it from bundle.json (system)."]
+    return [*lines, f'SYSTEM """{system}"""']
 
 
 def _template(settings: ModelSettings) -> list[str]:

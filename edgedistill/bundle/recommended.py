@@ -1,4 +1,4 @@
-"""Which of a bundle's files to use: bundle.json.
+"""Which of a bundle's files to use, and how to ask it: bundle.json.
 
 One function chooses. The Modelfile, the programs in examples/ and bundle.json name what it gives, and `chat` and
 `serve` read it there, so all of them open the same file: the one in the mix that the report's verdict is about.
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.bundle.names import split_key
-from edgedistill.store.files import canonical_json
+from edgedistill.bundle.settings import SAMPLING, sound_number
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 
 FILE = "bundle.json"
 SCHEMA = "edgedistill.bundle/1"
@@ -43,20 +44,44 @@ def recommended(placed: Mapping[str, Path], mix: str | None) -> Recommended:
     return Recommended(names["gguf"], names["onnx"])
 
 
-def recommended_text(chosen: Recommended) -> str:
+def recommended_text(chosen: Recommended, chat: ChatDefaults) -> str:
     """What bundle.json holds."""
-    return canonical_json({"schema": SCHEMA, "recommended": {"gguf": chosen.gguf, "onnx": chosen.onnx}}) + "\n"
+    held = {
+        "schema": SCHEMA,
+        "recommended": {"gguf": chosen.gguf, "onnx": chosen.onnx},
+        "sampling": {"temperature": chat.temperature, "top_p": chat.top_p},
+        "system": chat.system,
+    }
+    # In ASCII: a control character of a system message stays an escape.
+    return json.dumps(held, indent=1) + "\n"
 
 
 def read_recommended(bundle: Path) -> Recommended:
     """What a bundle recommends; nothing where its file is missing or of something else."""
+    names = _part(_read(bundle), "recommended")
+    return Recommended(_plain(bundle, names.get("gguf")), _plain(bundle, names.get("onnx")))
+
+
+def read_chat_defaults(bundle: Path) -> ChatDefaults:
+    """How a bundle's model is to be asked; as a bare file is where its file is missing or of something else."""
+    held = _read(bundle)
+    sampling, system = _part(held, "sampling"), held.get("system")
+    sound = {name: value for name in SAMPLING if (value := sound_number(sampling.get(name), name)) is not None}
+    return ChatDefaults(**sound, system=system if isinstance(system, str) and system else None)
+
+
+def _read(bundle: Path) -> Mapping[str, Any]:
+    """bundle.json; empty where it is missing or of something else."""
     try:
-        found: Any = json.loads((bundle / FILE).read_text(encoding="utf-8"))
-        names = found["recommended"] if found["schema"] == SCHEMA else {}
-        gguf, onnx = names.get("gguf"), names.get("onnx")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return Recommended(None, None)
-    return Recommended(_plain(bundle, gguf), _plain(bundle, onnx))
+        held: Any = json.loads((bundle / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) and held.get("schema") == SCHEMA else {}
+
+
+def _part(held: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = held.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _plain(bundle: Path, name: object) -> str | None:

@@ -100,16 +100,17 @@ def find_turns(template: str, bos: str, eos: str, drop_bos: bool) -> Turns | Non
         return None  # it drops or repeats it
 
 
-def around_question(template: str, bos: str, eos: str) -> tuple[str, str] | None:
+def around_question(template: str, bos: str, eos: str, system: str | None = None) -> tuple[str, str] | None:
     """The prompt of a single question: the texts before and behind it, the bos token among them; None if the template
     refuses it.
 
-    A template that writes the date gets 26 Jul 2024.
+    `system` is a message before it. A template that writes the date gets 26 Jul 2024.
     """
     if DATE in template:
         template = FIXED_DATE + template
     try:
-        before, behind = _between(_render(template, (("user", ASKED),), bos, eos), (ASKED,))
+        led: Chat = () if system is None else (("system", system),)
+        before, behind = _between(_render(template, (*led, ("user", ASKED)), bos, eos), (ASKED,))
     except (InputError, ValueError):
         return None
     return before, behind

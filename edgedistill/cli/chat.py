@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.cli.answer import AnswerSettings, give_answer
 from edgedistill.cli.answer_text import tolerant_streams
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
@@ -18,6 +19,7 @@ from edgedistill.cli.conversation import Conversation
 from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
 from edgedistill.cli.terminal import note
 from edgedistill.errors import InputError
+from edgedistill.runtimes.chat_defaults import MAX_TOKENS, TEMPERATURE, TOP_P
 from edgedistill.show import visible
 
 if TYPE_CHECKING:
@@ -40,21 +42,25 @@ STOPPED = 130  # exit code after Ctrl-C
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
-    default=0.2,
-    show_default=True,
-    help="0 always takes the likeliest token.",
+    help=f"0 always takes the likeliest token. Default: what the bundle says, else {TEMPERATURE:g}.",
 )
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Cut the unlikely tail."
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help=f"Cut the unlikely tail. Default: what the bundle says, else {TOP_P:g}.",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same answers."
 )
-@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longest answer.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=MAX_TOKENS, show_default=True, help="Longest answer.")
 @click.option(
     "--context", type=click.IntRange(min=16), default=2048, show_default=True, help="Longest conversation, in tokens."
 )
-@click.option("--system", metavar="TEXT", help="A system message; the template's own otherwise.")
+@click.option(
+    "--system",
+    metavar="TEXT",
+    help="A system message, '' for none. Default: the bundle's, which training had, else the template's own.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each answer.")
 @click.pass_context
 def chat(
@@ -63,8 +69,8 @@ def chat(
     runtime: str | None,
     mix: str | None,
     threads: int | None,
-    temperature: float,
-    top_p: float,
+    temperature: float | None,
+    top_p: float | None,
     seed: int,
     max_tokens: int,
     context: int,
@@ -85,6 +91,13 @@ def chat(
 
     tolerant_streams()
     kind, path = find_artifact(artifact, runtime, mix)
+    defaults = read_chat_defaults(path.parent)
+    settings = AnswerSettings(
+        max_tokens,
+        defaults.temperature if temperature is None else temperature,
+        defaults.top_p if top_p is None else top_p,
+        seed,
+    )
     try:
         with open_artifact(kind, path, threads or usable_cores(), context) as model:
             info = model.info()
@@ -94,10 +107,12 @@ def chat(
                 )
             threads_word = "thread" if model.threads == 1 else "threads"
             note(f"{visible(path.name, lines=False)} in {info.version}, {model.threads} {threads_word}")
+            if system is None and defaults.system is not None:
+                note(f"system message, as in training (--system '' for none): {visible(defaults.system, lines=False)}")
             if sys.stdin.isatty():
                 note(HINT)
-            conversation = Conversation(model, min(context, info.n_ctx_train), system)
-            talk(conversation, AnswerSettings(max_tokens, temperature, top_p, seed), as_json)
+            said_first = defaults.system if system is None else system
+            talk(Conversation(model, min(context, info.n_ctx_train), said_first), settings, as_json)
     except KeyboardInterrupt:
         click.echo("\nStopped.", err=True)
         ctx.exit(STOPPED)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
 from edgedistill.errors import InputError
 from edgedistill.show import visible
@@ -117,6 +118,7 @@ def serve(
                 name=name,
                 api_key=api_key,
                 origins=origins,
+                defaults=read_chat_defaults(path.parent),
                 on_request=lambda line: log(f"{time.strftime('%H:%M:%S')} {line}"),
                 on_line=log if verbose else None,
             ) as server,

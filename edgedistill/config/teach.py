@@ -34,7 +34,7 @@ class Teach(Model):
         default=("", "Answer in one or two sentences.", "Answer in a short paragraph."),
         description=(
             "Added in turn to the questions that the teacher makes up: small models end short answers and get "
-            "lost in long ones."
+            "lost in long ones. One must be empty, since whoever uses the model asks without."
         ),
     )
     prompt_field: Text | None = Field(
@@ -115,6 +115,10 @@ class Teach(Model):
             raise ValueError("one of tokens, free_tokens and text_tokens must be above 0")
         if self.style == "text" and self.prompts == OWN_PROMPTS and self.free_tokens:
             raise ValueError("with style text the teacher writes freely already; set free_tokens to 0 and raise tokens")
+        if self.prompts == OWN_PROMPTS and self.style != "text" and all(hint.strip() for hint in self.hints):
+            raise ValueError(
+                'none of hints is empty, so no question would be trained on as it is asked later; add "" to the list'
+            )
         if self.prompts == OWN_PROMPTS and self.answers != "teacher":
             raise ValueError(
                 f"answers is '{self.answers}', and only a file of prompts brings answers; name one in prompts"

@@ -16,7 +16,9 @@ REPORT_SCHEMA = "edgedistill.report/1"
 
 @dataclass(frozen=True)
 class Teaching(JsonData):
-    """What the teach stage counted: texts asked for, kept and dropped by reason, tokens, the share held out."""
+    """What the teach stage counted: texts asked for, kept and dropped by reason, tokens, the share held out; and the
+    system message that all chats began with, where there was one.
+    """
 
     asked: int | None = None
     kept: int | None = None
@@ -25,6 +27,7 @@ class Teaching(JsonData):
     dropped: dict[str, int] = field(default_factory=dict)
     holdout: float | None = None
     bytes_per_token: float | None = None
+    system: str | None = absent()
     more: dict[str, Any] = field(default_factory=dict)
 
 

@@ -10,13 +10,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from errno import EADDRINUSE
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from edgedistill.errors import InputError, RunError
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.llama import check_gguf
 
@@ -56,6 +57,7 @@ class ModelServer:
         name: str | None = None,
         api_key: str | None = None,
         origins: Sequence[str] = (),
+        defaults: ChatDefaults | None = None,
         on_request: Callable[[str], None] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class ModelServer:
             name: what the model is called; the file's name without its ending by default.
             api_key: what clients must send; None asks for nothing.
             origins: web pages of other machines that may ask, see server_front.
+            defaults: what a request gets that doesn't say; None takes `chat`'s of a bare file.
             on_request: called in a thread with a line for each request once `start` is done: "GET /v1/models 200, 0.1
                 s".
             on_line: called so with each other line that the server logs.
@@ -94,6 +97,7 @@ class ModelServer:
                 name=name or path.stem,
                 api_key=api_key,
                 origins=list(origins),
+                defaults=asdict(defaults or ChatDefaults()),
             )[0]
         except BaseException:
             self.close()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 
 from edgedistill.errors import InputError
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.server import REQUEST
 from edgedistill.runtimes.server_page import Health, static_answer
 
@@ -29,9 +30,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 MAX_BODY_BYTES = 32 << 20
-# What a request gets that doesn't ask for it: `edgedistill chat`'s sampling, so that both answer alike. The library's
-# own penalty for repeated tokens counts the prompt's too, and changes what the measured file would say.
-DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
 
 
 class Refused(Exception):
@@ -224,8 +222,10 @@ def with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Recei
     return {**scope, "headers": headers}, replay
 
 
-def plain_question(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A request as llama-cpp-python's types have it, with our defaults.
+def plain_question(path: str, body: dict[str, Any], defaults: ChatDefaults) -> dict[str, Any]:
+    """A request as llama-cpp-python's types have it, with the defaults where it says nothing of them.
+
+    They are `edgedistill chat`'s, so that both answer alike; a conversation without a system message gets theirs.
 
     null is left out, for which OpenAI's API has "not given". `max_completion_tokens` is `max_tokens`, a json_schema is
     the schema of a json_object, a content in parts is their text, and a developer's message the system's.
@@ -233,7 +233,7 @@ def plain_question(path: str, body: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Refused: it asks for what isn't offered.
     """
-    body = DEFAULTS | {name: value for name, value in body.items() if value is not None}
+    body = defaults.llama_sampling | {name: value for name, value in body.items() if value is not None}
     if body.pop("logprobs", False) not in (False, 0) or body.pop("top_logprobs", 0):
         raise Refused("log-probabilities are not offered; leave logprobs out", param="logprobs")
     if body.get("n", 1) != 1:
@@ -255,7 +255,10 @@ def plain_question(path: str, body: dict[str, Any]) -> dict[str, Any]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refused("messages must be a list with at least one message", param="messages")
-    body["messages"] = [plain_message(message, number) for number, message in enumerate(messages)]
+    plain = [plain_message(message, number) for number, message in enumerate(messages)]
+    if defaults.system is not None and plain[0]["role"] != "system":
+        plain.insert(0, {"role": "system", "content": defaults.system})
+    body["messages"] = plain
     return body
 
 

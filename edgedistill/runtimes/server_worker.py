@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from starlette.middleware import Middleware
 
 from edgedistill.errors import InputError
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.llama_engine import keep_errors, model_text, token_piece, why
 from edgedistill.runtimes.llama_worker import OURS
 from edgedistill.runtimes.prompt import PromptFormat, adds_missing_bos, special_text, write_prompt
@@ -73,10 +74,17 @@ class ServerWorker:
         return {"load": self.load, "prompt": self.prompt, "listen": self.listen, "wait": self.wait}
 
     def load(
-        self, path: str, threads: int, context: int | None, name: str, api_key: str | None, origins: list[str]
+        self,
+        path: str,
+        threads: int,
+        context: int | None,
+        name: str,
+        api_key: str | None,
+        origins: list[str],
+        defaults: dict[str, Any],
     ) -> Answer:
         """Load the file into the library's application; its facts."""
-        self.name = name
+        self.name, self.defaults = name, ChatDefaults(**defaults)
         keep_errors()
         forget_settings()
         llama_chat_format.LlamaChatCompletionHandlerRegistry().register_chat_completion_handler(
@@ -148,7 +156,7 @@ class ServerWorker:
         """
         # There is one model: asked by any name it answers with its own, and without one the library would tell the
         # file's path.
-        body = plain_question(path, body) | {"model": self.name}
+        body = plain_question(path, body, self.defaults) | {"model": self.name}
         kind = CreateChatCompletionRequest if path == CHAT else CreateCompletionRequest
         try:
             request = kind.model_validate(body).model_dump()

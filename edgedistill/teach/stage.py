@@ -5,14 +5,15 @@ split.
                                        a round
     free-SPLIT/, prose-SPLIT/          the same of free text, and of what was only read (train and validation)
     traces-00000.jsonl, free-traces-.. what was said, a conversation or text a line (data/trace.py)
-    teach.json                         counts: asked, kept, dropped by reason, tokens, bytes a token
+    teach.json                         counts: asked, kept, dropped by reason, tokens, bytes a token; the system message
+                                       that all chats begin with, if they do
 
 What judges of the prose is read by the measure stage alone.
 """
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from edgedistill.config.conversation import Prompt
@@ -24,7 +25,7 @@ from edgedistill.data.example import Example
 from edgedistill.data.frame import ChatFrame, make_frame
 from edgedistill.data.prose import ProseWords, passages
 from edgedistill.data.starters import read_starters
-from edgedistill.data.trace import JUDGE, Holdout, prompt_id_of
+from edgedistill.data.trace import JUDGE, SYSTEM, Holdout, prompt_id_of
 from edgedistill.errors import InputError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -66,14 +67,17 @@ def teach(
     settings = recipe.teach
     tokenizer = load_tokenizer(teacher)
     tallies: dict[str, Tally] = {}
+    system = None
     goals = {WRITTEN: settings.tokens, FREE: settings.free_tokens}
     if any(goals.values()):
         if writer is None:
             raise ValueError("a recipe whose teacher writes needs a writer")
         frame = make_frame(tokenizer, name) if settings.style == "chat" and settings.tokens else None
-        prompts = None
+        prompts: tuple[Prompt, ...] | None = None
         if settings.prompts != OWN_PROMPTS:
             prompts = _prompts(settings, frame, progress)
+            if frame is not None and frame.shows_system():
+                system = shared_system(prompts)
         words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
         for source, goal in goals.items():
             if goal:
@@ -109,6 +113,8 @@ def teach(
         "holdout": settings.holdout,
         "bytes_per_token": top_k * 6,  # int32 id and float16 log-probability
     }
+    if system is not None:
+        counts["system"] = system
     write_json(work / "teach.json", counts)
 
 
@@ -152,6 +158,16 @@ def held_out_documents(folder: Path) -> list[Example]:
     return list(iter_shards(folder / JUDGE))
 
 
+def shared_system(prompts: Sequence[Prompt]) -> str | None:
+    """The system message that every prompt begins with; None where one has another or none.
+
+    A model that never saw a chat without it is to be asked with it.
+    """
+    firsts = {prompt.messages[0] for prompt in prompts}
+    first = next(iter(firsts), None)
+    return first.text if first is not None and len(firsts) == 1 and first.role == SYSTEM else None
+
+
 def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
     """The user's prompts; what of their file isn't used is said."""
     path = Path(settings.prompts)
@@ -163,6 +179,11 @@ def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tu
     if frame is not None and systems and not frame.shows_system():
         notes.append(
             f"{path.name}: not used: the system's message, in {systems} rows; the chat template has no place for it"
+        )
+    if frame is not None and frame.shows_system() and systems and shared_system(file.prompts) is None:
+        notes.append(
+            f"{path.name}: {systems} of {len(file.prompts)} prompts have a system's message, and not all the same; "
+            "none goes into the bundle, so ask with the one that fits"
         )
     for note in notes:
         progress.note(note)

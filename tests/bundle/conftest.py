@@ -17,7 +17,7 @@ from edgedistill.mixes import assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.quant.rounded import round_weights
-from edgedistill.results.report import Report
+from edgedistill.results.report import Report, Teaching
 from tests.report.sample import parts, report_of
 from tests.tiny import CHAT_TEMPLATE, KNOWN, make_knowing_llama, make_tokenizer
 
@@ -72,6 +72,11 @@ def tiny_gguf(name: str = "tiny", context: int = 2048, templates: dict[str, str]
 def unmeasured() -> Report:
     """A report of files that nobody measured."""
     return replace(report_of(**parts()), rows=())
+
+
+def taught_with(system: str) -> Report:
+    """The same, of a model all of whose training chats began with a system message."""
+    return replace(unmeasured(), teach=Teaching(system=system))
 
 
 def run(command: list, folder: Path, **more) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from edgedistill.bundle.card import model_card
 from edgedistill.machine import machine_facts
 from edgedistill.plan.here import here
 from edgedistill.results.report import Report
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.show import show_machine
 from tests.report.full_sample import comparison, full_report
 from tests.report.sample import built, parts
@@ -24,7 +25,9 @@ def card(tmp_path):
 
     def write(report):
         return ModelCard(
-            model_card(Report.from_json(report), "m", tmp_path, {"gguf-q4_0": file}, {file.name: "0" * 64})
+            model_card(
+                Report.from_json(report), "m", tmp_path, {"gguf-q4_0": file}, {file.name: "0" * 64}, ChatDefaults()
+            )
         )
 
     return write
@@ -129,6 +132,8 @@ def test_examples_that_lie_in_the_folder_are_listed(tmp_path):
     (tmp_path / "examples" / "node").mkdir(parents=True)
     for name in ("chat.py", "node/chat.mjs"):
         (tmp_path / "examples" / name).write_text("x")
-    text = model_card(Report.from_json(full_report()), "m", tmp_path, {}, {})
+    text = model_card(Report.from_json(full_report()), "m", tmp_path, {}, {}, ChatDefaults())
     assert "- `examples/chat.py`\n- `examples/node/chat.mjs`" in text
-    assert "## Examples" not in model_card(Report.from_json(full_report()), "m", tmp_path / "examples", {}, {})
+    assert "## Examples" not in model_card(
+        Report.from_json(full_report()), "m", tmp_path / "examples", {}, {}, ChatDefaults()
+    )

@@ -13,11 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edgedistill.bundle import examples, write_bundle
-from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, unmeasured
+from edgedistill.bundle.recommended import read_chat_defaults
+from edgedistill.bundle.turns import around_question
+from edgedistill.cli.main import cli
+from edgedistill.runtimes.chat_defaults import TEMPERATURE, TOP_P, ChatDefaults
+from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, taught_with, unmeasured
 from tests.chromium import Page, find_chromium
-from tests.tiny import make_tiny_llama
+from tests.tiny import CHAT_TEMPLATE, KNOWN, make_knowing_llama, make_tiny_llama
 
 SITE = (
     Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -187,6 +192,78 @@ def test_a_model_without_a_chat_template_goes_on_writing(tmp_path):
         assert len(python(program, bundle / "examples", "Once upon a time")) > 20
 
 
+SYSTEM = 'You know the days, and @end@ "nothing" else.\n{{ 1 }}'
+
+
+@pytest.fixture(scope="module")
+def instructed(tmp_path_factory) -> Path:
+    """A bundle of a model that never saw a chat without a system message; its makers advise a sampling."""
+    folder = tmp_path_factory.mktemp("instructed")
+    model = make_knowing_llama(folder / "model", SYSTEM)
+    sampling = {"do_sample": True, "temperature": 0.3, "top_p": 0.8, "top_k": 20}
+    settings = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(settings | sampling))
+    return write_bundle(pack(model, folder), taught_with(SYSTEM), folder / "bundle", "Tiny Talker", model=model)
+
+
+def test_programs_modelfile_and_chat_ask_as_the_model_was_trained(instructed):
+    """With the system message of the training, and one and the same sampling."""
+    assert read_chat_defaults(instructed) == ChatDefaults(0.3, 0.8, SYSTEM)
+    modelfile = (instructed / "Modelfile").read_text()
+    assert f'SYSTEM """{SYSTEM}"""' in modelfile
+    assert "PARAMETER temperature 0.3\nPARAMETER top_p 0.8\n" in modelfile
+    assert python("chat_llama_cpp.py", instructed / "examples") == KNOWN[QUESTION]
+    assert python("chat_onnxruntime.py", instructed / "examples") == KNOWN[QUESTION]
+    around = around_question(CHAT_TEMPLATE, "<|im_start|>", "<|im_end|>", SYSTEM)
+    cpp = (instructed / "examples" / "cpp" / "main.cpp").read_text()
+    assert all(f"= {examples.c_string(text)};" in cpp for text in around)
+    for program in re.findall(r"```python\n(.*?)```", (instructed / "README.md").read_text(), re.DOTALL):
+        text = program.replace("What is the capital of France?", QUESTION)
+        assert answer_of([sys.executable, "-c", text], instructed) == KNOWN[QUESTION]
+
+
+def test_chat_sends_the_system_message_of_the_training_unless_told_otherwise(instructed):
+    def told(*options: str):
+        command = ["chat", str(instructed), "--threads", "1", "--json", *options]
+        return CliRunner().invoke(cli, command, input=QUESTION + "\n", catch_exceptions=False)
+
+    plain, none = told(), told("--system", "")
+    answers = [json.loads(result.stdout) for result in (plain, none)]
+    assert answers[0]["answer"] == KNOWN[QUESTION]
+    assert answers[0]["prompt_tokens"] > answers[1]["prompt_tokens"] + 10
+    assert "system message, as in training (--system '' for none): You know the days" in plain.stderr
+    assert "system message" not in none.stderr
+
+
+def test_every_program_samples_as_chat_does(bundle):
+    """The bare defaults, where the model's makers say nothing."""
+    for path in sorted((bundle / "examples").rglob("*")):
+        if (
+            path.name in ("chat_llama_cpp.py", "chat_openai.py", "chat.mjs", "engine.mjs")
+            and "import" in path.read_text()
+        ):
+            text = path.read_text().replace('"', "").replace("SYSTEM", "")
+            if "SAMPLING" in text:
+                assert f"temperature: {TEMPERATURE:g}, top_p: {TOP_P:g}" in text, path
+    assert f"TEMPERATURE, TOP_P = {TEMPERATURE:g}, {TOP_P:g} " in (bundle / "examples/chat_onnxruntime.py").read_text()
+    cpp = (bundle / "examples/cpp/main.cpp").read_text()
+    assert f"llama_sampler_init_temp({TEMPERATURE:g})" in cpp
+    assert f"llama_sampler_init_top_p({TOP_P:g}, 1)" in cpp
+    held = json.loads((bundle / "bundle.json").read_text())
+    assert (held["sampling"], held["system"]) == ({"temperature": TEMPERATURE, "top_p": TOP_P}, None)
+    assert f"Temperature {TEMPERATURE:g} and top_p {TOP_P:g}" in (bundle / "README.md").read_text()
+
+
+@pytest.mark.parametrize("held", [b"", b"[]", b'{"schema": "edgedistill.bundle/1", "sampling": 3, "system": 4}'])
+def test_a_bundle_json_that_says_nothing_sound_leaves_the_bare_defaults(held: bytes, tmp_path):
+    (tmp_path / "bundle.json").write_bytes(held)
+    assert read_chat_defaults(tmp_path) == ChatDefaults()
+    hostile = {"schema": "edgedistill.bundle/1", "sampling": {"temperature": "hot", "top_p": 7}, "system": ""}
+    (tmp_path / "bundle.json").write_text(json.dumps(hostile))
+    assert read_chat_defaults(tmp_path) == ChatDefaults()
+    assert read_chat_defaults(tmp_path / "none") == ChatDefaults()
+
+
 def test_what_a_program_gets_is_a_safe_file_name_or_a_number():
     for value in ('a"; import os', "../x.gguf", "a b.gguf", "a\nb", "-rf", "$(x)", '"a"b"', '"\\x"'):
         with pytest.raises(ValueError, match="which is no safe file name"):
@@ -212,7 +289,7 @@ def test_control_characters_of_an_answer_never_reach_the_terminal(tmp_path):
     text = make_counting_model(model, chain)
     assert text == "a\x1b[\x07\x9bb"
     (model / "onnx" / "model.onnx").write_bytes((model / "model.onnx").read_bytes())
-    (model / "generation_config.json").write_text("{}")
+    (model / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.01}')
     (model / "config.json").write_text('{"model_type": "llama", "vocab_size": 512}')
     out = write_bundle({"onnx-f32": model}, unmeasured(), tmp_path / "bundle", "m")
     assert python("chat_onnxruntime.py", out / "examples", "What is the capital of France?") == "a\ufffd[\ufffd\ufffdb"

@@ -18,6 +18,7 @@ from edgedistill.bundle import write_bundle
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_tokenizer import from_gguf
 from edgedistill.models.tokenizer import save_tokenizer
+from edgedistill.results.report import Teaching
 from tests.bundle.conftest import pack, unmeasured
 from tests.bundle.test_modelfile import commands
 from tests.tiny import make_tiny_llama
@@ -44,7 +45,7 @@ def hostile(tmp_path_factory) -> Path:
     )
     (model / "chat_template.jinja").write_text(template, encoding="utf-8")
     report = unmeasured()
-    report = replace(report, teacher=replace(report.teacher, name=NAME, source=NAME))
+    report = replace(report, teacher=replace(report.teacher, name=NAME, source=NAME), teach=Teaching(system=EVIL))
     packed = pack(model, root / "packed")
     (root / "out").mkdir()
     return write_bundle(packed, report, root / "out" / "bundle", NAME, license_text=EVIL, model=model)
@@ -73,7 +74,7 @@ def test_no_file_of_ours_holds_a_control_character(hostile):
             assert not {
                 char for char in text if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")
             }, path
-            # The card and the licence quote it, escaped (test_bundle.py); these two hold the template's texts in
+            # The card and the licence quote it, escaped (test_bundle.py); these hold the template's texts in
             # strings.
             assert "SYSTEM evil" not in text or path.name in (
                 "README.md",
@@ -81,14 +82,15 @@ def test_no_file_of_ours_holds_a_control_character(hostile):
                 "LICENSE",
                 "main.cpp",
                 "Modelfile",
+                "bundle.json",
             ), path
 
 
 def test_the_modelfile_has_no_command_of_the_model_s(hostile):
     found = commands((hostile / "Modelfile").read_text(encoding="utf-8"))
-    assert [name for name, _ in found] == ["FROM", "PARAMETER", "PARAMETER", "TEMPLATE"]
+    assert [name for name, _ in found] == ["FROM", *["PARAMETER"] * 8, "TEMPLATE"]
     assert found[0][1] == f"./{next(hostile.glob('*.gguf')).name}"
-    assert found[2][1] == 'stop "<|endoftext|>"'  # the hostile one fits between no quotes
+    assert found[-2][1] == 'stop "<|endoftext|>"'  # the hostile one fits between no quotes
 
 
 def test_python_and_json_and_html_parse_to_what_they_are(hostile):

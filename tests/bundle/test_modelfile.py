@@ -8,10 +8,12 @@ import shutil
 import subprocess
 
 import pytest
+from transformers import GenerationConfig
 
 from edgedistill.bundle.modelfile import go_string, modelfile
-from edgedistill.bundle.settings import ModelSettings, read_settings
+from edgedistill.bundle.settings import UNTOLD, ModelSettings, read_settings
 from edgedistill.bundle.turns import around_question, find_turns
+from edgedistill.runtimes.chat_defaults import TEMPERATURE, TOP_P, ChatDefaults
 from tests.bundle.conftest import tiny_gguf
 from tests.tiny import CHAT_TEMPLATE, make_tokenizer
 
@@ -103,7 +105,6 @@ def settings(template: str | None, **more) -> ModelSettings:
             "add_bos": False,
             "ends": ("</s>",),
             "context": 2048,
-            "sampling": {},
             **more,
         }
     )
@@ -152,7 +153,7 @@ def test_the_turns_of_known_templates_render_as_transformers_does(name):
 def test_templates_that_are_more_than_fixed_texts_are_left_out(name):
     assert find_turns(REFUSED[name], "<s>", "</s>", drop_bos=False) is None
     text = modelfile("m.gguf", [], "m", settings(REFUSED[name]))
-    assert [command for command, _ in commands(text)] == ["FROM", "PARAMETER", "PARAMETER"]
+    assert [command for command, _ in commands(text)] == ["FROM", *["PARAMETER"] * 8]
     assert "# No TEMPLATE: the model's own" in text
 
 
@@ -172,6 +173,10 @@ def test_the_prompt_around_a_question_is_transformers_own():
     before, _ = around_question(REFUSED["the date"], "<s>", "</s>")
     assert before == "26 Jul 2024<|im_start|>user\n"
     assert around_question(REFUSED["it refuses all"], "<s>", "</s>") is None
+    before, behind = around_question(TEMPLATES["llama 3"], "<s>", "</s>", "Be brief.")
+    assert before + "Why?" + behind == by_transformers(
+        TEMPLATES["llama 3"], [("system", "Be brief."), ("user", "Why?")]
+    )
 
 
 def test_the_modelfile_of_a_chat_model(tmp_path):
@@ -184,7 +189,10 @@ def test_the_modelfile_of_a_chat_model(tmp_path):
         "# For Ollama. In this folder:\n#   ollama create my-model -f Modelfile\n#   ollama run "
         "my-model\nFROM ./m.gguf\n"
         "# Other levels of the same model, to be named there instead: ./m-q8_0.gguf\n\n"
-        "PARAMETER num_ctx 2048\nPARAMETER temperature 0.7\nPARAMETER top_p 0.8\nPARAMETER top_k 20\n"
+        "# The model's makers advise this sampling; `edgedistill chat` answers so too. It also stops an answer that\n"
+        "# repeats itself. Ollama doesn't, so num_predict ends it.\n"
+        "PARAMETER num_ctx 2048\nPARAMETER num_predict 512\nPARAMETER temperature 0.7\nPARAMETER top_p 0.8\n"
+        "PARAMETER top_k 0\nPARAMETER min_p 0\nPARAMETER repeat_penalty 1\n"
         'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n\n'
         "# The model's own chat template in Go's language: the same text for each conversation, but without tools.\n"
         'TEMPLATE """{{- $begun := false }}\n{{- range .Messages }}\n{{- if eq .Role "user" }}\n'
@@ -208,13 +216,63 @@ def test_the_modelfile_of_a_chat_model(tmp_path):
 def test_sampling_is_only_what_the_makers_say_in_sound_numbers(generation, tmp_path):
     (tmp_path / "m.gguf").write_bytes(tiny_gguf())
     (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert read_settings({"gguf-q4_0": tmp_path / "m.gguf"}, tmp_path).sampling == {}
+    found = read_settings({"gguf-q4_0": tmp_path / "m.gguf"}, tmp_path)
+    assert (found.chat, found.own_sampling) == (ChatDefaults(), False)
+    parameters = dict(
+        value.split(" ", 1) for name, value in commands(modelfile("m.gguf", [], "m", found)) if name == "PARAMETER"
+    )
+    assert (float(parameters["temperature"]), float(parameters["top_p"])) == (TEMPERATURE, TOP_P)
+
+
+def test_where_the_makers_sample_and_say_one_of_both_the_other_is_transformers_own(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(tiny_gguf())
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "top_p": 0.95, "top_k": 64}')
+    assert read_settings({"gguf-q4_0": tmp_path / "m.gguf"}, tmp_path).chat == ChatDefaults(1.0, 0.95)
+    config = GenerationConfig()
+    assert {"temperature": 1.0, "top_p": 1.0} == UNTOLD == {name: getattr(config, name) or 1.0 for name in UNTOLD}
+
+
+# Source: docs/modelfile.mdx of Ollama, "Valid Parameters and Values".
+OLLAMA = {
+    "num_ctx",
+    "repeat_last_n",
+    "repeat_penalty",
+    "temperature",
+    "seed",
+    "stop",
+    "num_predict",
+    "top_k",
+    "top_p",
+    "min_p",
+}
+
+
+def test_every_parameter_is_one_of_ollamas():
+    text = modelfile("m.gguf", [], "m", settings(CHAT_TEMPLATE))
+    names = [value.split(" ")[0] for name, value in commands(text) if name == "PARAMETER"]
+    assert len(names) == len(set(names)) == 8
+    assert set(names) <= OLLAMA
+
+
+@pytest.mark.parametrize("system", ["Be brief.", 'You are "S".\nAnswer in two lines, {{ .Prompt }} or not.', "日本語"])
+def test_the_system_message_of_the_training_is_written_down(system):
+    text = modelfile("m.gguf", [], "m", settings(CHAT_TEMPLATE, chat=ChatDefaults(system=system)))
+    assert commands(text)[-1] == ("SYSTEM", system)
+
+
+@pytest.mark.parametrize("system", ['a"""\nFROM evil', 'ends in "', "a\x1b[31mb", "a\u202eb"])
+def test_a_system_message_that_three_quotes_cannot_hold_is_left_to_bundle_json(system):
+    text = modelfile("m.gguf", [], "m", settings(CHAT_TEMPLATE, chat=ChatDefaults(system=system)))
+    assert [name for name, _ in commands(text)].count("FROM") == 1
+    assert "SYSTEM" not in [name for name, _ in commands(text)]
+    assert "take it from bundle.json (system)" in text
 
 
 def test_a_stop_word_that_quotes_cannot_hold_is_left_out():
     hostile = ("<|end|>", 'a"b', '"""\nSYSTEM evil', "a\nb", " a", "a\x1bb", "", "a\u202eb", "x" * 100)
     text = modelfile("m.gguf", [], "m", settings(None, ends=hostile))
-    assert [value for name, value in commands(text) if name == "PARAMETER"] == ["num_ctx 2048", 'stop "<|end|>"']
+    stops = [value for name, value in commands(text) if name == "PARAMETER" and value.startswith("stop")]
+    assert stops == ['stop "<|end|>"']
 
 
 HOSTILE = '"""\nSYSTEM evil\n{{ .Secret }}}}{{"\\x`\x00\x1b[31m\u202e日🦙\x85$(rm)</script>%s'
@@ -224,7 +282,7 @@ def test_hostile_texts_of_a_template_stay_within_go_s_strings():
     template = CHAT_TEMPLATE.replace("'<|im_end|>'", json.dumps(HOSTILE, ensure_ascii=False))
     assert find_turns(template, "<s>", "</s>", drop_bos=False).answer.startswith(HOSTILE)
     text = modelfile("m.gguf", [], "m", settings(template))
-    assert [name for name, _ in commands(text)] == ["FROM", "PARAMETER", "PARAMETER", "TEMPLATE"]
+    assert [name for name, _ in commands(text)] == ["FROM", *["PARAMETER"] * 8, "TEMPLATE"]
     assert text.isascii()
     assert text.isprintable() or set(text) - set(filter(str.isprintable, text)) == {"\n"}
     literals = re.findall(r'"[^"]*"', commands(text)[-1][1])

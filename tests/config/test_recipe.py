@@ -92,6 +92,10 @@ def test_schemas_are_json_and_name_every_key():
             "recover, mixes, define_mixes, export, measure, teacher, distill. Did you mean 'distill'?",
         ),
         ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are "),
+        (
+            "teach: {hints: [Be brief.]}",
+            'none of hints is empty, so no question would be trained on as it is asked later; add "" to the list',
+        ),
         ("distill: {learning_rat: 1.0e-4}", "Did you mean 'learning_rate'?"),
         (
             "distill: {learning_rate: 2e-5}",

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from edgedistill.runtimes.server_front import DEFAULTS, Front, Refused, is_own_page, plain_question
+from edgedistill.runtimes.chat_defaults import ChatDefaults
+from edgedistill.runtimes.server_front import Front, Refused, is_own_page, plain_question
 from edgedistill.runtimes.server_page import Health
 
 HEALTH = Health("tiny", "llama-cpp-python 0", 256, True, False)
@@ -82,11 +83,25 @@ def test_the_library_gets_the_checked_body_and_hears_when_the_client_leaves():
 
 
 def test_what_is_not_given_is_as_chat_has_it():
-    found = plain_question("/v1/completions", {"prompt": ["x"], "temperature": None, "top_p": 0.5, "stop": None})
-    assert found == DEFAULTS | {"prompt": "x", "top_p": 0.5}
+    asked = {"prompt": ["x"], "temperature": None, "top_p": 0.5, "stop": None}
+    found = plain_question("/v1/completions", asked, ChatDefaults())
+    assert found == ChatDefaults().llama_sampling | {"prompt": "x", "top_p": 0.5}
     for prompt in ([], ["a", "b"], [1, 2], 5):
         with pytest.raises(Refused, match="prompt must be one text"):
-            plain_question("/v1/completions", {"prompt": prompt})
+            plain_question("/v1/completions", {"prompt": prompt}, ChatDefaults())
+
+
+def test_a_conversation_gets_the_system_message_of_the_training_unless_it_has_one():
+    defaults = ChatDefaults(temperature=0.6, system="Be brief.")
+    asked = {"messages": [{"role": "user", "content": "Hi"}]}
+    found = plain_question("/v1/chat/completions", asked, defaults)
+    assert found["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert found["temperature"] == 0.6
+    own = {"messages": [{"role": "developer", "content": "Be long."}, *asked["messages"]]}
+    roles = [
+        (each["role"], each["content"]) for each in plain_question("/v1/chat/completions", own, defaults)["messages"]
+    ]
+    assert roles == [("system", "Be long."), ("user", "Hi")]
 
 
 @pytest.mark.parametrize(

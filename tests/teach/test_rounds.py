@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistill.config import load_recipe
 from edgedistill.config.conversation import Message, Prompt
 from edgedistill.config.teach import Teach
 from edgedistill.data.frame import make_frame
@@ -20,11 +21,12 @@ from edgedistill.data.trace import SPLITS, Holdout
 from edgedistill.errors import RunError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import QuietProgress
+from edgedistill.results.report import Teaching
 from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
 from edgedistill.teach.rounds import TOO_LONG, longest_prompt, write_rounds
-from edgedistill.teach.stage import teach
+from edgedistill.teach.stage import shared_system, teach
 from edgedistill.teach.writers import Written
 
 WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()
@@ -67,6 +69,16 @@ class MadeUp:
 @pytest.fixture(scope="module")
 def tokenizer(tiny_llama: Path):
     return load_tokenizer(tiny_llama)
+
+
+class Told(QuietProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 class Words(ProseWords):
@@ -234,6 +246,37 @@ def test_too_few_prompts_are_refused_or_accepted(tokenizer, tmp_path: Path):
     assert tally.asked == 20
     assert "all 20 prompts gave" in told[0]
     assert "training goes over them more often" in told[0]
+
+
+def prompt_of(system: str | None, question: str) -> Prompt:
+    led = () if system is None else (Message("system", system),)
+    return Prompt((*led, Message("user", question)))
+
+
+def test_a_system_message_that_all_prompts_share_is_the_one_to_ask_with():
+    both = [prompt_of("Be brief.", "a"), prompt_of("Be brief.", "b")]
+    assert shared_system(both) == "Be brief."
+    assert shared_system([*both, prompt_of("Be long.", "c")]) is None
+    assert shared_system([*both, prompt_of(None, "c")]) is None
+    assert shared_system([prompt_of(None, "a")]) is None
+    assert shared_system([]) is None
+
+
+@pytest.mark.parametrize(("systems", "shared"), [(("Be brief.",), "Be brief."), (("Be brief.", "Be long."), None)])
+def test_teach_keeps_the_system_message_of_a_prompts_file(tokenizer, tiny_llama: Path, tmp_path: Path, systems, shared):
+    rows = [{"system": systems[n % len(systems)], "prompt": f"{WORDS[n % len(WORDS)]} {n}"} for n in range(60)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {"prompts": str(tmp_path / "asked.jsonl"), "tokens": 60, "text_tokens": 0, "too_few_prompts": "accept"}
+    recipe = load_recipe("tiny")
+    taught = SETTINGS.model_copy(update=settings)
+    recipe = recipe.model_copy(update={"teach": taught})
+    (tmp_path / "work").mkdir()
+    progress = Told()
+    teach(MadeUp(tokenizer), tiny_llama, "tiny", recipe, 0, tmp_path / "work", progress)
+    counts = json.loads((tmp_path / "work" / "teach.json").read_text())
+    assert counts.get("system") == shared
+    assert Teaching.from_json(counts).system == shared
+    assert any("and not all the same" in line for line in progress.notes) is (shared is None)
 
 
 def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):
