@@ -24,13 +24,8 @@ if TYPE_CHECKING:
     from edgedistill.runtimes.server import ModelServer
 
 KEY_VARIABLE = "EDGEDISTILL_API_KEY"
-PACKAGES = (
-    "fastapi",
-    "uvicorn",
-    "sse_starlette",
-    "starlette_context",
-    "pydantic_settings",
-)  # of llama-cpp-python's server
+# Of llama-cpp-python's server.
+PACKAGES = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
 STOPPED = 130
 
 
@@ -100,7 +95,10 @@ def serve(
     check_words(api_key, name)
     for package in PACKAGES:
         require(package, extra="serve", purpose="serve")
-    from edgedistill.runtimes.server import ModelServer
+    from edgedistill.runtimes.server import ModelServer, ServeSettings
+
+    defaults = read_chat_defaults(path.parent)
+    settings = ServeSettings(host, port, threads or usable_cores(), context, name, api_key, origins, defaults)
 
     def log(line: str) -> None:
         click.echo(visible(line, lines=False), err=True)
@@ -111,14 +109,7 @@ def serve(
             stopping(running),
             ModelServer(
                 path,
-                host=host,
-                port=port,
-                threads=threads or usable_cores(),
-                context=context,
-                name=name,
-                api_key=api_key,
-                origins=origins,
-                defaults=read_chat_defaults(path.parent),
+                settings,
                 on_request=lambda line: log(f"{time.strftime('%H:%M:%S')} {line}"),
                 on_line=log if verbose else None,
             ) as server,
@@ -189,20 +180,15 @@ def curl_line(server: "ModelServer", key_from_environment: bool) -> str:
     """A command for a POSIX shell that asks the server. A key from the environment is named, not shown."""
     words = ["curl", f"{server.url}/chat/completions" if server.served.has_template else f"{server.url}/completions"]
     words += ["-H", "Content-Type: application/json"]
-    asked = (
-        {"messages": [{"role": "user", "content": "Hello!"}]}
-        if server.served.has_template
-        else {"prompt": "Once upon a time"}
-    )
-    words += ["-d", json.dumps({"model": server.served.name, **asked})]
+    chat, text = {"messages": [{"role": "user", "content": "Hello!"}]}, {"prompt": "Once upon a time"}
+    body = chat if server.served.has_template else text
+    words += ["-d", json.dumps({"model": server.served.name, **body})]
     line = shlex.join(words)
     if server.api_key is None:
         return line
-    header = (
-        f'"Authorization: Bearer ${KEY_VARIABLE}"'
-        if key_from_environment
-        else shlex.quote(f"Authorization: Bearer {server.api_key}")
-    )
+    if key_from_environment:
+        return f'{line} -H "Authorization: Bearer ${KEY_VARIABLE}"'
+    header = shlex.quote(f"Authorization: Bearer {server.api_key}")
     return f"{line} -H {header}"
 
 

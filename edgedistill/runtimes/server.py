@@ -1,7 +1,7 @@
 """A GGUF file served over HTTP: the parent's side. It binds the address, starts the child that answers there, and ends
 it.
 
-The address is bound here, so that a port in use is told before a model is loaded, and the child inherits the socket.
+The address is bound here, so that a port in use is an error before a model is loaded; the child inherits the socket.
 """
 
 import contextlib
@@ -21,18 +21,41 @@ from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.llama import check_gguf
 
-REQUEST = "request: "  # before a line of the child's that says what was asked
+REQUEST = "request: "  # begins the child's line about a request
 SERVER_WORKER = "edgedistill.runtimes.server_worker"
 READY_S = 30.0
-ANYWHERE = {
-    "0.0.0.0": "127.0.0.1",
-    "::": "::1",
-}  # bound to all of a machine's addresses -> one at which it reaches itself
+# Bound to all of a machine's addresses -> one at which it reaches itself.
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a file is served.
+
+    Attributes:
+        host: the address to bind.
+        port: 0 takes a free one.
+        threads: of the runtime.
+        context: tokens of a conversation with its answer; None takes what the model was trained for, 4096 at most.
+        name: what the model is called; the file's name without its ending by default.
+        api_key: what clients must send; None asks for nothing.
+        origins: web pages of other machines that may ask, see server_front.
+        defaults: sampling and system message of a request that names none; those of `chat` for a bare file.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    threads: int = 2
+    context: int | None = None
+    name: str | None = None
+    api_key: str | None = None
+    origins: Sequence[str] = ()
+    defaults: ChatDefaults = ChatDefaults()
 
 
 @dataclass(frozen=True)
 class Served:
-    """What is served, and how."""
+    """What the child loaded."""
 
     name: str  # that clients call the model by
     version: str
@@ -42,34 +65,23 @@ class Served:
 
 
 class ModelServer:
-    """`with ModelServer(Path("model.gguf"), port=0) as server: server.start(); server.wait()`. Leaving the `with` ends
-    the child.
+    """`with ModelServer(Path("model.gguf"), ServeSettings(port=0)) as server: server.start(); server.wait()`.
+
+    Leaving the `with` ends the child.
     """
 
     def __init__(
         self,
         path: Path,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 8080,
-        threads: int = 2,
-        context: int | None = None,
-        name: str | None = None,
-        api_key: str | None = None,
-        origins: Sequence[str] = (),
-        defaults: ChatDefaults | None = None,
+        settings: ServeSettings,
         on_request: Callable[[str], None] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         """Bind the address and load the file.
 
         Args:
-            port: 0 takes a free one.
-            context: tokens of a conversation with its answer; None takes what the model was trained for, 4096 at most.
-            name: what the model is called; the file's name without its ending by default.
-            api_key: what clients must send; None asks for nothing.
-            origins: web pages of other machines that may ask, see server_front.
-            defaults: what a request gets that doesn't say; None takes `chat`'s of a bare file.
+            path: a .gguf file.
+            settings: how it is served.
             on_request: called in a thread with a line for each request once `start` is done: "GET /v1/models 200, 0.1
                 s".
             on_line: called so with each other line that the server logs.
@@ -78,31 +90,29 @@ class ModelServer:
             RunError, RuntimeDiedError: llama.cpp refuses the file or dies of it.
         """
         check_gguf(path)
-        self.api_key = api_key
+        self.api_key = settings.api_key
         self._on_request, self._on_line = on_request, on_line
         self._checked = False  # whether the request that `start` makes was logged
-        self._socket = bind(host, port)
+        self._socket = bind(settings.host, settings.port)
         self.host, self.port = self._socket.getsockname()[:2]
         try:
-            self._child = Child(SERVER_WORKER, path, threads, fds=[self._socket.fileno()], on_line=self._hear)
+            listener = self._socket.fileno()
+            self._child = Child(SERVER_WORKER, path, settings.threads, fds=[listener], on_line=self._hear)
         except BaseException:
             self._socket.close()
             raise
+        name = settings.name or path.stem
         try:
             facts = self._child.call(
                 "load",
                 path=str(path.resolve()),
-                threads=threads,
-                context=context,
-                name=name or path.stem,
-                api_key=api_key,
-                origins=list(origins),
-                defaults=asdict(defaults or ChatDefaults()),
+                name=name,
+                settings={**asdict(settings), "origins": list(settings.origins)},
             )[0]
         except BaseException:
             self.close()
             raise
-        self.served = Served(name or path.stem, **facts)
+        self.served = Served(name, **facts)
 
     @property
     def pid(self) -> int:
@@ -120,9 +130,9 @@ class ModelServer:
         return self.url.removesuffix("v1")
 
     def prompt(self, messages: list[dict[str, Any]]) -> tuple[str, list[int]]:
-        """A conversation as the server asks it: text and token ids. Before `start` alone."""
-        found = self._child.call("prompt", messages=messages)[0]
-        return found["text"], found["ids"]
+        """A conversation as the model reads it: text and token ids. Before `start` alone."""
+        prompt = self._child.call("prompt", messages=messages)[0]
+        return prompt["text"], prompt["ids"]
 
     def start(self) -> None:
         """Listen; returns when a request has been answered.
@@ -134,10 +144,9 @@ class ModelServer:
         self._child.call("listen", fd=self._socket.fileno())
         self._socket.close()  # the child's copy goes on: when it is closed, nobody listens
         connection = http.client.HTTPConnection(ANYWHERE.get(self.host, self.host), self.port, timeout=READY_S)
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         try:
-            connection.request(
-                "GET", "/v1/models", headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-            )
+            connection.request("GET", "/v1/models", headers=headers)
             status = connection.getresponse().status
         except OSError as error:
             raise RunError(f"{self.url}: the server is up but doesn't answer: {error}") from None
@@ -147,14 +156,17 @@ class ModelServer:
             raise RunError(f"{self.url}: the server is up but answers with status {status}")
 
     def _hear(self, line: str) -> bool:
-        _, mark, request = line.partition(REQUEST) if line.startswith(REQUEST) else ("", "", "")
-        if mark and not self._checked and request.startswith("GET /v1/models "):
+        """Pass a line of the child's on; whether an error may quote it, should the child die."""
+        if not line.startswith(REQUEST):
+            if self._on_line:
+                self._on_line(line)
+            return True
+        request = line.removeprefix(REQUEST)
+        if not self._checked and request.startswith("GET /v1/models "):
             self._checked = True
-        elif mark and self._on_request:
+        elif self._on_request:
             self._on_request(request)
-        elif not mark and self._on_line:
-            self._on_line(line)
-        return not mark
+        return False
 
     def wait(self) -> None:
         """Until `stop` was called and the last answers are out.
@@ -193,15 +205,14 @@ def bind(host: str, port: int) -> socket.socket:
     """
     where = f"{_in_url(host)}:{port}"
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         why = error.strerror if isinstance(error, socket.gaierror) else "it is no name of a host"
         raise InputError(
             f"--host {host}: no such address ({why}); use 127.0.0.1 for this machine, 0.0.0.0 for its network"
         ) from None
-    family, kind, protocol, _, address = min(
-        found, key=lambda entry: entry[0] != socket.AF_INET
-    )  # localhost: as 127.0.0.1
+    # localhost is taken as 127.0.0.1.
+    family, kind, protocol, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
     sock = socket.socket(family, kind, protocol)
     try:
         # A server that has just ended leaves its address unusable for a minute otherwise.

@@ -35,6 +35,7 @@ from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.llama_engine import keep_errors, model_text, token_piece, why
 from edgedistill.runtimes.llama_worker import OURS
 from edgedistill.runtimes.prompt import PromptFormat, adds_missing_bos, special_text, write_prompt
+from edgedistill.runtimes.server import ServeSettings
 from edgedistill.runtimes.server_front import CHAT, Front, Refused, as_refusal, plain_question
 from edgedistill.runtimes.server_page import Health
 from edgedistill.runtimes.worker import Answer, Operation, serve
@@ -73,31 +74,23 @@ class ServerWorker:
         """By the name that the parent asks for."""
         return {"load": self.load, "prompt": self.prompt, "listen": self.listen, "wait": self.wait}
 
-    def load(
-        self,
-        path: str,
-        threads: int,
-        context: int | None,
-        name: str,
-        api_key: str | None,
-        origins: list[str],
-        defaults: dict[str, Any],
-    ) -> Answer:
-        """Load the file into the library's application; its facts."""
-        self.name, self.defaults = name, ChatDefaults(**defaults)
+    def load(self, path: str, name: str, settings: dict[str, Any]) -> Answer:
+        """Load the file into the library's application; its facts. `settings` are those of `ServeSettings`."""
+        self.name, self.defaults = name, ChatDefaults(**settings.pop("defaults"))
+        serve_settings = ServeSettings(**settings, defaults=self.defaults)
         keep_errors()
         forget_settings()
         llama_chat_format.LlamaChatCompletionHandlerRegistry().register_chat_completion_handler(
             CHAT_FORMAT, self.chat, overwrite=True
         )
         trained = stated_context(path)
-        self.context = context or min(trained, DEFAULT_CONTEXT)
-        settings = ModelSettings(
+        self.context = serve_settings.context or min(trained, DEFAULT_CONTEXT)
+        model_settings = ModelSettings(
             model=path,
             model_alias=name,
             n_ctx=self.context,
-            n_threads=threads,
-            n_threads_batch=threads,
+            n_threads=serve_settings.threads,
+            n_threads_batch=serve_settings.threads,
             n_gpu_layers=0,
             offload_kqv=False,
             chat_format=CHAT_FORMAT,
@@ -106,20 +99,20 @@ class ServerWorker:
         try:
             # A second question waits for its turn: the library would cut the first one's answer off.
             self.app = library.create_app(
-                server_settings=ServerSettings(interrupt_requests=False), model_settings=[settings]
+                server_settings=ServerSettings(interrupt_requests=False), model_settings=[model_settings]
             )
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"its chat template has an error in line {error.lineno}: {error.message}") from None
         except ValueError as error:
             raise ValueError(f"llama.cpp can't load it: {why(str(error))}") from None
-        # The library hands its model to its own routes alone; what a request will be asked with must be known before
-        # them.
+        # The library hands its model to its own routes alone, and requests are rendered before these.
         self.llama = library._llama_proxy()  # type: ignore[misc]
         self.llama.tokenizer_ = WholeText(self.llama.tokenizer_)
         self.form = prompt_format(self.llama)
         if self.form.template is not None:
-            write_prompt(self.form, [{"role": "user", "content": "Hello"}])  # a broken template is told now
+            write_prompt(self.form, [{"role": "user", "content": "Hello"}])  # a broken template is an error now
         runtime = f"llama-cpp-python {version('llama-cpp-python')}"
+        api_key, origins = serve_settings.api_key, serve_settings.origins
         health = Health(name, runtime, self.context, self.form.template is not None, api_key is not None)
         front = Middleware(Front, health=health, check=self.check, api_key=api_key, origins=origins)  # type: ignore[arg-type]
         self.app.user_middleware.append(front)

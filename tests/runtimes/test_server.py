@@ -19,7 +19,7 @@ from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.runtimes.server import ModelServer, bind
+from edgedistill.runtimes.server import ModelServer, ServeSettings, bind
 from tests.runtimes.conftest import write_gguf
 from tests.runtimes.test_template import TEMPLATES
 from tests.tiny import CHAT_TEMPLATE, make_tiny
@@ -98,7 +98,7 @@ def kind(request, tmp_path_factory):
     shape = read_shape(folder)
     checkpoint = float_checkpoint({tensor.name: state[tensor.name] for tensor in shape.tensors()}, "f32")
     path = write_ours(checkpoint, folder, shape, room / "model.gguf", {"name": "Tiny"})
-    with ModelServer(path, port=0, threads=1, context=256) as server:
+    with ModelServer(path, ServeSettings(port=0, threads=1, context=256)) as server:
         prompts = [server.prompt(messages) for messages in CONVERSATIONS]
         server.start()
         yield request.param, load_tokenizer(folder), server, prompts, path
@@ -150,7 +150,8 @@ def test_a_foreign_file_gets_the_bos_that_its_template_leaves_out(hf_folder, tmp
     )
     found = []
     for path in (cut, whole):
-        with ModelServer(path, port=0, threads=1) as server, LlamaCpp(path, threads=1, context=64) as runtime:
+        settings = ServeSettings(port=0, threads=1)
+        with ModelServer(path, settings) as server, LlamaCpp(path, threads=1, context=64) as runtime:
             found.append(server.prompt(CONVERSATIONS[0]))
             assert runtime.apply_template(CONVERSATIONS[0]) == found[-1]
             assert runtime.tokenize(found[-1][0].removeprefix("<|im_start|>"), add_bos=True) == found[-1][1]
@@ -172,7 +173,7 @@ def file(talking_llama, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(file, lines):
     """One server on it, in front of several tests."""
-    with ModelServer(file, port=0, threads=1, on_request=lines.append) as server:
+    with ModelServer(file, ServeSettings(port=0, threads=1), on_request=lines.append) as server:
         assert (server.served.name, server.served.context, server.served.trained) == ("talking", 256, 256)
         server.start()
         yield server
@@ -329,9 +330,9 @@ def test_it_listens_on_loopback_alone(server):
 
 
 def test_a_key_is_asked_for_and_origins_can_be_allowed(file):
-    with ModelServer(
-        file, port=0, threads=1, api_key="s3cret", name="my model", origins=["https://example.org"]
-    ) as server:
+    origins = ["https://example.org"]
+    settings = ServeSettings(port=0, threads=1, api_key="s3cret", name="my model", origins=origins)
+    with ModelServer(file, settings) as server:
         server.start()
         for key in ("wrong", "s3cret2", ""):
             with (
@@ -343,7 +344,7 @@ def test_a_key_is_asked_for_and_origins_can_be_allowed(file):
         assert post(server, b"{no json")[0] == 401  # nothing is looked at before the key
         with client_of(server, "s3cret") as client:
             assert [model.id for model in client.models.list()] == ["my model"]
-    with ModelServer(file, port=0, threads=1, origins=["https://example.org"]) as server:
+    with ModelServer(file, ServeSettings(port=0, threads=1, origins=["https://example.org"])) as server:
         server.start()
         assert post(server, {"messages": HELLO, "max_tokens": 1}, Origin="https://example.org")[0] == 200
 
@@ -359,7 +360,7 @@ def test_the_environment_sets_nothing(file, monkeypatch):
         "SEED": "x",
     }.items():
         monkeypatch.setenv(name, value)
-    with ModelServer(file, port=0, threads=1) as server:
+    with ModelServer(file, ServeSettings(port=0, threads=1)) as server:
         server.start()
         assert server.host == "127.0.0.1"
         assert ask(server, HELLO).choices[0].message.content
@@ -367,7 +368,7 @@ def test_the_environment_sets_nothing(file, monkeypatch):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_is_killed_is_one_sentence_and_one_that_is_stopped_none(file, how):
-    with ModelServer(file, port=0, threads=1) as server:
+    with ModelServer(file, ServeSettings(port=0, threads=1)) as server:
         server.start()
         child = psutil.Process(server.pid)
         assert not child.children()
@@ -385,7 +386,7 @@ def test_a_server_that_is_killed_is_one_sentence_and_one_that_is_stopped_none(fi
 
 
 def test_stopping_lets_a_short_answer_end_and_no_long_one_hold_it(file):
-    with ModelServer(file, port=0, threads=1) as server:
+    with ModelServer(file, ServeSettings(port=0, threads=1)) as server:
         server.start()
         pieces = stream(server, HELLO, max_tokens=200, extra_body=ENDLESS)
         next(pieces)
@@ -398,7 +399,7 @@ def test_stopping_lets_a_short_answer_end_and_no_long_one_hold_it(file):
 
 def test_a_file_without_template_completes_and_refuses_chats(hf_folder, tmp_path):
     path = write_gguf(hf_folder, tmp_path / "plain.gguf", template=False)
-    with ModelServer(path, port=0, threads=1) as server:
+    with ModelServer(path, ServeSettings(port=0, threads=1)) as server:
         assert not server.served.has_template
         server.start()
         with pytest.raises(openai.BadRequestError, match="it has no chat template"):
@@ -409,27 +410,27 @@ def test_a_file_without_template_completes_and_refuses_chats(hf_folder, tmp_path
 def test_files_that_cannot_be_served_are_one_sentence(hf_folder, gguf_file, tmp_path):
     broken = write_gguf(hf_folder, tmp_path / "broken.gguf", chat="{% for x in messages %}")
     with pytest.raises(InputError, match=r"broken.gguf: its chat template has an error in line 1"):
-        ModelServer(broken, port=0)
+        ModelServer(broken, ServeSettings(port=0))
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(gguf_file.read_bytes()[:-5000])
     with pytest.raises(RunError, match=r"cut.gguf: llama.cpp can't load it: .*(tensor|data)"):
-        ModelServer(cut, port=0)
+        ModelServer(cut, ServeSettings(port=0))
     for at in range(24, 4000, 1100):  # anything may be wrong in it: never more than a sentence
         data = bytearray(gguf_file.read_bytes()[:200_000])
         data[at : at + 8] = np.random.default_rng(at).bytes(8)
         (tmp_path / "random.gguf").write_bytes(data)
         with pytest.raises((InputError, RunError), match=r"random.gguf"):
-            ModelServer(tmp_path / "random.gguf", port=0)
+            ModelServer(tmp_path / "random.gguf", ServeSettings(port=0))
     (tmp_path / "text.gguf").write_text("hello")
     with pytest.raises(InputError, match=r"it begins with b'hell', not with 'GGUF'"):
-        ModelServer(tmp_path / "text.gguf", port=0)
+        ModelServer(tmp_path / "text.gguf", ServeSettings(port=0))
 
 
 def test_addresses_that_cannot_be_had_are_one_sentence(gguf_file):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"127.0.0.1:{port}: this port is in use; choose another --port"):
-            ModelServer(gguf_file, port=port)
+            ModelServer(gguf_file, ServeSettings(port=port))
     with pytest.raises(InputError, match=r"--host no.such.host.invalid: no such address"):
         bind("no.such.host.invalid", 0)
     with pytest.raises(InputError, match=r"192.0.2.1:0: this machine has no such address"):
@@ -441,7 +442,7 @@ def test_addresses_that_cannot_be_had_are_one_sentence(gguf_file):
 def test_hostile_answers_are_json_and_nothing_else(hf_folder, tmp_path):
     """A model that writes escapes, tags and halves of characters."""
     path = write_gguf(hf_folder, tmp_path / "hostile.gguf", name="\x1b]0;owned\x07<script>")
-    with ModelServer(path, port=0, threads=1, context=64) as server:
+    with ModelServer(path, ServeSettings(port=0, threads=1, context=64)) as server:
         server.start()
         for grammar in ('root ::= "\\x1b[2J<script>" [\\x00-\\x1f]*', "root ::= [\\u0080-\\U0010ffff]*"):
             body = {"messages": HELLO, "max_tokens": 24, "temperature": 1.5, "grammar": grammar}
@@ -458,6 +459,6 @@ def test_hostile_answers_are_json_and_nothing_else(hf_folder, tmp_path):
 def test_paths_need_not_be_plain(gguf_file, tmp_path):
     path = tmp_path / "a b\n'é.gguf"
     path.write_bytes(gguf_file.read_bytes())
-    with ModelServer(path, port=0, threads=1) as server:
+    with ModelServer(path, ServeSettings(port=0, threads=1)) as server:
         server.start()
         assert ask(server, HELLO).model == "a b\n'é"

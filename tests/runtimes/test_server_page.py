@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from edgedistill.runtimes.server import ModelServer
+from edgedistill.runtimes.server import ModelServer, ServeSettings
 from edgedistill.runtimes.server_page import FILES, FOLDER
 from tests.chromium import Page, find_chromium
 from tests.runtimes.conftest import write_gguf
@@ -21,7 +21,7 @@ def file(talking_llama, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(file):
-    with ModelServer(file, port=0, threads=1, api_key="s3cret", name="<b>my model</b>") as server:
+    with ModelServer(file, ServeSettings(port=0, threads=1, api_key="s3cret", name="<b>my model</b>")) as server:
         server.start()
         yield server
 
@@ -72,7 +72,7 @@ def test_the_page_asks_and_shows_what_is_said_as_text(file, tmp_path):
     if find_chromium() is None:
         pytest.skip("needs Chromium")
     with (
-        ModelServer(file, port=0, threads=1, name="<b>my model</b>") as server,
+        ModelServer(file, ServeSettings(port=0, threads=1, name="<b>my model</b>")) as server,
         Page(tmp_path / "profile") as page,
     ):
         server.start()
