@@ -91,6 +91,7 @@ class TrainingStages:
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.teach.rounds import longest_prompt, prompt_ids_in
+            from edgedistill.teach.stage import TeachInputs
             from edgedistill.teach.stage import teach as write_text
             from edgedistill.teach.writers import open_writer
 
@@ -99,9 +100,8 @@ class TrainingStages:
             never = prompt_ids_in(done.folder("held-out")) if held_out else set()
             opened = open_writer(file, context.cores, room, teach.parallel, folder) if writes else nullcontext()
             with opened as writer:
-                write_text(
-                    writer, context.teacher, context.facts.name, context.recipe, top_k, folder, done.progress, never
-                )
+                text = TeachInputs(writer, context.teacher, context.facts.name, context.recipe, top_k, never)
+                write_text(text, folder, done.progress)
 
         return Stage(
             "teach",

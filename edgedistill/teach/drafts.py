@@ -58,14 +58,14 @@ class Draft:
 
     Attributes:
         turns: what is said before the teacher's part; none of it counts unless it is plain text of the user's.
-        asked: the words that its prompt's id is taken of; "" where the text itself is all there is.
+        question: the words that its prompt's id is taken of; "" where there is no prompt but the text itself.
         ids: as the model reads it.
         first: the first position whose next token counts.
         own: the file's own answer; None where it brings none.
     """
 
     turns: tuple[Turn, ...]
-    asked: str
+    question: str
     ids: list[int]
     first: int
     own: str | None = None
@@ -121,8 +121,8 @@ def turns_of(prompt: Prompt, shows_system: bool) -> tuple[Turn, ...]:
     )
 
 
-def asked_in(turns: Sequence[Turn]) -> str:
-    """The words that a prompt is told by: all that is said before the answer."""
+def words_of(turns: Sequence[Turn]) -> str:
+    """The words that a prompt's id is taken of: all that is said before the answer."""
     return " ".join(turn.text for turn in turns)
 
 
@@ -138,12 +138,12 @@ def given_prompts(
     drafts = []
     for prompt in prompts:
         turns = turns_of(prompt, shows_system)
-        asked = asked_in(turns)
+        question = words_of(turns)
         if assignment.frame is None:
-            drafts.append(_text_draft(assignment.tokenizer, asked))
+            drafts.append(_text_draft(assignment.tokenizer, question))
             continue
         try:
-            drafts.append(_chat_draft(assignment.frame, turns, asked, prompt.answer))
+            drafts.append(_chat_draft(assignment.frame, turns, question, prompt.answer))
         except RefusedError:
             dropped[REFUSED] += 1
     return drafts
@@ -184,9 +184,9 @@ def _prose_start(assignment: Assignment, rng: random.Random) -> list[int]:
     return ids
 
 
-def _chat_draft(frame: ChatFrame, turns: tuple[Turn, ...], asked: str, own: str | None = None) -> Draft:
+def _chat_draft(frame: ChatFrame, turns: tuple[Turn, ...], question: str, own: str | None = None) -> Draft:
     ids = frame.prompt(turns)
-    return Draft(turns, asked, ids, len(ids) - 1, own)
+    return Draft(turns, question, ids, len(ids) - 1, own)
 
 
 def _text_draft(tokenizer: PreTrainedTokenizerBase, text: str) -> Draft:

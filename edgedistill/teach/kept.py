@@ -1,5 +1,5 @@
-"""From drafts to kept texts: what the teacher wrote, or the file's own answers, filtered, split, each as trace and
-example.
+"""From drafts to kept texts: the teacher's, or the file's own answers. Each is filtered, put into a split, and stored
+as a trace and an example.
 """
 
 from collections import Counter
@@ -61,9 +61,7 @@ class Selection:
     count: int = field(default=0)
 
     def keeps(self, turns: Sequence[Turn], prompt_id: str, why: str | None) -> bool:
-        """Whether a text is kept: one that was said before isn't, nor one whose prompt judges, nor one dropped for
-        `why`.
-        """
+        """Whether a text is kept: not if it is a duplicate, if its prompt is held out, or if `why` says so."""
         words = normalized(" ".join(turn.text for turn in turns))
         if why is None and words in self.seen:
             why = DUPLICATE
@@ -90,7 +88,7 @@ class Selection:
 
 
 def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
-    """What the teacher writes on from some drafts, as far as it is kept."""
+    """The teacher's continuations of some drafts, without those that the filters drop."""
     assignment = selection.assignment
     settings, tokenizer = assignment.settings, assignment.tokenizer
     frame = assignment.frame if selection.source == "" else None
@@ -116,7 +114,7 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
             answer = answer.rstrip(HALF)  # the limit may fall within a character of several tokens
         why = why_dropped(answer, continuation.tokens, continuation.finish if ends else "stop")
         turns = (*draft.turns, Turn(TEXT if frame is None else ASSISTANT, answer))
-        prompt_id = prompt_id_of(draft.asked or answer)
+        prompt_id = prompt_id_of(draft.question or answer)
         if selection.keeps(turns, prompt_id, why):
             trace = selection.trace(turns, prompt_id, sampling)
             example = written_example(draft.ids, continuation, draft.first, trace.id)
@@ -125,7 +123,7 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
 
 
 def own_text(selection: Selection, draft: Draft) -> Text | None:
-    """A draft with the file's own answer, and what the teacher thinks of it; None where it isn't kept.
+    """A draft with the file's own answer and the teacher's log-probabilities of it; None where it isn't kept.
 
     All answers of a conversation that the file brings count, those before the last too.
     """
@@ -134,7 +132,7 @@ def own_text(selection: Selection, draft: Draft) -> Text | None:
         raise ValueError("a draft without an answer of its own can't be trained on as it is")
     before = tuple(Turn(turn.role, turn.text, train=float(turn.role == ASSISTANT)) for turn in draft.turns)
     turns = (*before, Turn(ASSISTANT, draft.own))
-    prompt_id = prompt_id_of(draft.asked)
+    prompt_id = prompt_id_of(draft.question)
     settings = assignment.settings
     trace = Trace("", prompt_id, turns)
     example = tokenize(trace, assignment.tokenizer, assignment.frame)

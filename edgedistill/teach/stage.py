@@ -1,5 +1,5 @@
-"""The teach stage: the training text. The teacher writes chats and free text, prose is read beside them; each source is
-split.
+"""The teach stage: the training text. The teacher writes chats and free text, and prose is read beside them; each
+source is split into training, validation and judging.
 
     SPLIT/signals-00000.safetensors    tokens and weights, with ids and log_probs where a student is distilled; one file
                                        a round
@@ -13,8 +13,11 @@ What judges of the prose is read by the measure stage alone.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.conversation import Prompt
 from edgedistill.config.prompts import read_prompts
@@ -31,7 +34,7 @@ from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import FREE, SOURCES, WRITTEN, count_tokens, iter_shards
 from edgedistill.store.whole import write_json
-from edgedistill.teach.drafts import Assignment, asked_in, turns_of
+from edgedistill.teach.drafts import Assignment, turns_of, words_of
 from edgedistill.teach.prose import read_all_prose
 from edgedistill.teach.rounds import NothingKeptError, Tally, write_rounds
 from edgedistill.teach.writers import Writer
@@ -39,68 +42,45 @@ from edgedistill.teach.writers import Writer
 HELD_OUT = "held-out.json"
 
 
-def teach(
-    writer: Writer | None,
-    teacher: Path,
-    name: str,
-    recipe: Recipe,
-    top_k: int,
-    work: Path,
-    progress: Progress,
-    never: Collection[str] = (),
-) -> None:
-    """Write text and signals to `work`; see the top of this file.
+@dataclass(frozen=True)
+class TeachInputs:
+    """What a training text is made of.
 
-    Args:
-        writer: the teacher, ready to write; None if it writes nothing and no signals are wanted.
+    Attributes:
+        writer: the teacher, ready to write; None if it writes nothing and no signals are stored.
         teacher: its folder or GGUF file, for the tokenizer and template.
         name: what messages call it.
         recipe: its `teach` part, decided (`Recipe.decided`); `measure.tokens` says how much judging reads.
         top_k: log-probabilities to keep of each token; 0 for none.
+        never: ids of prompts that must not be kept, as `rounds.prompt_ids_in` gives them.
+    """
+
+    writer: Writer | None
+    teacher: Path
+    name: str
+    recipe: Recipe
+    top_k: int
+    never: Collection[str] = ()
+
+
+def teach(inputs: TeachInputs, work: Path, progress: Progress) -> None:
+    """Write text and signals to `work`; see the top of this file.
+
+    Args:
+        inputs: see `TeachInputs`.
         work: the stage's folder. Whole rounds that a killed run left in it are kept.
         progress: where it is shown.
-        never: ids of prompts that must not be kept, as `rounds.prompt_ids_in` gives them.
     Raises:
         InputError: the recipe chats and the teacher has no template.
         RunError: as `write_rounds`.
     """
-    settings = recipe.teach
-    tokenizer = load_tokenizer(teacher)
+    settings, top_k = inputs.recipe.teach, inputs.top_k
+    tokenizer = load_tokenizer(inputs.teacher)
     tallies: dict[str, Tally] = {}
-    system = None
-    goals = {WRITTEN: settings.tokens, FREE: settings.free_tokens}
-    if any(goals.values()):
-        if writer is None:
-            raise ValueError("a recipe whose teacher writes needs a writer")
-        frame = make_frame(tokenizer, name) if settings.style == "chat" and settings.tokens else None
-        prompts: tuple[Prompt, ...] | None = None
-        if settings.prompts != OWN_PROMPTS:
-            prompts = _prompts(settings, frame, progress)
-            if frame is not None and frame.shows_system():
-                system = shared_system(prompts)
-        words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
-        for source, goal in goals.items():
-            if goal:
-                holdout = holdout_of(recipe, goal)
-                if source == WRITTEN and prompts is not None:
-                    shows_system = frame is None or frame.shows_system()
-                    asked = [asked_in(turns_of(prompt, shows_system)) for prompt in prompts]
-                    holdout = holdout.covering([prompt_id_of(words) for words in asked])
-                assignment = Assignment(
-                    writer=writer,
-                    tokenizer=tokenizer,
-                    name=name,
-                    frame=frame,
-                    prompts=prompts,
-                    words=words,
-                    settings=settings,
-                    top_k=top_k,
-                    holdout=holdout,
-                    never=frozenset(never),
-                    starters=read_starters(),
-                )
-                tallies[source] = write_rounds(assignment, source, goal, work, progress)
-    prose = read_all_prose(writer, tokenizer, settings, top_k, work, progress)
+    assignments = _assignments(inputs, tokenizer, progress)
+    for source, (assignment, goal) in assignments.items():
+        tallies[source] = write_rounds(assignment, source, goal, work, progress)
+    prose = read_all_prose(inputs.writer, tokenizer, settings, top_k, work, progress)
     dropped: Counter[str] = sum((tally.dropped for tally in tallies.values()), Counter())
     counts = {
         "asked": sum(tally.asked for tally in tallies.values()),
@@ -113,9 +93,55 @@ def teach(
         "holdout": settings.holdout,
         "bytes_per_token": top_k * 6,  # int32 id and float16 log-probability
     }
+    system = _system_of(assignment for assignment, _ in assignments.values())
     if system is not None:
         counts["system"] = system
     write_json(work / "teach.json", counts)
+
+
+def _system_of(assignments: Iterable[Assignment]) -> str | None:
+    """The system message that all chats of the training text begin with, if they do."""
+    for assignment in assignments:
+        if assignment.prompts is not None and assignment.frame is not None and assignment.frame.shows_system():
+            return shared_system(assignment.prompts)
+    return None
+
+
+def _assignments(
+    inputs: TeachInputs, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> dict[str, tuple[Assignment, int]]:
+    """By source that the teacher writes, what it is to write and how many tokens of it."""
+    settings = inputs.recipe.teach
+    goals = {source: goal for source, goal in ((WRITTEN, settings.tokens), (FREE, settings.free_tokens)) if goal}
+    if not goals:
+        return {}
+    if inputs.writer is None:
+        raise ValueError("a recipe whose teacher writes needs a writer")
+    frame = make_frame(tokenizer, inputs.name) if settings.style == "chat" and settings.tokens else None
+    prompts = None if settings.prompts == OWN_PROMPTS else _prompts(settings, frame, progress)
+    words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
+    assignments = {}
+    for source, goal in goals.items():
+        holdout = holdout_of(inputs.recipe, goal)
+        if source == WRITTEN and prompts is not None:
+            shows_system = frame is None or frame.shows_system()
+            questions = [words_of(turns_of(prompt, shows_system)) for prompt in prompts]
+            holdout = holdout.covering([prompt_id_of(question) for question in questions])
+        assignment = Assignment(
+            writer=inputs.writer,
+            tokenizer=tokenizer,
+            name=inputs.name,
+            frame=frame,
+            prompts=prompts,
+            words=words,
+            settings=settings,
+            top_k=inputs.top_k,
+            holdout=holdout,
+            never=frozenset(inputs.never),
+            starters=read_starters(),
+        )
+        assignments[source] = assignment, goal
+    return assignments
 
 
 def holdout_of(recipe: Recipe, goal: int) -> Holdout:
@@ -169,7 +195,7 @@ def shared_system(prompts: Sequence[Prompt]) -> str | None:
 
 
 def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
-    """The user's prompts; what of their file isn't used is said."""
+    """The user's prompts; notes say what of their file isn't used."""
     path = Path(settings.prompts)
     file = read_prompts(path, settings.prompt_field)
     notes = file.notes(path.name, settings.answers)

@@ -26,7 +26,7 @@ from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
 from edgedistill.teach.rounds import TOO_LONG, longest_prompt, write_rounds
-from edgedistill.teach.stage import shared_system, teach
+from edgedistill.teach.stage import TeachInputs, shared_system, teach
 from edgedistill.teach.writers import Written
 
 WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()
@@ -272,7 +272,7 @@ def test_teach_keeps_the_system_message_of_a_prompts_file(tokenizer, tiny_llama:
     recipe = recipe.model_copy(update={"teach": taught})
     (tmp_path / "work").mkdir()
     progress = Told()
-    teach(MadeUp(tokenizer), tiny_llama, "tiny", recipe, 0, tmp_path / "work", progress)
+    teach(TeachInputs(MadeUp(tokenizer), tiny_llama, "tiny", recipe, 0), tmp_path / "work", progress)
     counts = json.loads((tmp_path / "work" / "teach.json").read_text())
     assert counts.get("system") == shared
     assert Teaching.from_json(counts).system == shared
@@ -290,7 +290,7 @@ def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):
         True
     )
     (tmp_path / "work").mkdir()
-    teach(None, tiny_llama, "tiny", recipe, 0, tmp_path / "work", QuietProgress())
+    teach(TeachInputs(None, tiny_llama, "tiny", recipe, 0), tmp_path / "work", QuietProgress())
     counts = json.loads((tmp_path / "work" / "teach.json").read_text())
     documents = load_split(tmp_path / "work", "train")
     assert counts["asked"] == 0
