@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from edgedistill.report.recommend import mix_to_use
+from edgedistill.report.recommend import mix_to_use, offered, row_troubles
 from edgedistill.report.rows import shipped_row
 from edgedistill.results.chance import guessed_tasks
 from edgedistill.results.curve import Curve
@@ -17,23 +17,36 @@ MANY = 3  # more mixes than these are spoken of together, from the least to the 
 def give_verdict(report: Report) -> Verdict:
     """A headline and the sentences below it. Figures that are missing are simply not spoken of."""
     mixes = list(report.mixes)
-    fitting = [mix for mix, planned in report.mixes.items() if planned.fits]
+    reasons = {mix: _misfit(report, mix) for mix in mixes}
+    fitting = [mix for mix, reason in reasons.items() if reason is None]
     speed = _speed_sentence(report, fitting or mixes)
     each_mix = [_recovery_sentence(report, mix) for mix in mixes]
     recovery = each_mix if len(mixes) <= MANY else _recovery_of_many(report)
     guessed = [task.sentence(report.float_name) for task in guessed_tasks(report)]
     return Verdict(
         fits=bool(fitting),
-        headline=_headline(report, fitting),
+        headline=_headline(report, reasons),
         sentences=tuple(sentence for sentence in (speed, *recovery, *guessed) if sentence),
         mix=mix_to_use(report),
     )
 
 
-def _headline(report: Report, fitting: list[str]) -> str:
+def _misfit(report: Report, mix: str) -> str | None:
+    """Why a mix doesn't fit the target, None where it does: by what was measured where that was on the target, else
+    by the plan.
+    """
+    row = next((row for row in offered(report) if row.mix == mix), None)
+    if report.on_target and row is not None:
+        return "; ".join(row_troubles(row, report) or ()) or None
+    planned = report.mixes[mix]
+    return None if planned.fits else planned.why or "no reason given"
+
+
+def _headline(report: Report, misfits: Mapping[str, str | None]) -> str:
     target = report.target.words
-    others = {mix: planned for mix, planned in report.mixes.items() if mix not in fitting}
-    reasons = "; ".join(f"{mix}: {planned.why or 'no reason given'}" for mix, planned in others.items())
+    fitting = [mix for mix, reason in misfits.items() if reason is None]
+    others = [mix for mix in misfits if mix not in fitting]
+    reasons = "; ".join(f"{mix}: {misfits[mix]}" for mix in others)
     if not report.mixes:
         return f"Nothing was planned for {target}."
     if not fitting:
@@ -41,7 +54,7 @@ def _headline(report: Report, fitting: list[str]) -> str:
     first = f"{_join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} {target}"
     if not others:
         return f"{first}."
-    return f"{first}; {_join(list(others))} {'does' if len(others) == 1 else 'do'} not ({reasons})."
+    return f"{first}; {_join(others)} {'does' if len(others) == 1 else 'do'} not ({reasons})."
 
 
 def _speed_sentence(report: Report, mixes: list[str]) -> str | None:

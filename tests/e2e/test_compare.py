@@ -23,6 +23,7 @@ from edgedistill.results.report import Report
 from tests.e2e.conftest import ENVIRONMENT, edgedistill
 
 RECIPE = Path(__file__).with_name("compare.yaml")
+LAPTOP = Path(__file__).parents[2] / "targets" / "laptop-cpu.yaml"
 
 
 def words(model: Path, out: Path, *more: object) -> list[str]:
@@ -91,6 +92,41 @@ def test_a_second_run_computes_nothing(compared: Path, talking_llama: Path):
     assert found["schema"] == "edgedistill.compare/1"
     assert Path(found["recommendation"]["file"]).is_file()
     assert len(found["rows"]) == 3
+
+
+def test_a_target_file_of_this_machine_is_held_to_what_was_measured(
+    compared: Path, talking_llama: Path, tmp_path: Path
+):
+    """A laptop's own file, with figures to predict from: `this_machine` makes measured speeds count instead of them."""
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    laptop = (LAPTOP.read_text(encoding="utf-8")).replace("name: laptop-cpu", "name: my-laptop")
+    file, options = tmp_path / "my-laptop.yaml", ("--mixes", "q8_0,q4_0", "--target", tmp_path / "my-laptop.yaml")
+    rows = json.loads((compared / "report.json").read_text())["rows"]
+    fastest = max(row["speed"]["decode_tokens_per_s"]["mean"] for row in rows)
+    too_fast, slow = f"decode: {2 * fastest:.0f} tokens/s", "decode: 0.001 tokens/s"
+
+    file.write_text(laptop.replace("decode: 8 tokens/s", too_fast), encoding="utf-8")
+    elsewhere = edgedistill(*words(talking_llama, run, *options))
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    report = json.loads((run / "report.json").read_text())
+    assert report["on_target"] is False
+    assert report["recommendation"]["mix"], "the predicted speeds are fast enough"
+    assert ", which isn't the target:" in report["verdict"]["sentences"][0]
+
+    file.write_text(laptop.replace("decode: 8 tokens/s", too_fast) + "this_machine: true\n", encoding="utf-8")
+    here = edgedistill(*words(talking_llama, run, *options))
+    assert here.returncode == 3
+    assert "tokens/s measured" in here.stderr
+    assert "speeds: complete already" in here.stderr
+    report = json.loads((run / "report.json").read_text())
+    assert (report["on_target"], report["recommendation"], report["verdict"]["fits"]) == (True, None, False)
+
+    file.write_text(laptop.replace("decode: 8 tokens/s", slow) + "this_machine: true\n", encoding="utf-8")
+    here = edgedistill(*words(talking_llama, run, *options))
+    assert here.returncode == 0, here.stderr
+    report = json.loads((run / "report.json").read_text())
+    assert (report["on_target"], report["verdict"]["fits"]) == (True, True)
+    assert ", which is the target:" in report["verdict"]["sentences"][0]
 
 
 def test_another_mix_and_recovery_make_and_judge_only_what_is_new(compared: Path, talking_llama: Path, tmp_path: Path):

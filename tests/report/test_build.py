@@ -199,6 +199,16 @@ def test_the_verdict_says_what_does_not_fit_and_why():
     assert verdict["headline"].startswith("It doesn't fit a laptop's CPU (q4_0: too big; q8_0: needs")
 
 
+def test_on_the_target_it_is_the_measured_speed_that_fits_or_not():
+    found = parts()
+    found["plan"]["target"]["limits"] = {"context": 2048, "file": None, "ttft": None, "decode": 100.0}
+    assert built(**found)["verdict"]["headline"] == "q4_0 and q8_0 fit a laptop's CPU."
+    found["measure"]["on_target"] = True
+    assert built(**found)["verdict"]["headline"] == (
+        "q4_0 fits a laptop's CPU; q8_0 does not (q8_0: 62.1 tokens/s measured, 100 tokens/s are wanted)."
+    )
+
+
 def test_on_the_target_it_says_so():
     found = parts()
     found["measure"]["on_target"] = True
