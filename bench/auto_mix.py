@@ -41,7 +41,8 @@ from edgedistill.quant.grids import GridTensor
 from edgedistill.recover.choose import CHOSEN, fit_mix
 from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
 from edgedistill.recover.place import fit_all
-from edgedistill.recover.sensitivity import LINES, TABLE, measure_sensitivity, read_table
+from edgedistill.recover.scores import ScoredText
+from edgedistill.recover.sensitivity import LINES, TABLE, FitInputs, measure_sensitivity, read_table
 from edgedistill.results.codec import to_plain
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.store.files import file_sha256
@@ -96,19 +97,21 @@ def main() -> None:
     groups = groups_of(shape, measured_once(list(mixes.values())))
 
     text = prose_documents(asked.model, passages("train", None), RECOVER.fit_tokens)
-    measure_curvature(asked.model, text, RECOVER.seq_len, RECOVER.compute, RECIPE.teach.seed, work, progress)
+    scored = ScoredText(text, RECOVER.seq_len, RECOVER.compute, RECIPE.teach.seed)
+    measure_curvature(asked.model, scored, work, progress)
     costs = CurvatureFiles(work)
     documents = prose_documents(asked.model, passages("validation", None), SENSITIVITY_TOKENS)
+    inputs = FitInputs(asked.model, documents, costs, RECOVER.seq_len)
     # Told only where all of it was found in one go.
     fresh, seconds = not ((work / TABLE).is_file() or (work / LINES).is_file()), time.monotonic()
     if not (work / TABLE).is_file():
-        measure_sensitivity(asked.model, None, costs, groups, RECIPE, work, progress)
+        measure_sensitivity(FitInputs(asked.model, None, costs, RECOVER.seq_len), groups, work, progress)
     seconds = time.monotonic() - seconds
     tables = {"fitted": read_table(work)}
     if asked.measure:
         (work / MEASURED).mkdir(exist_ok=True)
         if not (work / MEASURED / TABLE).is_file():
-            measure_sensitivity(asked.model, documents, costs, groups, RECIPE, work / MEASURED, progress)
+            measure_sensitivity(inputs, groups, work / MEASURED, progress)
         tables["by_measuring"] = read_table(work / MEASURED)
 
     whole = Passage(asked.judge, 0, asked.judge.stat().st_size)
@@ -128,7 +131,7 @@ def main() -> None:
             folder = work / label / mix.name
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / CHOSEN).is_file():
-                fit_mix(asked.model, documents, costs, table, shape, mix, RECIPE, folder, progress)
+                fit_mix(inputs, table, shape, mix, folder, progress)
             chosen[label] = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
             packed[label] = Mix(f"{label}_{rival}", "", size=mix.size, chosen=chosen[label]["grids"])
         pair: dict[str, dict[str, Any]] = {}

@@ -38,7 +38,7 @@ from edgedistill.recover.choose import read_grids
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.kept_fit import FIT as FIT_FOLDER
 from edgedistill.recover.kept_fit import keep_fit
-from edgedistill.recover.stage import recover
+from edgedistill.recover.stage import RecoverInputs, recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.store.whole import write_json
 from edgedistill.units import parse_count
@@ -89,7 +89,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
     fit = fit_of(stages, formats, mix, work.parent.parent / "fits" / f"{stages['capture'].name}-{mix}")
     if not (work / FIT_FOLDER).is_dir():
         shutil.copytree(fit, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
-    recover(student, training, validation, None, mix, formats, recipe, work, RichProgress())
+    recover(RecoverInputs(student, training, validation, None, mix, formats), recipe.recover, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
     exported.mkdir(exist_ok=True)

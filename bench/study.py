@@ -43,7 +43,7 @@ from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.distance import exact_kl
 from edgedistill.recover.fisher import load_fisher
 from edgedistill.recover.kept_fit import FIT, keep_fit
-from edgedistill.recover.stage import recover
+from edgedistill.recover.stage import RecoverInputs, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_sources
 from edgedistill.teach.capture import capture, load_importance
 
@@ -165,7 +165,8 @@ class Study:
                 start = {name: before.decode(name) for name in before.tensors}
             elif not (folder / FIT).is_dir():
                 shutil.copytree(self.fit(variant.mix, recipe.recover.fit, progress), folder / FIT)
-            recover(self.student, training, validation, costs, variant.mix, formats, recipe, folder, progress, start)
+            inputs = RecoverInputs(self.student, training, validation, costs, variant.mix, formats, start)
+            recover(inputs, recipe.recover, folder, progress)
             seconds = time.monotonic() - began
             record = {
                 "variant": variant.name,

@@ -104,13 +104,15 @@ class RecoveryStages:
             from edgedistill.data.spread import spread_documents
             from edgedistill.recover.curvature import measure_curvature
             from edgedistill.recover.fisher import measure_fisher
+            from edgedistill.recover.scores import ScoredText
             from edgedistill.signals.shards import iter_shards
 
             captured = list(iter_shards(done.folder("capture") / "train"))
             chosen = spread_documents(captured, recover.fit_tokens, recover.seq_len)
-            student, seed = done.folder(self.context.float_student), recipe.teach.seed
+            student = done.folder(self.context.float_student)
             measure = measure_curvature if recover.fit == "curvature" else measure_fisher
-            measure(student, chosen, recover.seq_len, recover.compute, seed, folder, done.progress)
+            text = ScoredText(chosen, recover.seq_len, recover.compute, recipe.teach.seed)
+            measure(student, text, folder, done.progress)
 
         settings: dict[str, Json] = {
             "tokens": recover.fit_tokens,
@@ -127,21 +129,22 @@ class RecoveryStages:
         recipe = self.context.recipe
         once = measured_once(mixes)
         groups: tuple[Group, ...] = tuple(groups_of(self.context.shape, once))
-        # Curvature foretells costs without another look at the text.
-        foretold = recipe.recover.fit == "curvature"
+        # Curvature predicts costs without another look at the text.
+        predicted = recipe.recover.fit == "curvature"
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.recover.sensitivity import measure_sensitivity
+            from edgedistill.recover.sensitivity import FitInputs, measure_sensitivity
 
-            documents = None if foretold else self._validation(done, once.tokens)
+            documents = None if predicted else self._validation(done, once.tokens)
             costs = self._read_costs(done)
             student = done.folder(self.context.float_student)
-            measure_sensitivity(student, documents, costs, groups, recipe, folder, done.progress)
+            inputs = FitInputs(student, documents, costs, recipe.recover.seq_len)
+            measure_sensitivity(inputs, groups, folder, done.progress)
 
         settings: dict[str, Json] = {
             "fit": recipe.recover.fit,
             "seq_len": recipe.recover.seq_len,
-            "tokens": None if foretold else once.tokens,
+            "tokens": None if predicted else once.tokens,
             "choices": {group.name: [f.name for f in group.formats] for group in groups},
         }
         estimate = self.estimates.sensitivity(groups, once.tokens)
@@ -153,11 +156,12 @@ class RecoveryStages:
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.recover.choose import fit_mix
-            from edgedistill.recover.sensitivity import read_table
+            from edgedistill.recover.sensitivity import FitInputs, read_table
 
             costs, table = self._read_costs(done), read_table(done.folder("sensitivity"))
             student, validation = done.folder(self.context.float_student), self._validation(done, mix.tokens)
-            fit_mix(student, validation, costs, table, context.shape, mix, recipe, folder, done.progress)
+            inputs = FitInputs(student, validation, costs, recipe.recover.seq_len)
+            fit_mix(inputs, table, context.shape, mix, folder, done.progress)
 
         settings: dict[str, Json] = {
             "fit": recipe.recover.fit,
@@ -175,14 +179,15 @@ class RecoveryStages:
         context, recipe = self.context, self.context.recipe
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.recover.stage import recover
+            from edgedistill.recover.stage import RecoverInputs, recover
             from edgedistill.signals.shards import iter_shards, load_sources
 
             captured = done.folder("capture")
             training, validation = list(iter_shards(captured / "train")), load_sources(captured, "validation")
             costs, formats = self._read_costs(done), assign_formats(context.shape, chosen_mix(mix, done))
             student = done.folder(self.context.float_student)
-            recover(student, training, validation, costs, mix.name, formats, recipe, folder, done.progress)
+            inputs = RecoverInputs(student, training, validation, costs, mix.name, formats)
+            recover(inputs, recipe.recover, folder, done.progress)
 
         settings = settings_of(recipe.recover)
         # Budgets and rates go in as this mix has them; the fit's budget is that of the stage that measures costs.

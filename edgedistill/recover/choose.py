@@ -1,47 +1,34 @@
 """A fitted mix: the grid of each group of tensors, chosen so that their KLs add up to least under a size.
 
-Found alone, groups' KLs add up well where they are small: their errors are nearly independent, and KL is quadratic in
-them. So the choice is a knapsack, and exact for those sums. What counts is the KL of all together: it is measured for
-the choice and for each built-in mix that is no larger, nor much smaller, and the best of them is taken.
+Each group's KL is that of the group alone. They add up well where they are small: their errors are nearly independent,
+and KL is quadratic in them. So the choice is a knapsack, and exact for those sums. What counts is the KL of all
+together: it is measured for the choice and for each built-in mix that is no larger, nor much smaller, and the best of
+them is taken.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgedistill.config.recipe import Recipe
-from edgedistill.data.example import Example
 from edgedistill.facts import ModelShape
 from edgedistill.formats import F32
 from edgedistill.mixes import QUANTIZED_MIXES, Group, Mix, assign_formats, fit_groups, flat_bytes, mix_bytes
 from edgedistill.progress import Progress
-from edgedistill.quant.fit import Costs
 from edgedistill.recover.knapsack import choose
-from edgedistill.recover.probe import Probe
-from edgedistill.recover.sensitivity import QUICK_PASSES, Table
+from edgedistill.recover.sensitivity import QUICK_PASSES, FitInputs, Table
 from edgedistill.store.whole import write_json
 
 CHOSEN = "mix.json"
 RIVALS_FROM = 0.9  # share of the size from which a built-in mix is worth measuring
 
 
-def fit_mix(
-    student: Path,
-    documents: Sequence[Example],
-    costs: Mapping[str, Costs] | None,
-    table: Table,
-    shape: ModelShape,
-    mix: Mix,
-    recipe: Recipe,
-    work: Path,
-    progress: Progress,
-) -> None:
+def fit_mix(inputs: FitInputs, table: Table, shape: ModelShape, mix: Mix, work: Path, progress: Progress) -> None:
     """Write `mix.json`: `grids` by tensor, their size, the KL of all together, that of the mixes it was compared with,
     the table.
 
     Args:
-        student, documents, costs, recipe: as for the table.
-        table: what `measure_sensitivity` found, for all of the mix's candidates or more.
+        inputs: as for the table, with documents.
+        table: what `measure_sensitivity` wrote, for all of the mix's candidates or more.
         shape: the student's.
         mix: one that is to be fitted.
         work: the stage's folder.
@@ -50,7 +37,7 @@ def fit_mix(
     groups = fit_groups(shape, mix)
     allowed = mix_bytes(shape, mix)
     ways = {"chosen": choose_grids(groups, table, allowed - flat_bytes(shape)), **_rivals(shape, mix, allowed)}
-    probe = Probe(student, documents, recipe.recover.seq_len, costs)
+    probe = inputs.probe()
     progress.start(f"fit {mix.name}: measure the choice and its rivals", len(ways), "mixes")
     compared = {}
     for name, grids in ways.items():
@@ -95,9 +82,9 @@ def grids_bytes(shape: ModelShape, mix: Mix, grids: Mapping[str, str]) -> int:
 
 def _rivals(shape: ModelShape, mix: Mix, allowed: int) -> dict[str, dict[str, str]]:
     """The built-in mixes of about the size whose grids are all among the candidates."""
-    found = {}
+    rivals = {}
     for name in QUANTIZED_MIXES:
         grids = {tensor: f.name for tensor, f in assign_formats(shape, name).items() if f is not F32}
         if set(grids.values()) <= set(mix.candidates) and RIVALS_FROM * allowed <= mix_bytes(shape, name) <= allowed:
-            found[name] = grids
-    return found
+            rivals[name] = grids
+    return rivals

@@ -20,7 +20,7 @@ A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at
 CURVATURE_BYTES.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -30,12 +30,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from edgedistill.config.recover import CURVATURE_BYTES
-from edgedistill.data.example import Example
 from edgedistill.facts import EMBEDDING, HEAD
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.quant.fit import Curvature
-from edgedistill.recover.scores import See, linear_layers, watch_scores
+from edgedistill.recover.scores import ScoredText, See, linear_layers, watch_scores
 
 PARTS = "curvature-{:05d}.safetensors"
 FLOOR = 1e-6  # of the diagonal's mean: an input that was never seen may cost little, but not nothing
@@ -43,24 +42,14 @@ CORRELATION, DIAGONAL, SCALE = "correlation", "diagonal", "scale"
 
 
 def measure_curvature(
-    student: Path,
-    documents: Sequence[Example],
-    seq_len: int,
-    compute: str,
-    seed: int,
-    work: Path,
-    progress: Progress,
-    part_bytes: int = CURVATURE_BYTES,
+    student: Path, text: ScoredText, work: Path, progress: Progress, part_bytes: int = CURVATURE_BYTES
 ) -> None:
     """Write `curvature-*.safetensors`: by the weight's name H's correlations, float16 [I, I], its diagonal over its
     mean and its scale.
 
     Args:
         student: the float student's folder.
-        documents: text like that which training sees.
-        seq_len: tokens a packed row.
-        compute: "float32" or "bfloat16".
-        seed: of the drawn tokens.
+        text: what is read.
         work: the stage's folder; parts that a killed run left there are not measured again.
         progress: where it is shown.
         part_bytes: memory for the layers that are measured in one pass over the text.
@@ -68,12 +57,11 @@ def measure_curvature(
     model = load_model(student)
     model.requires_grad_(False)
     parts = _parts(list(linear_layers(model)), part_bytes)
-    tokens = sum(min(len(d.tokens), seq_len) for d in documents)
-    progress.start("how errors add up in each layer", tokens * len(parts), "tokens")
+    progress.start("how errors add up in each layer", text.tokens * len(parts), "tokens")
     for number, part in enumerate(parts):
         file = work / PARTS.format(number)
         if file.is_file():
-            progress.advance(tokens)
+            progress.advance(text.tokens)
             continue
         meters = {name: _Meter(layer.in_features) for name, layer in part}
         rows = dict.fromkeys(meters, 1)
@@ -85,7 +73,7 @@ def measure_curvature(
             rows |= dict.fromkeys(tables.meters, model.config.vocab_size)
             watched.append((model.get_input_embeddings(), tables.see_embedding))
             see_head = tables.see_head
-        scored = watch_scores(model, documents, seq_len, compute, seed, watched, progress, see_head)
+        scored = watch_scores(model, text, watched, progress, see_head)
         partial = file.with_suffix(".partial")
         results = {name: meter.result(scored * rows[name]) for name, meter in meters.items()}
         save_file(

@@ -6,33 +6,26 @@ An importance matrix is the same with all (∂/∂y_o)² equal, which counts mos
 here a token counts by what it changes.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgedistill.data.example import Example
 from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
-from edgedistill.recover.scores import linear_layers, watch_scores
+from edgedistill.recover.scores import ScoredText, linear_layers, watch_scores
 
 FISHER = "fisher.safetensors"
 FLOOR = 1e-6  # of a tensor's mean: an input that was never seen may cost little, but not nothing
 
 
-def measure_fisher(
-    student: Path, documents: Sequence[Example], seq_len: int, compute: str, seed: int, work: Path, progress: Progress
-) -> None:
+def measure_fisher(student: Path, text: ScoredText, work: Path, progress: Progress) -> None:
     """Write `fisher.safetensors`: by the weight's name bfloat16 [O, I], relative to the tensor's mean.
 
     Args:
         student: the float student's folder.
-        documents: text like that which training sees; 10,000 tokens suffice for scales of 32 weights.
-        seq_len: tokens a packed row.
-        compute: "float32" or "bfloat16".
-        seed: of the drawn tokens.
+        text: what is read; 10,000 tokens suffice for scales of 32 weights.
         work: the stage's folder.
         progress: where it is shown.
     """
@@ -40,10 +33,8 @@ def measure_fisher(
     model.requires_grad_(False)
     layers = list(linear_layers(model))
     meters = {name: _Meter(layer.out_features, layer.in_features) for name, layer in layers}
-    progress.start("what each weight's error costs", sum(min(len(d.tokens), seq_len) for d in documents), "tokens")
-    watch_scores(
-        model, documents, seq_len, compute, seed, [(layer, meters[name].see) for name, layer in layers], progress
-    )
+    progress.start("what each weight's error costs", text.tokens, "tokens")
+    watch_scores(model, text, [(layer, meters[name].see) for name, layer in layers], progress)
     progress.finish()
     save_file({name: meter.relative() for name, meter in meters.items()}, work / FISHER)
 

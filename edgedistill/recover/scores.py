@@ -1,12 +1,11 @@
-"""A backward pass of −log q(y), y drawn from the model itself, and what sees each linear layer's inputs and gradients
-on the way.
+"""A backward pass of −log q(y), with y drawn from the model itself, that shows each layer's inputs and gradients.
 
 To second order KL(model ‖ model + Δ) = ½ Δᵀ F Δ, with F the covariance of that score's gradient (Martens 2020, arXiv
-1412.1193). No
-gradient of any weight is needed: F is made of a layer's inputs and of the gradients at its outputs.
+1412.1193). No gradient of any weight is needed: F is made of a layer's inputs and of the gradients at its outputs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,32 @@ from edgedistill.losses.own_sample import OwnSample
 from edgedistill.progress import Progress
 from edgedistill.train.forward import batches, compute_type, kept_hidden
 
-See = Callable[
-    [Tensor, Tensor], None
-]  # rows of inputs [n, I] and of gradients at the outputs [n, O], one for each token
-SeeHead = Callable[
-    [Tensor, Tensor], None
-]  # what the output matrix multiplies [n, D], and its logits' squared score summed up [n]
+# Takes rows of inputs [n, I] and of gradients at the outputs [n, O], one for each token.
+See = Callable[[Tensor, Tensor], None]
+# Takes what the output matrix multiplies [n, D], and its logits' squared score summed up [n].
+SeeHead = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """Text that a model reads once, and how.
+
+    Attributes:
+        documents: text like that which training sees.
+        seq_len: tokens a packed row; longer documents are cut.
+        compute: "float32" or "bfloat16".
+        seed: of the tokens that are drawn from the model.
+    """
+
+    documents: Sequence[Example]
+    seq_len: int
+    compute: str
+    seed: int
+
+    @property
+    def tokens(self) -> int:
+        """All tokens that are read."""
+        return sum(min(len(document.tokens), self.seq_len) for document in self.documents)
 
 
 def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
@@ -35,10 +54,7 @@ def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
 
 def watch_scores(
     model: PreTrainedModel,
-    documents: Sequence[Example],
-    seq_len: int,
-    compute: str,
-    seed: int,
+    text: ScoredText,
     watched: Sequence[tuple[nn.Module, See]],
     progress: Progress,
     see_head: SeeHead | None = None,
@@ -47,12 +63,9 @@ def watch_scores(
 
     Args:
         model: with all weights frozen; backward goes down to the first watched layer.
-        documents: the text.
-        seq_len: tokens a packed row; longer documents are cut.
-        compute: "float32" or "bfloat16".
-        seed: of the drawn tokens.
+        text: what is read.
         watched: layers, or the embedding, and what sees them.
-        progress: moved on by tokens.
+        progress: advances by tokens.
         see_head: what sees the output matrix.
     Returns:
         How many tokens were drawn: what sums are to be divided by for a mean.
@@ -64,17 +77,17 @@ def watch_scores(
         def forward(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             here, rows = real, inputs[0].detach()[real]
             # A graph needs a beginning: with all weights frozen it is the first watched layer's output.
-            (output if output.requires_grad else output.requires_grad_()).register_hook(
-                lambda gradient: see(rows, gradient[here])
-            )
+            start = output if output.requires_grad else output.requires_grad_()
+            start.register_hook(lambda gradient: see(rows, gradient[here]))
 
         return layer.register_forward_hook(forward)
 
     handles = [watch(layer, see) for layer, see in watched]
-    dtype = compute_type(compute)
+    dtype = compute_type(text.compute)
     weight = model.get_output_embeddings().weight.detach().to(dtype)
-    drawn = OwnSample(seed)
-    for batch, order in batches([document.with_signal() for document in documents], seq_len, rows_per_batch=2):
+    drawn = OwnSample(text.seed)
+    plain = [document.with_signal() for document in text.documents]
+    for batch, order in batches(plain, text.seq_len, rows_per_batch=2):
         real = batch.real
         # The loss is a mean; the gradients of its sum are those of single tokens.
         hidden = kept_hidden(model, batch, dtype)
@@ -83,7 +96,7 @@ def watch_scores(
             see_head(hidden.detach(), torch.cat(drawn.spread))
         drawn.spread.clear()
         scored += len(batch.kept)
-        progress.advance(sum(min(len(documents[i].tokens), seq_len) for i in order))
+        progress.advance(sum(min(len(plain[index].tokens), text.seq_len) for index in order))
     for handle in handles:
         handle.remove()
     return scored

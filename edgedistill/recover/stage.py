@@ -7,7 +7,7 @@ nothing beat that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from edgedistill.config.loss import SETTING_OF_LOSS
-from edgedistill.config.recipe import Recipe
+from edgedistill.config.recover import Recover
 from edgedistill.data.example import Example
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.data.spread import spread_sources
@@ -40,39 +40,46 @@ OWN = "student"  # the source that is the float student's own view
 FLOAT32_BELOW = 0.01  # nats a token of plain rounding: activations in bfloat16 cost a tenth of that
 
 
-def recover(
-    student: Path,
-    training: Sequence[Example],
-    validation: Mapping[str, Sequence[Example]],
-    costs: Mapping[str, Costs] | None,
-    mix: str,
-    formats: Mapping[str, NumberFormat],
-    recipe: Recipe,
-    work: Path,
-    progress: Progress,
-    start: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write the student on its grid to `work`: config, tokenizer, `grid.safetensors` and `curve.json`.
+@dataclass(frozen=True)
+class RecoverInputs:
+    """What is trained, on which grids, towards what.
 
-    Args:
+    Attributes:
         student: the float student's folder.
         training: documents with the float student's `hidden` states; with the teacher's `ids` and `log_probs` too
             where it has a share of the loss.
         validation: by source, documents with `hidden` states.
         costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
-        mix: the mix's name, `formats` its formats by tensor.
-        recipe: its `recover` part.
-        work: the stage's folder; a killed run's checkpoints in it are gone on from.
-        progress: where it is shown.
+        mix: the mix's name.
+        formats: its number formats by tensor.
         start: the weights that training begins from, by name, such as those recovered on a finer grid; None for the
             student's own.
+    """
+
+    student: Path
+    training: Sequence[Example]
+    validation: Mapping[str, Sequence[Example]]
+    costs: Mapping[str, Costs] | None
+    mix: str
+    formats: Mapping[str, NumberFormat]
+    start: Mapping[str, Tensor] | None = None
+
+
+def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Progress) -> None:
+    """Write the student on its grid to `work`: config, tokenizer, `grid.safetensors` and `curve.json`.
+
+    Args:
+        inputs: see `RecoverInputs`.
+        settings: the recipe's part.
+        work: the stage's folder; training goes on from a killed run's checkpoints in it.
+        progress: where it is shown.
     """
     if is_whole(work):
         _clean_up(work)
         return
-    settings = recipe.recover
+    student, training, mix, formats = inputs.student, inputs.training, inputs.mix, inputs.formats
     checks = settings.validation_of(settings.tokens_of(mix))
-    validation = spread_sources(validation, checks.tokens, settings.seq_len)
+    validation = spread_sources(inputs.validation, checks.tokens, settings.seq_len)
     model = load_model(student)
     table = model.get_output_embeddings().weight.detach().clone()
     rounded = round_weights(model.state_dict(), formats, mix)
@@ -83,13 +90,13 @@ def recover(
     progress.advance(1, kl=kl_rounded)
     # The one float32 copy is rounded and read again: two would be half of what a model takes.
     del model
-    model = load_model(student, weights=None if start is None else dict(start))
+    model = load_model(student, weights=None if inputs.start is None else dict(inputs.start))
     dtype = compute_type("float32" if kl_rounded < FLOAT32_BELOW else settings.compute)
     trained = settings.trained(kl_rounded)
     learned = Learned(
         "weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations
     )
-    keep_fit(work / FIT, model.state_dict(), formats, costs, mix, progress)
+    keep_fit(work / FIT, model.state_dict(), formats, inputs.costs, mix, progress)
     fitted = load_fit(work / FIT)
     layers = place_on_grid(model, formats, fitted, learned)
     weight = model.get_output_embeddings().weight.detach()
@@ -146,16 +153,19 @@ def recover(
     report["rounded"] = {"kl": kl_rounded, "by_source": of_rounded.by_source}
     report["trained"] = list(trained)
     report["compute"] = str(dtype).removeprefix("torch.")
-    report["verdict"] = (
-        f"KL to the float model on validation text {kl_rounded:.4f} rounded, {curve.best.loss:.4f} recovered"
-        if beaten
-        else (
-            f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best "
-            f"{curve.best.loss:.4f}): plain rounding ships"
-        )
-    )
+    report["verdict"] = _verdict(kl_rounded, curve.best.loss, beaten)
     write_curve(work, report)
     _clean_up(work)
+
+
+def _verdict(kl_rounded: float, kl_best: float, beaten: bool) -> str:
+    """How a training went, for the report."""
+    if beaten:
+        return f"KL to the float model on validation text {kl_rounded:.4f} rounded, {kl_best:.4f} recovered"
+    return (
+        f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best {kl_best:.4f}): "
+        "plain rounding ships"
+    )
 
 
 def _clean_up(work: Path) -> None:

@@ -16,6 +16,7 @@ from edgedistill.quant.fit import Curvature, expected_kl, fit_costs
 from edgedistill.quant.latent import GridLinear, Learned
 from edgedistill.recover.curvature import PARTS, CurvatureFiles, measure_curvature
 from edgedistill.recover.probe import kl_sum
+from edgedistill.recover.scores import ScoredText
 from tests import tiny
 from tests.recover.backward import inputs_and_gradients
 
@@ -29,7 +30,7 @@ def document() -> Example:
 
 def measure(model: Path, document: Example, folder: Path, **settings: int) -> CurvatureFiles:
     folder.mkdir(exist_ok=True)
-    measure_curvature(model, [document], 48, "float32", 9, folder, QuietProgress(), **settings)
+    measure_curvature(model, ScoredText([document], 48, "float32", 9), folder, QuietProgress(), **settings)
     return CurvatureFiles(folder)
 
 

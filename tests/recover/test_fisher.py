@@ -10,6 +10,7 @@ from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.recover.fisher import FLOOR, load_fisher, measure_fisher
 from edgedistill.recover.probe import kl_sum
+from edgedistill.recover.scores import ScoredText
 from tests.recover.backward import inputs_and_gradients
 
 NAMES = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "model.layers.3.self_attn.o_proj"]
@@ -23,7 +24,7 @@ def document() -> Example:
 @pytest.fixture(scope="module")
 def measured(tiny_llama: Path, document: Example, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("fisher")
-    measure_fisher(tiny_llama, [document], 48, "float32", 9, folder, QuietProgress())
+    measure_fisher(tiny_llama, ScoredText([document], 48, "float32", 9), folder, QuietProgress())
     return load_fisher(folder)
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgedistill.config import Recipe
 from edgedistill.data.example import Example, counted_from
 from edgedistill.facts import EMBEDDING, HEAD, ModelShape
 from edgedistill.mixes import CANDIDATES, Mix, Size, assign_formats, fit_groups, groups_of, mix_bytes, size_bytes
@@ -22,13 +21,12 @@ from edgedistill.quant.fit import expected_kl, fit_costs, fit_ggml, fit_importan
 from edgedistill.recover.choose import choose_grids, fit_mix
 from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
 from edgedistill.recover.probe import Probe, kl_sum
-from edgedistill.recover.sensitivity import LINES, QUICK_PASSES, measure_sensitivity, read_table
+from edgedistill.recover.scores import ScoredText
+from edgedistill.recover.sensitivity import LINES, QUICK_PASSES, FitInputs, measure_sensitivity, read_table
 from tests import tiny
 
 MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
-RECIPE = Recipe.model_validate(
-    {"schema": "edgedistill.recipe/1", "name": "mine", "recover": {"seq_len": 48, "batch_tokens": 96}}
-)
+SEQ_LEN = 48
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +89,7 @@ def loop_kl(folder: Path, swapped: dict[str, Tensor], documents: list[Example]) 
 def test_a_groups_kl_is_that_of_whole_models(
     names: list[str], fit: str, folder: Path, documents: list[Example], importance: dict[str, Tensor]
 ):
-    probe = Probe(folder, documents, 48, importance if fit == "importance" else None)
+    probe = Probe(folder, documents, SEQ_LEN, importance if fit == "importance" else None)
     state = load_model(folder).state_dict()
     swapped = {}
     for name in names:
@@ -109,7 +107,7 @@ def test_a_groups_kl_is_that_of_whole_models(
 
 def test_a_tied_table_is_swapped_in_both_its_places(tiny_llama: Path, documents: list[Example]):
     table = fit_ggml(load_model(tiny_llama).state_dict()[EMBEDDING], "q4_0").decode()
-    assert Probe(tiny_llama, documents, 48, None).kl({EMBEDDING: "q4_0"}) == pytest.approx(
+    assert Probe(tiny_llama, documents, SEQ_LEN, None).kl({EMBEDDING: "q4_0"}) == pytest.approx(
         loop_kl(tiny_llama, {EMBEDDING: table}, documents), rel=2e-3
     )
 
@@ -150,16 +148,16 @@ def test_a_killed_run_measures_nothing_twice(
     monkeypatch.setattr(Probe, "kl", lambda self, grids, *how: asked.append(str(grids)) or kl(self, grids, *how))
     (whole, killed) = (tmp_path / "whole", tmp_path / "killed")
     whole.mkdir(), killed.mkdir()
-    measure_sensitivity(folder, documents, importance, groups, RECIPE, whole, QuietProgress())
+    measure_sensitivity(FitInputs(folder, documents, importance, SEQ_LEN), groups, whole, QuietProgress())
     total = len(asked)
     assert total == 2 * len(groups) == 2 * (3 * 5 + 2)
     asked.clear()
     with pytest.raises(KeyboardInterrupt):
-        measure_sensitivity(folder, documents, importance, groups, RECIPE, killed, Killed(9))
+        measure_sensitivity(FitInputs(folder, documents, importance, SEQ_LEN), groups, killed, Killed(9))
     kept = (killed / LINES).read_bytes()
     assert kept.count(b"\n") == len(asked) == 10
     (killed / LINES).write_bytes(kept + b'{"group": "layer 1 v", "gri')
-    measure_sensitivity(folder, documents, importance, groups, RECIPE, killed, QuietProgress())
+    measure_sensitivity(FitInputs(folder, documents, importance, SEQ_LEN), groups, killed, QuietProgress())
     assert len(asked) == len(set(asked)) == total
     assert read_table(killed) == read_table(whole)
     assert [path.name for path in killed.iterdir()] == ["sensitivity.json"]
@@ -168,7 +166,7 @@ def test_a_killed_run_measures_nothing_twice(
 @pytest.fixture(scope="module")
 def curvature(folder: Path, documents: list[Example], tmp_path_factory: pytest.TempPathFactory) -> CurvatureFiles:
     work = tmp_path_factory.mktemp("curvature")
-    measure_curvature(folder, documents, 48, "float32", 0, work, QuietProgress())
+    measure_curvature(folder, ScoredText(documents, SEQ_LEN, "float32", 0), work, QuietProgress())
     return CurvatureFiles(work)
 
 
@@ -179,7 +177,7 @@ def test_what_curvature_foretells_ranks_grids_as_measuring_does(
     tables = []
     for name, text in (("foretold", None), ("measured", documents)):
         (tmp_path / name).mkdir()
-        measure_sensitivity(folder, text, curvature, groups, RECIPE, tmp_path / name, QuietProgress())
+        measure_sensitivity(FitInputs(folder, text, curvature, SEQ_LEN), groups, tmp_path / name, QuietProgress())
         tables.append(read_table(tmp_path / name))
     foretold, measured = ([table[group.name][f.name] for group in groups for f in group.formats] for table in tables)
     assert correlation(foretold, measured) > 0.9
@@ -198,10 +196,10 @@ def test_a_killed_run_foretells_nothing_twice(
 ):
     groups = groups_of(shape, MIX)
     with pytest.raises(KeyboardInterrupt):
-        measure_sensitivity(folder, None, curvature, groups, RECIPE, tmp_path, Killed(9))
+        measure_sensitivity(FitInputs(folder, None, curvature, SEQ_LEN), groups, tmp_path, Killed(9))
     told = [{**json.loads(line), "kl": 7.0} for line in (tmp_path / LINES).read_text().splitlines()]
     (tmp_path / LINES).write_text("".join(json.dumps(entry) + "\n" for entry in told))
-    measure_sensitivity(folder, None, curvature, groups, RECIPE, tmp_path, QuietProgress())
+    measure_sensitivity(FitInputs(folder, None, curvature, SEQ_LEN), groups, tmp_path, QuietProgress())
     table = read_table(tmp_path)
     assert all(table[entry["group"]][entry["grid"]] == 7.0 for entry in told)
     assert sum(kl == 7.0 for kls in table.values() for kl in kls.values()) == len(told) == 10
@@ -210,7 +208,7 @@ def test_a_killed_run_foretells_nothing_twice(
 @pytest.fixture(scope="module")
 def table(folder, shape, documents, importance, tmp_path_factory):
     work = tmp_path_factory.mktemp("table")
-    measure_sensitivity(folder, documents, importance, groups_of(shape, MIX), RECIPE, work, QuietProgress())
+    measure_sensitivity(FitInputs(folder, documents, importance, SEQ_LEN), groups_of(shape, MIX), work, QuietProgress())
     return read_table(work)
 
 
@@ -225,13 +223,13 @@ def test_a_fitted_mix_keeps_its_size_and_no_uniform_mix_beats_it(
     tmp_path: Path,
 ):
     mix = Mix("fitted", "", size=size, candidates=("q4_0", "q8_0"))
-    fit_mix(folder, documents, importance, table, shape, mix, RECIPE, tmp_path, QuietProgress())
+    fit_mix(FitInputs(folder, documents, importance, SEQ_LEN), table, shape, mix, tmp_path, QuietProgress())
     found = json.loads((tmp_path / "mix.json").read_text())
     chosen = Mix("fitted", "", size=size, chosen=found["grids"])
     assert mix_bytes(shape, chosen) == found["bytes"] <= size_bytes(shape, size) == found["allowed_bytes"]
     assert set(found["grids"].values()) == {"q4_0", "q8_0"}
     assert assign_formats(shape, chosen)["model.norm.weight"].name == "f32"
-    probe = Probe(folder, documents, 48, importance)
+    probe = Probe(folder, documents, SEQ_LEN, importance)
     assert found["kl"] == pytest.approx(probe.kl(found["grids"]), rel=1e-3)
     assert found["kl"] == min(rival["kl"] for rival in found["compared"].values())
     # The other way round, what matters most on the coarse grid, is worse.
@@ -247,7 +245,7 @@ def test_where_a_built_in_mix_is_better_it_is_taken(
     size = Size(total_bytes=mix_bytes(shape, "q4_0"))
     mix = Mix("fitted", "", size=size, candidates=("q4_0", "q8_0"))
     lying = {group: {grid: -kl for grid, kl in kls.items()} for group, kls in table.items()}
-    fit_mix(folder, documents, importance, lying, shape, mix, RECIPE, tmp_path, QuietProgress())
+    fit_mix(FitInputs(folder, documents, importance, SEQ_LEN), lying, shape, mix, tmp_path, QuietProgress())
     found = json.loads((tmp_path / "mix.json").read_text())
     assert found["taken"] == "q4_0"
     assert found["grids"] == {name: f.name for name, f in assign_formats(shape, "q4_0").items() if f.quantized}
@@ -260,7 +258,7 @@ def test_every_familys_layers_can_be_resumed(family: str, documents: list[Exampl
     group = next(group for group in reversed(groups) if group.layer is not None and group.layer > 0)
     state = load_model(folder).state_dict()
     swapped = {tensor.name: fit_ggml(state[tensor.name], "q4_0").decode() for tensor in group.tensors}
-    found = Probe(folder, documents, 48, None).kl(dict.fromkeys(swapped, "q4_0"))
+    found = Probe(folder, documents, SEQ_LEN, None).kl(dict.fromkeys(swapped, "q4_0"))
     assert found == pytest.approx(loop_kl(folder, swapped, documents), rel=2e-3)
 
 
@@ -270,13 +268,13 @@ def test_all_candidates_are_weighed_where_rows_divide(documents: list[Example], 
     mix = Mix("fitted", "", size=Size(bits_per_weight=4.6))
     groups = fit_groups(shape, mix)
     assert all(len(group.formats) == len(CANDIDATES) for group in groups)
-    measure_sensitivity(folder, documents, None, groups, RECIPE, tmp_path, QuietProgress())
+    measure_sensitivity(FitInputs(folder, documents, None, SEQ_LEN), groups, tmp_path, QuietProgress())
     table = read_table(tmp_path)
     for kls in table.values():
         assert list(kls) == ["q2_k", "q3_k", "q4_0", "q4_k", "iq4_nl", "q5_0", "q5_k", "q6_k", "q8_0"]
         assert kls["q2_k"] > kls["q3_k"] > kls["q4_k"] > kls["q5_k"] > kls["q6_k"] > kls["q8_0"]
-    fit_mix(folder, documents, None, table, shape, mix, RECIPE, tmp_path, QuietProgress())
+    fit_mix(FitInputs(folder, documents, None, SEQ_LEN), table, shape, mix, tmp_path, QuietProgress())
     found = json.loads((tmp_path / "mix.json").read_text())
     assert found["bytes"] <= int(4.6 * shape.parameters / 8)
     assert len(set(found["grids"].values())) > 2
-    assert found["kl"] < Probe(folder, documents, 48, None).kl(dict.fromkeys(found["grids"], "q4_k"))
+    assert found["kl"] < Probe(folder, documents, SEQ_LEN, None).kl(dict.fromkeys(found["grids"], "q4_k"))

@@ -18,7 +18,7 @@ from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_costs, fit_ggml, fit_importance
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit
-from edgedistill.recover.stage import recover
+from edgedistill.recover.stage import RecoverInputs, recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.teach.capture import capture, load_importance
 
@@ -53,7 +53,8 @@ def run(student: Path, captured: Path, work: Path, mix: str = "q4_0", **settings
     formats = assign_formats(read_facts(student, "tiny").shape, Mix(mix, mix))
     costs = load_importance(captured) if recipe.recover.fit == "importance" else None
     work.mkdir(exist_ok=True)
-    recover(student, training, validation, costs, mix, formats, recipe, work, QuietProgress())
+    inputs = RecoverInputs(student, training, validation, costs, mix, formats)
+    recover(inputs, recipe.recover, work, QuietProgress())
     return json.loads((work / "curve.json").read_text(encoding="utf-8"))
 
 
