@@ -93,11 +93,12 @@ def distill(
 
     settings = TrainSettings(
         steps,
+        stage,
         phase.warmup,
         validate_after=checks.steps(steps),
         checkpoint_seconds=phase.checkpoint_seconds,
     )
-    curve = train({phase.learning_rate: parameters}, loss_of_step, validate, settings, work, progress, stage)
+    curve = train({phase.learning_rate: parameters}, loss_of_step, validate, settings, work, progress)
     save_model(model, student, work)
     copy_identity(student, work)
     write_curve(work, curve.to_json(stage, "KL" if phase.compares else "cross-entropy"))

@@ -136,6 +136,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
             groups[rate * peak] = {**groups.get(rate * peak, {}), **parameters}
     train_settings = TrainSettings(
         steps,
+        f"recover {mix}",
         settings.warmup,
         validate_after=checks.steps(steps),
         patience=settings.patience,
@@ -143,7 +144,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     )
     if not groups:  # such as scales alone on a grid that has none to learn
         trained, train_settings = (), replace(train_settings, steps=0)
-    curve = train(groups, loss_of_step, validate, train_settings, work, progress, f"recover {mix}")
+    curve = train(groups, loss_of_step, validate, train_settings, work, progress)
 
     beaten = curve.best.loss < kl_rounded
     checkpoint = take_off_grid(model, layers, rounded, formats, fitted) if beaten else rounded

@@ -29,7 +29,8 @@ class TrainSettings:
     """How to train. Rates are per step; shares are of all steps."""
 
     steps: int
-    warmup: float = 0.1
+    title: str = "train"  # what progress and errors call it
+    warmup: float = 0.1  # share of the steps in which the rate rises
     final_rate: float = 0.1  # share of the peak that the cosine ends on
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
@@ -60,7 +61,6 @@ def train(
     settings: TrainSettings,
     work: Path,
     progress: Progress,
-    title: str,
 ) -> Curve:
     """Train in place; the parameters end as the best validation saw them.
 
@@ -69,10 +69,9 @@ def train(
         loss_of_step: step number -> (mean loss in nats per token with its graph, tokens it saw).
         validate: mean losses on held-out text, for the parameters as they are.
         settings: see `TrainSettings`.
-        work: a folder for checkpoints; one left by a killed run is gone on from. `remove_checkpoints` when the output
-            is written.
+        work: a folder for checkpoints; training goes on from one that a killed run left. `remove_checkpoints` when the
+            output is written.
         progress: where steps are shown.
-        title: what the bar says.
     Returns:
         The curve. Its `best` is what the parameters now are: step 0 where training improved nothing.
     Raises:
@@ -83,7 +82,7 @@ def train(
     optimizer = AdamW(parameters, AdamWSettings(settings.betas, decay=settings.weight_decay))
     store = Checkpoints(work, parameters, optimizer, settings.checkpoint_seconds)
     step, tokens, curve = store.load()
-    progress.start(title, settings.steps, "steps")
+    progress.start(settings.title, settings.steps, "steps")
     progress.advance(step)
     if not curve.validation:
         curve.add_validation(0, 0, validate())
@@ -92,9 +91,8 @@ def train(
         loss, seen = loss_of_step(step)
         value = loss.item()
         if not math.isfinite(value):
-            raise RunError(
-                f"{title}: the loss is {value} at step {step}; lower the learning rate in the recipe and run again"
-            )
+            why = f"{settings.title}: the loss is {value} at step {step}"
+            raise RunError(f"{why}; lower the learning rate in the recipe and run again")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip)
         share = learning_rate_share(step, settings)
@@ -115,7 +113,7 @@ def train(
 
 def _waited_enough(step: int, curve: Curve, settings: TrainSettings) -> bool:
     """Whether no validation was better for so long that none is expected. The warm-up doesn't count: while the rate
-    still rises, nothing is known yet of what training can do.
+    still rises, it is too early to tell what training can do.
     """
     if settings.patience is None:
         return False

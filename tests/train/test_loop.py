@@ -52,7 +52,7 @@ def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
         return Validation(errors.mean().item(), {"first": errors[:32].mean().item(), "last": errors[32:].mean().item()})
 
     settings = TrainSettings(steps, validate_after=range(4, steps, 4), checkpoint_seconds=0.0)
-    curve = train({rate: {"weight": weight}}, loss_of_step, validate, settings, work, QuietProgress(), "fit")
+    curve = train({rate: {"weight": weight}}, loss_of_step, validate, settings, work, QuietProgress())
     return weight.detach(), curve
 
 
@@ -125,7 +125,6 @@ def test_no_better_validation_means_the_start_is_kept(tmp_path: Path):
         settings,
         tmp_path,
         QuietProgress(),
-        "t",
     )
     assert curve.stopped_early
     assert curve.best.step == 0
@@ -145,7 +144,6 @@ def test_it_never_stops_in_its_warm_up(tmp_path: Path):
         settings,
         tmp_path,
         QuietProgress(),
-        "t",
     )
     assert curve.best.step == 41
     assert curve.stopped_early
@@ -162,9 +160,7 @@ def test_a_checkpoint_is_as_good_as_its_worst_source(tmp_path: Path):
         return Validation((chats + prose) / 2, {"chats": chats, "prose": prose})
 
     settings = TrainSettings(3, validate_after=range(1, 4))
-    curve = train(
-        {0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress(), "t"
-    )
+    curve = train({0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress())
     assert curve.best.step == 1
     written = curve.to_json("t")
     assert written["best"] == {"step": 1, "tokens": 1, "kl": 0.445, "by_source": {"chats": 0.8, "prose": 0.09}}
@@ -182,9 +178,7 @@ def test_best_weights_go_to_the_disk_with_a_checkpoint_alone(tmp_path: Path):
         return of(next(values))
 
     settings = TrainSettings(30, validate_after=range(1, 31), checkpoint_seconds=3600)
-    curve = train(
-        {0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress(), "t"
-    )
+    curve = train({0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress())
     assert curve.best.step == 30
     assert written == [0] * 31
 
@@ -213,5 +207,4 @@ def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path):
             TrainSettings(2),
             tmp_path,
             QuietProgress(),
-            "t",
         )
