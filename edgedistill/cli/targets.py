@@ -27,16 +27,16 @@ def list_command(as_json: bool) -> None:
     from edgedistill.config import load_target, names
     from edgedistill.plan.here import here
 
-    found = [*(load_target(name) for name in names("targets")), here()]
+    entries = [*(load_target(name) for name in names("targets")), here()]
     if as_json:
         click.echo(
             json.dumps(
-                [{"name": t.name, "title": t.title, "usable_memory_bytes": t.memory.usable} for t in found], indent=2
+                [{"name": t.name, "title": t.title, "usable_memory_bytes": t.memory.usable} for t in entries], indent=2
             )
         )
         return
-    width = max(len(target.name) for target in found)
-    for target in found:
+    width = max(len(target.name) for target in entries)
+    for target in entries:
         click.echo(f"{target.name:{width}}  {target.title}")
 
 

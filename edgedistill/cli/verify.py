@@ -109,18 +109,19 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
 
     progress = RichProgress()
     try:
-        found = {path: compare_weights(open_weights(first), open_weights(path), progress) for path in others}
+        comparisons = {path: compare_weights(open_weights(first), open_weights(path), progress) for path in others}
     finally:
         progress.finish()
     if as_json:
         rows = [
-            {"first": str(first), "second": str(path), **comparison.to_dict()} for path, comparison in found.items()
+            {"first": str(first), "second": str(path), **comparison.to_dict()}
+            for path, comparison in comparisons.items()
         ]
         click.echo(json.dumps({"schema": "edgedistill.verify-pair/1", "pairs": rows}, indent=2))
     else:
-        for path, comparison in found.items():
+        for path, comparison in comparisons.items():
             click.echo("\n".join(_lines(first, path, comparison)))
-    for path, comparison in found.items():
+    for path, comparison in comparisons.items():
         if not comparison.equal:
             raise VerifyError(f"{first} and {path} don't hold the same weights")
 
@@ -159,19 +160,19 @@ def _show_hash(path: Path, as_json: bool) -> None:
     formats: dict[str, int] = {}
     for stored in weights.tensors.values():
         formats[stored.format] = formats.get(stored.format, 0) + 1
-    found = {"file": str(path), "kind": weights.kind, "tensors": len(weights.tensors), "formats": formats}
+    facts = {"file": str(path), "kind": weights.kind, "tensors": len(weights.tensors), "formats": formats}
     progress = RichProgress()
     progress.start(f"hash {path.name}", len(weights.tensors), "tensors")
     try:
-        found["weights_sha256"] = weights_hash(_counted(weights.in_order(), progress))
+        facts["weights_sha256"] = weights_hash(_counted(weights.in_order(), progress))
     finally:
         progress.finish()
     if as_json:
-        click.echo(json.dumps({"schema": "edgedistill.weights/1", **found}, indent=2))
+        click.echo(json.dumps({"schema": "edgedistill.weights/1", **facts}, indent=2))
     else:
         counts = ", ".join(f"{count} {name}" for name, count in formats.items())
         click.echo(
-            f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {found['weights_sha256']}"
+            f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {facts['weights_sha256']}"
         )
 
 

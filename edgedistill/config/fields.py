@@ -15,8 +15,8 @@ Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
-def no_duplicates(found: tuple[str, ...]) -> tuple[str, ...]:
+def no_duplicates(entries: tuple[str, ...]) -> tuple[str, ...]:
     """The same; ValueError where an entry is there twice."""
-    if len(set(found)) != len(found):
+    if len(set(entries)) != len(entries):
         raise ValueError("each entry may be there only once")
-    return found
+    return entries

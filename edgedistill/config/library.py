@@ -31,19 +31,18 @@ def locate(kind: str, name_or_path: str) -> Path:
     Raises:
         InputError: neither a known name nor a YAML file.
     """
-    known = names(kind)
-    if name_or_path in known:
+    available = names(kind)
+    if name_or_path in available:
         return library_folder(kind) / f"{name_or_path}.yaml"
     path = Path(name_or_path).expanduser()
     if path.suffix.lower() in SUFFIXES or path.is_file():
         return path
     what = kind.removesuffix("s")
     if kind == "targets":
-        known = [*known, HERE]
-    near = did_you_mean(name_or_path, known)
-    raise InputError(
-        f"{what} '{name_or_path}' is unknown; it must be one of {', '.join(known)}, or the path of a .yaml file.{near}"
-    )
+        available = [*available, HERE]
+    near = did_you_mean(name_or_path, available)
+    allowed = f"it must be one of {', '.join(available)}, or the path of a .yaml file"
+    raise InputError(f"{what} '{name_or_path}' is unknown; {allowed}.{near}")
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

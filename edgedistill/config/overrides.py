@@ -62,20 +62,20 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
         return recipe
     budget = None if overrides.tokens is None else _count(overrides.tokens, overrides.tokens_option)
     _check(recipe, overrides, as_is)
-    found = recipe.to_dict()
+    content = recipe.to_dict()
     if as_is:
-        found["student"] = {"kind": "same"}
+        content["student"] = {"kind": "same"}
     if overrides.layers is not None:
-        found["student"] |= {"layers": overrides.layers}
+        content["student"] |= {"layers": overrides.layers}
     if overrides.mixes:
-        found["mixes"] = list(overrides.mixes)
+        content["mixes"] = list(overrides.mixes)
     if overrides.formats:
-        found["export"] = list(overrides.formats)
+        content["export"] = list(overrides.formats)
     if budget is not None:
-        found["recover"] |= {"tokens": budget, "tokens_by_mix": {}}
-    found["teach"] = _text_of(found["teach"], overrides)
+        content["recover"] |= {"tokens": budget, "tokens_by_mix": {}}
+    content["teach"] = _text_of(content["teach"], overrides)
     try:
-        changed = Recipe.model_validate(found)
+        changed = Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"recipe {recipe.name}: {explain(error, Recipe)}") from None
     if budget is None and not as_is:
@@ -143,12 +143,12 @@ def _count(text: str, option: str) -> int:
 
 
 def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
-    known = known_mixes(recipe.define_mixes)
+    mixes = known_mixes(recipe.define_mixes)
     for mix in overrides.mixes:
-        if mix not in known:
+        if mix not in mixes:
             raise InputError(
                 f"--mix names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under "
-                f"define_mixes in a --recipe.{did_you_mean(mix, known)}"
+                f"define_mixes in a --recipe.{did_you_mean(mix, mixes)}"
             )
     if overrides.text_only and not (overrides.texts or recipe.teach.text):
         raise InputError("--text-only trains on the text that you give; name it with --text FILE")

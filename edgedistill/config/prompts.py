@@ -48,20 +48,20 @@ class PromptFile:
         total = len(self.prompts)
         answered = sum(prompt.answer is not None for prompt in self.prompts)
         longer = sum(prompt.turns > 1 for prompt in self.prompts)
-        found = []
+        notes = []
         if longer:
-            found.append(
+            notes.append(
                 f"{name}: {longer} of {total} prompts have turns before their last question; they are its context"
             )
         if answered and answers == "teacher":
-            found.append(
+            notes.append(
                 f"{name}: {answered} of {total} prompts bring an answer, which isn't used: the teacher answers them "
                 "itself. teach.answers: own trains on these answers, both on either"
             )
         if answered < total and answers == "own":
-            found.append(f"{name}: {total - answered} of {total} prompts bring no answer and are left out")
-        found += [f"{name}: not used: {what}, in {count} rows" for what, count in sorted(self.unused.items())]
-        return found
+            notes.append(f"{name}: {total - answered} of {total} prompts bring no answer and are left out")
+        notes += [f"{name}: not used: {what}, in {count} rows" for what, count in sorted(self.unused.items())]
+        return notes
 
 
 def read_prompts(path: Path, field: str | None = None) -> PromptFile:
@@ -113,10 +113,12 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
     text = path.read_text(encoding="utf-8")
-    found = _json(text, str(path)) if text.strip() else []
-    if not isinstance(found, list):
-        raise InputError(f"{path}: it holds {_kind(found)}; a .json file of prompts is one list, [...]. Is it .jsonl?")
-    yield from ((f"{path}: entry {number}", row) for number, row in enumerate(found, 1))
+    content = _json(text, str(path)) if text.strip() else []
+    if not isinstance(content, list):
+        raise InputError(
+            f"{path}: it holds {_kind(content)}; a .json file of prompts is one list, [...]. Is it .jsonl?"
+        )
+    yield from ((f"{path}: entry {number}", row) for number, row in enumerate(content, 1))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -210,7 +212,7 @@ def _first_text(row: dict[Any, Any], names: tuple[str, ...], but: str = "") -> s
     return None
 
 
-def _kind(found: Any) -> str:
+def _kind(value: Any) -> str:
     kinds = {
         dict: "an object",
         list: "a list",
@@ -219,9 +221,11 @@ def _kind(found: Any) -> str:
         int: "a number",
         float: "a number",
     }
-    return kinds.get(type(found), type(found).__name__)
+    return kinds.get(type(value), type(value).__name__)
 
 
 def _names(row: dict[Any, Any]) -> str:
     names = [str(name)[:40] for name in row]
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "none"
+    if not names:
+        return "none"
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -73,11 +73,11 @@ class Measure(Model):
 
     @field_validator("tasks")
     @classmethod
-    def _locate(cls, found: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for entry in found:
+    def _locate(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in tasks:
             check_entry(entry)
-        no_duplicates(tuple(map(task_name, found)))
-        return tuple(entry if entry in BUILT_IN else beside_the_file(entry, info) for entry in found)
+        no_duplicates(tuple(map(task_name, tasks)))
+        return tuple(entry if entry in BUILT_IN else beside_the_file(entry, info) for entry in tasks)
 
 
 class Recipe(Model):

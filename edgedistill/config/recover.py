@@ -83,10 +83,10 @@ class Recover(Training):
 
     @field_validator("train")
     @classmethod
-    def _some_each_once(cls, found: tuple[Trained, ...] | None) -> tuple[Trained, ...] | None:
-        if found is not None and not 0 < len(found) == len(set(found)):
+    def _some_each_once(cls, trained: tuple[Trained, ...] | None) -> tuple[Trained, ...] | None:
+        if trained is not None and not 0 < len(trained) == len(set(trained)):
             raise ValueError("it must have an entry or more, each only once")
-        return found
+        return trained
 
     @model_validator(mode="after")
     def _together(self) -> "Recover":

@@ -16,11 +16,11 @@ HERE = "this-machine"  # the name that stands for the machine that the command r
 
 
 def _read(quantity: str) -> BeforeValidator:
-    return BeforeValidator(lambda found: parse(found, quantity))
+    return BeforeValidator(lambda text: parse(text, quantity))
 
 
 def _read_whole(quantity: str) -> BeforeValidator:
-    return BeforeValidator(lambda found: round(parse(found, quantity)))
+    return BeforeValidator(lambda text: round(parse(text, quantity)))
 
 
 def _as_text(quantity: str) -> WithJsonSchema:

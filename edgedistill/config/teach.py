@@ -12,9 +12,9 @@ from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
 
 
-def _texts(found: Any) -> Any:
+def _texts(value: Any) -> Any:
     """One file or a list of them, as it stands in the file."""
-    return (found,) if isinstance(found, str) else as_tuple(found)
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 class Teach(Model):
@@ -99,15 +99,15 @@ class Teach(Model):
 
     @field_validator("prompts")
     @classmethod
-    def _locate(cls, found: str, info: ValidationInfo) -> str:
-        return found if found == OWN_PROMPTS else beside_the_file(found, info)
+    def _locate(cls, path: str, info: ValidationInfo) -> str:
+        return path if path == OWN_PROMPTS else beside_the_file(path, info)
 
     @field_validator("text")
     @classmethod
-    def _locate_texts(cls, found: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if found == ():
+    def _locate_texts(cls, paths: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if paths == ():
             raise ValueError("a list must have at least one file")
-        return found if found is None else no_duplicates(tuple(beside_the_file(path, info) for path in found))
+        return paths if paths is None else no_duplicates(tuple(beside_the_file(path, info) for path in paths))
 
     @model_validator(mode="after")
     def _some_text(self) -> "Teach":

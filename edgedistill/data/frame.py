@@ -112,10 +112,10 @@ def _ending(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         after = _render(tokenizer, turns).partition(MARKER)[2]
     except RefusedError:
         after = ""
-    found = _first_special(tokenizer, _ids(tokenizer, after))
-    if not found and tokenizer.eos_token_id is not None:
-        found = {tokenizer.eos_token_id}
-    return tuple(found)
+    stops = _first_special(tokenizer, _ids(tokenizer, after))
+    if not stops and tokenizer.eos_token_id is not None:
+        stops = {tokenizer.eos_token_id}
+    return tuple(stops)
 
 
 def _first_special(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> set[int]:

@@ -80,7 +80,7 @@ def passages(split: str, files: Sequence[str] | None) -> list[Passage]:
     if files is None:
         path = _TEXTS / f"{split}.txt"
         return [Passage(path, 0, path.stat().st_size)]
-    found = []
+    parts = []
     for file in files:
         path = Path(file)
         if not path.is_file():
@@ -93,8 +93,8 @@ def passages(split: str, files: Sequence[str] | None) -> list[Passage]:
                 f"{path}: {size} bytes are too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}"
             )
         first, last = (_aligned(path, round(size * share)) for share in _SHARES[split])
-        found.append(Passage(path, first, last))
-    return found
+        parts.append(Passage(path, first, last))
+    return parts
 
 
 def read_prose(split: str, files: Sequence[str] | None) -> list[str]:
@@ -134,13 +134,13 @@ def plan_stretches(split: str, files: Sequence[str] | None, tokens: int, window:
         window: tokens of a piece; stretches are several of them long.
     """
     parts = passages(split, files)
-    found = []
+    stretches = []
     for passage in parts:
         share = -(-tokens // len(parts))
         most = max(1, (passage.stop - passage.start) // (STRETCH_BYTES * window))
         count = min(most, -(-share // (STRETCH_WINDOWS * window)))
-        found += [Stretch(stretch, -(-share // count)) for stretch in passage.stretches(count)]
-    return found
+        stretches += [Stretch(stretch, -(-share // count)) for stretch in passage.stretches(count)]
+    return stretches
 
 
 class ProseWords:

@@ -25,11 +25,11 @@ class ExactTeacher:
     weight: Tensor
 
     def __post_init__(self) -> None:
-        found = [(tuple(tensor.shape), tensor.dtype) for tensor in (self.hidden, self.weight)]
+        kinds = [(tuple(tensor.shape), tensor.dtype) for tensor in (self.hidden, self.weight)]
         if self.hidden.dtype != self.weight.dtype or self.hidden.shape[-1] != self.weight.shape[-1]:
             raise ValueError(
-                f"a teacher's hidden states and output matrix need one type and one width, got {found[0]} and "
-                f"{found[1]}"
+                f"a teacher's hidden states and output matrix need one type and one width, got {kinds[0]} and "
+                f"{kinds[1]}"
             )
 
     def chunk(self, start: int, stop: int) -> "LiveLogits":

@@ -229,7 +229,9 @@ def _generation_ends(folder: Path, count: int) -> list[int]:
     """The ids at which transformers' generate ends a text, by generation_config.json."""
     path = folder / "generation_config.json"
     stated = read_json(path).get("eos_token_id") if path.is_file() else None
-    ends = [] if stated is None else stated if isinstance(stated, list) else [stated]
+    if stated is None:
+        return []
+    ends = stated if isinstance(stated, list) else [stated]
     for index in ends:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
             raise InputError(

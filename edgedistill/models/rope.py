@@ -124,10 +124,13 @@ def _scaling(
         usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
         odd = [key for key, allowed in YARN_FIXED.items() if scaling.get(key) not in allowed]
         stated = _positive(where, "attention_factor", scaling.get("attention_factor") or usual)
-        if odd or factor < 1 or not math.isclose(stated, usual, rel_tol=1e-5):
-            key = odd[0] if odd else "factor" if factor < 1 else "attention_factor"
+        if factor < 1:
+            odd.append("factor")
+        if not math.isclose(stated, usual, rel_tol=1e-5):
+            odd.append("attention_factor")
+        if odd:
             raise InputError(
-                f"{where}: yarn's {key} is {scaling[key]!r}; llama.cpp has only yarn's usual constants and "
+                f"{where}: yarn's {odd[0]} is {scaling[odd[0]]!r}; llama.cpp has only yarn's usual constants and "
                 "factors above 1"
             )
         return {"rope_type": kind, "factor": factor, ORIGINAL: original}, None

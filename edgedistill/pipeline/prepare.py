@@ -82,6 +82,6 @@ def make_plan(
     Args:
         machine: `this_machine(folder)`, or some of its keys; None for this machine and the current folder.
     """
-    known = this_machine(Path()) if machine is None else machine
+    facts_here = this_machine(Path()) if machine is None else machine
     job = Job(recipe, target, Path(), comparing=not recovering, recovering=recovering)
-    return prepare(job, facts, known).plan
+    return prepare(job, facts, facts_here).plan

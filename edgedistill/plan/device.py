@@ -137,13 +137,13 @@ def kv_tokens(shape: ModelShape, target: Target) -> int:
 
 def _fallbacks(shape: ModelShape, mix: Mix) -> list[dict[str, Any]]:
     """What fell back, by the format wanted, the one that stores it and the row length that decided."""
-    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    entries: dict[tuple[str, str, int], dict[str, Any]] = {}
     for fallback in () if mix.unfitted else fallbacks(shape, mix):
         wanted, stored, cols = fallback.intended, fallback.stored, fallback.cols
         why = f"rows of {cols} don't divide by {wanted.block}"
         entry = {"wanted": wanted.name, "stored": stored.name, "cols": cols, "why": why, "tensors": []}
-        found.setdefault((wanted.name, stored.name, cols), entry)["tensors"].append(fallback.tensor)
-    return list(found.values())
+        entries.setdefault((wanted.name, stored.name, cols), entry)["tensors"].append(fallback.tensor)
+    return list(entries.values())
 
 
 def _fitted(shape: ModelShape, mix: Mix) -> dict[str, Any] | None:
@@ -164,19 +164,19 @@ def rejected(
     """What was not planned, and why: the teacher uncut in the first of the chosen mixes, other built-in mixes of the
     student.
     """
-    found = []
+    alternatives = []
     if whole is not None:
         reason = (
             f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {shape.layers} layers"
         )
-        found.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", None, whole, reason))
+        alternatives.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", None, whole, reason))
     for name, other in sorted(others.items(), key=lambda item: item[1].file_bytes):
         reason = (
             f"{other.file_bytes / chosen.file_bytes:.2g} times the bytes of {chosen.mix}, and the recipe doesn't "
             "ask for it"
         )
-        found.append(_alternative(f"{name}, {shape.layers} layers", name, other, reason))
-    return found
+        alternatives.append(_alternative(f"{name}, {shape.layers} layers", name, other, reason))
+    return alternatives
 
 
 def _alternative(what: str, mix: str | None, plan: MixPlan, reason: str) -> dict[str, Any]:

@@ -127,11 +127,12 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
     counts = "; ".join(
         f"{count} {kind}{tied if kind == 'embedding' else ''} in {name}" for (kind, name), count in kinds.items()
     )
+    lines = [f"  {mix}: {counts}"]
     total = sum(len(entry["tensors"]) for entry in planned.fallbacks)
     fell = "; ".join(f"{len(e['tensors'])} from {e['wanted']} to {e['stored']}, {e['why']}" for e in planned.fallbacks)
-    return [f"  {mix}: {counts}"] + (
-        [f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}"] if total else []
-    )
+    if total:
+        lines.append(f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}")
+    return lines
 
 
 def _rejected(plan: "Plan") -> list[str]:
@@ -169,9 +170,10 @@ def _verdict(plan: "Plan") -> str:
     if plan.troubles():
         return f"It does not fit {plan.target.name if not fitting else 'this machine'}."
     others = [name for name in plan.mixes if name not in fitting]
-    return f"{_listed(fitting)} fit{'s' if len(fitting) == 1 else ''} {plan.target.name}" + (
-        f"; {_listed(others)} would be built too, but {'does' if len(others) == 1 else 'do'} not." if others else "."
-    )
+    fit = f"{_listed(fitting)} fit{'s' if len(fitting) == 1 else ''} {plan.target.name}"
+    if not others:
+        return f"{fit}."
+    return f"{fit}; {_listed(others)} would be built too, but {'does' if len(others) == 1 else 'do'} not."
 
 
 def _listed(names: Iterable[str]) -> str:

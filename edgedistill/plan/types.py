@@ -155,21 +155,21 @@ class Plan:
 
     def machine_troubles(self) -> list[str]:
         """Why this machine is too small to build it, a sentence each."""
-        found = []
+        sentences = []
         free_memory, free_disk = self.machine.get("free_memory_bytes"), self.machine.get("free_disk_bytes")
         if free_memory is not None and self.build.ram_bytes > free_memory:
-            found.append(
+            sentences.append(
                 f"building it needs about {show_bytes(self.build.ram_bytes)} of memory; "
                 f"{show_bytes(free_memory)} are free here. "
                 "Close programs, or lower distill.batch_tokens, recover.batch_tokens or teach.parallel."
             )
         if free_disk is not None and self.build.disk_bytes > free_disk:
-            found.append(
+            sentences.append(
                 f"building it needs about {show_bytes(self.build.disk_bytes)} of disk; "
                 f"{show_bytes(free_disk)} are free there. "
                 "Free some, or choose an output folder on another disk."
             )
-        return found
+        return sentences
 
     def require_fit(self) -> None:
         """Raise DoesNotFitError when the student fits the device in no mix, or the build doesn't fit this machine."""

@@ -37,15 +37,15 @@ def descend(weight: Tensor, start: GridTensor, curvature: Tensor, passes: int = 
         passes: how often each code is set; from the second pass on, scales and offsets too.
     """
     grid, parts = GRIDS[start.grid], start.parts()
-    found = []
+    packed = []
     for first in range(0, weight.shape[0], ROWS):
         rows = slice(first, first + ROWS)
         descent = _Descent(grid, _rows_of(parts, rows), weight[rows], curvature)
         for number in range(passes):
             for group in range(descent.groups):
                 descent.visit(group, with_scales=number > 0)
-        found.append(grid.pack(descent.parts()))
-    return GridTensor(start.grid, torch.cat(found))
+        packed.append(grid.pack(descent.parts()))
+    return GridTensor(start.grid, torch.cat(packed))
 
 
 def _rows_of(parts: Parts, rows: slice) -> Parts:
@@ -79,8 +79,8 @@ class _Descent:
         codes = self.grid.STEPS.to_codes(self.steps.T.contiguous())
         stored = {"d": self.d, "m": self.m, "scales": self.scales, "mins": self.mins}
         kinds = {name: getattr(self.start, name).dtype for name, field in stored.items() if field is not None}
-        found = {name: field.T.to(kinds[name]).contiguous() for name, field in stored.items() if field is not None}
-        return replace(self.start, codes=codes, **found)
+        fields = {name: field.T.to(kinds[name]).contiguous() for name, field in stored.items() if field is not None}
+        return replace(self.start, codes=codes, **fields)
 
     def visit(self, group: int, with_scales: bool) -> None:
         """Set a group's scale and offset, then its codes from the first to the last."""
@@ -106,10 +106,10 @@ class _Descent:
         offset = None if self.offset is None else self.offset[group]
         steps, decoded, error = self.steps[here], self.decoded[here], self.error[here]
         for column, gain in enumerate(own.diagonal().reciprocal().tolist()):
-            wanted = torch.add(decoded[column], slope[column], alpha=-gain)
+            target = torch.add(decoded[column], slope[column], alpha=-gain)
             if offset is not None:
-                wanted -= offset
-            chosen = self.grid.STEPS.nearest_(wanted.mul_(inverse))
+                target -= offset
+            chosen = self.grid.STEPS.nearest_(target.mul_(inverse))
             steps[column] = chosen
             value = chosen.mul_(scale)
             if offset is not None:
@@ -142,17 +142,17 @@ class _Descent:
         stored, unit = field
         pull = own @ along
         falls, bends = (along * slope).sum(0), (along * pull).sum(0)
-        wanted = used - falls * safe_inverse(bends)
+        target = used - falls * safe_inverse(bends)
         if unit is None:
-            kept = found = to_half(wanted).float()
+            kept = rounded = to_half(target).float()
         else:
             assert allowed is not None
-            kept = (wanted * safe_inverse(unit)).round_().clamp_(*allowed)
-            found = kept * unit
-        change = found - used
+            kept = (target * safe_inverse(unit)).round_().clamp_(*allowed)
+            rounded = kept * unit
+        change = rounded - used
         better = change * (2 * falls + change * bends) < 0
         change = torch.where(better, change, 0.0)
-        used.copy_(torch.where(better, found, used))
+        used.copy_(torch.where(better, rounded, used))
         stored.copy_(torch.where(better, kept, stored))
         moved = change * along
         self.decoded[here] += moved

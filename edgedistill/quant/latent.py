@@ -87,12 +87,12 @@ class GridLinear(nn.Module):
             return self.fixed
         module = GRIDS[self.grid]
         ranges = {"scales": module.SCALES, "mins": module.MINS}
-        found: dict[str, Tensor] = {}
+        fields: dict[str, Tensor] = {}
         for name in HEADER:
             if hasattr(self, f"gain_{name}"):
                 value = getattr(self, f"start_{name}") * (1 + getattr(self, f"gain_{name}"))
-                found[name] = _Stored.apply(value, ranges.get(name))
-        return Parts(torch.empty(0) if self.codes is None else self.codes, **found)
+                fields[name] = _Stored.apply(value, ranges.get(name))
+        return Parts(torch.empty(0) if self.codes is None else self.codes, **fields)
 
     def weight(self) -> Tensor:
         """The decoded weight float32 [O, I], without gradients."""
@@ -117,11 +117,12 @@ class GridLinear(nn.Module):
     def encode(self) -> GridTensor:
         """The codes and scales whose decoding the forward pass multiplies by."""
         module, header = GRIDS[self.grid], self.header()
+        scale_type = torch.int8 if _signed(module.SCALES) else torch.uint8
         stored = Parts(
             header.codes,
             header.d.half() if module.LEARNED else header.d,
             None if header.m is None else header.m.half(),
-            None if header.scales is None else header.scales.to(torch.int8 if _signed(module.SCALES) else torch.uint8),
+            None if header.scales is None else header.scales.to(scale_type),
             None if header.mins is None else header.mins.to(torch.uint8),
         )
         if self.latent is None:
@@ -134,8 +135,8 @@ class GridLinear(nn.Module):
 
     def _start(self) -> Parts:
         """The blocks' numbers as fitted, float32; without codes."""
-        found = {name: getattr(self, f"start_{name}") for name in HEADER if hasattr(self, f"start_{name}")}
-        return self.fixed or Parts(torch.empty(0), **found)
+        header = {name: getattr(self, f"start_{name}") for name in HEADER if hasattr(self, f"start_{name}")}
+        return self.fixed or Parts(torch.empty(0), **header)
 
     def _groups(self) -> tuple[Tensor, Tensor | None]:
         return GRIDS[self.grid].groups(self.header())

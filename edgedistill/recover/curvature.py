@@ -77,7 +77,7 @@ def measure_curvature(
         partial = file.with_suffix(".partial")
         results = {name: meter.result(scored * rows[name]) for name, meter in meters.items()}
         save_file(
-            {f"{name}.{key}": found for name, result in results.items() for key, found in result.items()}, partial
+            {f"{name}.{key}": tensor for name, result in results.items() for key, tensor in result.items()}, partial
         )
         partial.replace(file)
         del meters, watched, results  # before the next part's are made: one part's matrices are what the plan counts

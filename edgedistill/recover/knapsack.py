@@ -35,15 +35,15 @@ def choose(options: Sequence[Sequence[tuple[int, float]]], capacity: int) -> lis
     best = np.zeros(total + 1)  # least cost of the groups so far, within each number of units
     taken = np.zeros((len(options), total + 1), dtype=np.int8)
     for number, group in enumerate(options):
-        found = np.full(total + 1, np.inf)
+        least = np.full(total + 1, np.inf)
         for index, (_, cost) in enumerate(group):
             units = -(-extra[number][index] // unit)
             if units <= total:
                 here = np.full(total + 1, np.inf)
                 here[units:] = best[: total + 1 - units] + cost
-                better = here < found
-                found[better], taken[number][better] = here[better], index
-        best = found
+                better = here < least
+                least[better], taken[number][better] = here[better], index
+        best = least
     chosen, left = [0] * len(options), total
     for number in reversed(range(len(options))):
         chosen[number] = int(taken[number][left])

@@ -21,8 +21,8 @@ def costs_of(name: str, costs: Mapping[str, Costs] | None) -> Costs | None:
     if costs is None:
         return None
     if name in (EMBEDDING, HEAD):
-        found = costs.get(name)
-        return found if isinstance(found, Curvature) else None
+        cost = costs.get(name)
+        return cost if isinstance(cost, Curvature) else None
     return costs[name]
 
 

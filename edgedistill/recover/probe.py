@@ -114,8 +114,8 @@ class _Run:
         states: Tensor = self.calls[first][0][0]
         with by_document(probe.model):
             for layer, (args, kwargs) in zip(probe.layers[first:], self.calls[first:], strict=True):
-                found = layer(states, *args[1:], **kwargs)
-                states = found[0] if isinstance(found, tuple) else found
+                output = layer(states, *args[1:], **kwargs)
+                states = output[0] if isinstance(output, tuple) else output
         return probe.model.model.norm(states).flatten(0, 1)[self.batch.kept] / probe.scale  # type: ignore[no-any-return]
 
 
@@ -132,5 +132,5 @@ def kl_sum(reference: Tensor, other: Tensor) -> float:
     # Where the other gives much to what the reference gives nearly nothing, exp would overflow before p brings it back.
     far = difference.amin(-1) < -60
     close = torch.log1p((p * torch.expm1(-difference.clamp(min=-60))).sum(-1))
-    found = torch.where(far, torch.logsumexp(log_p - difference, -1), close) if bool(far.any()) else close
-    return float(found.double().clamp_min(0).sum())
+    kl = torch.where(far, torch.logsumexp(log_p - difference, -1), close) if bool(far.any()) else close
+    return float(kl.double().clamp_min(0).sum())

@@ -47,5 +47,5 @@ def telling_rows(report: Report) -> list[Row]:
 def without_tasks(row: Row, names: Collection[str]) -> Row:
     """A row without some tasks, and without its differences on them."""
     tasks = {name: share for name, share in row.tasks.items() if name not in names}
-    differences = {name: found for name, found in row.differences.items() if name not in names}
+    differences = {name: difference for name, difference in row.differences.items() if name not in names}
     return replace(row, tasks=tasks, differences=differences)

@@ -45,9 +45,9 @@ class Record:
 
     def __post_init__(self) -> None:
         for name in ("what", "unit", "artifact", "runtime", "command"):
-            found = getattr(self, name)
-            if not isinstance(found, str) or not found.strip():
-                raise RunError(f"record of {self.what!r}: {name} is {found!r}; it must be a text that is not empty.")
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise RunError(f"record of {self.what!r}: {name} is {value!r}; it must be a text that is not empty.")
         if not _is_number(self.value):
             raise RunError(
                 f"record of {self.what!r} for {self.artifact!r}: value is {self.value!r}; it must be a finite number."

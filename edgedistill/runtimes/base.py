@@ -155,10 +155,10 @@ class Runtime:
         Raises:
             InputError: there is no template, or it refuses the messages.
         """
-        found = self._child.call(
+        prompt = self._child.call(
             "apply_template", messages=list(messages), add_generation_prompt=add_generation_prompt
         )[0]
-        return found["text"], found["ids"]
+        return prompt["text"], prompt["ids"]
 
     def generate(
         self,

@@ -69,7 +69,7 @@ def _score(engine: LlamaEngine, pack: list[Choice]) -> list[list[float]]:
     tokens: list[int] = []
     positions: list[int] = []
     sequences: list[range] = []
-    wanted: list[bool] = []
+    returned: list[bool] = []
     row_of: list[int] = []  # of each scored token: the row of logits that predicts it
     label_of: list[int] = []  # its id
     option_of: list[int] = []  # the option that it belongs to, which is its sequence
@@ -79,19 +79,19 @@ def _score(engine: LlamaEngine, pack: list[Choice]) -> list[list[float]]:
         tokens += choice.prompt
         positions += range(len(choice.prompt))
         sequences += [range(options, options + count)] * len(choice.prompt)
-        wanted += [False] * (len(choice.prompt) - 1) + [True]
+        returned += [False] * (len(choice.prompt) - 1) + [True]
         prompt_row, rows = rows, rows + 1
         for option in choice.options:
             fed = len(option) - 1
             tokens += option[:fed]
             positions += range(len(choice.prompt), len(choice.prompt) + fed)
             sequences += [range(options, options + 1)] * fed
-            wanted += [True] * fed
+            returned += [True] * fed
             row_of += [prompt_row, *range(rows, rows + fed)]
             label_of += option
             option_of += [options] * len(option)
             rows, options = rows + fed, options + 1
-    logits = engine.decode_shared(tokens, positions, sequences, wanted)
+    logits = engine.decode_shared(tokens, positions, sequences, returned)
     log_probs = logits[row_of, label_of] - _log_norms(logits)[row_of]
     sums = np.bincount(option_of, weights=log_probs, minlength=options).tolist()
     ends = np.cumsum([len(choice.options) for choice in pack]).tolist()
@@ -102,9 +102,9 @@ def _log_norms(logits: np.ndarray) -> np.ndarray:
     """[N] float64: log of the sum of exp over each row of [N, V] float32; the sum alone is float64, its terms need not
     be.
     """
-    found = np.empty(len(logits))
+    norms = np.empty(len(logits))
     for start in range(0, len(logits), ROWS):
         part = logits[start : start + ROWS]
         top = part.max(axis=1)
-        found[start : start + ROWS] = top + np.log(np.exp(part - top[:, None]).sum(axis=1, dtype=np.float64))
-    return found
+        norms[start : start + ROWS] = top + np.log(np.exp(part - top[:, None]).sum(axis=1, dtype=np.float64))
+    return norms

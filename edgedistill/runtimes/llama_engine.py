@@ -163,14 +163,16 @@ class LlamaEngine:
         del self.held[length:]
         return True
 
-    def decode(self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]) -> np.ndarray:
-        """Run one batch and return the logits [rows wanted, V] float32, in batch order; a view until the next call."""
+    def decode(self, tokens: list[int], positions: list[int], sequences: list[int], returned: list[bool]) -> np.ndarray:
+        """Run one batch and return the logits of the tokens in `returned` [rows, V] float32, in batch order; a view
+        that holds until the next call.
+        """
         for index, sequence in enumerate(sequences):
             self._batch.seq_id[index][0] = sequence
-        return self._decode(tokens, positions, wanted)
+        return self._decode(tokens, positions, returned)
 
     def decode_shared(
-        self, tokens: list[int], positions: list[int], sequences: list[range], wanted: list[bool]
+        self, tokens: list[int], positions: list[int], sequences: list[range], returned: list[bool]
     ) -> np.ndarray:
         """As `decode`, in a `shared` context: token i belongs to all of sequences[i]."""
         batch = self._batch
@@ -178,18 +180,18 @@ class LlamaEngine:
         for index, owners in enumerate(sequences):
             for place, sequence in enumerate(owners):
                 batch.seq_id[index][place] = sequence
-        return self._decode(tokens, positions, wanted)
+        return self._decode(tokens, positions, returned)
 
-    def _decode(self, tokens: list[int], positions: list[int], wanted: list[bool]) -> np.ndarray:
+    def _decode(self, tokens: list[int], positions: list[int], returned: list[bool]) -> np.ndarray:
         batch = self._batch
         count = batch.n_tokens = len(tokens)
         np.ctypeslib.as_array(batch.token, (count,))[:] = tokens
         np.ctypeslib.as_array(batch.pos, (count,))[:] = positions
-        np.ctypeslib.as_array(batch.logits, (count,))[:] = wanted
+        np.ctypeslib.as_array(batch.logits, (count,))[:] = returned
         code = lib.llama_decode(self.context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}: {why()}")
-        rows = sum(wanted)
+        rows = sum(returned)
         if not rows:
             return np.empty((0, self.vocab), np.float32)
         return np.ctypeslib.as_array(lib.llama_get_logits(self.context), shape=(rows, self.vocab))
@@ -239,12 +241,12 @@ class LlamaEngine:
 
     def features(self) -> list[str]:
         """The processor's instructions that this build of llama.cpp uses: ["AVX512", "AVX512_BF16", ...]."""
-        found = []
+        names = []
         for part in lib.llama_print_system_info().decode("utf-8", errors="replace").replace(":", "|").split("|"):
             name, _, value = part.strip().partition(" = ")
             if value == "1":
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     def _release(self) -> None:
         if self.context is not None:

@@ -28,9 +28,9 @@ def _status() -> dict[str, int]:
     path = Path("/proc/self/status")
     if not path.exists():
         return {}
-    found = {}
+    sizes = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name in ("VmHWM", "VmRSS"):
-            found[name] = int(value.split()[0]) * 1024
-    return found
+            sizes[name] = int(value.split()[0]) * 1024
+    return sizes

@@ -98,23 +98,23 @@ class OneSequence:
                 f"the conversation has {len(prompt)} tokens and the context holds {limit}; say it in fewer "
                 f"words{longer}"
             )
-        known = self.reopen(prompt) if keep else 0
-        if not known:
+        read = self.reopen(prompt) if keep else 0
+        if not read:
             self.open(self.context)
-        while len(prompt) - known > READ_TOKENS:
-            self.evaluate(prompt[known : known + READ_TOKENS])
-            known += READ_TOKENS
-            yield {"read": known, "of": len(prompt)}
-        finish, made = "length", []
+        while len(prompt) - read > READ_TOKENS:
+            self.evaluate(prompt[read : read + READ_TOKENS])
+            read += READ_TOKENS
+            yield {"read": read, "of": len(prompt)}
+        finish, tokens = "length", []
         for token in self.draw_after(
-            prompt[known:], min(max_tokens, limit - len(prompt)), Sampler(temperature, top_p, seed)
+            prompt[read:], min(max_tokens, limit - len(prompt)), Sampler(temperature, top_p, seed)
         ):
-            made.append(token)
+            tokens.append(token)
             if token in self.stops:
                 finish = "stop"
                 break
-            yield {"piece": self.next_piece(made).decode("latin-1")}
-        yield {"finish": finish, "prompt_tokens": len(prompt), "tokens": len(made)}
+            yield {"piece": self.next_piece(tokens).decode("latin-1")}
+        yield {"finish": finish, "prompt_tokens": len(prompt), "tokens": len(tokens)}
 
     def draw(self, prompt: list[int], count: int, temperature: float, top_p: float, seed: int) -> Iterator[int]:
         """Yield up to `count` tokens that follow a prompt, in a sequence of its own."""
@@ -124,10 +124,10 @@ class OneSequence:
     def draw_after(self, tokens: list[int], count: int, sampler: Sampler) -> Iterator[int]:
         """Yield up to `count` tokens that follow the open sequence and these."""
         row = self.evaluate(tokens)
-        for made in range(count):
+        for drawn in range(count):
             token = sampler.draw(row)
             yield token
-            if made + 1 < count:
+            if drawn + 1 < count:
                 row = self.evaluate([token])
 
     def speed(self, prefill: int, decode: int, repetitions: int, warmup: int) -> Answer:

@@ -55,7 +55,7 @@ class OnnxWorker(OneSequence):
         self.trained = int(config.get("max_position_embeddings", 2048))
         self.context = min(context or self.trained, self.trained)  # the graph's rotary table ends there
         stops = generation.get("eos_token_id", config.get("eos_token_id"))
-        self.stops = frozenset(stops if isinstance(stops, list) else [] if stops is None else [stops])
+        self.stops = _stop_ids(stops)
         self.template = _template(folder, tokens)
         self.bos_id, self.eos_id = (_token_id(self.tokenizer, tokens.get(name)) for name in ("bos_token", "eos_token"))
         files = [folder / graph, *(folder / graph).parent.glob(Path(graph).stem + ".onnx?data*")]
@@ -85,9 +85,9 @@ class OnnxWorker(OneSequence):
         self.check(tokens, "logits")
         self.open(len(tokens))
         for start in range(0, len(tokens), LOGIT_ROWS):
-            found = self._run(tokens[start : start + LOGIT_ROWS])[max(0, first - start) :]
-            if len(found):
-                yield max(start, first), {"logits": found}
+            rows = self._run(tokens[start : start + LOGIT_ROWS])[max(0, first - start) :]
+            if len(rows):
+                yield max(start, first), {"logits": rows}
 
     def generate(
         self, prompt: list[int], max_new: int, temperature: float, top_p: float, seed: int, stop_ids: list[int] | None
@@ -99,12 +99,12 @@ class OnnxWorker(OneSequence):
                 f"the prompt has {len(prompt)} tokens and may grow by {max_new}; the context holds {self.context}"
             )
         stops = self.stops if stop_ids is None else frozenset(stop_ids)
-        made = []
+        generated = []
         for token in self.draw(prompt, max_new, temperature, top_p, seed):
-            made.append(token)
+            generated.append(token)
             if token in stops:
                 break
-        return made
+        return generated
 
     def choice_log_probs(self, choices: list[tuple[list[int], list[list[int]]]]) -> Iterator[Answer]:
         """Stream the log-likelihoods of each choice's options, in the order of the choices."""
@@ -121,13 +121,13 @@ class OnnxWorker(OneSequence):
             self.open(len(prompt))
             first = self.evaluate(prompt)[None]
             read, length = self._cache, self._length
-            found = []
+            log_probs = []
             for option in options:
                 self._cache, self._length = read, length
                 # The last token of an option predicts nothing that counts.
                 rows = np.concatenate([first, self._run(option[:-1])]) if len(option) > 1 else first
-                found.append(sum_log_probs(rows, option))
-            yield found
+                log_probs.append(sum_log_probs(rows, option))
+            yield log_probs
 
     def open(self, length: int) -> None:
         """See OneSequence. The cache grows as it is used, so `length` reserves nothing."""
@@ -171,10 +171,10 @@ class OnnxWorker(OneSequence):
             "position_ids": np.arange(self._length, end, dtype=np.int64)[None],
         }
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items() if name in self._asked}
-        found = self.session.run_with_ort_values(["logits", *self._present], values | self._cache)
-        self._cache = dict(zip(self._cache, found[1:], strict=True))
+        outputs = self.session.run_with_ort_values(["logits", *self._present], values | self._cache)
+        self._cache = dict(zip(self._cache, outputs[1:], strict=True))
         self._length = end
-        return np.asarray(found[0].numpy()[0], np.float32)
+        return np.asarray(outputs[0].numpy()[0], np.float32)
 
     def _read_inputs(self, graph: str) -> None:
         """Find the cache's inputs and outputs.
@@ -189,13 +189,11 @@ class OnnxWorker(OneSequence):
         self._present = [name.replace("past_key_values.", "present.") for name in past]
         missing = [name for name in ("logits", *self._present) if name not in outputs]
         if strange or missing or not past or "input_ids" not in inputs:
-            wrong = (
-                f"input '{strange[0]}'"
-                if strange
-                else f"no output '{missing[0]}'"
-                if missing
-                else "no input_ids or no cache"
-            )
+            wrong = "no input_ids or no cache"
+            if strange:
+                wrong = f"input '{strange[0]}'"
+            elif missing:
+                wrong = f"no output '{missing[0]}'"
             raise InputError(
                 f"{graph} has {wrong}; it must take input_ids, attention_mask, past_key_values.* and give "
                 "logits, present.*"
@@ -225,16 +223,16 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"there is no {path.name}; the folder must hold config, generation config, tokenizer and onnx/"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path.name} isn't readable as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path.name} holds a JSON {type(found).__name__}; it must be an object")
-    return found
+    if not isinstance(content, dict):
+        raise InputError(f"{path.name} holds a JSON {type(content).__name__}; it must be an object")
+    return content
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:
@@ -250,8 +248,15 @@ def _template(folder: Path, tokens: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    found = tokens.get("chat_template")
-    return found if isinstance(found, str) else None
+    template = tokens.get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _stop_ids(stated: Any) -> frozenset[int]:
+    """The tokens that end a text, as a config has them: one id, a list of ids, or none."""
+    if stated is None:
+        return frozenset()
+    return frozenset(stated if isinstance(stated, list) else [stated])
 
 
 def _token_id(tokenizer: Tokenizer, token: Any) -> int:
@@ -259,8 +264,8 @@ def _token_id(tokenizer: Tokenizer, token: Any) -> int:
     none.
     """
     text = token.get("content") if isinstance(token, dict) else token
-    found = tokenizer.token_to_id(text) if isinstance(text, str) else None
-    return -1 if found is None else int(found)
+    number = tokenizer.token_to_id(text) if isinstance(text, str) else None
+    return -1 if number is None else int(number)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ class Refused(Exception):
     def __init__(self, message: str, status: int = 400, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        if status == 401:
+            kind = "authentication_error"
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -94,9 +96,9 @@ class Front:
             await answer.refuse(Refused("the server failed while it answered; its log says why", 500))
         finally:
             seconds = time.perf_counter() - started
-            # What was asked for is hostile text: as JSON it is one line.
-            asked = json.dumps(f"{scope['method']} {scope['path']}")[1:-1]
-            print(f"{REQUEST}{asked} {answer.status or 'left'}, {seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
+            # A path is hostile text: as JSON it is one line.
+            request = json.dumps(f"{scope['method']} {scope['path']}")[1:-1]
+            print(f"{REQUEST}{request} {answer.status or 'left'}, {seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
 
     def admit(self, headers: dict[str, str]) -> None:
         """Refuse a page of another site, which a browser lets ask any server that it reaches, and a wrong key.
@@ -196,12 +198,12 @@ async def read_json(receive: Receive) -> dict[str, Any]:
         if len(data) > MAX_BODY_BYTES:
             raise Refused(f"the request is longer than {MAX_BODY_BYTES >> 20} MiB", 413)
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Refused(f"the request is no JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise Refused('the request must be a JSON object, as {"messages": [...]}')
-    return found
+    return content
 
 
 def with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Receive]:
@@ -246,9 +248,10 @@ def plain_question(path: str, body: dict[str, Any], defaults: ChatDefaults) -> d
         return body
     if "max_completion_tokens" in body:
         body["max_tokens"] = body.pop("max_completion_tokens")
-    wanted = body.get("response_format")
-    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
-        schema = wanted["json_schema"].get("schema") if isinstance(wanted.get("json_schema"), dict) else None
+    response_format = body.get("response_format")
+    if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
+        json_schema = response_format.get("json_schema")
+        schema = json_schema.get("schema") if isinstance(json_schema, dict) else None
         if not isinstance(schema, dict):
             raise Refused("response_format has no json_schema.schema", param="response_format")
         body["response_format"] = {"type": "json_object", "schema": schema}

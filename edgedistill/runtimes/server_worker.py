@@ -157,11 +157,11 @@ class ServerWorker:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise Refused(f"{where}: {first['msg']}", param=where) from None
-        wanted = request.get("tool_choice")
+        choice = request.get("tool_choice")
         offered = [tool["function"]["name"] for tool in request.get("tools") or []]
-        if isinstance(wanted, dict) and wanted["function"]["name"] not in offered:
+        if isinstance(choice, dict) and choice["function"]["name"] not in offered:
             raise Refused(
-                f"tool_choice names {wanted['function']['name']!r}, which is none of the tools", param="tool_choice"
+                f"tool_choice names {choice['function']['name']!r}, which is none of the tools", param="tool_choice"
             )
         if request.get("grammar") is not None or request.get("response_format") is not None:
             self.check_grammar(request)

@@ -34,7 +34,7 @@ class StageListing:
 
 def list_stages(run: RunFolder) -> list[StageListing]:
     """All stages of a run, those at work too, by name."""
-    found = []
+    listings = []
     for path in run.stages.iterdir() if run.stages.is_dir() else []:
         partial = _PARTIAL.fullmatch(path.name)
         named = partial or _FINAL.fullmatch(path.name)
@@ -49,8 +49,8 @@ def list_stages(run: RunFolder) -> list[StageListing]:
             except RunError:
                 state = "no mark"
         current = run.current.get(named[1]) == path.name
-        found.append(StageListing(named[1], path.name, state, current, _size(path), seconds, peak))
-    return sorted(found, key=lambda listing: (listing.name, listing.folder))
+        listings.append(StageListing(named[1], path.name, state, current, _size(path), seconds, peak))
+    return sorted(listings, key=lambda listing: (listing.name, listing.folder))
 
 
 def clean(run: RunFolder, keep_current: Collection[str] | None = None, dry_run: bool = False) -> list[StageListing]:

@@ -85,12 +85,12 @@ class AdamW:
 
     def state(self) -> dict[str, Tensor]:
         """The moments, for a checkpoint."""
-        found = {
+        state = {
             f"{name}/{side}": moment
             for name, pair in self.moments.items()
             for side, moment in zip(SIDES, pair, strict=True)
         }
-        return found | {STEPS: torch.tensor(self.steps)}
+        return state | {STEPS: torch.tensor(self.steps)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""

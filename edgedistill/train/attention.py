@@ -45,7 +45,7 @@ def attend_by_document(
     for side in (query, key, value):
         rows = side.transpose(1, 2).reshape(batch * width, side.shape[1], -1)
         parts.append(_apart(rows, documents))
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     for q, k, v in zip(*parts, strict=True):
         if shared > 1:
             k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
@@ -55,8 +55,8 @@ def attend_by_document(
         out = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling
         )
-        found.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(found).view(batch, width, heads, -1), None
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).view(batch, width, heads, -1), None
 
 
 def _apart(rows: Tensor, documents: Sequence[int]) -> list[Tensor]:

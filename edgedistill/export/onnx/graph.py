@@ -72,20 +72,28 @@ class DecoderGraph(Matrices):
             attended = self.attention(index, normed)
             if after:
                 attended = self.norm(f"{at}.post_attention_layernorm", attended)
-            into_mlp = (
-                None if not before else f"{at}.pre_feedforward_layernorm" if after else f"{at}.post_attention_layernorm"
-            )
-            normed, hidden = self.residual(f"{at}.self_attn", hidden, attended, into_mlp)
+            normed, hidden = self.residual(f"{at}.self_attn", hidden, attended, self.norm_before_mlp(index))
             fed = self.feed_forward(f"{at}.mlp", normed)
             if after:
                 fed = self.norm(f"{at}.post_feedforward_layernorm", fed)
-            last = index == self.shape.layers - 1
-            following = "model.norm" if last else f"model.layers.{index + 1}.input_layernorm" if before else None
-            normed, hidden = self.residual(f"{at}.mlp", hidden, fed, following)
+            normed, hidden = self.residual(f"{at}.mlp", hidden, fed, self.norm_after_layer(index))
         self.head(normed)
         return helper.make_graph(
             self.nodes, self.shape.family, self.inputs(), self.outputs(), list(self.initializers.values())
         )
+
+    def norm_before_mlp(self, index: int) -> str | None:
+        """The norm between a layer's attention and its MLP, by name; None where the family has none there."""
+        if self.family.norms == "post":
+            return None
+        name = "post_attention_layernorm" if self.family.norms == "pre" else "pre_feedforward_layernorm"
+        return f"model.layers.{index}.{name}"
+
+    def norm_after_layer(self, index: int) -> str | None:
+        """The norm behind a layer: the next one's first, or the model's last; None where the family has none there."""
+        if index == self.shape.layers - 1:
+            return "model.norm"
+        return None if self.family.norms == "post" else f"model.layers.{index + 1}.input_layernorm"
 
     def attention_inputs(self) -> None:
         """What every layer's attention needs of the mask: lengths, and the bias that hides padding.

@@ -106,13 +106,13 @@ def _choose_by_kind(influence: Sequence[float], keep: int, kinds: Sequence[objec
     best: list[tuple[float, list[int]] | None] = [None, (influence[0], [0])] + [None] * (keep - 1)
     for index in range(1, last):
         for count in range(min(index, keep - 2), 0, -1):
-            found, longer = best[count], best[count + 1]
+            shorter, longer = best[count], best[count + 1]
             if (
-                found is not None
+                shorter is not None
                 and kinds[index] == kinds[count]
-                and (longer is None or found[0] + influence[index] > longer[0])
+                and (longer is None or shorter[0] + influence[index] > longer[0])
             ):
-                best[count + 1] = (found[0] + influence[index], [*found[1], index])
+                best[count + 1] = (shorter[0] + influence[index], [*shorter[1], index])
     chosen = best[keep - 1]
     assert chosen is not None, "the first blocks are always a choice"
     return [*chosen[1], last]
