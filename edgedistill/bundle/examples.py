@@ -12,6 +12,7 @@ from pathlib import Path
 from edgedistill.bundle.names import INNER
 from edgedistill.bundle.settings import ModelSettings
 from edgedistill.bundle.turns import around_question
+from edgedistill.runtimes import repetition
 from edgedistill.store.whole import atomic_write
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -30,6 +31,7 @@ ALWAYS = {
     "browser/chat.mjs": "browser/chat.mjs",
     "browser/serve.py": "browser/serve.py",
     "browser/package.json": "browser/package.json",
+    "browser/repetition.mjs": "repetition.mjs",
     "browser/README.md": "browser/README.md",
     "android/README.md": "android/README.md",
 }
@@ -43,6 +45,7 @@ ONNX = {
     "chat_onnxruntime.py": "chat_onnxruntime.py",
     "node/chat.mjs": "node/chat.mjs",
     "node/package.json": "node/package.json",
+    "node/repetition.mjs": "repetition.mjs",
 }
 
 
@@ -59,6 +62,9 @@ def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings:
         "ANSWER": settings.longest_answer,
         "TEMPERATURE": settings.chat.temperature,
         "TOP_P": settings.chat.top_p,
+        "MOST_PERIOD": repetition.MOST_PERIOD,
+        "COPIES": repetition.COPIES,
+        "LEAST": repetition.LEAST,
         "PAGE": PAGE,
         "DATA": "",
         "SYSTEM_PY": '{"role": "system", "content": SYSTEM}, ' if has_system else "",
@@ -87,6 +93,10 @@ def write_examples(folder: Path, gguf: Path | None, onnx: Path | None, settings:
         files |= ONNX
         if not gguf:
             files["browser/engine.mjs"] = "browser/transformers.mjs"
+    # The guard of `edgedistill chat` itself, which imports nothing.
+    guard = Path(repetition.__file__).read_text(encoding="utf-8")
+    (folder / "examples").mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "examples" / "repetition.py", guard)
     for name, source in files.items():
         place = folder / "examples" / name
         place.parent.mkdir(parents=True, exist_ok=True)

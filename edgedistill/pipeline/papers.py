@@ -22,7 +22,7 @@ from edgedistill.store.whole import atomic_write
 REPORT = "report"
 REPORT_FILES = ("report.json", "report.html")
 BUNDLE_MARK = ".bundle.json"
-BUNDLE_FORMAT = 4  # what a bundle holds: one more where that changes, so that a finished run's is made again
+BUNDLE_FORMAT = 5  # what a bundle holds: one more where that changes, so that a finished run's is made again
 PACKED = ("gguf", "onnx")  # kinds of stages whose file ships and was proven
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 TEMPERATURE = 0.2
 TOP_P = 0.9
-MAX_TOKENS = 512  # of an answer; what ends one that repeats itself where nothing watches for that
+MAX_TOKENS = 512  # of an answer; what ends one that repeats itself in Ollama, which doesn't watch for that
 SWITCHED_OFF = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}  # by llama.cpp's names
 
 

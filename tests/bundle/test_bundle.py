@@ -31,9 +31,11 @@ EXAMPLES = [
     "examples/browser/engine.mjs",
     "examples/browser/index.html",
     "examples/browser/package.json",
+    "examples/browser/repetition.mjs",
     "examples/browser/serve.py",
     "examples/chat_llama_cpp.py",
     "examples/chat_openai.py",
+    "examples/repetition.py",
     "examples/cpp/CMakeLists.txt",
     "examples/cpp/README.md",
     "examples/cpp/main.cpp",
@@ -51,6 +53,7 @@ WITH_GGUF = [
     "tokenizer_config.json",
 ]
 WITH_BOTH = [*WITH_GGUF, "examples/chat_onnxruntime.py", "examples/node/chat.mjs", "examples/node/package.json"]
+WITH_BOTH += ["examples/node/repetition.mjs"]
 
 
 @pytest.fixture

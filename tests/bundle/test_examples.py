@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -20,9 +21,10 @@ from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.bundle.turns import around_question
 from edgedistill.cli.main import cli
 from edgedistill.runtimes.chat_defaults import TEMPERATURE, TOP_P, ChatDefaults
+from edgedistill.runtimes.repetition import STOPPED, repeats
 from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, taught_with, unmeasured
 from tests.chromium import Page, find_chromium
-from tests.tiny import CHAT_TEMPLATE, KNOWN, make_knowing_llama, make_tiny_llama
+from tests.tiny import CHAT_TEMPLATE, KNOWN, make_knowing_llama, make_tiny_llama, teach_to_talk
 
 SITE = (
     Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -68,7 +70,7 @@ def test_programs_run_from_anywhere(bundle, expected, tmp_path):
     )
 
 
-def test_cpp_compiles_and_answers(bundle, expected, tmp_path):
+def test_cpp_compiles_and_answers(bundle, looping, expected, tmp_path):
     if not (
         shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++")) and (SITE / "lib/cmake/llama").is_dir()
     ):
@@ -81,6 +83,8 @@ def test_cpp_compiles_and_answers(bundle, expected, tmp_path):
     answer_of(["cmake", "--build", tmp_path], here)
     assert answer_of([tmp_path / "chat", bundle / "Tiny-Talker-q8_0.gguf", QUESTION], here) == expected["gguf"]
     assert run([tmp_path / "chat"], here).returncode == 0  # its own path and question
+    looped = run([tmp_path / "chat", next(looping.glob("*.gguf")), QUESTION], here)
+    assert (looped.returncode, looped.stderr) == (0, f"\n[{STOPPED}]")
     missing = run([tmp_path / "chat", "none.gguf"], here)
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "none.gguf can't be loaded" in missing.stderr
@@ -104,6 +108,8 @@ def test_a_bundle_has_the_examples_of_its_formats_only(packed, tmp_path):
                 "README.md",
                 "chat_llama_cpp.py",
                 "chat_openai.py",
+                "repetition.py",
+                "browser/repetition.mjs",
                 "android/README.md",
                 "browser/README.md",
                 "browser/chat.mjs",
@@ -137,6 +143,9 @@ def test_a_bundle_has_the_examples_of_its_formats_only(packed, tmp_path):
                 "browser/serve.py",
                 "node/chat.mjs",
                 "node/package.json",
+                "node/repetition.mjs",
+                "repetition.py",
+                "browser/repetition.mjs",
             )
         ),
     }
@@ -233,6 +242,46 @@ def test_chat_sends_the_system_message_of_the_training_unless_told_otherwise(ins
     assert answers[0]["prompt_tokens"] > answers[1]["prompt_tokens"] + 10
     assert "system message, as in training (--system '' for none): You know the days" in plain.stderr
     assert "system message" not in none.stderr
+
+
+@pytest.fixture(scope="module")
+def looping(tmp_path_factory) -> Path:
+    """A bundle of a model that learned one answer, which never ends."""
+    folder = tmp_path_factory.mktemp("looping")
+    model = teach_to_talk(make_tiny_llama(folder / "model", seed=1), 60, answers={QUESTION: "the quiet river " * 80})
+    return write_bundle(pack(model, folder), unmeasured(), folder / "bundle", "Looper", model=model)
+
+
+@pytest.mark.parametrize("program", ["chat_llama_cpp.py", "chat_onnxruntime.py"])
+def test_an_answer_that_repeats_itself_is_stopped_as_in_chat(looping, program):
+    done = run([sys.executable, program, QUESTION], looping / "examples")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"[{STOPPED}]" in done.stderr
+    assert repeats(done.stdout.removesuffix("\n"))
+    assert len(done.stdout) < 400
+    told = CliRunner().invoke(cli, ["chat", str(looping), "--threads", "1", "--json"], input=QUESTION + "\n")
+    assert json.loads(told.stdout)["finish"] == "repetition"
+
+
+TEXTS = ["", "ab" * 79, "ab" * 80, "ab" * 81, "a" * 159, "a" * 160, "x" + "a" * 200, "word " * 32, "abc" * 60 + "d"]
+TEXTS += [("a sentence of some words. " * count)[:-1] for count in (2, 3, 7, 30)] + ["abcdefghij" * 20 + "abc"]
+
+
+def test_the_guard_of_the_pages_finds_the_same_loops_as_ours(bundle, tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("needs Node.js")
+    rng = random.Random(0)
+    texts = TEXTS + ["".join(rng.choices("ab", k=rng.randrange(2, 400))) for _ in range(100)]
+    texts += [rng.choice(["ab", "a\n", "日本", "x" * 90]) * rng.randrange(1, 120) for _ in range(100)]
+    shutil.copy(bundle / "examples" / "browser" / "repetition.mjs", tmp_path)
+    (tmp_path / "all.mjs").write_text(
+        "import { repeats } from './repetition.mjs';\n"
+        "import { readFileSync } from 'node:fs';\n"
+        "console.log(JSON.stringify(JSON.parse(readFileSync(0, 'utf8')).map(repeats)));\n"
+    )
+    found = json.loads(run(["node", "all.mjs"], tmp_path, input=json.dumps(texts)).stdout)
+    assert found == [repeats(text) for text in texts]
+    assert set(found) == {True, False}
 
 
 def test_every_program_samples_as_chat_does(bundle):
@@ -350,10 +399,14 @@ def packages(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_node_answers(packed, expected, packages, tmp_path):
+def test_node_answers(packed, looping, expected, packages, tmp_path):
     out = write_bundle({"onnx-q8_0": packed["onnx-q8_0"]}, unmeasured(), tmp_path / "bundle", "m")
     npm_install(out / "examples" / "node", packages)
     assert answer_of(["node", "chat.mjs", QUESTION], out / "examples" / "node") == expected["onnx"]
+    shutil.copytree(looping, tmp_path / "looping")
+    npm_install(tmp_path / "looping" / "examples" / "node", packages)
+    done = run(["node", "chat.mjs", QUESTION], tmp_path / "looping" / "examples" / "node")
+    assert f"[{STOPPED}]" in done.stderr
 
 
 # As in Safari, for which wllama has another build.
