@@ -1,4 +1,4 @@
-"""What every runtime can do with a packed file, and the two results that it gives."""
+"""The interface of every runtime of packed files, and what its methods return."""
 
 import codecs
 from collections.abc import Generator, Iterator, Sequence
@@ -78,7 +78,7 @@ class Runtime:
     """A packed file, loaded in a child process. Use it in a `with`; leaving that ends the child.
 
     Every method raises RuntimeDiedError when the child dies, InputError for input that the model can't take, RunError
-    for the rest. Nothing depends on what was asked before: caches are emptied first.
+    for the rest. No result depends on earlier calls: caches are emptied first.
     """
 
     def __init__(self, module: str, path: Path, threads: int, load: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Runtime:
         """Of each (prompt, options) in turn, for each option Σ log p(its token | prompt and its tokens before), in
         nats.
 
-        This is the plain way, which any runtime can go: each option with its prompt is a sequence of its own.
+        Any runtime can do it this way: each option with its prompt is a sequence of its own.
 
         Raises:
             InputError: a prompt or an option is empty or holds an unknown token.
@@ -184,11 +184,11 @@ class Runtime:
         """Yield the answer in pieces of text, as the model wrote it: neutralise it before printing. `last_chat` then
         holds its counts.
 
-        An empty piece comes while a long conversation is still being read; `reading` says how far that is.
+        While a long conversation is still being read, pieces are empty, and `reading` says how much has been read.
 
         Args:
-            keep: what the conversation before shares with this one needn't be read again, where the runtime can do
-                that. The batches are then others, and so may be the last bits of a logit.
+            keep: don't read again the beginning that this conversation shares with the one before, where the runtime
+                can do that. Batches then differ, and with them perhaps the last bits of a logit.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_chat = None

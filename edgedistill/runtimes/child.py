@@ -1,7 +1,7 @@
-"""The parent side of a runtime: start the child process, ask it, and turn its death into one sentence.
+"""The parent's side of a runtime: it starts the child process, sends requests, and reports its death in one sentence.
 
-A bad model file can abort the process that loads it (a C++ exception inside llama.cpp, a failed assertion), so nothing
-but a child ever loads one. Threads are set explicitly, and OpenMP threads sleep while they wait: spinning ones made two
+A bad model file can abort the process that loads it (a C++ exception inside llama.cpp, a failed assertion), so only a
+child ever loads one. Threads are set explicitly, and OpenMP threads sleep while they wait: spinning ones made two
 threads on two busy cores 10 to 30 times slower.
 """
 
@@ -46,8 +46,8 @@ class Child:
         Args:
             subject: the file or folder that error messages name.
             fds: open files that the child gets under the same numbers.
-            on_line: called in a thread with each line that the child says on stderr; whether it could be its last
-                words, and so is to be quoted if the child dies.
+            on_line: called in a thread with each line that the child writes to stderr; returns whether an error should
+                quote the line, should the child die after it.
         """
         environment = os.environ | {
             **THREADING,
@@ -153,7 +153,7 @@ class Child:
             header, arrays = read_frame(self._from)
         except (EOFError, ConnectionResetError):
             raise self._death(op) from None
-        except BaseException:  # Ctrl-C within a frame: what follows in the pipe is no answer to anything
+        except BaseException:  # Ctrl-C within a frame: the rest of the frame would be read as the next answer
             self.close()
             raise
         if header["ok"]:
@@ -182,8 +182,8 @@ class Child:
 
 
 def _listen(lines: IO[bytes], log: BinaryIO, on_line: Callable[[str], bool]) -> None:
-    """Pass a child's lines on; the log keeps the last one that is to be quoted, since a child that serves says more
-    than a disk holds.
+    """Pass a child's lines on. The log keeps only the last line that may be quoted, since a server's log grows without
+    end.
     """
     with lines, contextlib.suppress(ValueError):  # the log is closed: so is the child
         for line in lines:
@@ -194,7 +194,7 @@ def _listen(lines: IO[bytes], log: BinaryIO, on_line: Callable[[str], bool]) -> 
 
 
 def _last_line(log: BinaryIO) -> str:
-    """The last line of the child's stderr that says something, without control characters."""
+    """The last line of the child's stderr that isn't blank, without control characters."""
     size = log.seek(0, os.SEEK_END)
     log.seek(max(0, size - LAST_LINES_BYTES))
     lines = [line.strip() for line in log.read().decode("utf-8", errors="replace").splitlines() if line.strip()]

@@ -1,8 +1,9 @@
 """Log-likelihoods of the options of multiple-choice questions, many questions through one llama.cpp batch.
 
-A question's prompt is evaluated once and belongs to the sequences of all its options; an option's tokens are a
-sequence's own. Only the rows of logits that predict an option's token are made: the prompt's last, and each option's
-but the last. They become one number an option here, next to the model, so no logits travel between processes.
+A question's prompt is evaluated once and belongs to the sequences of all its options; each option's tokens belong to a
+sequence of its own. Logits are computed only where they predict an option's token: at the prompt's last token, and at
+all tokens of an option but its last. They are summed to one number an option here, in the process of the model, so no
+logits travel between processes.
 """
 
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def choice_log_probs(engine: LlamaEngine, choices: list[Choice]) -> Iterator[lis
 
 
 def _packs(choices: list[Choice], most_rows: int) -> Iterator[list[Choice]]:
-    """Choices in groups that one batch takes; one that alone is over a limit is a group of its own."""
+    """Choices in groups that fit into one batch; a choice that exceeds a limit by itself is a group of its own."""
     pack: list[Choice] = []
     tokens = rows = sequences = 0
     for choice in choices:
@@ -99,8 +100,8 @@ def _score(engine: LlamaEngine, pack: list[Choice]) -> list[list[float]]:
 
 
 def _log_norms(logits: np.ndarray) -> np.ndarray:
-    """[N] float64: log of the sum of exp over each row of [N, V] float32; the sum alone is float64, its terms need not
-    be.
+    """[N] float64: log of the sum of exp over each row of [N, V] float32. Only the sum is float64; for its terms
+    float32 is precise enough.
     """
     norms = np.empty(len(logits))
     for start in range(0, len(logits), ROWS):

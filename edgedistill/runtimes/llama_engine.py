@@ -22,7 +22,7 @@ _errors: list[str] = []
 
 @lib.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_errors(level: int, text: bytes, _: Any) -> None:
-    """llama.cpp says why a file is bad only in its log: keep the errors, drop the hundreds of lines around them."""
+    """Keep the errors that llama.cpp logs: the log alone says why a file is bad, among hundreds of other lines."""
     if level == ERROR_LEVEL:
         line = text.decode("utf-8", errors="replace").strip()
         if line:
@@ -31,7 +31,7 @@ def _keep_errors(level: int, text: bytes, _: Any) -> None:
 
 
 def keep_errors() -> None:
-    """Have llama.cpp's errors kept from now on."""
+    """Keep llama.cpp's errors from now on."""
     lib.llama_log_set(_keep_errors, ctypes.c_void_p(0))
 
 

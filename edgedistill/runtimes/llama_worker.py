@@ -1,7 +1,7 @@
-"""The child process of the llama.cpp runtime: `python -m edgedistill.runtimes.llama_worker`, spoken to in frames on
+"""The child process of the llama.cpp runtime: `python -m edgedistill.runtimes.llama_worker`, which reads frames from
 stdin.
 
-One operation a method; protocol.py says how they travel. The parent's class is `LlamaCpp` in llama.py.
+Each operation is a method; protocol.py has the frames. The parent's class is `LlamaCpp` in llama.py.
 """
 
 from collections.abc import Iterator

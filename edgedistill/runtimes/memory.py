@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def peak_rss_bytes() -> int:
-    """The most that was ever resident."""
+    """The highest resident size that this process ever had."""
     status = _status()
     if "VmHWM" in status:
         return status["VmHWM"]
@@ -15,7 +15,7 @@ def peak_rss_bytes() -> int:
 
 
 def rss_bytes() -> int:
-    """What is resident now."""
+    """The resident size now."""
     status = _status()
     if "VmRSS" in status:
         return status["VmRSS"]

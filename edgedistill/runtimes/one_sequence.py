@@ -1,5 +1,5 @@
-"""The operations that go token by token through one sequence, the same for every runtime's child process: chat, speed,
-template.
+"""Operations that go through one sequence token by token (chat, speed, template): the same for every runtime's child
+process.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ READ_TOKENS = 128  # of a chat's prompt, between two chances to stop: seconds on
 
 
 class OneSequence:
-    """What a worker needs: five things that only its runtime knows. `load` sets the fields."""
+    """The base of a worker. `load` sets the fields; methods that raise NotImplementedError are the runtime's own."""
 
     vocab: int
     context: int  # room of a sequence in tokens
@@ -37,10 +37,9 @@ class OneSequence:
         raise NotImplementedError
 
     def reopen(self, prompt: list[int]) -> int:
-        """Cut the sequence that is there to the beginning that it shares with a prompt; how many tokens that leaves, 0
-        for none.
+        """Cut the current sequence to the tokens that it shares with the beginning of a prompt; returns their number.
 
-        At least the prompt's last token stays to be read. A runtime that can't cut its cache leaves none.
+        At least the prompt's last token remains to be evaluated. A runtime that can't cut its cache returns 0.
         """
         return 0
 
@@ -61,7 +60,7 @@ class OneSequence:
         raise NotImplementedError
 
     def operations(self) -> dict[str, Operation]:
-        """By the name that the parent asks for."""
+        """The operations by the names that the parent sends."""
         names = ("load", "tokenize", "detokenize", "logits", "apply_template", "chat", "speed", "memory")
         return {name: getattr(self, name) for name in names}
 
@@ -88,7 +87,7 @@ class OneSequence:
     ) -> Iterator[Any]:
         """Stream an answer's bytes as latin-1 text, token by token; the last item counts the tokens.
 
-        While a long prompt is read, items tell how far that is, so that the parent may stop it.
+        While a long prompt is read, items say how many tokens have been read, so that the parent may stop there.
         """
         prompt = self.apply_template(messages, True)["ids"]
         limit = min(self.context, self.trained)

@@ -3,7 +3,7 @@ CPU.
 
 The graph takes `input_ids` [1, T], `attention_mask` [1, P+T] and `past_key_values.N.key/value` [1, heads, P, head_dim],
 and gives `logits` [1, T, V] and `present.N.key/value`: optimum's names, which transformers.js expects too.
-`position_ids` is fed to the graphs that ask for it. Caches stay inside onnxruntime: nothing is copied to numpy but the
+`position_ids` goes to the graphs that take it. Caches stay inside onnxruntime: nothing is copied to numpy but the
 logits.
 """
 
@@ -33,7 +33,7 @@ class OnnxWorker(OneSequence):
     """The operations on one ONNX folder."""
 
     _length: int  # tokens in the cache
-    _cache: dict[str, Any]  # never changed in place: a run gives new values, so an older state is as good as it was
+    _cache: dict[str, Any]  # never changed in place: a run returns new values, so an older cache stays valid
 
     def operations(self) -> dict[str, Operation]:
         """One sequence's, generate, and the likelihoods of options."""

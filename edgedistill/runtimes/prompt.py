@@ -1,7 +1,7 @@
-"""A conversation as the text that a model is asked with: its template's, and what may have to come before that.
+"""The prompt of a conversation: the text that its chat template gives, behind a bos where the file needs one.
 
-`chat` and `serve` both ask through `write_prompt`, and tokenize what it returns with control tokens read and nothing
-added. That gives the ids of transformers' apply_chat_template, which are those that training saw.
+`chat` and `serve` both call `write_prompt`, and tokenize its text with control tokens read and nothing added. That
+gives the ids of transformers' apply_chat_template, which are those that training saw.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,9 @@ class PromptFormat:
 def adds_missing_bos(add_bos: bool, ours: bool) -> bool:
     """Whether a prompt gets the bos that its template leaves out.
 
-    Some published GGUF files have theirs cut out of the template, since llama.cpp's programs add the one that the file
-    asks for; without it such a model (Gemma) talks nonsense. A file of ours holds the template as transformers has it,
-    which
-    renders alone what the model was trained on: nothing is added there.
+    In some published GGUF files the template was stripped of its bos, since llama.cpp's programs add the one that the
+    file asks for; without a bos such a model (Gemma) writes nonsense. A file of ours holds the template as transformers
+    has it, which gives exactly the text that the model was trained on, so nothing is added.
     """
     return add_bos and not ours
 
@@ -62,7 +61,7 @@ def write_prompt(
 
 
 def check_text(text: str) -> None:
-    """Raise InputError where a text holds half of a surrogate pair, which UTF-8 has no bytes for."""
+    """Raise InputError where a text holds half of a surrogate pair, which UTF-8 can't encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

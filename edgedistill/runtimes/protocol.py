@@ -1,12 +1,12 @@
-"""How a runtime's child process and its parent talk: one JSON line, then the raw bytes of the arrays that it names.
+"""Frames between a runtime's child process and its parent: one JSON line, then the raw bytes of the arrays that it
+names.
 
     {"op": "logits", "args": {...}}\\n                                          parent -> child
     {"ok": true, "result": ..., "more": true, "arrays": [{"name": "logits", "dtype": "<f4", "shape": [256,
     49152]}]}\\n<bytes> {"ok": false, "error": "...", "kind": "input"}\\n                           child -> parent
 
-A stream answers with frames that say `"more": true` and a last one without. The child reads "next" or "stop" before it
-sends a further frame, so a parent that no longer listens costs one frame's work, and a slow one doesn't fill the
-memory.
+A stream is answered by frames with `"more": true`, and a last one without. The child waits for "next" or "stop" before
+it sends another frame: a parent that stops reading costs one frame's work, and a slow parent doesn't fill the memory.
 """
 
 import json
@@ -48,7 +48,7 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], Arrays]:
 
     Raises:
         EOFError: the other side closed its end, in the middle of a frame or between two.
-        ValueError: what came is no frame.
+        ValueError: the line isn't a frame's.
     """
     line = stream.readline(MAX_LINE_BYTES)
     if not line.endswith(b"\n"):

@@ -1,16 +1,17 @@
-"""Small models may fall into a loop, above all where they always take the likeliest token: a guard that sees it.
+"""A guard that notices when an answer repeats itself without end.
 
-It reads the text alone, so it serves every runtime. Whoever stops an answer for it says so.
+Small models may fall into such a loop, above all where they always take the likeliest token. The guard reads the text
+alone, so it works with every runtime; the caller stops the answer and says so.
 """
 
-MOST_PERIOD = 400  # characters of what is said again and again: a paragraph
+MOST_PERIOD = 400  # characters of the repeated text: a paragraph
 COPIES = 3  # in a row; a refrain comes twice
 LEAST = 160  # characters of all copies together: rules of dashes and lists of zeros are shorter
 STOPPED = "stopped: it repeated itself"
 
 
 class RepetitionGuard:
-    """Fed an answer piece by piece."""
+    """Watches one answer, which it is given piece by piece."""
 
     def __init__(self) -> None:
         self._tail = ""

@@ -1,9 +1,9 @@
-"""What stands before llama-cpp-python's server: who may ask, requests put into the shape that it takes, refusals in
-OpenAI's.
+"""The application in front of llama-cpp-python's server: it checks who may ask, puts requests into the form that the
+library takes, and refuses in OpenAI's form.
 
-The library answers a conversation that a template refuses, or one too long, with status 500; in a stream it has said
-200 by then and the connection breaks. So a request is read, checked and rendered here first, and what is wrong with it
-is said as a 4xx of the kind that the openai client knows.
+The library answers a conversation that a template refuses, or one that is too long, with status 500; in a stream it has
+sent 200 by then, and the connection breaks. So each request is read, checked and rendered here first, and a fault is
+answered with a 4xx status and the body that the openai client expects.
 """
 
 import hmac

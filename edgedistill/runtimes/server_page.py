@@ -1,7 +1,7 @@
-"""What a served model answers beside OpenAI's API: a chat page of its own at `/`, and its health at `/health`.
+"""Two answers of a served model beside OpenAI's API: a chat page at `/`, and its health at `/health`.
 
-The page loads nothing from elsewhere, may ask only this server, and shows what a model says as text. Neither tells
-anything that a key protects.
+The page loads nothing from elsewhere, may send requests to this server only, and shows a model's answers as plain text.
+Neither reveals anything that a key protects.
 """
 
 import json

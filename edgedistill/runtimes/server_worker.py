@@ -1,9 +1,9 @@
 """The child process of `edgedistill serve`: llama-cpp-python's own server on one GGUF file, on a socket that the parent
 has bound.
 
-`python -m edgedistill.runtimes.server_worker`, spoken to in frames on stdin as the other workers. The chat template is
-rendered by prompt.py, registered with the library as a chat format of its own: the library's formats for known
-templates and its Jinja formatter differ from transformers in the bos, and stop at the text of the eos token wherever a
+`python -m edgedistill.runtimes.server_worker` reads frames from stdin, as the other workers do. prompt.py renders the
+chat template and is registered with the library as a chat format of its own: the library's formats for known templates
+and its Jinja formatter treat the bos otherwise than transformers, and stop at the text of the eos token wherever a
 model writes it.
 """
 
@@ -47,10 +47,10 @@ DEFAULT_CONTEXT = 4096  # tokens; a model that was trained for 131,072 would tak
 
 
 class WholeText(BaseLlamaTokenizer):
-    """The library's tokenizer, whose text is always the beginning of UTF-8.
+    """The library's tokenizer, whose bytes are always UTF-8, but for a last character that isn't complete yet.
 
-    A model may write bytes that make no character. The library then waits in a stream for them to become one, and holds
-    back all that follows; so they are the replacement character here, as in `edgedistill chat`.
+    A model may write bytes that make no character. In a stream the library then waits for them to become one, and holds
+    back everything after them. So they become the replacement character here, as in `edgedistill chat`.
     """
 
     def __init__(self, inner: BaseLlamaTokenizer) -> None:
@@ -147,7 +147,7 @@ class ServerWorker:
         Raises:
             Refused: it is malformed, the template refuses it, or it doesn't fit the context.
         """
-        # There is one model: asked by any name it answers with its own, and without one the library would tell the
+        # There is one model, which answers under its own name to any name; without one the library would tell the
         # file's path.
         body = plain_question(path, body, self.defaults) | {"model": self.name}
         kind = CreateChatCompletionRequest if path == CHAT else CreateCompletionRequest
@@ -165,9 +165,8 @@ class ServerWorker:
             )
         if request.get("grammar") is not None or request.get("response_format") is not None:
             self.check_grammar(request)
-        if bad := [
-            token for token in request.get("logit_bias") or {} if not is_token(token, self.llama.n_vocab(), request)
-        ]:
+        biased = request.get("logit_bias") or {}
+        if bad := [token for token in biased if not is_token(token, self.llama.n_vocab(), request)]:
             raise Refused(f"logit_bias names token {bad[0]!r}, which the vocabulary lacks", param="logit_bias")
         try:
             if path == CHAT:
@@ -191,7 +190,7 @@ class ServerWorker:
         """Refuse a grammar that llama.cpp can't read.
 
         Raises:
-            Refused: so it is.
+            Refused: llama.cpp can't read it.
         """
         form = request.get("response_format") or {}
         grammar = request.get("grammar")
@@ -208,7 +207,7 @@ class ServerWorker:
         lib.llama_sampler_free(sampler)
 
     def listen(self, fd: int) -> Answer:
-        """Begin to answer requests on a bound socket; when that stands."""
+        """Start to answer requests on a bound socket; returns once the server has started."""
         sock = socket.socket(fileno=fd)
         try:
             sock.listen(128)
@@ -239,7 +238,7 @@ class ServerWorker:
         return None
 
     def wait(self) -> Answer:
-        """Until the server has ended, on SIGTERM."""
+        """Wait until the server has ended, on SIGTERM."""
         self.thread.join()
         return None
 
@@ -276,7 +275,7 @@ def prompt_format(llama: llama_cpp.Llama) -> PromptFormat:
 
 
 def is_token(name: str, vocab: int, request: dict[str, Any]) -> bool:
-    """Whether a key of logit_bias is a token's number, or may be a text."""
+    """Whether a key of logit_bias is the number of a token, or where keys are texts, any text."""
     return request.get("logit_bias_type") == "tokens" or (name.isdecimal() and int(name) < vocab)
 
 

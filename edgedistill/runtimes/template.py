@@ -1,8 +1,7 @@
-"""A chat template, rendered as transformers and llama.cpp render it: Jinja, sandboxed, with the extras that templates
-use.
+"""Renders a chat template as transformers and llama.cpp do: Jinja in a sandbox, with the extensions that templates use.
 
-Templates come from model files, so they are treated as hostile: the environment can't reach attributes that begin with
-an underscore nor change what it is given.
+Templates come from model files, so they are treated as hostile: a template can't reach attributes that begin with an
+underscore, and can't change its arguments.
 """
 
 import json

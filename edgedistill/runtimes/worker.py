@@ -1,8 +1,8 @@
-"""The child side of a runtime: read a request, run its operation, answer; until the parent hangs up.
+"""The child's side of a runtime: it reads a request, runs its operation and answers, until the parent closes the pipe.
 
-fd 1 belongs to the C libraries, which print when they like, so it is pointed at stderr and the frames go to a private
-copy of it. A thread watches stdin: when the parent dies, even by SIGKILL, the pipe ends and this process with it, in
-the middle of a computation too.
+C libraries print to file descriptor 1, so that is redirected to stderr, and frames go to a copy of the original. A
+thread watches stdin: when the parent dies, even by SIGKILL, the pipe ends, and this process exits at once, even in the
+middle of a computation.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def _answer(answers: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]", an
     sent = False
     while True:
         item, failure = _advance(answer)
-        # The parent says "next" after every answer but the last frame: take that word before anything else is sent.
+        # The parent sends "next" or "stop" after every frame but the last; read it before sending anything else.
         if sent and requests.get()["op"] == "stop":
             break
         if failure is not None:

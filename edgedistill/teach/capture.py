@@ -1,8 +1,8 @@
 """Capture a model's own distribution on documents: its last hidden states, which with its output matrix are exact.
 
-Recovery compares the student on its grid with the float student at every token, many times over; the float side never
-changes, so it runs once. On the way it sees every linear layer's inputs, whose mean squares are what the
-importance-weighted fit needs.
+Recovery compares the student on its grid with the float student at every token, many times over. The float side never
+changes, so it runs once. The same pass sums up the squares of every linear layer's inputs, for the importance-weighted
+fit.
 """
 
 from collections.abc import Sequence
@@ -177,7 +177,7 @@ def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 class _Mask:
-    """Which positions of the batch at hand are text: padding's activations are nobody's inputs."""
+    """Which positions of the current batch are text: padding must not count among the inputs."""
 
     mask: Tensor
 

@@ -1,4 +1,4 @@
-"""What texts begin with, before the teacher writes: questions, the user's prompts, a few words of prose, or nothing."""
+"""The beginnings that the teacher continues: questions, the user's prompts, a few words of prose, or nothing."""
 
 import random
 from collections import Counter
@@ -24,7 +24,7 @@ REFUSED = "refused by the chat template"
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who writes, and what.
+    """Which teacher writes what.
 
     Attributes:
         writer: the teacher, ready to write.

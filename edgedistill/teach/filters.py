@@ -1,4 +1,4 @@
-"""Which of the teacher's texts are kept: no duplicates, nothing empty, cut off or running in circles.
+"""Which of the teacher's texts are kept: not those that are duplicates, empty, cut off or in an endless loop.
 
 A student copies what it reads; one looping answer in fifty is enough to teach a small model to loop.
 """
@@ -13,7 +13,7 @@ NGRAM = 6  # tokens
 # A text in which the commonest six tokens in a row come this often, or most six-token windows aren't new, is a loop.
 NGRAM_REPEATS = 5
 FRESH_SHARE = 0.6
-PERIODS = range(1, 33)  # tokens: lengths of a phrase said over and over at the end
+PERIODS = range(1, 33)  # tokens: lengths of a phrase that is repeated at the end
 PERIOD_REPEATS = 4
 # Control characters other than newline, carriage return and tab: a tokenizer's stray bytes, or worse in a terminal.
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
@@ -37,7 +37,7 @@ def why_dropped(text: str, tokens: Sequence[int], finish: str) -> str | None:
 
 
 def is_loop(tokens: Sequence[int]) -> bool:
-    """Whether a text says the same thing over and over."""
+    """Whether a text repeats itself without end."""
     for period in PERIODS:
         tail = tokens[-period * PERIOD_REPEATS :]
         if (

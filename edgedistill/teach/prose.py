@@ -72,7 +72,7 @@ def _write_shard(
     window: int,
     top_k: int,
 ) -> None:
-    """One shard of pieces, all of whose tokens count; with what `reader` thinks of them, if there is one."""
+    """One shard of pieces, all of whose tokens count; with the log-probabilities of `reader`, if there is one."""
     examples = []
     for stretch in part:
         for piece in stretch.pieces(tokenizer, window):

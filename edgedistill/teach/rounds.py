@@ -6,11 +6,11 @@ the same bytes. Two sources differ in the beginning of their files' names and in
 
 - "" has chats: a question (the teacher's own, or of a file) and its answer; or plain text, if the recipe's style is
   that.
-- "free-" has text that the teacher writes on from a few words: in turn words from the training part of the prose, and
-  beginnings of other kinds of text (data/starters.py). Written from nothing, a chat model's text is chats again; what
-  it knows beside them shows when it is made to go on with something else.
+- "free-" has text that the teacher continues from a few words: in turn words from the training part of the prose, and
+  beginnings of other kinds of text (data/starters.py). A chat model that starts from nothing writes chats again; its
+  other knowledge shows when it must continue something else.
 
-Of a chat the answer counts, with the token that ends it: towards the budget, in training and in judging.
+Only a chat's answer and the token that ends it count, towards the budget, in training and in judging.
 """
 
 import json
@@ -37,7 +37,7 @@ SPARE_ROUNDS = 8
 # Prompts a round for each slot. A slot that ends early takes the next prompt; only the last wave of a round leaves
 # slots idle, and a kill loses at most a round.
 WAVES = 4
-# tokens that a prompt may have beyond teach.max_prompt_tokens: the chat template's, and longer ones of the user's
+# Tokens that a prompt may have beyond teach.max_prompt_tokens: for the chat template, and for longer user prompts.
 PROMPT_SPARE = 512
 TOO_LONG = "prompt too long"
 TRACES = "traces-*.jsonl"
@@ -45,7 +45,7 @@ TRACES = "traces-*.jsonl"
 
 @dataclass
 class Tally:
-    """What became of a source's texts so far; saved with each round."""
+    """Counts of a source's texts so far; saved with each round."""
 
     rounds: int = 0
     asked: int = 0
@@ -57,7 +57,7 @@ class Tally:
 
 
 class NothingKeptError(RunError):
-    """A teacher wrote, and what it wrote could not be kept, or too little of it."""
+    """Nothing that a teacher wrote could be kept, or too little."""
 
 
 def write_rounds(
@@ -109,7 +109,7 @@ def longest_prompt(settings: Teach) -> int:
 
 
 def _too_few(assignment: Assignment, tally: Tally, goal: int, progress: Progress) -> None:
-    """Say, or refuse as the recipe has it, that the prompts ran out before the goal."""
+    """Note that the prompts ran out before the goal, or raise RunError where the recipe says so."""
     gave = (
         f"{assignment.name}: all {len(assignment.prompts or ())} prompts gave {tally.tokens} kept tokens of the "
         f"{goal} that teach.tokens asks for"

@@ -1,4 +1,5 @@
-"""A tokenizer in a GGUF file: the `tokenizer.*` keys, and the name that llama.cpp reads a tokenizer's habit from.
+"""A tokenizer in a GGUF file: the `tokenizer.*` keys, and the model's name, by which llama.cpp recognises Phi-3's
+treatment of spaces.
 
 Keys: docs/gguf.md of ggml; what they do: llama_vocab::impl::load in llama.cpp.
 """
@@ -15,7 +16,9 @@ from edgedistill.models.tokens import GGUF_ID_NAMES, RSTRIP_NAMES, UNUSED, Vocab
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
-    """Write the tokenizer's keys. What GGUF has no key for is left out: `Vocabulary.stored` is what a reader finds."""
+    """Write the tokenizer's keys. A part that GGUF has no key for is left out; `Vocabulary.stored` is what a reader
+    gets.
+    """
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(list(vocabulary.tokens))
@@ -66,8 +69,9 @@ def pad_vocabulary(vocabulary: Vocabulary, rows: int, folder: Path) -> Vocabular
 def known_name(name: str | None, vocabulary: Vocabulary) -> str | None:
     """`general.name`, so that llama.cpp treats spaces behind special tokens as the tokenizer does.
 
-    It knows that only by "phi-3" or "phi3" in the name, and with that name can't load a file without Phi-3's tokens. So
-    a tokenizer with that habit gets the name, and any other is kept from it ("phi-3" becomes "phi 3").
+    llama.cpp strips these spaces only where the name holds "phi-3" or "phi3", and with such a name it can't load a file
+    without Phi-3's tokens. So a tokenizer that strips them gets the name, and any other loses it ("phi-3" becomes
+    "phi 3").
     """
     if vocabulary.rstrip:
         if name is not None and any(part in name.lower() for part in RSTRIP_NAMES):

@@ -13,7 +13,7 @@ multiplied by them, while the sums are exact. Therefore the operator takes steps
 take center scales more: a whole number of scales, added first, so that no rounding changes. At accuracy level 4 the
 logits of a tiny q4_k model were 6 % off without it, and 2 to 3 % with it, like q8_0's.
 
-Widths. A code takes the next width that the operator has: five and six bits, and the levels of iq4_nl and mxfp4, take
+Widths. Codes get the next width that the operator has: five and six bits, and the levels of iq4_nl and mxfp4, take
 8; three bits take 4. Two bits are fast only in blocks of 32 to 128: in groups of 16 q2_k's two bits were 140 times
 slower than four, so it takes 4, and tq2_0's block of 256 is written as two of 128. formats.py has the bits a weight in
 the file, scales included (`onnx_bits`). Two bits run in onnxruntime 1.24 and later (in an embedding not in 1.25, but in

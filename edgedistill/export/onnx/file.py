@@ -115,7 +115,7 @@ class OnnxFile:
         return np.frombuffer(data, dtype).reshape(dims)
 
     def _outside(self, tensor: TensorProto) -> bytes:
-        """Bytes from the data file. Its name is ours to say, not the file's: a path in it could lead anywhere."""
+        """Bytes from the data file, whose name follows from the model's: a path in the file could lead anywhere."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         data = self.path.with_name(f"{self.path.name}_data")
         offset, length = entries.get("offset", ""), entries.get("length", "")

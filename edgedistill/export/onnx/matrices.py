@@ -1,7 +1,7 @@
 """A checkpoint's matrices in a graph: the tensors stored, and the nodes that multiply by them or look rows up.
 
-Tensors that read the same activations and are on one grid stand below one another in one matrix; its name is theirs, as
-in `model.layers.0.self_attn.(q_proj|k_proj|v_proj)`, so that a reader can part them again.
+Tensors that read the same activations and are on one grid are stored as one matrix, one below another; it has all their
+names, as in `model.layers.0.self_attn.(q_proj|k_proj|v_proj)`, so that a reader can tell them apart again.
 
 Of a matrix NAME the file holds, as `blocks` packs them:
 
@@ -75,7 +75,7 @@ class Matrices(Nodes):
         return outputs_by_part
 
     def neighbours(self, room: str, names: Sequence[str]) -> list[list[str]]:
-        """Names in their order, those that can be one matrix together."""
+        """The names in order, grouped by which can be stored as one matrix."""
         groups: list[list[str]] = []
         kinds: list[str] = []
         for name in names:
@@ -220,7 +220,7 @@ class Matrices(Nodes):
         return self.node("Reshape", [rows, self.integers("flat", 0, 0, matrix.cols)], f"{name}.flat")
 
     def zero_points(self, name: str, layout: Layout, *dims: int) -> str:
-        """Packed zero points, one the same as the other."""
+        """Packed zero points, all alike."""
         byte = self.constant(f"zero_{layout.bits}_{layout.zero}", np.array([layout.zero_byte], np.uint8))
         return self.node("Expand", [byte, self.integers(f"{name}.size", *dims)], name)
 

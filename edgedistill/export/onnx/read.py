@@ -1,7 +1,7 @@
 """Read an exported ONNX model back: codes and scales under Hugging Face names, as the graph's nodes compute with them.
 
-A node bears its module's name, its inputs lead to the stored tensors, and the attention's head counts say where rows of
-several modules in one matrix part.
+A node has its module's name, and its inputs lead to the stored tensors. Where one matrix holds the rows of several
+modules, the attention's head counts say how many rows each has.
 """
 
 import re
@@ -22,8 +22,11 @@ BLOCKS = (16, 32, 64, 128, 256)
 FORMAT_NAMES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16", np.dtype(ml_dtypes.bfloat16): "bf16"}
 FLOATS, INTEGERS, SCALES = (np.float32, np.float16, ml_dtypes.bfloat16), (np.int8, np.uint8), (np.float16, np.float32)
 
-NORM_OPS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}  # and which input is the weight
-TERMS = (".center", ".shift")  # what is added to a matrix's product
+NORM_OPS = {
+    "SimplifiedLayerNormalization": 1,
+    "SkipSimplifiedLayerNormalization": 2,
+}  # operator -> index of the input with the weight
+TERMS = (".center", ".shift")  # ends of the names of nodes that are added to a matrix's product
 JOINED = re.compile(r"(.+)\.\(([a-z_]+(?:\|[a-z_]+)+)\)")
 
 Floats = NDArray[np.float32]
@@ -38,7 +41,7 @@ class Weight:
 
     @property
     def bits(self) -> int | None:
-        """Width of its codes, None where it has none."""
+        """Width of its codes in bits; None where it is on no grid."""
         return self.stored.layout.bits if isinstance(self.stored, Packed) else None
 
     @property
@@ -74,7 +77,7 @@ def read_weights(file: OnnxFile) -> Iterator[Weight]:
 
 
 class _Reader:
-    """From nodes to tensors."""
+    """Yields the tensors of a file's nodes."""
 
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
@@ -103,7 +106,7 @@ class _Reader:
         return True
 
     def _modules(self, node: NodeProto) -> Iterator[Weight]:
-        """The weights and biases of a matrix: of one module, or of those whose rows stand below one another."""
+        """The weights and biases of a matrix, which holds the rows of one module or of several, one after another."""
         if node.op_type == "MatMulNBits":
             packed = self._packed(node, 1)
             stored: Packed | Array = packed
@@ -128,10 +131,10 @@ class _Reader:
 
     def _parts(self, name: str, rows: int) -> list[tuple[str, int]]:
         """(module, its rows) of a matrix of `rows` rows."""
-        joined = JOINED.fullmatch(name)
-        if joined is None:
+        match = JOINED.fullmatch(name)
+        if match is None:
             return [(name, rows)]
-        parent, names = joined[1], joined[2].split("|")
+        parent, names = match[1], match[2].split("|")
         attention = self.file.nodes.get(parent)
         shares = [1] * len(names)
         if attention is not None and attention.op_type == "GroupQueryAttention":
@@ -169,7 +172,7 @@ class _Reader:
         return Packed(layout, codes, scales, offsets)
 
     def _zero(self, node: NodeProto, bits: int) -> int:
-        """The code of step 0: one for all, from a byte that is full of it, or the operator's own."""
+        """The code of step 0, the same for all groups: from a byte filled with it, or the operator's default."""
         if len(node.input) < 4 or not node.input[3]:
             return 1 << (bits - 1)
         maker = self.file.makers.get(node.input[3])
@@ -182,7 +185,7 @@ class _Reader:
         return zero
 
     def _center(self, node: NodeProto, name: str) -> int:
-        """How many scales of its own a matrix's groups have added."""
+        """The grid's center: the number of scales that the graph adds to the weights of each group."""
         maker = self.file.makers.get(name)
         is_product = maker is not None and maker.op_type == "Mul"
         if maker is None or not is_product or self._scales_of(maker, 0) != self._scales_of(node, 2):
@@ -197,7 +200,9 @@ class _Reader:
         return self.file.leaves(self.file.input(node, index))
 
     def _factors(self, name: str, rows: int, groups: int) -> tuple[Array, ...]:
-        """The factors of scales or offsets float32 [rows, groups]: a number each, or one a block times integers."""
+        """The stored factors of scales or offsets [rows, groups]: a number a group, or a number a block and an integer
+        a group.
+        """
         leaves = self.file.leaves(name)
         tensor = self.file.tensors.get(leaves[0]) if leaves else None
         per_row = tensor.dims[1] if tensor is not None and len(tensor.dims) == 2 else 0
