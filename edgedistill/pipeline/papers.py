@@ -57,14 +57,14 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
 
 def _provenance(context: Context, before: Sequence[Stage], packed: Sequence[Stage], done: Finished) -> Provenance:
     results = [done.results[stage.name] for stage in before]
-    stages = [StageCost(r.name, r.key, r.mark["seconds"], r.mark["peak_rss_bytes"], r.reused) for r in results]
+    stages = [StageCost(r.name, r.key, r.mark.seconds, r.mark.peak_rss_bytes, r.reused) for r in results]
     proofs = [{"file": f"{stage.kind} {stage.mix}", **_read(done.folder(stage.name) / PROOF)} for stage in packed]
     return Provenance(
         teacher=context.facts.source,
         recipe=context.recipe.to_dict(),
         command=context.command,
         license=context.facts.license,
-        versions=done.results["measure"].mark["versions"],
+        versions=done.results["measure"].mark.versions,
         stages=tuple(stages),
         verify=tuple(map(Proof.from_json, proofs)),
     )

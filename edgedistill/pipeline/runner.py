@@ -35,7 +35,7 @@ def run_stages(run: RunFolder, stages: Sequence[Stage], done: Finished) -> None:
         if not result.reused:
             release_memory()
         done.add(result)
-        took = "complete already" if result.reused else f"done in {show_seconds(result.mark['seconds'])}"
+        took = "complete already" if result.reused else f"done in {show_seconds(result.mark.seconds)}"
         done.progress.note(f"{stage.name}: {took}")
     run.set_current(list(done.results.values()))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError, RunError
-from edgedistill.store.marks import MARK, SLIMMED, read_mark
+from edgedistill.store.marks import MARK, read_mark
 from edgedistill.store.run import RUN, RunFolder
 
 _PARTIAL = re.compile(r"\.(.+)-([0-9a-f]{12})\.partial")
@@ -44,8 +44,8 @@ def list_stages(run: RunFolder) -> list[StageListing]:
         if not partial:
             try:
                 mark = read_mark(path / MARK)
-                state = "slimmed" if mark.get(SLIMMED) else "complete"
-                seconds, peak = float(mark["seconds"]), int(mark["peak_rss_bytes"])
+                state = "slimmed" if mark.slimmed else "complete"
+                seconds, peak = mark.seconds, mark.peak_rss_bytes
             except RunError:
                 state = "no mark"
         current = run.current.get(named[1]) == path.name

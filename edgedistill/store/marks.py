@@ -9,12 +9,13 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import edgedistill
 from edgedistill.errors import RunError
+from edgedistill.results.codec import JsonData, absent
 from edgedistill.store.files import canonical_json, file_sha256, files_of
 
 MARK = "stage.json"
@@ -22,7 +23,6 @@ SCHEMA = "edgedistill.stage/1"
 # Part of every key: raise it when the bytes that a stage writes, or what they mean, change without its settings
 # changing.
 FORMAT_VERSION = 2
-SLIMMED = "slimmed"  # in a mark: the stage's files were removed on purpose, by store/slim.py
 # Above this a file whose size and time of change are those of the mark isn't read again: hashing it takes seconds.
 TRUST_TIME_ABOVE_BYTES = 4 * 2**30
 PACKAGES = (
@@ -39,6 +39,58 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
+class InputMark(JsonData):
+    """A stage that was read: its key, and its content, which tells a rebuilt stage from the one that was read."""
+
+    key: str
+    content: str
+
+
+@dataclass(frozen=True)
+class FileMark(JsonData):
+    """A file of a stage; its time of change only where it is too large to be hashed again."""
+
+    bytes: int
+    sha256: str
+    mtime_ns: int | None = absent()
+
+
+@dataclass(frozen=True)
+class Mark(JsonData):
+    """What `stage.json` holds.
+
+    Attributes:
+        name, key: the stage's.
+        settings: all that decided the output beside the inputs; JSON types.
+        inputs: the stages that it read, by name.
+        outside: content hashes of the files outside the run that it read.
+        files: its own, by path.
+        versions: of Python, edgedistill and the packages that shape results.
+        seconds, peak_rss_bytes: what it took, over all starts.
+        slimmed: True where store/slim.py removed its files on purpose.
+    """
+
+    schema: str
+    name: str
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, InputMark]
+    outside: dict[str, str]
+    files: dict[str, FileMark]
+    versions: dict[str, str]
+    seconds: float
+    peak_rss_bytes: int
+    slimmed: bool | None = absent()
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over the stage's files as the mark lists them."""
+        hashes = {name: file.sha256 for name, file in self.files.items()}
+        return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class StageResult:
     """A finished stage."""
 
@@ -46,12 +98,12 @@ class StageResult:
     key: str  # SHA-256 in hex
     path: Path  # its folder; read it, never write into it
     reused: bool  # whether it was there already
-    mark: dict[str, Any]  # what stage.json holds
+    mark: Mark
 
     @property
     def content(self) -> str:
         """SHA-256 over its files' paths and hashes."""
-        return content_of(self.mark)
+        return self.mark.content
 
 
 def stage_key(
@@ -99,28 +151,28 @@ class StageSpec:
         return cls(name, key, settings, inputs, outside)
 
 
-def make_mark(folder: Path, spec: StageSpec, seconds: float, peak_rss_bytes: int) -> dict[str, Any]:
+def make_mark(folder: Path, spec: StageSpec, seconds: float, peak_rss_bytes: int) -> Mark:
     """Hash a finished stage's files and say how they came about."""
-    return {
-        "schema": SCHEMA,
-        "name": spec.name,
-        "key": spec.key,
-        "settings": json.loads(canonical_json(spec.settings)),
-        "inputs": inputs_of(spec.inputs),
-        "outside": dict(spec.outside),
-        "files": {path.relative_to(folder).as_posix(): _facts(path) for path in files_of(folder)},
-        "versions": versions(),
-        "seconds": round(seconds, 3),
-        "peak_rss_bytes": peak_rss_bytes,
-    }
+    return Mark(
+        schema=SCHEMA,
+        name=spec.name,
+        key=spec.key,
+        settings=json.loads(canonical_json(spec.settings)),
+        inputs=inputs_of(spec.inputs),
+        outside=dict(spec.outside),
+        files={path.relative_to(folder).as_posix(): _file_mark(path) for path in files_of(folder)},
+        versions=versions(),
+        seconds=round(seconds, 3),
+        peak_rss_bytes=peak_rss_bytes,
+    )
 
 
-def inputs_of(inputs: Sequence[StageResult]) -> dict[str, dict[str, str]]:
-    """The stages read, by name: key, and content, which tells a rebuilt stage from the one that was read."""
-    return {result.name: {"key": result.key, "content": result.content} for result in inputs}
+def inputs_of(inputs: Sequence[StageResult]) -> dict[str, InputMark]:
+    """The stages read, by name."""
+    return {result.name: InputMark(result.key, result.content) for result in inputs}
 
 
-def read_mark(path: Path) -> dict[str, Any]:
+def read_mark(path: Path) -> Mark:
     """A mark as it was written.
 
     Raises:
@@ -134,43 +186,32 @@ def read_mark(path: Path) -> dict[str, Any]:
         raise RunError(f"{path.name} cannot be read") from None
     if not isinstance(mark, dict) or mark.get("schema") != SCHEMA:
         raise RunError(f"{path.name} has no schema {SCHEMA}")
-    files = mark.get("files")
-    whole = isinstance(files, dict) and all(
-        isinstance(f, dict) and {"bytes", "sha256"} <= set(f) for f in files.values()
-    )
-    numbers = all(isinstance(mark.get(name), (int, float)) for name in ("seconds", "peak_rss_bytes"))
-    groups = all(isinstance(mark.get(name), dict) for name in ("settings", "inputs", "outside", "versions"))
-    if not (whole and numbers and groups and isinstance(mark.get("key"), str) and isinstance(mark.get("name"), str)):
-        raise RunError(f"{path.name} lacks a part")
-    return mark
+    try:
+        return Mark.from_json(mark, path.name)
+    except RunError as error:
+        raise RunError(f"{path.name} lacks a part ({error})") from None
 
 
-def difference(folder: Path, mark: Mapping[str, Any]) -> str | None:
+def difference(folder: Path, mark: Mark) -> str | None:
     """The first thing in which a stage's folder differs from its mark, as a clause; None when nothing does."""
-    if mark.get(SLIMMED):
+    if mark.slimmed:
         return "`runs clean --slim` removed its files"
     try:
         present = {path.relative_to(folder).as_posix(): path for path in files_of(folder) if path != folder / MARK}
     except RunError as error:
         return str(error)
-    for name, facts in mark["files"].items():
+    for name, file in mark.files.items():
         path = present.pop(name, None)
         if path is None:
             return f"{name} is missing"
         stat = path.stat()
-        if stat.st_size != facts["bytes"]:
-            return f"{name} has {stat.st_size} bytes, its mark says {facts['bytes']}"
-        if stat.st_size > TRUST_TIME_ABOVE_BYTES and stat.st_mtime_ns == facts.get("mtime_ns"):
+        if stat.st_size != file.bytes:
+            return f"{name} has {stat.st_size} bytes, its mark says {file.bytes}"
+        if stat.st_size > TRUST_TIME_ABOVE_BYTES and stat.st_mtime_ns == file.mtime_ns:
             continue
-        if (digest := file_sha256(path)) != facts["sha256"]:
-            return f"{name} doesn't match its mark (sha256 {digest[:12]}, marked {str(facts['sha256'])[:12]})"
+        if (digest := file_sha256(path)) != file.sha256:
+            return f"{name} doesn't match its mark (sha256 {digest[:12]}, marked {file.sha256[:12]})"
     return f"{next(iter(present))} is not in its mark" if present else None
-
-
-def content_of(mark: Mapping[str, Any]) -> str:
-    """SHA-256 over a stage's files as its mark lists them."""
-    hashes = {name: facts["sha256"] for name, facts in mark["files"].items()}
-    return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -184,9 +225,7 @@ def versions() -> dict[str, str]:
     return by_name
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _file_mark(path: Path) -> FileMark:
     stat = path.stat()
-    facts: dict[str, Any] = {"bytes": stat.st_size, "sha256": file_sha256(path)}
-    if stat.st_size > TRUST_TIME_ABOVE_BYTES:
-        facts["mtime_ns"] = stat.st_mtime_ns
-    return facts
+    large = stat.st_size > TRUST_TIME_ABOVE_BYTES
+    return FileMark(stat.st_size, file_sha256(path), stat.st_mtime_ns if large else None)

@@ -121,7 +121,7 @@ class RunFolder:
             mark = read_mark(self.folder_of(name, key) / MARK)
         except RunError:
             return False
-        return str(mark["key"]) == key
+        return mark.key == key
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgedistill.errors import RunError
-from edgedistill.store.marks import MARK, StageResult, StageSpec, difference, inputs_of, make_mark, read_mark
+from edgedistill.results.codec import to_plain
+from edgedistill.store.marks import MARK, Mark, StageResult, StageSpec, difference, inputs_of, make_mark, read_mark
 from edgedistill.store.meter import Meter
 from edgedistill.store.whole import remove_temporaries, sync_folder, sync_tree, write_json
 
@@ -52,12 +52,12 @@ class StageFolder:
         """The mark to be: written when the work is complete, before the folder gets its name."""
         return self.stages / f".{self.name}.seal.json"
 
-    def finish(self, mark: dict[str, Any]) -> None:
+    def finish(self, mark: Mark) -> None:
         """Give a sealed folder its name, and then, last of all, its mark."""
         if self.partial.exists():
             self.partial.rename(self.final)
             sync_folder(self.stages)
-        write_json(self.final / MARK, mark)
+        write_json(self.final / MARK, mark.to_json())
 
     def tidy(self) -> None:
         """Remove what a finished stage doesn't need."""
@@ -72,7 +72,7 @@ class StageFolder:
             if folder.exists():
                 shutil.rmtree(folder)
 
-    def find(self, spec: StageSpec, on_event: Callable[[str], None]) -> dict[str, Any] | None:
+    def find(self, spec: StageSpec, on_event: Callable[[str], None]) -> Mark | None:
         """The mark of a stage that is whole; None, with nothing in its way, when it must be built.
 
         Args:
@@ -103,7 +103,7 @@ class StageFolder:
         self.tidy()
         return mark
 
-    def build(self, spec: StageSpec, work: Callable[[Path], None]) -> dict[str, Any]:
+    def build(self, spec: StageSpec, work: Callable[[Path], None]) -> Mark:
         """Build a stage in its partial folder, a new one or one that a kill left; returns its mark.
 
         Raises:
@@ -112,18 +112,18 @@ class StageFolder:
         self.stages.mkdir(exist_ok=True)
         if not self.partial.exists():
             self.journal.unlink(missing_ok=True)
-            write_json(self.origin, inputs_of(spec.inputs))
+            write_json(self.origin, to_plain(inputs_of(spec.inputs)))
             self.partial.mkdir()
         with Meter(self.journal) as meter:
             work(self.partial)
         remove_temporaries(self.partial)
         mark = make_mark(self.partial, spec, meter.seconds, meter.peak_rss_bytes)
-        if not mark["files"]:
+        if not mark.files:
             raise RunError(f"stage {self.name} wrote nothing.")
-        if MARK in mark["files"]:
+        if MARK in mark.files:
             raise RunError(f"stage {self.name} wrote a file named {MARK}, which is the name of its mark.")
         sync_tree(self.partial)
-        write_json(self.seal, mark)
+        write_json(self.seal, mark.to_json())
         self.finish(mark)
         self.tidy()
         return mark
@@ -136,17 +136,17 @@ class StageFolder:
             origin = json.loads(self.origin.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return "nothing says what its unfinished work was begun from"
-        if origin == inputs_of(inputs):
+        if origin == to_plain(inputs_of(inputs)):
             return None
         return "a stage that its unfinished work was begun from has been rebuilt and differs"
 
 
-def _mark_trouble(mark: dict[str, Any], spec: StageSpec, folder: Path) -> str | None:
+def _mark_trouble(mark: Mark, spec: StageSpec, folder: Path) -> str | None:
     """Why a complete stage must be rebuilt, as a clause; None when nothing is wrong."""
-    if mark["key"] != spec.key:
+    if mark.key != spec.key:
         return "it is another stage"
     if trouble := difference(folder, mark):
         return trouble
-    if mark["inputs"] != inputs_of(spec.inputs):
+    if mark.inputs != inputs_of(spec.inputs):
         return "a stage that it was built from has been rebuilt and differs"
     return None

@@ -187,7 +187,7 @@ def test_seconds_and_memory_sum_up_over_restarts(run: RunFolder):
     with pytest.raises(RunError):
         run.stage("teach", {}, build=sleepy)
     mark = run.stage("teach", {}, build=sleepy).mark
-    assert 0.3 <= mark["seconds"] < 3
+    assert 0.3 <= mark.seconds < 3
 
 
 def test_memory_of_children_counts(run: RunFolder):
@@ -196,7 +196,7 @@ def test_memory_of_children_counts(run: RunFolder):
         subprocess.run([sys.executable, "-c", code], check=True)
         (work / "x").write_text("x")
 
-    assert run.stage("measure", {}, build=hungry).mark["peak_rss_bytes"] > 300e6
+    assert run.stage("measure", {}, build=hungry).mark.peak_rss_bytes > 300e6
 
 
 @pytest.mark.parametrize("moment", ["sealed", "renamed"])
@@ -237,7 +237,7 @@ def test_what_a_killed_atomic_write_left_does_not_ship(run: RunFolder):
         (work / ".state.json.123.tmp").write_text("half")
         (work / "state.json").write_text("whole")
 
-    assert list(run.stage("teach", {}, build=build).mark["files"]) == ["state.json"]
+    assert list(run.stage("teach", {}, build=build).mark.files) == ["state.json"]
 
 
 @pytest.mark.parametrize(
