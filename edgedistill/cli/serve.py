@@ -124,6 +124,9 @@ def serve(
                     f"Warning: {visible(path)} has no chat template: /v1/completions answers, chats are refused.",
                     err=True,
                 )
+            elif defaults.system is not None:
+                system = visible(defaults.system, lines=False)
+                click.echo(f"A conversation without a system message gets that of the training: {system}", err=True)
             server.start()
             running.append(server)
             announce(

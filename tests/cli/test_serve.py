@@ -88,6 +88,16 @@ def test_it_answers_when_it_says_so_and_leaves_nothing_behind(bundle, how):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
+def test_it_says_which_system_message_a_conversation_without_one_gets(bundle, tmp_path):
+    run = Path(shutil.copytree(bundle, tmp_path / "run"))
+    held = {"schema": "edgedistill.bundle/1", "system": "Be\x1b[31m kind."}
+    (run / "bundle" / "bundle.json").write_text(json.dumps(held))
+    with Process(run, "--json") as serve:
+        serve.line()
+        _, shown = serve.stop(signal.SIGTERM)
+    assert shown.splitlines()[0] == "A conversation without a system message gets that of the training: Be␛[31m kind."
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("key", ["option", "variable", "none"])
 def test_the_curl_line_runs(bundle, key):

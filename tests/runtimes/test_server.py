@@ -18,6 +18,7 @@ from edgedistill.export.gguf.write import write_gguf as write_ours
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.server import ModelServer, ServeSettings, bind
 from tests.runtimes.conftest import write_gguf
@@ -181,6 +182,18 @@ def server(file, lines):
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 ENDLESS = {"grammar": "root ::= [a-z ]{900}"}  # no token ends it before
+
+
+def test_a_request_that_names_none_gets_the_sampling_and_system_message_of_the_settings(file):
+    """Greedy sampling by top_p alone, and a system message that changes the answer."""
+    led = [{"role": "system", "content": "Hello"}, *HELLO]
+    settings = ServeSettings(port=0, threads=1, defaults=ChatDefaults(temperature=1.0, top_p=0.01, system="Hello"))
+    with ModelServer(file, settings) as server, client_of(server) as client:
+        server.start()
+        found = client.chat.completions.create(model="any", messages=HELLO, max_tokens=20).choices[0].message.content
+    with LlamaCpp(file, threads=1, context=128) as runtime:
+        assert found == "".join(runtime.chat(led, max_tokens=20))
+        assert found != "".join(runtime.chat(HELLO, max_tokens=20))
 
 
 def test_openais_client_lists_asks_and_streams(server, file):
