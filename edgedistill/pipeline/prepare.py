@@ -1,9 +1,8 @@
 """Everything before the first stage: the recipe decided, the stages listed, their estimate, and the plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
@@ -12,7 +11,7 @@ from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
 from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.steps import compare_steps, compile_steps
-from edgedistill.plan import Plan, decide, this_machine, weigh
+from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,20 @@ class Prepared:
     plan: Plan
 
 
-def prepare(job: Job, facts: ModelFacts, machine: Mapping[str, Any], license_text: str | None = None) -> Prepared:
+def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: str | None = None) -> Prepared:
     """List and plan the stages of a job.
 
     Args:
         job: what is asked for.
         facts: the teacher's.
-        machine: `this_machine(out)`, or some of its keys; `cores` must be there.
+        machine: `this_machine(out)`.
         license_text: the teacher's licence in full, for the bundle.
     Raises:
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
-    cores = int(machine["cores"])
+    cores = machine.cores
     context = Context(recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text)
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
@@ -74,14 +73,13 @@ def make_plan(
     recipe: Recipe,
     target: Target,
     facts: ModelFacts,
-    machine: Mapping[str, Any] | None = None,
+    machine: BuildMachine | None = None,
     recovering: bool = True,
 ) -> Plan:
     """The plan of a compile; of a comparison unless `recovering`. See `prepare`.
 
     Args:
-        machine: `this_machine(folder)`, or some of its keys; None for this machine and the current folder.
+        machine: `this_machine(folder)`; None for this machine and the current folder.
     """
-    facts_here = this_machine(Path()) if machine is None else machine
     job = Job(recipe, target, Path(), comparing=not recovering, recovering=recovering)
-    return prepare(job, facts, facts_here).plan
+    return prepare(job, facts, machine or this_machine(Path())).plan

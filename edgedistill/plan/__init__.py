@@ -3,6 +3,6 @@ takes. No torch.
 """
 
 from edgedistill.plan.make import decide, weigh
-from edgedistill.plan.types import BuildPlan, Plan, StageEstimate, this_machine
+from edgedistill.plan.types import BuildMachine, BuildPlan, Plan, StageEstimate, this_machine
 
-__all__ = ["BuildPlan", "Plan", "StageEstimate", "decide", "this_machine", "weigh"]
+__all__ = ["BuildMachine", "BuildPlan", "Plan", "StageEstimate", "decide", "this_machine", "weigh"]

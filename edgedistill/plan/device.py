@@ -29,15 +29,49 @@ HEADER_BYTES_PER_TOKEN = 36
 
 
 @dataclass(frozen=True)
+class FallbackGroup:
+    """Tensors that are not stored as the mix intends: the format intended, the one that stores them, the length of
+    their rows, which decided it, and their names.
+    """
+
+    wanted: str
+    stored: str
+    cols: int
+    why: str
+    tensors: list[str]
+
+
+@dataclass(frozen=True)
+class FittedMix:
+    """A mix whose grids are chosen by measurement: bytes allowed, candidates, groups of tensors, choices to measure."""
+
+    most_bytes: int
+    grids: list[str]
+    groups: int
+    choices: int
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What was not planned, its size and speed, and why not."""
+
+    what: str
+    mix: str | None
+    file_bytes: int
+    ram_bytes: int
+    fits: bool
+    predicted_decode_tokens_per_s: float | None
+    why: str
+
+
+@dataclass(frozen=True)
 class MixPlan:
     """One mix on the device. Speeds are None where the target has no figure for them."""
 
     mix: str
     grids: dict[str, int]  # number format -> tensors stored in it; none where a fitted mix has yet to choose
-    fallbacks: list[
-        dict[str, Any]
-    ]  # wanted, stored, cols, tensors: what is not stored as the mix wants, and how many of it
-    fitted: dict[str, Any] | None  # of a fitted mix: bytes allowed, candidates, groups to measure
+    fallbacks: list[FallbackGroup]
+    fitted: FittedMix | None
     weight_bytes: int
     file_bytes: int
     kv_bytes: int
@@ -135,32 +169,29 @@ def kv_tokens(shape: ModelShape, target: Target) -> int:
     return min(target.limits.context, shape.context)
 
 
-def _fallbacks(shape: ModelShape, mix: Mix) -> list[dict[str, Any]]:
-    """What fell back, by the format wanted, the one that stores it and the row length that decided."""
-    entries: dict[tuple[str, str, int], dict[str, Any]] = {}
+def _fallbacks(shape: ModelShape, mix: Mix) -> list[FallbackGroup]:
+    """What fell back, by the format intended, the one that stores it and the row length that decided."""
+    groups: dict[tuple[str, str, int], FallbackGroup] = {}
     for fallback in () if mix.unfitted else fallbacks(shape, mix):
-        wanted, stored, cols = fallback.intended, fallback.stored, fallback.cols
-        why = f"rows of {cols} don't divide by {wanted.block}"
-        entry = {"wanted": wanted.name, "stored": stored.name, "cols": cols, "why": why, "tensors": []}
-        entries.setdefault((wanted.name, stored.name, cols), entry)["tensors"].append(fallback.tensor)
-    return list(entries.values())
+        intended, stored, cols = fallback.intended, fallback.stored, fallback.cols
+        key = (intended.name, stored.name, cols)
+        if key not in groups:
+            groups[key] = FallbackGroup(*key, f"rows of {cols} don't divide by {intended.block}", [])
+        groups[key].tensors.append(fallback.tensor)
+    return list(groups.values())
 
 
-def _fitted(shape: ModelShape, mix: Mix) -> dict[str, Any] | None:
+def _fitted(shape: ModelShape, mix: Mix) -> FittedMix | None:
     if mix.size is None:
         return None
     groups = fit_groups(shape, mix)
-    return {
-        "most_bytes": size_bytes(shape, mix.size),
-        "grids": list(mix.candidates),
-        "groups": len(groups),
-        "choices": sum(len(group.formats) for group in groups),
-    }
+    choices = sum(len(group.formats) for group in groups)
+    return FittedMix(size_bytes(shape, mix.size), list(mix.candidates), len(groups), choices)
 
 
 def rejected(
     facts: ModelFacts, shape: ModelShape, chosen: MixPlan, others: dict[str, MixPlan], whole: MixPlan | None
-) -> list[dict[str, Any]]:
+) -> list[Alternative]:
     """What was not planned, and why: the teacher uncut in the first of the chosen mixes, other built-in mixes of the
     student.
     """
@@ -179,16 +210,16 @@ def rejected(
     return alternatives
 
 
-def _alternative(what: str, mix: str | None, plan: MixPlan, reason: str) -> dict[str, Any]:
-    return {
-        "what": what,
-        "mix": mix,
-        "file_bytes": plan.file_bytes,
-        "ram_bytes": plan.ram_bytes,
-        "fits": plan.fits,
-        "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s,
-        "why": reason if plan.fits else plan.why,
-    }
+def _alternative(what: str, mix: str | None, plan: MixPlan, reason: str) -> Alternative:
+    return Alternative(
+        what=what,
+        mix=mix,
+        file_bytes=plan.file_bytes,
+        ram_bytes=plan.ram_bytes,
+        fits=plan.fits,
+        predicted_decode_tokens_per_s=plan.predicted_decode_tokens_per_s,
+        why=reason if plan.fits else plan.why,
+    )
 
 
 def _decode(target: Target, read_bytes: int) -> float | None:

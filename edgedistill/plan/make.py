@@ -2,9 +2,7 @@
 seconds.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
@@ -16,7 +14,7 @@ from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, ModelShape, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
-from edgedistill.plan.types import BuildPlan, Plan
+from edgedistill.plan.types import BuildMachine, BuildPlan, Plan
 
 
 def decide(recipe: Recipe, facts: ModelFacts, recovering: bool = True) -> tuple[Recipe, ModelShape]:
@@ -41,7 +39,7 @@ def weigh(
     facts: ModelFacts,
     student: ModelShape,
     build: BuildPlan,
-    machine: Mapping[str, Any],
+    machine: BuildMachine,
 ) -> Plan:
     """Each tensor's format, what each mix weighs on the device, and whether the build fits this machine.
 
@@ -50,7 +48,7 @@ def weigh(
         target: what for.
         facts: the teacher.
         build: what the stages take here.
-        machine: `this_machine(folder)`, or some of its keys.
+        machine: `this_machine(folder)`.
     Raises:
         InputError: a row doesn't divide into the blocks of its format. What is merely too big is in the plan;
             `Plan.require_fit` raises it.
@@ -78,7 +76,7 @@ def weigh(
         mixes=mixes,
         formats={mix.name: _formats(student, mix) for mix in planned},
         build=build,
-        machine=dict(machine),
+        machine=machine,
         alternatives=rejected(facts, student, chosen, others, whole),
     )
 

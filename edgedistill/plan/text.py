@@ -113,11 +113,11 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
     """
     planned = plan.mixes[mix]
     if planned.fitted is not None:
-        allowed, choices = show_bytes(planned.fitted["most_bytes"]), ", ".join(planned.fitted["grids"])
+        allowed, choices = show_bytes(planned.fitted.most_bytes), ", ".join(planned.fitted.grids)
         return [
             f"  {mix}: chosen by cost from {choices}, as far as rows divide, so that all weights take at most "
             f"{allowed}; "
-            f"{planned.fitted['choices']} choices for {planned.fitted['groups']} groups of tensors"
+            f"{planned.fitted.choices} choices for {planned.fitted.groups} groups of tensors"
         ]
     kinds: dict[tuple[str, str], int] = {}
     for tensor in plan.student.tensors():
@@ -128,8 +128,8 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
         f"{count} {kind}{tied if kind == 'embedding' else ''} in {name}" for (kind, name), count in kinds.items()
     )
     lines = [f"  {mix}: {counts}"]
-    total = sum(len(entry["tensors"]) for entry in planned.fallbacks)
-    fell = "; ".join(f"{len(e['tensors'])} from {e['wanted']} to {e['stored']}, {e['why']}" for e in planned.fallbacks)
+    total = sum(len(group.tensors) for group in planned.fallbacks)
+    fell = "; ".join(f"{len(g.tensors)} from {g.wanted} to {g.stored}, {g.why}" for g in planned.fallbacks)
     if total:
         lines.append(f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}")
     return lines
@@ -137,12 +137,10 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
 
 def _rejected(plan: "Plan") -> list[str]:
     """A line each for what has a reason of its own; one for all mixes that nobody asked for."""
-    unasked = [other for other in plan.alternatives if other["mix"] and other["fits"]]
-    lines = [
-        f"  {o['what']} ({show_bytes(o['file_bytes'])}): {o['why']}" for o in plan.alternatives if o not in unasked
-    ]
+    unasked = [other for other in plan.alternatives if other.mix and other.fits]
+    lines = [f"  {o.what} ({show_bytes(o.file_bytes)}): {o.why}" for o in plan.alternatives if o not in unasked]
     if unasked:
-        sizes = ", ".join(f"{other['mix']} {show_bytes(other['file_bytes'])}" for other in unasked)
+        sizes = ", ".join(f"{other.mix} {show_bytes(other.file_bytes)}" for other in unasked)
         lines.append(f"  {plan.student.layers} layers in mixes that the recipe doesn't ask for: {sizes}")
     return lines
 
@@ -156,8 +154,8 @@ def _build(plan: "Plan") -> list[str]:
     return [
         f"  time    {show_seconds(build.seconds)} in {len(build.stages)} stages: {', '.join(stages)}",
         f"          assuming {build.assumption}",
-        f"  memory  {show_bytes(build.ram_bytes)}{_of(machine.get('free_memory_bytes'))}",
-        f"  disk    {show_bytes(build.disk_bytes)}{_of(machine.get('free_disk_bytes'))}",
+        f"  memory  {show_bytes(build.ram_bytes)}{_of(machine.free_memory_bytes)}",
+        f"  disk    {show_bytes(build.disk_bytes)}{_of(machine.free_disk_bytes)}",
     ]
 
 

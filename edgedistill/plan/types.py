@@ -1,8 +1,8 @@
-"""Plan: what `make_plan` found, as numbers, as JSON and as a page of text. Bytes, seconds, tokens/s."""
+"""A plan, as numbers, as JSON and as a page of text. Bytes, seconds, tokens/s."""
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from edgedistill.config.target import Target
 from edgedistill.errors import DoesNotFitError
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.machine import free_memory_bytes, usable_cores
-from edgedistill.plan.device import MixPlan, target_facts
+from edgedistill.plan.device import Alternative, MixPlan, target_facts
 from edgedistill.show import show_bytes
 from edgedistill.store import RunFolder, run_bytes
 from edgedistill.store.run import RUN
@@ -73,8 +73,17 @@ class BuildPlan:
         }
 
 
-def this_machine(folder: Path) -> dict[str, Any]:
-    """What the build may use: `cores`, `free_memory_bytes`, and `free_disk_bytes` where `folder` is or would be made.
+@dataclass(frozen=True)
+class BuildMachine:
+    """What the build may use of the machine that runs it; None where that doesn't count."""
+
+    cores: int
+    free_memory_bytes: int | None = None
+    free_disk_bytes: int | None = None
+
+
+def this_machine(folder: Path) -> BuildMachine:
+    """What the build may use here, with the disk on which `folder` is or would be made.
 
     What a run in `folder` has written already counts as free: going on with it writes that no second time.
     """
@@ -84,7 +93,7 @@ def this_machine(folder: Path) -> dict[str, Any]:
     free = shutil.disk_usage(place).free
     if (folder / RUN).is_file():
         free += run_bytes(RunFolder.find(folder))
-    return {"cores": usable_cores(), "free_memory_bytes": free_memory_bytes(), "free_disk_bytes": free}
+    return BuildMachine(usable_cores(), free_memory_bytes(), free)
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,8 @@ class Plan:
     mixes: dict[str, MixPlan]
     formats: dict[str, dict[str, str]]  # mix -> tensor -> number format
     build: BuildPlan
-    machine: dict[str, Any]
-    alternatives: list[dict[str, Any]]
+    machine: BuildMachine
+    alternatives: list[Alternative]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -136,8 +145,8 @@ class Plan:
             "mixes": {name: {**mix.to_dict(), "tensors": self.formats[name]} for name, mix in self.mixes.items()},
             "export": list(self.recipe.export),
             "build": self.build.to_dict(),
-            "machine": self.machine,
-            "alternatives": self.alternatives,
+            "machine": asdict(self.machine),
+            "alternatives": [asdict(alternative) for alternative in self.alternatives],
             "fits": not self.troubles(),
         }
 
@@ -156,7 +165,7 @@ class Plan:
     def machine_troubles(self) -> list[str]:
         """Why this machine is too small to build it, a sentence each."""
         sentences = []
-        free_memory, free_disk = self.machine.get("free_memory_bytes"), self.machine.get("free_disk_bytes")
+        free_memory, free_disk = self.machine.free_memory_bytes, self.machine.free_disk_bytes
         if free_memory is not None and self.build.ram_bytes > free_memory:
             sentences.append(
                 f"building it needs about {show_bytes(self.build.ram_bytes)} of memory; "

@@ -71,7 +71,7 @@ def test_rows_that_no_grid_divides_may_be_left_in_f16_by_a_rule():
         plan_of(mixed(["a"], a={"base": "q4_k_m"}), odd)
     rule = {"tensors": "*.down_proj.weight", "grid": "f16"}
     found = plan_of(mixed(["a"], a={"base": "q4_k_m", "rules": [rule]}), odd)
-    assert {other["mix"] for other in found.alternatives} == {None, "f16", "bf16"}
+    assert {other.mix for other in found.alternatives} == {None, "f16", "bf16"}
     formats = found.formats["a"]
     assert formats["model.layers.3.mlp.down_proj.weight"] == "f16"
     assert formats["model.layers.3.mlp.up_proj.weight"] == "q5_0"
@@ -116,9 +116,9 @@ def test_a_fitted_mix_is_planned_at_the_most_that_it_may_be():
     assert found.mixes["b"].weight_bytes == 75_000_000
     assert found.formats["a"] == {}
     # 27 layers of q+k, v, o, gate+up (four 32-block grids) and down (all nine), and the embedding.
-    assert found.mixes["a"].fitted["groups"] == 27 * 5 + 1
-    assert found.mixes["a"].fitted["choices"] == 27 * (4 * 4 + 9) + 4
-    assert found.mixes["b"].fitted["choices"] == 2 * (27 * 5 + 1)
+    assert found.mixes["a"].fitted.groups == 27 * 5 + 1
+    assert found.mixes["a"].fitted.choices == 27 * (4 * 4 + 9) + 4
+    assert found.mixes["b"].fitted.choices == 2 * (27 * 5 + 1)
     # What each grid costs is foretold by curvature; without it, there is one series of measurements for both.
     assert found.build.tokens["sensitivity"] == 512
     recipe = mixed(["a", "b"], a={"auto": 4.6}, b={"auto": "75 MB", "grids": ["q4_0", "q8_0"]})

@@ -15,10 +15,10 @@ from edgedistill.mixes import MIXES
 from edgedistill.models.facts import read_facts
 from edgedistill.pipeline import make_plan
 from edgedistill.pipeline.estimate import FITTED_PER_S, PARAMETERS_PER_S, START_S, curvature_passes
-from edgedistill.plan import this_machine
+from edgedistill.plan import BuildMachine, this_machine
 from edgedistill.plan.here import here
 
-MACHINE = {"cores": 2, "free_memory_bytes": 16 * 2**30, "free_disk_bytes": 100 * 2**30}
+MACHINE = BuildMachine(cores=2, free_memory_bytes=16 * 2**30, free_disk_bytes=100 * 2**30)
 # SmolLM2-135M-Instruct, as its config.json has it.
 SMOL = ModelShape(
     family="llama",
@@ -202,11 +202,11 @@ def test_time_to_first_token_is_a_limit():
     ],
 )
 def test_a_machine_that_is_too_small_is_an_error(machine: dict[str, int], words: str):
-    found = make_plan(load_recipe("chat"), load_target("phone"), facts_of(), {**MACHINE, **machine})
+    found = make_plan(load_recipe("chat"), load_target("phone"), facts_of(), replace(MACHINE, **machine))
     with pytest.raises(DoesNotFitError, match=words):
         found.require_fit()
     assert "It does not fit this machine." in found.to_text()
-    make_plan(load_recipe("chat"), load_target("phone"), facts_of(), {"cores": 2}).require_fit()
+    make_plan(load_recipe("chat"), load_target("phone"), facts_of(), BuildMachine(cores=2)).require_fit()
 
 
 def test_the_demo_is_planned_within_its_promise():
@@ -217,7 +217,7 @@ def test_the_demo_is_planned_within_its_promise():
     assert {"teach", "distill", "capture", "curvature", "recover-q4_0", "recover-q8_0"} <= set(build.tokens)
     assert build.ram_bytes == max(stage.ram_bytes for stage in build.stages.values())
     assert build.disk_bytes == sum(stage.disk_bytes for stage in build.stages.values())
-    more = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), {**MACHINE, "cores": 4}).build
+    more = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), replace(MACHINE, cores=4)).build
     # Twice the cores halve the training; the fit goes from column to column on one core.
     student = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), MACHINE).student
     fixed = START_S + student.parameters / FITTED_PER_S + student.parameters / PARAMETERS_PER_S["round"]
@@ -239,15 +239,15 @@ def test_grids_chosen_on_much_text_need_memory_for_its_logits():
 
 
 def test_what_was_rejected_is_said_with_the_reason(plan):
-    rejected = {other["what"]: other["why"] for other in plan.alternatives}
+    rejected = {other.what: other.why for other in plan.alternatives}
     assert rejected["q4_0, all 30 layers"] == "1.07 times the bytes; the recipe asks for 27 layers"
     assert rejected["f16, 27 layers"] == "2.9 times the bytes of q4_0, and the recipe doesn't ask for it"
-    assert {other["mix"] for other in plan.alternatives} == {None, *MIXES} - {"q4_0", "q8_0"}
+    assert {other.mix for other in plan.alternatives} == {None, *MIXES} - {"q4_0", "q8_0"}
     assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 78.4 MB, q3_k_s 82.6 MB, " in " ".join(
         plan.to_text().split()
     )
     small = make_plan(load_recipe("chat"), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
-    assert {o["what"]: o["why"] for o in small.alternatives}[
+    assert {o.what: o.why for o in small.alternatives}[
         "f16, 27 layers"
     ] == "the file has 250 MB, at most 157 MB are allowed"
 
@@ -382,14 +382,14 @@ def test_the_page_and_the_json_hold_what_was_planned(target: str):
 
 def test_this_machine_counts_what_a_run_has_written_as_free(tmp_path: Path):
     before = this_machine(tmp_path / "not" / "yet")
-    assert before["cores"] >= 1
-    assert before["free_memory_bytes"] > 0
+    assert before.cores >= 1
+    assert before.free_memory_bytes > 0
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text('{"schema": "edgedistill.run/1", "identity": {}, "current": {}}')
     with (run / "weights").open("wb") as file:
         file.truncate(2**40)  # a hole: as large as it says, on no disk
-    assert this_machine(run)["free_disk_bytes"] - before["free_disk_bytes"] == pytest.approx(2**40, rel=0.01)
+    assert this_machine(run).free_disk_bytes - before.free_disk_bytes == pytest.approx(2**40, rel=0.01)
 
 
 def test_the_passes_in_which_curvature_is_measured_are_planned():
