@@ -79,6 +79,7 @@ def model_card(
         chat: how it is asked.
     """
     recommendation = report.recommendation
+    chosen = recommended(placed, report.verdict.mix)
     rows = in_order(report.rows)
     parts = [
         "---",
@@ -99,6 +100,7 @@ def model_card(
         "",
         "## Files",
         "",
+        *_to_use(chosen),
         "| file | size | SHA-256 |",
         "|---|---:|---|",
         *(
@@ -110,7 +112,7 @@ def model_card(
         "",
         *figure_table(report, rows),
         *task_table(rows),
-        *_programs(folder, recommended(placed, report.verdict.mix), chat),
+        *_programs(folder, chosen, chat),
         *_limits(report),
         "## Licence",
         "",
@@ -165,7 +167,7 @@ def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str
         lines += [
             "## Examples",
             "",
-            "Each runs as it is, in this folder:",
+            "`examples/README.md` says how to install and run each:",
             "",
             *(f"- `{inner}`" for inner in programs),
             "",
@@ -184,6 +186,14 @@ def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str
     return lines
 
 
+def _to_use(chosen: Recommended) -> list[str]:
+    """Which of the files to use, one line; nothing where there is none."""
+    gguf = f"`{chosen.gguf}` in llama.cpp and what is built on it" if chosen.gguf else ""
+    onnx = f"the folder `{chosen.onnx}` in onnxruntime" if chosen.onnx else ""
+    words = ", ".join(each for each in (gguf, onnx) if each)
+    return [f"To use: {words}.", ""] if words else []
+
+
 def _asking(chat: ChatDefaults) -> list[str]:
     """Sampling and system message, as bundle.json, Modelfile and examples have them."""
     sampling = (
@@ -193,7 +203,7 @@ def _asking(chat: ChatDefaults) -> list[str]:
     if chat.system is None:
         return [sampling]
     fenced = _fenced(visible(chat.system), "text")
-    return [sampling, "", "It was trained with this system message before every conversation:", "", *fenced]
+    return [sampling, "", "The model was trained with this system message before every conversation:", "", *fenced]
 
 
 def _limits(report: Report) -> list[str]:

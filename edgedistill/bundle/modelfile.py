@@ -37,11 +37,14 @@ def modelfile(file: str, others: Sequence[str], model: str, settings: ModelSetti
                 f"{', '.join(f'./{other}' for other in others)}"
             )
         ]
-    whose = "The model's makers advise this sampling" if settings.own_sampling else "The model's makers advise none"
+    if settings.own_sampling:
+        whose = "The sampling that the model's makers advise; `edgedistill chat` has it too."
+    else:
+        whose = "The sampling of `edgedistill chat`; the model's makers advise none."
     lines += [
         "",
-        f"# {whose}; `edgedistill chat` answers so too. It also stops an answer that",
-        "# repeats itself. Ollama doesn't, so num_predict ends it.",
+        f"# {whose}",
+        "# Ollama doesn't stop an answer that repeats itself, so num_predict ends it.",
         f"PARAMETER num_ctx {settings.context}",
         f"PARAMETER num_predict {settings.longest_answer}",
     ]

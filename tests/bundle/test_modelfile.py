@@ -189,8 +189,8 @@ def test_the_modelfile_of_a_chat_model(tmp_path):
         "# For Ollama. In this folder:\n#   ollama create my-model -f Modelfile\n#   ollama run "
         "my-model\nFROM ./m.gguf\n"
         "# Other levels of the same model, to be named there instead: ./m-q8_0.gguf\n\n"
-        "# The model's makers advise this sampling; `edgedistill chat` answers so too. It also stops an answer that\n"
-        "# repeats itself. Ollama doesn't, so num_predict ends it.\n"
+        "# The sampling that the model's makers advise; `edgedistill chat` has it too.\n"
+        "# Ollama doesn't stop an answer that repeats itself, so num_predict ends it.\n"
         "PARAMETER num_ctx 2048\nPARAMETER num_predict 512\nPARAMETER temperature 0.7\nPARAMETER top_p 0.8\n"
         "PARAMETER top_k 0\nPARAMETER min_p 0\nPARAMETER repeat_penalty 1\n"
         'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n\n'

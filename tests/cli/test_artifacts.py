@@ -35,6 +35,7 @@ def test_what_is_opened_is_what_the_modelfile_and_the_examples_name(mix: str, tm
     assert f"FROM ./Tiny-{mix}.gguf\n" in (bundle / "Modelfile").read_text()
     assert f'"Tiny-{mix}.gguf"' in (bundle / "examples" / "chat_llama_cpp.py").read_text()
     assert f'model_path="Tiny-{mix}.gguf"' in (bundle / "README.md").read_text()
+    assert f"To use: `Tiny-{mix}.gguf` in llama.cpp" in (bundle / "README.md").read_text()
     other = next(name for name in MIXES if name != mix)
     assert find_artifact(bundle, None, other)[1].name == f"Tiny-{other}.gguf"
 
