@@ -27,7 +27,7 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChatAnswer:
     """An answer and its figures, in the order of `--json`.
 
     Attributes:
@@ -67,7 +67,9 @@ class Answer:
         return ending if self.answer else f"{ending}; the answer is empty"
 
 
-def give_answer(conversation: Conversation, settings: AnswerSettings, pressed: threading.Event, stream: bool) -> Answer:
+def give_answer(
+    conversation: Conversation, settings: AnswerSettings, pressed: threading.Event, stream: bool
+) -> ChatAnswer:
     """The model's answer to the last message; if `stream`, it is written to stdout as it comes. It ends early when
     `pressed` is set, and keeps what was said until then.
     """
@@ -102,7 +104,7 @@ def give_answer(conversation: Conversation, settings: AnswerSettings, pressed: t
     ended, stats = time.perf_counter(), model.last_chat
     tokens = stats.tokens if stats else len(said)
     spent = ended - (first or ended)
-    return Answer(
+    return ChatAnswer(
         question=conversation.messages[-1]["content"],
         answer="".join(said),
         finish=_finish_of(stats, looped),

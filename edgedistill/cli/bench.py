@@ -59,7 +59,7 @@ def bench(
     Example: edgedistill bench model.gguf --prefill 256 --decode 64
              edgedistill bench mine-q4_0.gguf theirs-q4_k_m.gguf --text notes.txt --reference model-f16.gguf
     """
-    from edgedistill.cli.side_by_side import Question, measure, table
+    from edgedistill.cli.side_by_side import FilesRequest, measure, table
     from edgedistill.measure.bench import BenchSettings, runtime_of
     from edgedistill.measure.bench import bench as run_bench
     from edgedistill.models.source import resolve
@@ -69,7 +69,7 @@ def bench(
     for artifact in artifacts:
         runtime_of(artifact)  # says at once what is wrong with the name
     if len(artifacts) > 1:
-        results = measure(Question(artifacts, text, reference), settings)
+        results = measure(FilesRequest(artifacts, text, reference), settings)
         click.echo(json.dumps([result.to_json() for result in results], indent=2) if as_json else table(results))
         return
     resolved = resolve(reference) if reference else None

@@ -30,7 +30,7 @@ BUILDING = {
 
 
 @dataclass(frozen=True)
-class Question:
+class FilesRequest:
     """What is asked of several files.
 
     Attributes:
@@ -44,7 +44,7 @@ class Question:
     reference: str | None
 
 
-def measure(question: Question, settings: "BenchSettings") -> "list[FileFigures]":
+def measure(question: FilesRequest, settings: "BenchSettings") -> "list[FileFigures]":
     """Measure the files with progress on stderr."""
     from edgedistill.measure.side_by_side import bench_files
     from edgedistill.models.source import resolve
@@ -128,7 +128,7 @@ def compare_files(
         runtime_of(path)  # says at once what is wrong with the name
     text = Path(texts[0]) if texts else passages("judge", None)[0].path
     chosen = reference or str(choose_reference(files))
-    results = measure(Question(files, text, chosen), BenchSettings())
+    results = measure(FilesRequest(files, text, chosen), BenchSettings())
     if as_json:
         measured = [result.to_json() for result in results]
         content = {"schema": SCHEMA, "reference": chosen, "text": str(text), "files": measured}

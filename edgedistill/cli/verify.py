@@ -11,7 +11,7 @@ from edgedistill.cli.artifacts import require_paths
 
 if TYPE_CHECKING:
     from edgedistill.export.pairs import PairComparison
-    from edgedistill.export.verify import Proof
+    from edgedistill.export.verify import FileProof
     from edgedistill.progress import Progress
 
 SHOWN = 12  # differing tensors in the table; --json has all
@@ -58,7 +58,7 @@ def _verify_exports(folder: Path, files: tuple[Path, ...], mix: str | None, as_j
     from edgedistill.quant.checkpoint import FILE, load_grid
     from edgedistill.store.run import RunFolder
 
-    proofs: list[Proof]
+    proofs: list[FileProof]
     progress = RichProgress()
     try:
         if (folder / FILE).is_file():

@@ -24,7 +24,7 @@ from edgedistill.progress import Progress
 from edgedistill.signals.sources import Shared, Source, StoredTopK, Written, views
 from edgedistill.train.forward import batches, compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
-from edgedistill.train.validation import Validation, validate_sources
+from edgedistill.train.validation import ValidationLoss, validate_sources
 
 # What a checkpoint is chosen by: the distance from the teacher, or where no term looks at it, from the text.
 BY_TEACHER = Objective([ObjectiveTerm(TEACHER, "forward_kl")])
@@ -88,7 +88,7 @@ def distill(
 
     chooser = BY_TEACHER if phase.compares else BY_TEXT
 
-    def validate() -> Validation:
+    def validate() -> ValidationLoss:
         return validate_sources(validation, lambda examples: summed_loss(model, examples, chooser, seq_len))
 
     settings = TrainSettings(

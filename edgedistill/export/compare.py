@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Difference:
+class WeightDifference:
     """The first weight of a tensor that differs. `block` counts the format's blocks within the row."""
 
     tensor: str
@@ -50,7 +50,7 @@ class Comparison:
 
     tensors: int
     blocks: int
-    differences: tuple[Difference, ...]
+    differences: tuple[WeightDifference, ...]
     sha256: str
 
     @property
@@ -114,7 +114,7 @@ def compare_tensors(
     """
     order = tensor_order(checkpoint.tensors)
     digests: dict[str, bytes] = {}
-    differences: dict[str, Difference] = {}
+    differences: dict[str, WeightDifference] = {}
     blocks = 0
     for name, actual in read:
         if name not in checkpoint.tensors:
@@ -144,14 +144,14 @@ def compare_tensors(
     return Comparison(len(order), blocks, tuple(differences[n] for n in order if n in differences), _combine(digests))
 
 
-def first_difference(name: str, expected: Floats, actual: Floats, block: int) -> Difference | None:
+def first_difference(name: str, expected: Floats, actual: Floats, block: int) -> WeightDifference | None:
     """The first weight whose 32 bits differ (so 0.0 is not -0.0), or None. Both [O, I] or [I]."""
     expected, actual = np.atleast_2d(expected), np.atleast_2d(np.ascontiguousarray(actual, dtype=np.float32))
     unequal = expected.view(np.uint32) != actual.view(np.uint32)
     if not unequal.any():
         return None
     row, col = np.unravel_index(int(unequal.argmax()), unequal.shape)
-    return Difference(name, int(row), int(col) // block, float(expected[row, col]), float(actual[row, col]))
+    return WeightDifference(name, int(row), int(col) // block, float(expected[row, col]), float(actual[row, col]))
 
 
 def _tensor_digest(name: str, values: Floats) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from edgedistill.errors import InputError
-from edgedistill.export.compare import Difference, first_difference, tensor_order, weights_hash
+from edgedistill.export.compare import WeightDifference, first_difference, tensor_order, weights_hash
 from edgedistill.export.weights import Floats, Weights, own_names
 from edgedistill.progress import Progress, QuietProgress
 
@@ -23,7 +23,7 @@ class TensorDifference:
     differing: int
     largest: float
     relative_error: float
-    first: Difference
+    first: WeightDifference
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def compare_weights(first: Weights, second: Weights, progress: Progress = QUIET)
     )
 
 
-def _measure(name: str, formats: tuple[str, str], a: Floats, b: Floats, first: Difference) -> TensorDifference:
+def _measure(name: str, formats: tuple[str, str], a: Floats, b: Floats, first: WeightDifference) -> TensorDifference:
     gap = a.astype(np.float64) - b
     size = float(np.linalg.norm(a.astype(np.float64)))
     differing = int((a.view(np.uint32) != b.view(np.uint32)).sum())

@@ -19,7 +19,7 @@ QUIET = QuietProgress()
 
 
 @dataclass(frozen=True)
-class Proof:
+class FileProof:
     """One file compared with one checkpoint."""
 
     path: Path
@@ -28,7 +28,7 @@ class Proof:
     comparison: Comparison
 
 
-def verify_run(run: RunFolder, progress: Progress = QUIET) -> list[Proof]:
+def verify_run(run: RunFolder, progress: Progress = QUIET) -> list[FileProof]:
     """Compare every file of a run's bundle with the checkpoint of its mix.
 
     Raises:
@@ -47,7 +47,7 @@ def verify_run(run: RunFolder, progress: Progress = QUIET) -> list[Proof]:
 
 def verify_files(
     files: Sequence[Path], checkpoints: dict[str, Path], mix: str | None, progress: Progress
-) -> list[Proof]:
+) -> list[FileProof]:
     """Compare files with the checkpoints of their mixes, as `verify_file` does, one after the other."""
     progress.start("verify", len(files), "files")
     proofs = []
@@ -72,7 +72,7 @@ def checkpoints_of(run: RunFolder) -> dict[str, Path]:
     return checkpoints
 
 
-def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None) -> Proof:
+def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None) -> FileProof:
     """Compare one .gguf file or ONNX folder with the checkpoint of its mix.
 
     Args:
@@ -101,7 +101,7 @@ def verify_file(path: Path, checkpoints: dict[str, Path], mix: str | None = None
     comparison = compare_gguf(checkpoint, path) if kind == "gguf" else compare_onnx(checkpoint, path)
     if comparison.equal:  # the weights are its own: the rest of the file must be too
         (verify_gguf if kind == "gguf" else verify_onnx)(checkpoint, folder, shape, path)
-    return Proof(path, kind, mix, comparison)
+    return FileProof(path, kind, mix, comparison)
 
 
 def _mix_of(path: Path, checkpoints: dict[str, Path]) -> str | None:

@@ -17,7 +17,7 @@ from edgedistill.measure.items import Items
 from edgedistill.measure.judge import Judge
 from edgedistill.measure.kept import keep_typed, read_json, write_whole
 from edgedistill.measure.load import context_of, open_runtime, threads_of
-from edgedistill.measure.records import Origin, layer_record, row_records
+from edgedistill.measure.records import RecordSource, layer_record, row_records
 from edgedistill.measure.row import load_row
 from edgedistill.measure.speed import Trial, time_in_turn, time_once
 from edgedistill.progress import Progress
@@ -94,18 +94,18 @@ def join_rows(files: Sequence[MeasuredFile], layers: Mapping[str, Layers], setti
         layers: each mix's errors by layer; empty where nobody looked.
         setting: what they share.
     """
-    origin = Origin(machine_facts(), setting.command)
+    source = RecordSource(machine_facts(), setting.command)
     rows = _with_differences([_row(file) for file in files], files)
     errors = {mix: each.tensors for mix, each in layers.items()}
     records: list[Record] = []
     for file, row in zip(files, rows, strict=True):
-        records += row_records(file.artifact, row, origin)
+        records += row_records(file.artifact, row, source)
     for artifact in (file.artifact for file in files):
         if artifact.runtime == LLAMA_CPP and artifact.mix is not None and artifact.mix in errors:
-            record = layer_record(artifact, errors[artifact.mix], origin)
+            record = layer_record(artifact, errors[artifact.mix], source)
             records += [record] if record else []
     return Measurement(
-        machine=origin.machine,
+        machine=source.machine,
         on_target=setting.on_target,
         judges=tuple(JudgedText(judge.name, judge.source, judge.tokens) for judge in setting.judges),
         task_sets=setting.items.task_sets(),

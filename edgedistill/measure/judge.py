@@ -56,7 +56,7 @@ class Reference:
         self.hidden, self.head = hidden, head
         self._cached: dict[int, _Cached] = {}
 
-    def view(self, start: int, stop: int, rows: int | None = None) -> "View":
+    def view(self, start: int, stop: int, rows: int | None = None) -> "ReferenceView":
         """What the model predicts at judged positions start .. stop.
 
         Args:
@@ -74,7 +74,7 @@ class Reference:
             cached.negative_entropy[start:stop] = torch.log_softmax(logits, -1).mul_(p).sum(-1)
             cached.likeliest[start:stop] = logits.argmax(-1)
             cached.seen[start:stop] = True
-        return View(p, cached.negative_entropy[start:stop], cached.likeliest[start:stop])
+        return ReferenceView(p, cached.negative_entropy[start:stop], cached.likeliest[start:stop])
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Cached:
 
 
 @dataclass(frozen=True)
-class View:
+class ReferenceView:
     """A reference at n positions: p [n, V] float32, Σ p log p [n] in nats, and the likeliest tokens [n]."""
 
     p: Tensor

@@ -29,7 +29,7 @@ LAYER = re.compile(r"\.layers\.(\d+)\.")
 FILE = "layers.json"
 
 
-class Stored(Protocol):
+class StoredTensor(Protocol):
     """A tensor of a file: its number format, and its float32 values [O, I] or [I] when asked for."""
 
     @property
@@ -42,8 +42,8 @@ class Stored(Protocol):
 
 
 def measure_layers(
-    floats: Mapping[str, Stored],
-    files: Mapping[str, Mapping[str, Stored]],
+    floats: Mapping[str, StoredTensor],
+    files: Mapping[str, Mapping[str, StoredTensor]],
     mean_squares: Mapping[str, Tensor] | None,
     mix: str,
     progress: Progress,
@@ -70,8 +70,8 @@ def load_layers(folder: Path) -> Layers:
 
 
 def layer_errors(
-    floats: Mapping[str, Stored],
-    files: Mapping[str, Mapping[str, Stored]],
+    floats: Mapping[str, StoredTensor],
+    files: Mapping[str, Mapping[str, StoredTensor]],
     mean_squares: Mapping[str, Tensor] | None,
     progress: Progress,
 ) -> list[LayerError]:

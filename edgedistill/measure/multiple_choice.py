@@ -34,7 +34,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class QuestionAnswer:
     """A file's answer to a question: Σ log p of each option in nats, and the index of the option with the largest sum
     and with the largest sum per character.
     """
@@ -44,7 +44,7 @@ class Answer:
     chosen_norm: int
 
 
-def answer_questions(model: Runtime, questions: Sequence[Question], progress: Progress) -> list[Answer]:
+def answer_questions(model: Runtime, questions: Sequence[Question], progress: Progress) -> list[QuestionAnswer]:
     """Ask a packed file every question.
 
     Raises:
@@ -57,12 +57,12 @@ def answer_questions(model: Runtime, questions: Sequence[Question], progress: Pr
     answers = []
     for question, log_probs in zip(questions, model.choice_log_probs(tokens), strict=True):
         per_character = [value / len(option) for value, option in zip(log_probs, question.options, strict=True)]
-        answers.append(Answer(tuple(log_probs), _largest(log_probs), _largest(per_character)))
+        answers.append(QuestionAnswer(tuple(log_probs), _largest(log_probs), _largest(per_character)))
         progress.advance(1)
     return answers
 
 
-def right_answers(questions: Sequence[Question], answers: Sequence[Answer], normalized: bool) -> list[bool]:
+def right_answers(questions: Sequence[Question], answers: Sequence[QuestionAnswer], normalized: bool) -> list[bool]:
     """Whether each question was answered rightly, by `acc_norm` if `normalized`, otherwise by `acc`."""
     chosen = [answer.chosen_norm if normalized else answer.chosen for answer in answers]
     return [choice == question.right for choice, question in zip(chosen, questions, strict=True)]

@@ -9,25 +9,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgedistill.measure.judge import View
+from edgedistill.measure.judge import ReferenceView
 
 
 @dataclass(frozen=True)
-class Prediction:
+class FilePrediction:
     """A file's log-probabilities [n, V] in nats at n positions, and the largest of each position [n]."""
 
     log_q: Tensor
     largest: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor) -> "Prediction":
+    def of(cls, logits: Tensor) -> "FilePrediction":
         """The prediction of logits [n, V]."""
         log_q = torch.log_softmax(logits, -1)
         return cls(log_q, log_q.amax(-1))
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PositionComparison:
     """A file and a reference at n positions.
 
     Attributes:
@@ -45,16 +45,16 @@ class Comparison:
     log_q: Tensor
 
 
-def compare(view: View, logits: Tensor, prediction: Prediction) -> Comparison:
+def compare(view: ReferenceView, logits: Tensor, prediction: FilePrediction) -> PositionComparison:
     """Compare a reference's view, whose `p` is overwritten, with a file's logits [n, V] and their prediction."""
     rows = view.p.shape[-1]
     if rows < logits.shape[-1]:  # the file has padding rows that the reference lacks
-        prediction = Prediction.of(logits[:, :rows])
+        prediction = FilePrediction.of(logits[:, :rows])
     p_likeliest = at(view.p, view.likeliest)
     # In place: hundreds of MB a second of fresh memory cost as much as the sums.
     kl = view.negative_entropy - view.p.mul_(prediction.log_q).sum(-1)
     same = at(prediction.log_q, view.likeliest) == prediction.largest
-    return Comparison(kl, same, view.likeliest, p_likeliest, prediction.log_q)
+    return PositionComparison(kl, same, view.likeliest, p_likeliest, prediction.log_q)
 
 
 def at(values: Tensor, ids: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from edgedistill.data.example import Example
 from edgedistill.measure.judge import Judge, Reference
-from edgedistill.measure.positions import Comparison, Prediction, at, compare
-from edgedistill.measure.worst import Piece, WorstTokens
+from edgedistill.measure.positions import FilePrediction, PositionComparison, at, compare
+from edgedistill.measure.worst import DocumentPiece, WorstTokens
 from edgedistill.progress import Progress
 from edgedistill.results.row import FLOAT, Distance, Quality
 from edgedistill.runtimes.base import Runtime
@@ -30,7 +30,7 @@ class _Distances:
     kl: list[Tensor] = field(default_factory=list)
     same: list[Tensor] = field(default_factory=list)
 
-    def add(self, comparison: Comparison) -> None:
+    def add(self, comparison: PositionComparison) -> None:
         self.kl.append(comparison.kl)
         self.same.append(comparison.same)
 
@@ -85,14 +85,14 @@ def measure_quality(
             row = 0
             for logits in _kept_logits(model, document):
                 stop = row + len(logits)
-                prediction = Prediction.of(logits)
+                prediction = FilePrediction.of(logits)
                 tally.nll.append(-at(prediction.log_q, labels[row:stop]))
                 for name, reference in references.items():
                     view = reference.view(position + row, position + stop, logits.shape[-1])
                     comparison = compare(view, logits, prediction)
                     tally.distances.setdefault(name, _Distances()).add(comparison)
                     if worst is not None and name == FLOAT:
-                        worst.see(comparison, Piece(number, place, positions[row:stop]))
+                        worst.see(comparison, DocumentPiece(number, place, positions[row:stop]))
                 row = stop
             position += row
             progress.advance(row)

@@ -14,7 +14,7 @@ DECODER = "gguf"  # what reads a file's weights for their errors
 
 
 @dataclass(frozen=True)
-class Origin:
+class RecordSource:
     """The machine (machine.machine_facts()) that gave a run's numbers, and the command line that repeats them."""
 
     machine: dict[str, Any]
@@ -35,52 +35,52 @@ class Origin:
         )
 
 
-def row_records(artifact: Artifact, row: Row, origin: Origin) -> list[Record]:
+def row_records(artifact: Artifact, row: Row, source: RecordSource) -> list[Record]:
     """The records of all of a row's figures."""
     records: list[Record] = []
     for judge, quality in row.quality.items():
         if quality is not None:
-            records += _quality_records(artifact, judge, quality, origin)
-    records += _speed_records(artifact, row.speed, origin)
-    records += _share_records(artifact, "task", row.tasks, origin)
-    records += _share_records(artifact, "refusals", row.refusals, origin)
+            records += _quality_records(artifact, judge, quality, source)
+    records += _speed_records(artifact, row.speed, source)
+    records += _share_records(artifact, "task", row.tasks, source)
+    records += _share_records(artifact, "refusals", row.refusals, source)
     if row.worst:
         mean = sum(token.kl for token in row.worst) / len(row.worst)
-        records.append(origin.record(artifact, "worst tokens, mean kl", mean, "nats per token"))
+        records.append(source.record(artifact, "worst tokens, mean kl", mean, "nats per token"))
     return records
 
 
-def layer_record(artifact: Artifact, errors: Sequence[LayerError], origin: Origin) -> Record | None:
+def layer_record(artifact: Artifact, errors: Sequence[LayerError], source: RecordSource) -> Record | None:
     """The mean of a file's errors by layer: a record for each matrix would be most of the report. None without any."""
     of_kind = [error.error(artifact.kind) for error in errors]
     measured = [error for error in of_kind if error is not None]
     if not measured:
         return None
-    record = origin.record(artifact, "layer errors, mean", fmean(measured), "share")
+    record = source.record(artifact, "layer errors, mean", fmean(measured), "share")
     return replace(record, runtime=DECODER)
 
 
-def _quality_records(artifact: Artifact, judge: str, quality: Quality, origin: Origin) -> list[Record]:
+def _quality_records(artifact: Artifact, judge: str, quality: Quality, source: RecordSource) -> list[Record]:
     figures = {name: value for name, value in quality.to_json().items() if name != "tokens"}
     return [
-        origin.record(artifact, name, value, UNITS[name.split("_")[0]], text=judge) for name, value in figures.items()
+        source.record(artifact, name, value, UNITS[name.split("_")[0]], text=judge) for name, value in figures.items()
     ]
 
 
-def _speed_records(artifact: Artifact, speed: Speed, origin: Origin) -> list[Record]:
+def _speed_records(artifact: Artifact, speed: Speed, source: RecordSource) -> list[Record]:
     records = []
     for name, timing in (("prefill_tokens_per_s", speed.prefill), ("decode_tokens_per_s", speed.decode)):
         assert timing.mean is not None
-        record = origin.record(artifact, name, timing.mean, "tokens/s")
+        record = source.record(artifact, name, timing.mean, "tokens/s")
         records.append(replace(record, trials=len(timing.trials), spread=timing.std))
     assert speed.load_s is not None
     assert speed.peak_rss_bytes is not None
-    records.append(origin.record(artifact, "load_s", speed.load_s, "s"))
-    records.append(origin.record(artifact, "peak_rss_bytes", speed.peak_rss_bytes, "bytes"))
+    records.append(source.record(artifact, "load_s", speed.load_s, "s"))
+    records.append(source.record(artifact, "peak_rss_bytes", speed.peak_rss_bytes, "bytes"))
     return records
 
 
-def _share_records(artifact: Artifact, what: str, shares: dict[str, TaskShare], origin: Origin) -> list[Record]:
+def _share_records(artifact: Artifact, what: str, shares: dict[str, TaskShare], source: RecordSource) -> list[Record]:
     return [
-        origin.record(artifact, f"{what} {name}", share.share, "share", text=name) for name, share in shares.items()
+        source.record(artifact, f"{what} {name}", share.share, "share", text=name) for name, share in shares.items()
     ]

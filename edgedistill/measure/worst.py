@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from edgedistill.measure.judge import Judge
-from edgedistill.measure.positions import Comparison
+from edgedistill.measure.positions import PositionComparison
 from edgedistill.results.row import WorstToken
 from edgedistill.runtimes.base import Runtime
 
@@ -22,7 +22,7 @@ CANDIDATES = 4 * COUNT  # of a piece of logits: some are neighbours, or the same
 
 
 @dataclass(frozen=True)
-class Piece:
+class DocumentPiece:
     """Which positions [n] of which judge's which document a comparison is of."""
 
     judge: int
@@ -59,7 +59,7 @@ class WorstTokens:
     def __init__(self) -> None:
         self._worst: list[BadPosition] = []
 
-    def see(self, comparison: Comparison, piece: Piece) -> None:
+    def see(self, comparison: PositionComparison, piece: DocumentPiece) -> None:
         """Look at a piece of n positions of one document."""
         floor = self._worst[-1].kl if len(self._worst) >= COUNT else 0.0
         values, rows = comparison.kl.topk(min(CANDIDATES, len(comparison.kl)))
@@ -73,7 +73,7 @@ class WorstTokens:
         return tuple(_describe(position, model, judges[position.judge]) for position in self._worst)
 
 
-def _bad_position(kl: float, row: int, comparison: Comparison, piece: Piece) -> BadPosition:
+def _bad_position(kl: float, row: int, comparison: PositionComparison, piece: DocumentPiece) -> BadPosition:
     """Row `row` of a comparison."""
     expected, got = int(comparison.likeliest[row]), int(comparison.log_q[row].argmax())
     return BadPosition(

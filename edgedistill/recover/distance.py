@@ -14,12 +14,12 @@ from edgedistill.data.example import Example
 from edgedistill.losses.forward_kl import ForwardKL
 from edgedistill.losses.head import head_loss
 from edgedistill.train.forward import batches, kept_hidden
-from edgedistill.train.validation import Validation, validate_sources
+from edgedistill.train.validation import ValidationLoss, validate_sources
 
 
 def validation_kl(
     model: PreTrainedModel, sources: Mapping[str, Sequence[Example]], teacher_weight: Tensor, seq_len: int
-) -> Validation:
+) -> ValidationLoss:
     """Mean KL to the float student.
 
     Args:

@@ -34,7 +34,7 @@ from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.signals.sources import Source, StoredHidden, StoredTopK, views
 from edgedistill.train.forward import compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
-from edgedistill.train.validation import Validation
+from edgedistill.train.validation import ValidationLoss
 
 OWN = "student"  # the source that is the float student's own view
 FLOAT32_BELOW = 0.01  # nats a token of plain rounding: activations in bfloat16 cost a tenth of that
@@ -124,7 +124,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         total, counted = objective.step(hidden, weight, seen, batch.weights)
         return total / counted, len(batch.kept)
 
-    def validate() -> Validation:
+    def validate() -> ValidationLoss:
         return validation_kl(model, validation, table, settings.seq_len)
 
     gains = {name: p for name, p in model.named_parameters() if p.requires_grad and ".gain_" in name}

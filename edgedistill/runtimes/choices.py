@@ -19,7 +19,7 @@ ROWS = 16  # rows of logits summed at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
-class Choice:
+class TokenChoice:
     """Token ids of a prompt and of each option; none of them empty."""
 
     prompt: list[int]
@@ -36,7 +36,7 @@ class Choice:
         return 1 + sum(len(option) - 1 for option in self.options)
 
 
-def choice_log_probs(engine: LlamaEngine, choices: list[Choice]) -> Iterator[list[float]]:
+def choice_log_probs(engine: LlamaEngine, choices: list[TokenChoice]) -> Iterator[list[float]]:
     """Yield for each choice, in order, the sum of the log-probabilities of each option's tokens, in nats."""
     packs = list(_packs(choices, max(1, LOGIT_BYTES // (4 * engine.vocab))))
     if not packs:
@@ -51,9 +51,9 @@ def choice_log_probs(engine: LlamaEngine, choices: list[Choice]) -> Iterator[lis
         yield from _score(engine, pack)
 
 
-def _packs(choices: list[Choice], most_rows: int) -> Iterator[list[Choice]]:
+def _packs(choices: list[TokenChoice], most_rows: int) -> Iterator[list[TokenChoice]]:
     """Choices in groups that fit into one batch; a choice that exceeds a limit by itself is a group of its own."""
-    pack: list[Choice] = []
+    pack: list[TokenChoice] = []
     tokens = rows = sequences = 0
     for choice in choices:
         tokens, rows, sequences = tokens + choice.tokens, rows + choice.rows, sequences + len(choice.options)
@@ -66,7 +66,7 @@ def _packs(choices: list[Choice], most_rows: int) -> Iterator[list[Choice]]:
         yield pack
 
 
-def _score(engine: LlamaEngine, pack: list[Choice]) -> list[list[float]]:
+def _score(engine: LlamaEngine, pack: list[TokenChoice]) -> list[list[float]]:
     tokens: list[int] = []
     positions: list[int] = []
     sequences: list[range] = []

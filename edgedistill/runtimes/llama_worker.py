@@ -13,11 +13,11 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.choices import SEQUENCES, Choice, choice_log_probs
+from edgedistill.runtimes.choices import SEQUENCES, TokenChoice, choice_log_probs
 from edgedistill.runtimes.llama_engine import MICRO_BATCH, LlamaEngine, Purpose, requantize
 from edgedistill.runtimes.memory import rss_bytes
 from edgedistill.runtimes.one_sequence import LOGIT_ROWS, OneSequence
-from edgedistill.runtimes.parallel import Job, run_jobs
+from edgedistill.runtimes.parallel import SequenceJob, run_jobs
 from edgedistill.runtimes.prompt import adds_missing_bos
 from edgedistill.runtimes.protocol import Arrays
 from edgedistill.runtimes.sampling import BatchSettings
@@ -102,7 +102,7 @@ class LlamaWorker(OneSequence):
                     f"prompt {index} has {len(prompt)} tokens and may grow by {count}; "
                     f"the context holds {self.context}. Open the file with a larger context or ask for fewer tokens"
                 )
-        jobs = [Job(prompt, count, seed) for prompt, count, seed in zip(prompts, max_new, seeds, strict=True)]
+        jobs = [SequenceJob(prompt, count, seed) for prompt, count, seed in zip(prompts, max_new, seeds, strict=True)]
         batch = BatchSettings(**settings)
         if batch.stop_ids is None:
             batch = replace(batch, stop_ids=self.stops)
@@ -128,7 +128,7 @@ class LlamaWorker(OneSequence):
                     f"choice {index} has {longest} tokens with its longest option; the context holds {self.context}. "
                     "Open the file with a larger context"
                 )
-        yield from choice_log_probs(self.engine, [Choice(prompt, options) for prompt, options in choices])
+        yield from choice_log_probs(self.engine, [TokenChoice(prompt, options) for prompt, options in choices])
 
     def open(self, length: int) -> None:
         """See OneSequence. Only the last row of logits is ever read, so the buffer holds one."""

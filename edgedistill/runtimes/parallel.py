@@ -19,7 +19,7 @@ PROMPT_ROWS = 256  # rows of logits kept at once where the prompt's own distribu
 
 
 @dataclass(frozen=True)
-class Job:
+class SequenceJob:
     """One prompt and how to go on from it."""
 
     prompt: list[int]
@@ -32,7 +32,7 @@ class Slot:
     """One running sequence."""
 
     index: int
-    job: Job
+    job: SequenceJob
     sampler: Sampler
     pending: list[int]
     position: int = 0
@@ -42,7 +42,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Finished:
+class JobResult:
     """The result of job `index`: its tokens (a stop token included) and why it ended, "stop" or "length".
 
     `top` are ids [n, K] and log-probabilities [n, K] of the distributions that the tokens were drawn from, `prompt_top`
@@ -57,7 +57,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Row:
+class LogitRow:
     """One row of a batch's logits: the number and the state of its sequence, and whether the next token is drawn from
     it.
     """
@@ -68,14 +68,14 @@ class Row:
 
 
 @dataclass
-class Batch:
+class TokenBatch:
     """Tokens that are decoded in one call, and the rows of logits that it returns."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     returned: list[bool] = field(default_factory=list)  # whether a token's logits are among the rows
-    rows: list[Row] = field(default_factory=list)
+    rows: list[LogitRow] = field(default_factory=list)
 
     def add(self, number: int, slot: Slot, count: int, every_row: bool) -> None:
         """Add the next `count` tokens of a sequence; rows are returned of its last pending token, or of all."""
@@ -87,13 +87,13 @@ class Batch:
             self.sequences.append(number)
             self.returned.append(draws or every_row)
             if draws or every_row:
-                self.rows.append(Row(number, slot, draws))
+                self.rows.append(LogitRow(number, slot, draws))
         slot.position += len(taken)
 
 
 def run_jobs(
-    engine: LlamaEngine, jobs: list[Job], parallel: int, length: int, settings: BatchSettings
-) -> Iterator[Finished]:
+    engine: LlamaEngine, jobs: list[SequenceJob], parallel: int, length: int, settings: BatchSettings
+) -> Iterator[JobResult]:
     """Yield each job as it ends.
 
     Args:
@@ -122,14 +122,16 @@ def run_jobs(
             if finish:
                 engine.forget(row.number)
                 slots[row.number] = None
-                yield Finished(slot.index, slot.tokens, finish, _stack(slot.top, top_k), _stack(slot.prompt_top, top_k))
+                yield JobResult(
+                    slot.index, slot.tokens, finish, _stack(slot.top, top_k), _stack(slot.prompt_top, top_k)
+                )
 
 
-def _step(engine: LlamaEngine, slots: list[Slot | None], settings: BatchSettings) -> list[Row]:
+def _step(engine: LlamaEngine, slots: list[Slot | None], settings: BatchSettings) -> list[LogitRow]:
     """One batch: a token of each running sequence, then as much of the waiting prompts as fits. Returns the rows that a
     token was drawn from.
     """
-    batch, every_row = Batch(), settings.prompt_logprobs
+    batch, every_row = TokenBatch(), settings.prompt_logprobs
     most_rows = max(len(slots), PROMPT_ROWS) if every_row else len(slots)
     running = [(number, slot) for number, slot in enumerate(slots) if slot is not None]
     running.sort(key=lambda pair: len(pair[1].pending) != 1)

@@ -44,7 +44,7 @@ class Refused(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-class Front:
+class RequestFilter:
     """An ASGI application around the library's.
 
     Args:
@@ -73,7 +73,7 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, answer = time.perf_counter(), Answer(send)
+        started, answer = time.perf_counter(), SentAnswer(send)
         try:
             static = static_answer(scope["method"], scope["path"], self.health)
             if static is not None:
@@ -123,7 +123,7 @@ class Front:
             )
 
 
-class Answer:
+class SentAnswer:
     """What is sent back: its status, and whether a refusal can still be one."""
 
     def __init__(self, send: Send) -> None:

@@ -36,7 +36,7 @@ from edgedistill.runtimes.llama_engine import keep_errors, model_text, token_pie
 from edgedistill.runtimes.llama_worker import OURS
 from edgedistill.runtimes.prompt import PromptFormat, adds_missing_bos, special_text, write_prompt
 from edgedistill.runtimes.server import ServeSettings
-from edgedistill.runtimes.server_front import CHAT, Front, Refused, as_refusal, plain_question
+from edgedistill.runtimes.server_front import CHAT, Refused, RequestFilter, as_refusal, plain_question
 from edgedistill.runtimes.server_page import Health
 from edgedistill.runtimes.worker import Answer, Operation, serve
 
@@ -114,7 +114,7 @@ class ServerWorker:
         runtime = f"llama-cpp-python {version('llama-cpp-python')}"
         api_key, origins = serve_settings.api_key, serve_settings.origins
         health = Health(name, runtime, self.context, self.form.template is not None, api_key is not None)
-        front = Middleware(Front, health=health, check=self.check, api_key=api_key, origins=origins)  # type: ignore[arg-type]
+        front = Middleware(RequestFilter, health=health, check=self.check, api_key=api_key, origins=origins)  # type: ignore[arg-type]
         self.app.user_middleware.append(front)
         return {
             "version": runtime,

@@ -24,7 +24,7 @@ from edgedistill.data.trace import (
 from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.teach.drafts import HALF, Assignment, Draft
 from edgedistill.teach.filters import CUT_OFF, DUPLICATE, why_dropped
-from edgedistill.teach.writers import Written, read_signal
+from edgedistill.teach.writers import Continuation, read_signal
 
 FILTERS = "filters"
 HELD_OUT = "asked to judge on"
@@ -149,7 +149,7 @@ def own_text(selection: Selection, draft: Draft) -> Text | None:
     return Text(split_of(prompt_id, assignment.holdout), trace, example)
 
 
-def written_example(opening: Sequence[int], continuation: Written, first: int, trace_id: str = "") -> Example:
+def written_example(opening: Sequence[int], continuation: Continuation, first: int, trace_id: str = "") -> Example:
     """The ids of a text and its continuation, with the writer's signals from position `first` on, where it gave any."""
     tokens = torch.tensor([*opening, *continuation.tokens], dtype=torch.int32)
     rows = slice(first, len(tokens) - 1)

@@ -19,7 +19,7 @@ from edgedistill.runtimes.sampling import BatchSettings
 
 
 @dataclass(frozen=True)
-class Written:
+class Continuation:
     """One continuation.
 
     Attributes:
@@ -40,7 +40,7 @@ class Writer(AbstractContextManager["Writer"], Protocol):
 
     def write(
         self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
-    ) -> list[Written]:
+    ) -> list[Continuation]:
         """Continue each prompt. The same arguments give the same texts, whatever was asked before.
 
         Args:
@@ -62,7 +62,7 @@ class LlamaWriter:
 
     def write(
         self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
-    ) -> list[Written]:
+    ) -> list[Continuation]:
         """See `Writer.write`."""
         settings = replace(settings, prompt_logprobs=settings.top_k > 0)
         seeds = [seed + number for number in range(len(prompts))]
@@ -73,7 +73,7 @@ class LlamaWriter:
             if result.top_ids is not None and result.prompt_top_ids is not None:
                 ids = torch.cat([torch.from_numpy(result.prompt_top_ids), torch.from_numpy(result.top_ids)])
                 log_probs = torch.cat([torch.from_numpy(result.prompt_top_logp), torch.from_numpy(result.top_logp)])
-            written.append(Written(result.tokens, result.finish, ids, log_probs))
+            written.append(Continuation(result.tokens, result.finish, ids, log_probs))
         return written
 
     def __enter__(self) -> "LlamaWriter":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgedistill.store.whole import settle, whole, whole_folder
 from edgedistill.train.adamw import AdamW
-from edgedistill.train.curve import Curve
+from edgedistill.train.curve import TrainingCurve
 
 FOLDER = "training"
 CHECKPOINT = "checkpoint"
@@ -45,13 +45,13 @@ class Checkpoints:
         self.saved_at = time.monotonic()
         self.best: dict[str, Tensor] = {}
 
-    def load(self) -> tuple[int, int, Curve]:
+    def load(self) -> tuple[int, int, TrainingCurve]:
         """(step, tokens, curve) to go on from; zeros where there is no whole checkpoint."""
         settle(self.checkpoint)
         if not self.checkpoint.is_dir():
-            return 0, 0, Curve()
+            return 0, 0, TrainingCurve()
         state: dict[str, Any] = json.loads((self.checkpoint / STATE).read_text(encoding="utf-8"))
-        curve = Curve.of_state(state["curve"])
+        curve = TrainingCurve.of_state(state["curve"])
         self._copy_in(load_file(self.checkpoint / WEIGHTS))
         self.optimizer.restore(load_file(self.checkpoint / MOMENTS))
         self.best = {name: weight.clone() for name, weight in load_file(self._best_file(curve.best.step)).items()}
@@ -73,7 +73,7 @@ class Checkpoints:
         """Whether it is time for a checkpoint."""
         return time.monotonic() - self.saved_at >= max(self.least_seconds, self.save_seconds / SHARE)
 
-    def save(self, step: int, tokens: int, curve: Curve) -> None:
+    def save(self, step: int, tokens: int, curve: TrainingCurve) -> None:
         """Write a checkpoint; a kill at any point leaves the one before."""
         began = time.monotonic()
         best = self._best_file(curve.best.step)

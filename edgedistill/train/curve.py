@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgedistill.train.validation import Validation, worst_ratio
+from edgedistill.train.validation import ValidationLoss, worst_ratio
 
 CURVE = "curve.json"
 
@@ -34,7 +34,7 @@ class Checked:
 
 
 @dataclass
-class Curve:
+class TrainingCurve:
     """What was seen on the way."""
 
     points: list[Point] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Curve:
         """The validation whose worst source has the lowest loss, relative to its start; the first of equals."""
         return min(self.validation, key=lambda checked: worst_ratio(checked.by_source, self.start.by_source))
 
-    def add_validation(self, step: int, tokens: int, validation: Validation) -> bool:
+    def add_validation(self, step: int, tokens: int, validation: ValidationLoss) -> bool:
         """Note a validation, and tell whether it is the best so far."""
         self.validation.append(Checked(step, tokens, validation.loss, validation.by_source))
         return self.best is self.validation[-1]
@@ -65,7 +65,7 @@ class Curve:
         }
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> "Curve":
+    def of_state(cls, state: Mapping[str, Any]) -> "TrainingCurve":
         """Undo `state`."""
         points = [Point(**point) for point in state["points"]]
         return cls(points, [Checked(**checked) for checked in state["validation"]], state["stopped_early"])

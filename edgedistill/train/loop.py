@@ -20,8 +20,8 @@ from edgedistill.progress import Progress
 from edgedistill.store.whole import atomic_write, sync_tree
 from edgedistill.train.adamw import AdamW, AdamWSettings
 from edgedistill.train.checkpoints import FOLDER, Checkpoints
-from edgedistill.train.curve import CURVE, Curve, Point
-from edgedistill.train.validation import Validation
+from edgedistill.train.curve import CURVE, Point, TrainingCurve
+from edgedistill.train.validation import ValidationLoss
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def learning_rate_share(step: int, settings: TrainSettings) -> float:
 def train(
     groups: Mapping[float, Mapping[str, Tensor]],
     loss_of_step: Callable[[int], tuple[Tensor, int]],
-    validate: Callable[[], Validation],
+    validate: Callable[[], ValidationLoss],
     settings: TrainSettings,
     work: Path,
     progress: Progress,
-) -> Curve:
+) -> TrainingCurve:
     """Train in place; the parameters end as the best validation saw them.
 
     Args:
@@ -111,7 +111,7 @@ def train(
     return curve
 
 
-def _waited_enough(step: int, curve: Curve, settings: TrainSettings) -> bool:
+def _waited_enough(step: int, curve: TrainingCurve, settings: TrainSettings) -> bool:
     """Whether no validation was better for so long that none is expected. The warm-up doesn't count: while the rate
     still rises, it is too early to tell what training can do.
     """

@@ -14,7 +14,7 @@ Document = TypeVar("Document")
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationLoss:
     """Mean losses in nats a token.
 
     Attributes:
@@ -28,7 +28,7 @@ class Validation:
 
 def validate_sources(
     sources: Mapping[str, Sequence[Document]], measure: Callable[[Sequence[Document]], tuple[float, float]]
-) -> Validation:
+) -> ValidationLoss:
     """Validate on each source.
 
     Args:
@@ -38,7 +38,7 @@ def validate_sources(
     sums = {name: measure(documents) for name, documents in sources.items()}
     tokens = sum(count for _, count in sums.values())
     loss = sum(total for total, _ in sums.values()) / tokens
-    return Validation(loss, {name: total / count for name, (total, count) in sums.items()})
+    return ValidationLoss(loss, {name: total / count for name, (total, count) in sums.items()})
 
 
 def worst_ratio(by_source: Mapping[str, float], start: Mapping[str, float]) -> float:

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgedistill.errors import InputError
-from edgedistill.measure.multiple_choice import Answer, Question, answer_questions, right_answers
+from edgedistill.measure.multiple_choice import Question, QuestionAnswer, answer_questions, right_answers
 from edgedistill.progress import QuietProgress
 from edgedistill.runtimes.llama import LlamaCpp
 from tests.tiny import ADJECTIVES, NOUNS, VERBS
@@ -81,7 +81,7 @@ def test_blank_after_the_question_changes_no_token_of_it(model):
 
 def test_right_answers_by_either_figure():
     questions = [Question("a", ("x", "yy"), 0), Question("b", ("x", "yy"), 1)]
-    answers = [Answer((-1.0, -1.5), 0, 1), Answer((-1.0, -1.5), 0, 1)]
+    answers = [QuestionAnswer((-1.0, -1.5), 0, 1), QuestionAnswer((-1.0, -1.5), 0, 1)]
     assert right_answers(questions, answers, normalized=False) == [True, False]
     assert right_answers(questions, answers, normalized=True) == [False, True]
 

@@ -7,9 +7,9 @@ import torch
 from edgedistill.data.example import counted_from
 from edgedistill.export.gguf.write import float_checkpoint, write_gguf
 from edgedistill.measure.judge import Judge, make_reference
-from edgedistill.measure.positions import Comparison
+from edgedistill.measure.positions import PositionComparison
 from edgedistill.measure.quality import measure_quality
-from edgedistill.measure.worst import APART, COUNT, Piece, WorstTokens
+from edgedistill.measure.worst import APART, COUNT, DocumentPiece, WorstTokens
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
@@ -98,8 +98,8 @@ def test_the_same_mistake_counts_once_wherever_it_is():
         for row in range(4):  # far apart in the document
             part = slice(row, row + 1)
             same = torch.zeros(1, dtype=torch.bool)
-            comparison = Comparison(torch.tensor(kl)[part], same, likeliest[part], torch.ones(1), log_q[part])
-            worst.see(comparison, Piece(0, document, torch.tensor([100 * row])))
+            comparison = PositionComparison(torch.tensor(kl)[part], same, likeliest[part], torch.ones(1), log_q[part])
+            worst.see(comparison, DocumentPiece(0, document, torch.tensor([100 * row])))
     assert [(one.kl, one.document, one.expected, one.got) for one in worst._worst] == [
         (2.0, 1, 0, 1),
         (pytest.approx(0.4), 1, 3, 1),

@@ -8,7 +8,7 @@ import pytest
 from edgedistill.errors import InputError
 from edgedistill.runtimes import choices as choices_module
 from edgedistill.runtimes.base import Runtime
-from edgedistill.runtimes.choices import Choice, _packs
+from edgedistill.runtimes.choices import TokenChoice, _packs
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.onnx import OnnxRuntime
 from tests.tiny import CORPUS
@@ -115,8 +115,8 @@ def test_prompt_longer_than_a_batch_is_split(gguf_file, float_logits):
 def test_packs_keep_the_order_and_the_limits(monkeypatch):
     monkeypatch.setattr(choices_module, "MICRO_BATCH", 20)
     monkeypatch.setattr(choices_module, "SEQUENCES", 4)
-    small = [Choice([1] * 8, [[1, 2], [3]]), Choice([1] * 8, [[1, 2, 3]])]
-    choices = [*small, Choice([1] * 30, [[5]]), Choice([1], [[1]] * 4), Choice([1], [[1]])]
+    small = [TokenChoice([1] * 8, [[1, 2], [3]]), TokenChoice([1] * 8, [[1, 2, 3]])]
+    choices = [*small, TokenChoice([1] * 30, [[5]]), TokenChoice([1], [[1]] * 4), TokenChoice([1], [[1]])]
     packs = list(_packs(choices, most_rows=100))
     assert [choice for pack in packs for choice in pack] == choices
     assert [len(pack) for pack in packs] == [2, 1, 1, 1]  # 9 + 10 tokens; 30 alone; four sequences; one more

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from edgedistill.runtimes.chat_defaults import ChatDefaults
-from edgedistill.runtimes.server_front import Front, Refused, is_own_page, plain_question
+from edgedistill.runtimes.server_front import Refused, RequestFilter, is_own_page, plain_question
 from edgedistill.runtimes.server_page import Health
 
 HEALTH = Health("tiny", "llama-cpp-python 0", 256, True, False)
@@ -29,7 +29,7 @@ def run(app, scope=SCOPE, body=b"{}", check=lambda path, body: body, **settings)
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Front(app, HEALTH, check, **settings)(scope, receive, send))
+    asyncio.run(RequestFilter(app, HEALTH, check, **settings)(scope, receive, send))
     return sent
 
 

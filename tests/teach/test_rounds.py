@@ -27,7 +27,7 @@ from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
 from edgedistill.teach.rounds import TOO_LONG, longest_prompt, write_rounds
 from edgedistill.teach.stage import TeachInputs, shared_system, teach
-from edgedistill.teach.writers import Written
+from edgedistill.teach.writers import Continuation
 
 WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()
 SETTINGS = Teach(style="chat", hints=("",), parallel=2, holdout=0.3, max_answer_tokens=40)
@@ -48,7 +48,7 @@ class MadeUp:
 
     def write(
         self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
-    ) -> list[Written]:
+    ) -> list[Continuation]:
         top_k = settings.top_k
         self.asked += [list(prompt) for prompt in prompts]
         written = []
@@ -62,7 +62,7 @@ class MadeUp:
                 if top_k
                 else (None, None)
             )
-            written.append(Written(tokens, "stop", *signal))
+            written.append(Continuation(tokens, "stop", *signal))
         return written
 
 
@@ -158,11 +158,11 @@ def test_a_prompt_without_room_for_its_answer_is_not_asked(tokenizer, tmp_path: 
 
 def test_a_text_that_is_cut_within_a_character_is_kept_and_none_begins_with_half_of_one(tokenizer, tmp_path: Path):
     class CutInACharacter(MadeUp):
-        def write(self, *arguments: object) -> list[Written]:
+        def write(self, *arguments: object) -> list[Continuation]:
             whole = super().write(*arguments)
             half = self.tokenizer("猫", add_special_tokens=False)["input_ids"][:1]
             assert self.tokenizer.decode(half) == "\ufffd"
-            return [Written([*found.tokens[:-1], *half], "length", None, None) for found in whole]
+            return [Continuation([*found.tokens[:-1], *half], "length", None, None) for found in whole]
 
     # Eight tokens are a few characters here, and what begins with the same ones lies in one split.
     asked = asked_of(tokenizer, words=["猫が好き。", "犬も。"] * 40, writer=CutInACharacter)
@@ -184,9 +184,10 @@ def test_no_text_is_in_two_splits(tokenizer, tmp_path: Path):
 
 def test_an_answer_that_is_cut_is_dropped_or_kept(tokenizer, tmp_path: Path):
     class Cut(MadeUp):
-        def write(self, *arguments: object) -> list[Written]:
+        def write(self, *arguments: object) -> list[Continuation]:
             return [
-                Written(found.tokens[:-1], "length", found.ids, found.log_probs) for found in super().write(*arguments)
+                Continuation(found.tokens[:-1], "length", found.ids, found.log_probs)
+                for found in super().write(*arguments)
             ]
 
     for kept, words in (("drop", r"nothing .* could be kept \(24 cut off\)"), ("keep", None)):
@@ -210,7 +211,7 @@ def test_rounds_after_a_kill_are_those_of_one_that_went_through(tokenizer, tmp_p
         pass
 
     class KillAfter(MadeUp):
-        def write(self, *arguments: object) -> list[Written]:
+        def write(self, *arguments: object) -> list[Continuation]:
             if len(self.asked) >= 16:  # two rounds of eight
                 raise Killed
             return super().write(*arguments)

@@ -15,7 +15,7 @@ from edgedistill.train.adamw import AdamW, AdamWSettings
 from edgedistill.train.checkpoints import Checkpoints
 from edgedistill.train.curve import Checked
 from edgedistill.train.loop import TrainSettings, learning_rate_share, train
-from edgedistill.train.validation import Validation
+from edgedistill.train.validation import ValidationLoss
 
 SCRIPT = """
 import sys, time
@@ -27,8 +27,8 @@ torch.save((weight, curve.state()["validation"]), sys.argv[3])
 """
 
 
-def of(loss: float) -> Validation:
-    return Validation(loss, {"text": loss})
+def of(loss: float) -> ValidationLoss:
+    return ValidationLoss(loss, {"text": loss})
 
 
 def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
@@ -46,10 +46,12 @@ def run(work: Path, steps: int = 40, pause: float = 0.0, rate: float = 0.05):
         rows = slice(8 * (step % 8), 8 * (step % 8) + 8)
         return (data[rows] @ weight - target[rows]).square().mean(), 8
 
-    def validate() -> Validation:
+    def validate() -> ValidationLoss:
         with torch.no_grad():
             errors = (data @ weight - target).square()
-        return Validation(errors.mean().item(), {"first": errors[:32].mean().item(), "last": errors[32:].mean().item()})
+        return ValidationLoss(
+            errors.mean().item(), {"first": errors[:32].mean().item(), "last": errors[32:].mean().item()}
+        )
 
     settings = TrainSettings(steps, validate_after=range(4, steps, 4), checkpoint_seconds=0.0)
     curve = train({rate: {"weight": weight}}, loss_of_step, validate, settings, work, QuietProgress())
@@ -155,9 +157,9 @@ def test_a_checkpoint_is_as_good_as_its_worst_source(tmp_path: Path):
     weight = torch.ones(3, requires_grad=True)
     losses = iter([(1.0, 0.1), (0.8, 0.09), (0.2, 0.11), (0.9, 0.095)])
 
-    def validate() -> Validation:
+    def validate() -> ValidationLoss:
         chats, prose = next(losses)
-        return Validation((chats + prose) / 2, {"chats": chats, "prose": prose})
+        return ValidationLoss((chats + prose) / 2, {"chats": chats, "prose": prose})
 
     settings = TrainSettings(3, validate_after=range(1, 4))
     curve = train({0.1: {"w": weight}}, lambda step: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress())
@@ -173,7 +175,7 @@ def test_best_weights_go_to_the_disk_with_a_checkpoint_alone(tmp_path: Path):
     values = iter([1 / (1 + step) for step in range(31)])
     written: list[int] = []
 
-    def validate() -> Validation:
+    def validate() -> ValidationLoss:
         written.append(sum(1 for path in tmp_path.rglob("*.safetensors")))
         return of(next(values))
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.errors import VerifyError
-from edgedistill.export.compare import Comparison, Difference, compare_tensors, tensor_order
+from edgedistill.export.compare import Comparison, WeightDifference, compare_tensors, tensor_order
 from edgedistill.export.gguf.read import read_gguf
 from edgedistill.export.gguf.tokenizer import pad_vocabulary
 from edgedistill.export.gguf.write import tensor_format
@@ -32,7 +32,7 @@ def compare_gguf(checkpoint: GridCheckpoint, path: Path) -> Comparison:
         VerifyError: a tensor is stored in another format, missing or extra.
         InputError: the file is damaged, or of a family that we don't know.
     """
-    by_bytes: dict[str, Difference] = {}
+    by_bytes: dict[str, WeightDifference] = {}
 
     def values() -> Iterator[tuple[str, NDArray[np.float32]]]:
         for name, raw, format_name, values_read in read_gguf(path):
@@ -50,7 +50,7 @@ def compare_gguf(checkpoint: GridCheckpoint, path: Path) -> Comparison:
                         row, byte = np.unravel_index(int(unequal.argmax()), unequal.shape)
                         block = int(byte) // number_format.block_bytes
                         expected = float(tensor.decode()[int(row), block * number_format.block])
-                        by_bytes[name] = Difference(
+                        by_bytes[name] = WeightDifference(
                             name, int(row), block, expected, float(values_read[row, block * number_format.block])
                         )
             yield name, values_read

@@ -40,7 +40,7 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Layout:
+class CodeLayout:
     """How a grid's codes stand: `bits` each, `zero` the code of step `center`, one scale every `block` weights."""
 
     bits: int
@@ -67,7 +67,7 @@ class Packed:
     groups; `offsets` likewise, or empty. One factor is added to the weights, a product is subtracted.
     """
 
-    layout: Layout
+    layout: CodeLayout
     codes: Bytes
     scales: tuple[Array, ...]
     offsets: tuple[Array, ...] = ()
@@ -85,7 +85,7 @@ class Packed:
 
 
 @functools.cache
-def layout_of(grid: str) -> Layout:
+def layout_of(grid: str) -> CodeLayout:
     """A grid's layout: the narrowest width that holds every code, with the operator's own zero where it can."""
     module = GRIDS[grid]
     lowest, highest = step_range(grid)
@@ -95,9 +95,9 @@ def layout_of(grid: str) -> Layout:
     for bits in (width for width in WIDTHS if width >= FEW_CODES.get(grid, 0)):
         half = 1 << (bits - 1)
         if -half <= lowest and highest < half:
-            return Layout(bits, half, block, center)
+            return CodeLayout(bits, half, block, center)
         if module.STEPS.levels is None and highest - lowest < 1 << bits:
-            return Layout(bits, -lowest, block, center)
+            return CodeLayout(bits, -lowest, block, center)
     raise AssertionError(f"{grid} has steps from {lowest} to {highest}")
 
 

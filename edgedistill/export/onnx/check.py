@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from edgedistill.errors import VerifyError
-from edgedistill.export.compare import Comparison, Difference, compare_tensors, tensor_order
+from edgedistill.export.compare import Comparison, WeightDifference, compare_tensors, tensor_order
 from edgedistill.export.onnx.blocks import Packed, pack
 from edgedistill.export.onnx.build import ALIGNMENT, MAX_POSITIONS, rotary_caches, store_inside
 from edgedistill.export.onnx.file import OnnxFile
@@ -39,7 +39,7 @@ def compare_onnx(checkpoint: GridCheckpoint, folder: Path) -> Comparison:
         VerifyError: a tensor is missing, extra, or stored in another way.
         InputError: the file is damaged, or isn't an export of ours.
     """
-    by_codes: dict[str, Difference] = {}
+    by_codes: dict[str, WeightDifference] = {}
 
     def values() -> Iterator[tuple[str, Floats]]:
         for weight in read_weights(OnnxFile(folder)):
@@ -92,7 +92,7 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
     return compared
 
 
-def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, actual: Floats) -> Difference | None:
+def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, actual: Floats) -> WeightDifference | None:
     """The first block whose codes or scales aren't the checkpoint's, or None.
 
     Raises:
@@ -127,7 +127,9 @@ def _first_code(folder: Path, weight: Weight, tensor: GridTensor | Tensor, actua
     if not unequal.any():
         return None
     row, at = (int(i) for i in np.unravel_index(int(unequal.argmax()), unequal.shape))
-    return Difference(weight.name, row, at, float(tensor.decode()[row, at * block]), float(actual[row, at * block]))
+    return WeightDifference(
+        weight.name, row, at, float(tensor.decode()[row, at * block]), float(actual[row, at * block])
+    )
 
 
 def _require_graph(checkpoint: GridCheckpoint, shape: ModelShape, file: OnnxFile, caches: RotaryCaches) -> None:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgedistill.export.onnx.blocks import Layout, Packed, pack
+from edgedistill.export.onnx.blocks import CodeLayout, Packed, pack
 from edgedistill.export.onnx.nodes import MS, Nodes, Store
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
@@ -38,7 +38,7 @@ class Matrix:
 
     rows: int
     cols: int
-    layout: Layout | None
+    layout: CodeLayout | None
     codes: str
     scales: str = ""
     centers: str = ""
@@ -219,7 +219,7 @@ class Matrices(Nodes):
             rows = self.node("Sub" if matrix.minus and what == "shift" else "Add", [rows, column], f"{name}.{done}")
         return self.node("Reshape", [rows, self.integers("flat", 0, 0, matrix.cols)], f"{name}.flat")
 
-    def zero_points(self, name: str, layout: Layout, *dims: int) -> str:
+    def zero_points(self, name: str, layout: CodeLayout, *dims: int) -> str:
         """Packed zero points, all alike."""
         byte = self.constant(f"zero_{layout.bits}_{layout.zero}", np.array([layout.zero_byte], np.uint8))
         return self.node("Expand", [byte, self.integers(f"{name}.size", *dims)], name)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from edgedistill.export.onnx.blocks import WIDTHS, Layout, Packed, unpack
+from edgedistill.export.onnx.blocks import WIDTHS, CodeLayout, Packed, unpack
 from edgedistill.export.onnx.file import Array, OnnxFile
 from edgedistill.facts import EMBEDDING, HEAD
 
@@ -164,8 +164,10 @@ class _Reader:
         scales = self._factors(self.file.input(node, 2), dims[0], dims[1])
         center, shift, shifted = (self.file.nodes.get(f"{node.name}.{what}") for what in ("center", "shift", "shifted"))
         if center is None or shift is None or shifted is None:
-            return Packed(Layout(bits, self._zero(node, bits), block), codes, scales)
-        layout = Layout(bits, self._zero(node, bits), block, self._center(node, self.file.input(center, first_input)))
+            return Packed(CodeLayout(bits, self._zero(node, bits), block), codes, scales)
+        layout = CodeLayout(
+            bits, self._zero(node, bits), block, self._center(node, self.file.input(center, first_input))
+        )
         offsets = self._factors(self.file.input(shift, first_input), dims[0], dims[1])
         if shifted.op_type != ("Add" if len(offsets) == 1 else "Sub"):
             raise self.file.refuse(f"has {shifted.op_type} at {shifted.name}, which doesn't go with its offsets")
@@ -180,7 +182,7 @@ class _Reader:
             raise self.file.refuse(f"has zero points at {node.name} that aren't all the same")
         byte = int(self.file.array(self.file.input(maker, 0), (np.uint8,), (1,))[0])
         zero = byte & ((1 << bits) - 1)
-        if Layout(bits, zero, 0).zero_byte != byte:
+        if CodeLayout(bits, zero, 0).zero_byte != byte:
             raise self.file.refuse(f"has zero points at {node.name} that aren't all the same")
         return zero
 
