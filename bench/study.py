@@ -45,7 +45,7 @@ from edgedistill.recover.fisher import load_fisher
 from edgedistill.recover.kept_fit import FIT, keep_fit
 from edgedistill.recover.stage import RecoverInputs, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_sources
-from edgedistill.teach.capture import capture, load_importance
+from edgedistill.teach.capture import CaptureSettings, capture, load_importance
 
 OUT = Path(__file__).parent / "results" / "study.json"
 FOUND = "found.json"
@@ -128,7 +128,8 @@ class Study:
             documents = spread_documents(held_out, JUDGED, 512)
             if documents:
                 (self.work / "judge" / kind).mkdir(parents=True, exist_ok=True)
-                capture(self.student, [(kind, documents)], 512, "float32", self.work / "judge" / kind, progress)
+                settings = CaptureSettings(512, "float32")
+                capture(self.student, [(kind, documents)], settings, self.work / "judge" / kind, progress)
                 self.judged[kind] = list(iter_shards(self.work / "judge" / kind / kind))
         return self.judged
 

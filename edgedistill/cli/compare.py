@@ -99,19 +99,19 @@ def compare(
     overrides = Overrides(
         mixes=mixes, tokens=recover, texts=[absolute(text) for text in texts], tokens_option="--recover"
     )
-    wanted = comparison_recipe(load_recipe(recipe).with_teacher(model), overrides)
+    decided = comparison_recipe(load_recipe(recipe).with_teacher(model), overrides)
     device = target_named(target or HERE)
     folder = out if out is not None else _folder(model)
-    job = Job(wanted, device, folder, comparing=True, recovering=recover is not None, command=repeat(ctx))
+    job = Job(decided, device, folder, comparing=True, recovering=recover is not None, command=repeat(ctx))
     left_out: list[str] = []
     if not mixes and recipe == DEFAULT:
         facts, _ = teacher_facts(job, config_only=True)
-        wanted, left_out = apart(wanted, facts.shape)
-        job = replace(job, recipe=wanted)
+        decided, left_out = apart(decided, facts.shape)
+        job = replace(job, recipe=decided)
     prepared = plan_first(job, dry_run)
     if prepared is None:
         return
-    click.echo(f"comparing {', '.join(wanted.mixes)} of {prepared.context.facts.name} in {folder}", err=True)
+    click.echo(f"comparing {', '.join(decided.mixes)} of {prepared.context.facts.name} in {folder}", err=True)
     for sentence in left_out:
         click.echo(f"left out {sentence}", err=True)
     outcome = carry_out(job, compare_model)

@@ -126,25 +126,25 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
             raise VerifyError(f"{first} and {path} don't hold the same weights")
 
 
-def _lines(first: Path, second: Path, found: "PairComparison") -> list[str]:
+def _lines(first: Path, second: Path, comparison: "PairComparison") -> list[str]:
     from edgedistill.show import visible
 
-    lines = [f"{first}", f"  weights {found.sha256[0]}", f"{second}", f"  weights {found.sha256[1]}"]
-    if found.equal:
-        return [*lines, f"{found.tensors} tensors, {found.blocks:,} blocks, bit for bit the same"]
-    lines.append(f"{len(found.differences)} of {found.tensors} common tensors differ")
-    if found.differences:
+    lines = [f"{first}", f"  weights {comparison.sha256[0]}", f"{second}", f"  weights {comparison.sha256[1]}"]
+    if comparison.equal:
+        return [*lines, f"{comparison.tensors} tensors, {comparison.blocks:,} blocks, bit for bit the same"]
+    lines.append(f"{len(comparison.differences)} of {comparison.tensors} common tensors differ")
+    if comparison.differences:
         lines.append(f"{'tensor':<48} {'formats':<14} {'differing':>18} {'largest':>10} {'relative':>9}")
-    for d in found.differences[:SHOWN]:
+    for d in comparison.differences[:SHOWN]:
         formats, share = "/".join(d.formats), f"{d.differing:,} of {d.weights:,}"
         lines.append(
             f"{visible(d.tensor, lines=False):<48} {formats:<14} {share:>18} {d.largest:>10.3g} "
             f"{d.relative_error:>9.2%}"
         )
         lines.append(f"  first at row {d.first.row}, block {d.first.block}: {d.first.expected!r} and {d.first.found!r}")
-    if len(found.differences) > SHOWN:
-        lines.append(f"and {len(found.differences) - SHOWN} more; --json lists all")
-    for path, only in ((first, found.only_first), (second, found.only_second)):
+    if len(comparison.differences) > SHOWN:
+        lines.append(f"and {len(comparison.differences) - SHOWN} more; --json lists all")
+    for path, only in ((first, comparison.only_first), (second, comparison.only_second)):
         if only:
             names = ", ".join(visible(name, lines=False) for name in only[:SHOWN])
             lines.append(f"only in {path}: {names}{' and more' if len(only) > SHOWN else ''}")

@@ -107,8 +107,8 @@ def _add_product(total: Tensor, grad: Tensor, rows: Tensor) -> None:
 
 
 def _scaled(total: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """total · factor in `dtype`, in the memory of `total`: a narrower type takes the front of it, for a second copy is
-    what isn't there.
+    """total · factor in `dtype`. There is no memory for a second copy, so a narrower result overwrites the front of
+    `total`.
     """
     if total.dtype == dtype:
         return total.mul_(factor)

@@ -1,7 +1,7 @@
 """Objective: what a training minimises, as a weighted sum of terms, each a loss against one of its sources.
 
-A source says what a teacher thinks of a batch (`signals.sources`); a term names the source that it compares with. The
-objective doesn't know how a source came by its view, nor a source what is made of it.
+A source gives a teacher's view of a batch (`signals.sources`); a term names the source that it compares with. The
+objective doesn't know how a source gets its view, nor a source what the view is used for.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -35,7 +35,7 @@ def from_gguf(header: GGUFHeader) -> Vocabulary:
     types = header.array("tokenizer.ggml.token_type", int) or [NORMAL] * len(tokens)
     if not tokens:
         raise InputError(f"{header.path}: has no tokenizer.ggml.tokens; a model without its vocabulary can't be used")
-    # An empty text would be found everywhere; this is what llama.cpp makes of it.
+    # An empty token would match everywhere; llama.cpp replaces it in this way.
     tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
     if len(types) != len(tokens):
         raise InputError(f"{header.path}: {len(tokens)} tokens but {len(types)} token types; the file is damaged")

@@ -112,7 +112,7 @@ class Estimates:
         return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"], ram, 4 * self.size)
 
     def teach(self) -> StageEstimate:
-        """Text written and read by the teacher, and what it thinks of it where a student is distilled."""
+        """Text written and read by the teacher, and its log-probabilities of it where a student is distilled."""
         context = self.context
         teach, top_k = context.recipe.teach, context.recipe.top_k
         written = (teach.tokens + teach.free_tokens) / KEPT_SHARE / self._write_flops
@@ -154,7 +154,7 @@ class Estimates:
         return StageEstimate(tokens * passes, seconds, ram + self._activations(2 * recover.seq_len), matrices)
 
     def sensitivity(self, groups: Sequence[Group], tokens: int) -> StageEstimate:
-        """What each grid costs each group of tensors: foretold by curvature, or measured by KL."""
+        """What each grid costs each group of tensors: predicted by curvature, or measured by KL."""
         weights = sum(len(group.formats) * sum(t.rows * t.cols for t in group.tensors) for group in groups)
         if self.context.recipe.recover.fit == "curvature":
             return StageEstimate(tokens, START_S + weights / QUICKLY_FITTED_PER_S, self._choosing_bytes(tokens), 10**6)
@@ -195,7 +195,7 @@ class Estimates:
         return StageEstimate(0, START_S, BASE_RAM_BYTES, 8 * self.judged_tokens)
 
     def reference(self, size: int, width: int, vocab: int) -> StageEstimate:
-        """What a float model makes of the judges: hidden states and the output matrix, in float32."""
+        """A float model's view of the judges: hidden states and the output matrix, in float32."""
         tokens = self.judged_tokens
         seconds = START_S + 2 * size * tokens / self._flops("float32")
         return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * size, 4 * width * (tokens + vocab))

@@ -121,7 +121,7 @@ class JudgingStages:
         return Stage("judges", "judges", work, settings, inputs, outside, estimate=self.estimates.judges())
 
     def _references(self) -> list[Stage]:
-        """What the float models make of the judges."""
+        """The float models' views of the judges."""
         context = self.context
         student, teacher = context.shape, context.facts.shape
 
@@ -168,7 +168,7 @@ class JudgingStages:
             from edgedistill.measure.judge import REFERENCE, load_judges, load_reference
             from edgedistill.measure.row import RowInputs, measure_row
 
-            # Read once for all rows: what a reference makes of a position is then worked out once too.
+            # Loaded once for all rows: the values that it caches of each position are then computed once too.
             views = {
                 name: done.once(stage, partial(load_reference, done.folder(stage) / REFERENCE))
                 for name, stage in self._reference_stages.items()

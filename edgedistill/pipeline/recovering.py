@@ -1,5 +1,5 @@
-"""The stages from the float student to the student on its grid: what it thinks of the text, what errors cost, which
-grids to take, the training on them.
+"""The stages from the float student to the student on its grid: its view of the text, what errors cost, which grids to
+take, the training on them.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class RecoveryStages:
             from edgedistill.data.packing import counting_sources
             from edgedistill.data.spread import spread_documents, spread_sources
             from edgedistill.signals.shards import SOURCE_NAMES, load_sources, load_split
-            from edgedistill.teach.capture import capture
+            from edgedistill.teach.capture import CaptureSettings, capture
 
             taught = done.folder("teach")
             training = spread_documents(load_split(taught, "train"), tokens, seq_len)
@@ -83,7 +83,8 @@ class RecoveryStages:
             validation = spread_sources(validation, validated, seq_len)
             splits = [("train", training)]
             splits += [(f"{source}validation", validation[n]) for source, n in SOURCE_NAMES.items() if n in validation]
-            capture(done.folder(self.context.float_student), splits, seq_len, compute, folder, done.progress, keep)
+            capture_settings = CaptureSettings(seq_len, compute, keep)
+            capture(done.folder(self.context.float_student), splits, capture_settings, folder, done.progress)
 
         settings: dict[str, Json] = {
             "seq_len": seq_len,

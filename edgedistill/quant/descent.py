@@ -4,8 +4,8 @@ A row w of a weight, rounded to ŵ, changes the layer's output by (ŵ − w)·x.
 what a squared error of token t's output costs, that costs J = (ŵ − w)ᵀ H (ŵ − w): inputs come together, so one weight's
 error can undo another's, which no rounding of single weights sees. Each step takes the one number of a row that
 minimizes J beside all others: for a code the step nearest to ŵ_j − (H(ŵ − w))_j / H_jj, for a group's scale or offset
-the stored value nearest to the minimum of the parabola that J is in it, and only where it lowers J. So J never rises,
-and rows don't know of each other: all take their step at once.
+the stored value nearest to the minimum of the parabola that J is in it, and only where it lowers J. So J never rises.
+Rows are independent: all take their step at once.
 Source: coordinate descent on codes, QuantEase (Behdin et al. 2023, arXiv 2309.01885); costs of tokens from gradients,
 GuidedQuant (Kim et al. 2025, arXiv 2505.07004). Scales and offsets through the layouts of ggml's blocks are ours.
 """

@@ -1,7 +1,7 @@
-"""How KL curves in each linear layer's weights: a matrix H [I, I] for each, from which errors are seen that undo each
-other.
+"""The curvature of KL in each linear layer's weights: a matrix H [I, I] a layer, which shows how errors of a row add up
+or cancel.
 
-For a layer y = W x and rows that don't know of each other, H = Σ_t c_t x_t x_tᵀ over tokens, with c_t = mean over
+For a layer y = W x with independent rows, H = Σ_t c_t x_t x_tᵀ over tokens, with c_t = mean over
 outputs of (∂/∂y_o)²: the Fisher information with its gradients averaged over rows. What GPTQ (arXiv 2210.17323) calls
 the Hessian is the same with all c_t equal, which minimizes the error of the layer's output; here a token counts by what
 its output changes. Groups of outputs with a matrix each, as in GuidedQuant (arXiv 2505.07004), measured no better.
@@ -12,8 +12,8 @@ H is Σ_t g_t g_tᵀ. Both are means over rows but for one factor, the size of t
 their sum.
 
 H is kept with a mean diagonal of 1, and apart from it the scale that makes ½ · scale · Σ (w − ŵ)ᵀ H (w − ŵ) over rows
-the KL in nats a token, to second order and as far as rows, and tokens of a text, don't know of each other. In the
-layers tokens do: what is measured there is more, in SmolLM2-135M 1.5 to 3.3 times by kind of layer, and 1.2 times for
+the KL in nats a token, to second order, and provided that rows and tokens of a text are independent. In the layers
+tokens are not: the KL measured there is larger, in SmolLM2-135M 1.5 to 3.3 times by kind of layer, and 1.2 times for
 the table.
 
 A layer of I inputs takes 4·I² bytes, so a model's layers are measured some at a time, as many as fit in
@@ -37,7 +37,7 @@ from edgedistill.quant.fit import Curvature
 from edgedistill.recover.scores import ScoredText, See, linear_layers, watch_scores
 
 PARTS = "curvature-{:05d}.safetensors"
-FLOOR = 1e-6  # of the diagonal's mean: an input that was never seen may cost little, but not nothing
+FLOOR = 1e-6  # of the diagonal's mean: an error at an input that never occurred must still cost something
 CORRELATION, DIAGONAL, SCALE = "correlation", "diagonal", "scale"
 
 
@@ -67,7 +67,7 @@ def measure_curvature(
         rows = dict.fromkeys(meters, 1)
         watched: list[tuple[nn.Module, See]] = [(layer, meters[name].see) for name, layer in part]
         see_head = None
-        if number == 0:  # which goes back to the embedding nearly anyway
+        if number == 0:  # its backward pass goes nearly to the embedding anyway
             tables = _Tables(model)
             meters |= tables.meters
             rows |= dict.fromkeys(tables.meters, model.config.vocab_size)
@@ -80,12 +80,12 @@ def measure_curvature(
             {f"{name}.{key}": tensor for name, result in results.items() for key, tensor in result.items()}, partial
         )
         partial.replace(file)
-        del meters, watched, results  # before the next part's are made: one part's matrices are what the plan counts
+        del meters, watched, results  # the plan counts one part's matrices, so free them before the next part's
     progress.finish()
 
 
 class CurvatureFiles(Mapping[str, Curvature]):
-    """What `measure_curvature` wrote, by tensor, each read when it is asked for."""
+    """What `measure_curvature` wrote, by tensor, each read at its use."""
 
     def __init__(self, folder: Path) -> None:
         """Read the names."""
@@ -122,19 +122,16 @@ def _parts(layers: list[tuple[str, nn.Linear]], part_bytes: int) -> list[list[tu
 
 
 class _Tables:
-    """What sees the embedding and the output matrix, which may be one."""
+    """Meters of the embedding and of the output matrix, which may be one matrix."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        width, tied = (
-            model.config.hidden_size,
-            model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-        )
+        width = model.config.hidden_size
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         self.embedding = _Meter(width)
         self.head = self.embedding if tied else _Meter(width)
         self.meters = {EMBEDDING: self.embedding} | ({} if tied else {HEAD: self.head})
-        self.scale = float(
-            getattr(model.get_input_embeddings(), "embed_scale", 1.0)
-        )  # some families multiply what they look up
+        # Some families multiply the rows of the embedding by a constant.
+        self.scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))
 
     def see_embedding(self, _ids: Tensor, gradients: Tensor) -> None:
         self.embedding.add(gradients.float() * self.scale)

@@ -1,9 +1,9 @@
-"""What a squared error of each weight costs in KL: the diagonal of the Fisher information of every linear layer.
+"""The cost in KL of a squared error of each weight: the diagonal of the Fisher information of every linear layer.
 
 For a layer y = W x it is F_oi = Σ_t (∂/∂y_o)² x_i² over tokens, taken at one token at a time (as Sung et al. 2021 and
 SqueezeLLM, arXiv 2306.07629, take it by sequence): one product of squares.
-An importance matrix is the same with all (∂/∂y_o)² equal, which counts most the tokens whose activations are largest;
-here a token counts by what it changes.
+An importance matrix is the same with all (∂/∂y_o)² equal, so that tokens with the largest activations count most; here
+a token counts by how much it changes the output distribution.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from edgedistill.progress import Progress
 from edgedistill.recover.scores import ScoredText, linear_layers, watch_scores
 
 FISHER = "fisher.safetensors"
-FLOOR = 1e-6  # of a tensor's mean: an input that was never seen may cost little, but not nothing
+FLOOR = 1e-6  # of a tensor's mean: an error at an input that never occurred must still cost something
 
 
 def measure_fisher(student: Path, text: ScoredText, work: Path, progress: Progress) -> None:

@@ -1,8 +1,8 @@
-"""The fit that training starts from, on the disk while the stage lasts: a killed run goes on from the last tensors that
-it had fitted.
+"""The fit that training starts from, on the disk while the stage lasts, so that a killed run goes on after the last
+tensors that it fitted.
 
-A tensor of a large model takes minutes, and all of them hours. What was fitted in some seconds is written together as a
-grid checkpoint of these tensors alone; when all are there, one checkpoint takes the place of the parts.
+A tensor of a large model takes minutes, and all of them hours. Tensors that were fitted within some seconds are written
+together as a grid checkpoint; when all tensors are fitted, one checkpoint replaces these parts.
 """
 
 import shutil

@@ -1,8 +1,8 @@
-"""A float student some of whose weights are swapped for what a grid makes of them, and how far its predictions move.
+"""A float student with some weights rounded to a grid, and how far that moves its predictions.
 
-The distance is KL(float ‖ swapped) over the whole vocabulary at every kept position, in nats per token. What comes
-before the first swapped layer is the float student's and is computed once: each layer's inputs are kept (tokens ·
-layers · width · 4 bytes), and so are the float logits (tokens · vocabulary · 4 bytes).
+The distance is KL(float ‖ rounded) over the whole vocabulary at every kept position, in nats per token. All layers
+before the first rounded one are the float student's and run once: each layer's inputs are kept (tokens · layers · width
+· 4 bytes), and so are the float logits (tokens · vocabulary · 4 bytes).
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,7 +26,7 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 # Threads wait asleep, after a short spin. Without any spin two threads decode at a third of the speed, because they
-# meet hundreds of times a token; with OpenMP's own long one, busy cores are taken from whoever has work to do.
+# meet hundreds of times a token; with OpenMP's own long one, waiting threads take cores from those that have work.
 THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 

@@ -168,9 +168,9 @@ def is_loopback(origin: str) -> bool:
 
 
 def is_own_page(origin: str, host: str) -> bool:
-    """Whether a page came from this server, asked by its address.
+    """Whether a page came from this server, under a numeric address.
 
-    A page that was asked by a name isn't believed: whoever owns a name can let it lead here after the page is loaded
+    A page under a host name doesn't count: the owner of a name can point it to this server after the page is loaded
     (DNS rebinding).
     """
     try:

@@ -1,4 +1,4 @@
-"""Teacher signals on disk: shards of examples with what the teacher thinks of each next token.
+"""Teacher signals on disk: shards of examples with the teacher's view of each next token.
 
 A shard is one safetensors file, written whole, readable alone, so memory doesn't grow with the data:
 

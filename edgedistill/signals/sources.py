@@ -1,4 +1,5 @@
-"""Sources: what a teacher thinks of a batch, wherever that comes from. Trainings ask a source and don't know which.
+"""Sources: a teacher's view of a batch (its logits, log-probabilities or hidden states), wherever that comes from.
+Trainings take any of them.
 
 A source whose teacher has other padding rows in its table than the student has (Qwen2.5: 152,064 and 151,936 rows, the
 same words) goes through `Shared`, which leaves the rows that both have.

@@ -6,6 +6,7 @@ fit.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,15 +26,28 @@ METERS = "meters-{}.safetensors"  # the inputs' sums of squares up to a part
 PART_TOKENS = 32_768  # a kill loses less than a minute or two
 
 
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How documents are read, and what of them is stored.
+
+    Attributes:
+        seq_len: tokens a packed row; longer documents are cut.
+        compute: "float32" or "bfloat16".
+        keep: signals that the documents have and that go with the new one.
+    """
+
+    seq_len: int
+    compute: str
+    keep: Sequence[str] = ()
+
+
 @torch.no_grad()
 def capture(
     model_path: Path,
     splits: Sequence[tuple[str, Sequence[Example]]],
-    seq_len: int,
-    compute: str,
+    settings: CaptureSettings,
     work: Path,
     progress: Progress,
-    keep: Sequence[str] = (),
 ) -> None:
     """Write `SPLIT/signals-*.safetensors` with `hidden` rows, and `importance.safetensors` ([I] mean squares by
     tensor).
@@ -41,14 +55,13 @@ def capture(
     Args:
         model_path: the float student.
         splits: (name, documents); importance comes from the first.
-        seq_len: tokens a packed row; longer documents are cut.
-        compute: "float32" or "bfloat16".
-        keep: signals that the documents have and that go with the new one.
+        settings: see `CaptureSettings`.
         work: the stage's folder. What a killed run wrote there, a shard for each PART_TOKENS of a split, is not done
             again.
     Raises:
         InputError: rows are so short that no document of a split reaches beyond what it was asked.
     """
+    seq_len = settings.seq_len
     splits = [(name, counting(documents, seq_len, "recover.seq_len")) for name, documents in splits]
     model = load_model(model_path)
     real = _Mask()
@@ -67,7 +80,7 @@ def capture(
             if not shard_path(folder, number).is_file():
                 if meters and number:
                     _load_meters(meters, folder / METERS.format(number - 1))
-                captured = _capture_part(model, part, seq_len, (compute_type(compute), stored), keep, real, progress)
+                captured = _capture_part(model, part, settings, stored, real, progress)
                 if meters:  # before the shard, whose name says that the part is done
                     _save_meters(meters, folder / METERS.format(number))
                 save_shard(shard_path(folder, number), captured)
@@ -103,18 +116,13 @@ def _length(document: Example, seq_len: int) -> int:
 def _capture_part(
     model: PreTrainedModel,
     documents: Sequence[Example],
-    seq_len: int,
-    types: tuple[torch.dtype, torch.dtype],
-    keep: Sequence[str],
+    settings: CaptureSettings,
+    stored: torch.dtype,
     real: "_Mask",
     progress: Progress,
 ) -> list[Example]:
-    """The documents that have kept positions, in order, with the model's hidden states.
-
-    Args:
-        types: what is computed in, and what is stored.
-    """
-    compute, stored = types
+    """The documents that have kept positions, in order, with the model's hidden states, stored as `stored`."""
+    seq_len, compute = settings.seq_len, compute_type(settings.compute)
     captured: dict[int, Example] = {}
     for batch, order in batches(documents, seq_len, rows_per_batch=2):
         real.mask = batch.real
@@ -124,7 +132,7 @@ def _capture_part(
             document = documents[index].cut(seq_len)
             kept = document.kept
             if kept:
-                signal = {name: document.signal[name] for name in keep}
+                signal = {name: document.signal[name] for name in settings.keep}
                 captured[index] = document.with_signal(**signal, hidden=hidden[row : row + kept].clone())
             row += kept
         progress.advance(sum(_length(documents[i], seq_len) for i in order))

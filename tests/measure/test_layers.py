@@ -13,7 +13,7 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.quant.rounded import round_weights
-from edgedistill.teach.capture import capture, load_importance
+from edgedistill.teach.capture import CaptureSettings, capture, load_importance
 
 
 def test_error_is_that_of_the_outputs_where_inputs_do_not_correlate():
@@ -48,7 +48,7 @@ def test_a_files_errors_are_its_tensors_own(tiny_llama, tiny_gguf, tmp_path):
     path = write_gguf(checkpoint, tiny_llama, shape, tmp_path / "q4_0.gguf", {"name": "tiny"})
     torch.manual_seed(0)
     text = [counted_from(torch.randint(3, 300, (60,), dtype=torch.int32)) for _ in range(4)]
-    capture(tiny_llama, [("train", text)], 64, "float32", tmp_path, QuietProgress())
+    capture(tiny_llama, [("train", text)], CaptureSettings(64, "float32"), tmp_path, QuietProgress())
     squares = load_importance(tmp_path)
     files = {"rounded": open_weights(path).tensors, "recovered": open_weights(tiny_gguf).tensors}
     found = layer_errors(open_weights(tiny_llama).tensors, files, squares, QuietProgress())

@@ -20,7 +20,7 @@ from edgedistill.quant.fit import fit_costs, fit_ggml, fit_importance
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit
 from edgedistill.recover.stage import RecoverInputs, recover
 from edgedistill.signals.shards import iter_shards, load_sources
-from edgedistill.teach.capture import capture, load_importance
+from edgedistill.teach.capture import CaptureSettings, capture, load_importance
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 
@@ -40,7 +40,7 @@ def documents(seed: int, count: int) -> list[Example]:
 def captured(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captured")
     splits = [("train", documents(1, 24)), ("validation", documents(2, 8)), ("prose-validation", documents(3, 8))]
-    capture(tiny_llama, splits, 64, "float32", folder, QuietProgress(), keep=("ids", "log_probs"))
+    capture(tiny_llama, splits, CaptureSettings(64, "float32", ("ids", "log_probs")), folder, QuietProgress())
     return folder
 
 

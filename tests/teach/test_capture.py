@@ -10,13 +10,19 @@ from edgedistill.errors import InputError
 from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import iter_shards
-from edgedistill.teach.capture import capture, load_importance
+from edgedistill.teach.capture import CaptureSettings, capture, load_importance
 
 
 def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
     torch.manual_seed(0)
     documents = [counted_from(torch.randint(3, 300, (n,), dtype=torch.int32), 1) for n in (20, 33, 8)]
-    capture(tiny_llama, [("train", documents), ("validation", documents[:1])], 64, "float32", tmp_path, QuietProgress())
+    capture(
+        tiny_llama,
+        [("train", documents), ("validation", documents[:1])],
+        CaptureSettings(64, "float32"),
+        tmp_path,
+        QuietProgress(),
+    )
     model = load_model(tiny_llama)
     head = model.get_output_embeddings().weight
     seen: list[torch.Tensor] = []
@@ -66,10 +72,10 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    capture(tiny_llama, splits, 64, "float32", whole, QuietProgress())
+    capture(tiny_llama, splits, CaptureSettings(64, "float32"), whole, QuietProgress())
     with pytest.raises(KeyboardInterrupt):
-        capture(tiny_llama, splits, 64, "float32", killed, Killed(after))
-    capture(tiny_llama, splits, 64, "float32", killed, QuietProgress())
+        capture(tiny_llama, splits, CaptureSettings(64, "float32"), killed, Killed(after))
+    capture(tiny_llama, splits, CaptureSettings(64, "float32"), killed, QuietProgress())
     files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
     assert len(files) > 4
     assert files == sorted(path.relative_to(killed) for path in killed.rglob("*") if path.is_file())
@@ -79,9 +85,9 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
 def test_a_chat_that_its_row_cuts_before_the_answer_is_left_out(tiny_llama: Path, tmp_path: Path):
     tokens = torch.arange(3, 43, dtype=torch.int32)
     late, early = counted_from(tokens, 33), counted_from(tokens, 4)
-    capture(tiny_llama, [("train", [late, early, late])], 32, "float32", tmp_path, QuietProgress())
+    capture(tiny_llama, [("train", [late, early, late])], CaptureSettings(32, "float32"), tmp_path, QuietProgress())
     assert [len(document.signal["hidden"]) for document in iter_shards(tmp_path / "train")] == [27]
     with pytest.raises(
         InputError, match=r"^recover\.seq_len: rows of 32 tokens end before any answer begins; it must be at least 35"
     ):
-        capture(tiny_llama, [("train", [late])], 32, "float32", tmp_path, QuietProgress())
+        capture(tiny_llama, [("train", [late])], CaptureSettings(32, "float32"), tmp_path, QuietProgress())

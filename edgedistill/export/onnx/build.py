@@ -3,21 +3,17 @@
     config.json, generation_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja, genai_config.json
     onnx/model_q4.onnx, onnx/model_quantized.onnx or onnx/model.onnx
 
-transformers.js asks for a file by its dtype: q4, q8 or fp32. The name is that of the width in which most weights of the
-linear
-layers stand: up to 4 bits, 8, or more. So a mix of several grids has one, and it says how the file computes, not what
-it is rounded to.
+transformers.js asks for a file by its dtype: q4, q8 or fp32. The model file is named by the width in which most weights
+of the linear layers are stored: up to 4 bits, 8, or more. So a mix of several grids has one name, which says how the
+file computes, not what it is rounded to.
 
-Weights lie inside the .onnx file up to 1.5 GB, beyond that in `*.onnx_data` beside it: protobuf ends at 2 GiB, and one
-file is one hash, one download and one thing less to lose. The codes and scales are the checkpoint's own; nothing is
-rounded here.
+Weights lie inside the .onnx file up to 1.5 GB, beyond that in `*.onnx_data` beside it: protobuf ends at 2 GiB, and a
+single file is easier to download and to check. The codes and scales are the checkpoint's own; nothing is rounded here.
 """
 
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +24,12 @@ from edgedistill.errors import InputError, RunError
 from edgedistill.export.onnx import companions
 from edgedistill.export.onnx.blocks import layout_of
 from edgedistill.export.onnx.file import SCHEMA, SCHEMA_KEY
-from edgedistill.export.onnx.graph import Angles, DecoderGraph, RotaryCaches
+from edgedistill.export.onnx.graph import DecoderGraph
 from edgedistill.export.onnx.nodes import MS
+from edgedistill.export.onnx.rotary import rotary_caches
 from edgedistill.facts import ModelShape, check_onnx
 from edgedistill.families import FAMILIES
 from edgedistill.formats import FORMATS
-from edgedistill.models import rope
-from edgedistill.models.load import model_config
-from edgedistill.models.vocabulary import read_vocabulary
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
 from edgedistill.store.whole import sync_folder, sync_tree
@@ -44,11 +38,8 @@ Metadata = Mapping[str, str | int | float]
 
 MIX_KEY, VERSION_KEY = "edgedistill.mix", "edgedistill.version"
 OPSET, IR_VERSION = 21, 10  # which belong together; onnxruntime 1.23 reads them
-MODEL_FILES = {
-    4: "model_q4.onnx",
-    8: "model_quantized.onnx",
-    32: "model.onnx",
-}  # by the bits of a stored weight, at most
+# By the bits of a stored weight, at most.
+MODEL_FILES = {4: "model_q4.onnx", 8: "model_quantized.onnx", 32: "model.onnx"}
 ACCURACY_LEVELS = (0, 1, 4)  # 2 and 3 are float16 and bfloat16, for devices whose kernels have them
 INSIDE_LIMIT_BYTES = 1_500_000_000
 ALIGNMENT = 4096  # of tensors in the data file: onnxruntime maps them page by page
@@ -176,29 +167,6 @@ def stored_bytes(checkpoint: GridCheckpoint) -> int:
         else:
             total += tensor.numel() * tensor.element_size()
     return round(total)
-
-
-def rotary_caches(folder: Path, shape: ModelShape, positions: int) -> RotaryCaches:
-    """Angles as transformers computes them for the family, with rope scaling and its attention factor."""
-    import transformers
-
-    config = model_config(shape, read_vocabulary(folder))
-    model_class = getattr(transformers, FAMILIES[shape.family].model_class)
-    rotary = getattr(
-        sys.modules[model_class.__module__], model_class.__name__.replace("ForCausalLM", "RotaryEmbedding")
-    )(config)
-    if shape.local_rope_theta is None:
-        return RotaryCaches(_angles(rotary, positions))
-    return RotaryCaches(_angles(rotary, positions, rope.FULL), _angles(rotary, positions, rope.SLIDING))
-
-
-def _angles(rotary: Any, positions: int, *kind: str) -> Angles:
-    import torch
-
-    with torch.no_grad():
-        cos, sin = rotary(torch.zeros(1), torch.arange(positions).unsqueeze(0), *kind)
-    half = cos.shape[-1] // 2  # transformers repeats the angles for the second half of what is rotated
-    return cos[0, :, :half].contiguous().numpy(), sin[0, :, :half].contiguous().numpy()
 
 
 def store_inside(name: str, values: NDArray[np.generic]) -> TensorProto:

@@ -12,10 +12,11 @@ from torch import Tensor
 from edgedistill.errors import VerifyError
 from edgedistill.export.compare import Comparison, WeightDifference, compare_tensors, tensor_order
 from edgedistill.export.onnx.blocks import Packed, pack
-from edgedistill.export.onnx.build import ALIGNMENT, MAX_POSITIONS, rotary_caches, store_inside
+from edgedistill.export.onnx.build import ALIGNMENT, MAX_POSITIONS, store_inside
 from edgedistill.export.onnx.file import OnnxFile
-from edgedistill.export.onnx.graph import DecoderGraph, RotaryCaches
+from edgedistill.export.onnx.graph import DecoderGraph
 from edgedistill.export.onnx.read import Floats, Weight, read_weights
+from edgedistill.export.onnx.rotary import RotaryCaches, rotary_caches
 from edgedistill.facts import ModelShape
 from edgedistill.formats import FORMATS
 from edgedistill.models.hf_folder import read_shape

@@ -1,8 +1,8 @@
 """The ONNX graph of a decoder of any of the known families: nodes over weights that stay in the checkpoint's codes.
 
 Inputs `input_ids` and `attention_mask` [B, T] int64, `past_key_values.N.key` and `.value` [B, kv heads, past, head
-dim]; outputs `logits` [B, T, V] and `present.N.key`, `.value`: the names of optimum's exports, so what runs those runs
-this.
+dim]; outputs `logits` [B, T, V] and `present.N.key`, `.value`. These are the names of optimum's exports, so every
+program that runs those runs this.
 
 A llama's layer is seven nodes and its weights: q|k|v in one MatMulNBits (rows concatenated), GroupQueryAttention with
 rotary caches, the output projection, gate|up in one MatMulNBits, SiLU as x · sigmoid(x), the down projection, and the
@@ -14,15 +14,14 @@ Sources: transformers 5.23, models/*/modeling_*.py; onnxruntime, contrib operato
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
 from edgedistill.export.compare import multiplier
 from edgedistill.export.onnx.matrices import Matrices
 from edgedistill.export.onnx.nodes import MS, Store
+from edgedistill.export.onnx.rotary import RotaryCaches
 from edgedistill.facts import EMBEDDING, FINAL_NORM, HEAD, ModelShape
 from edgedistill.families import FAMILIES
 from edgedistill.quant.checkpoint import GridCheckpoint
@@ -30,23 +29,6 @@ from edgedistill.quant.checkpoint import GridCheckpoint
 # Added to the score of a masked key: e^-1e9 is 0, and a row with nothing to see stays finite.
 MASKED = -1.0e9
 ROTARY_MULTIPLE = 16  # of a head, and of the part of it that is rotated: what GroupQueryAttention rotates itself
-
-Angles = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class RotaryCaches:
-    """Cosines and sines [positions, rotated part of a head / 2]; `local`: windowed layers' where they differ."""
-
-    full: Angles
-    local: Angles | None = None
-
-    def named(self) -> dict[str, NDArray[np.float32]]:
-        """As the graph calls them."""
-        caches = {"cos_cache": self.full[0], "sin_cache": self.full[1]}
-        if self.local:
-            caches |= {"local_cos_cache": self.local[0], "local_sin_cache": self.local[1]}
-        return caches
 
 
 class DecoderGraph(Matrices):
@@ -98,9 +80,8 @@ class DecoderGraph(Matrices):
     def attention_inputs(self) -> None:
         """What every layer's attention needs of the mask: lengths, and the bias that hides padding.
 
-        The operator itself knows only padding on the right. Here each row counts as full and the bias hides what the
-        mask
-        hides: rotary positions are relative, so a row that starts late by its padding sees the same angles.
+        The operator itself knows only padding on the right. Here each row counts as full, and the bias hides what the
+        mask hides: rotary positions are relative, so padding at a row's start changes no angle between its tokens.
         """
         one, zero = self.integers("one", 1), self.integers("zero", 0)
         mask_shape = self.node("Shape", ["attention_mask"], "mask.shape")
