@@ -415,3 +415,17 @@ def test_where_the_model_as_given_is_chosen_the_first_mix_stands_beside_it():
     found = side_by_side(sample, rows, "float model", "given")
     assert [card.names[0][0] for card in found.open] == ["given", "float", "q2_k rounded", "q2_k recovered"]
     assert len(found.folded) == 4
+
+
+def test_a_task_at_which_the_float_model_guesses_is_told_and_not_compared():
+    found = parts()
+    able = page_of(built(**found))
+    found["measure"]["task_sets"][0]["chance"] = 0.25
+    guessing = page_of(built(**found))
+    heading = '<th scope="col" class="n">openbookqa</th>'
+    assert heading in able
+    assert heading not in guessing
+    line = "openbookqa: the float student is at chance (33 % right, 25 % to 43 %; guessing gives 25 %)"
+    assert line in Page(guessing).words.replace("\u00a0", " ")
+    assert "at chance" not in able
+    assert "openbookqa: share answered right" in guessing  # the figure itself stays
