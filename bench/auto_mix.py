@@ -40,7 +40,7 @@ from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
 from edgedistill.recover.choose import CHOSEN, fit_mix
 from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
-from edgedistill.recover.place import fit_all
+from edgedistill.recover.kept_fit import keep_fit, load_fit
 from edgedistill.recover.scores import ScoredText
 from edgedistill.recover.sensitivity import LINES, TABLE, FitInputs, measure_sensitivity, read_table
 from edgedistill.results.codec import to_plain
@@ -58,9 +58,9 @@ RECOVER = RECIPE.recover
 def pack(model: Path, shape: ModelShape, mix: Mix, costs: CurvatureFiles, out: Path, progress: Progress) -> Path:
     """The model in a mix, each tensor at the fit that recovery would start from."""
     state, formats = load_model(model).state_dict(), assign_formats(shape, mix)
-    progress.start(f"fit {mix.name}", sum(stored.quantized for stored in formats.values()), "tensors")
-    tensors: dict[str, GridTensor | torch.Tensor] = {**fit_all(state, formats, costs, progress)}
-    progress.finish()
+    fit = out.with_name(f"{out.stem}.fit")
+    keep_fit(fit, state, formats, costs, mix.name, progress)
+    tensors: dict[str, GridTensor | torch.Tensor] = {**load_fit(fit)}
     tensors |= {name: state[name].float() for name in formats if name not in tensors}
     return write_gguf(GridCheckpoint(mix.name, tensors), model, shape, out, {"name": mix.name})
 

@@ -7,25 +7,21 @@ again, whatever else the run compares it with. Speeds are measured anew with eac
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from edgedistill.config.recipe import Recipe
 from edgedistill.machine import machine_facts
 from edgedistill.measure.answers import differences
 from edgedistill.measure.items import Items
 from edgedistill.measure.judge import Judge
-from edgedistill.measure.kept import keep_typed, read_json, write_whole
-from edgedistill.measure.load import context_of, open_runtime, threads_of
+from edgedistill.measure.kept import write_whole
 from edgedistill.measure.records import RecordSource, layer_record, row_records
 from edgedistill.measure.row import load_row
-from edgedistill.measure.speed import Trial, time_in_turn, time_once
-from edgedistill.progress import Progress
+from edgedistill.measure.speed import load_speeds
 from edgedistill.results.measurement import JudgedText, Layers, Measurement, RowFigures, Sample, WonBack
 from edgedistill.results.record import Record
 from edgedistill.results.row import LLAMA_CPP, Artifact, Row, Speed
 
-FILE, SPEEDS = "measure.json", "speeds.json"
+FILE = "measure.json"
 
 
 @dataclass(frozen=True)
@@ -56,32 +52,11 @@ class Setting:
     on_target: bool
 
 
-def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
-    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to
-    `work`.
-
-    What a killed start has timed isn't timed again.
-    """
-    settings = recipe.measure
-
-    def time_file(artifact: Artifact) -> Trial:
-        with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
-            return time_once(model, settings.prefill, settings.decode)
-
-    def trial(artifact: Artifact, number: int) -> Trial:
-        path = work / f"round-{number:02d}-{artifact.sha256[:16]}.json"
-        return keep_typed(Trial, path, partial(time_file, artifact))
-
-    speeds = time_in_turn([partial(trial, artifact) for artifact in artifacts], settings.repetitions, progress)
-    by_label = {artifact.label: speed.to_json() for artifact, speed in zip(artifacts, speeds, strict=True)}
-    write_whole(work / SPEEDS, by_label)
-
-
 def load_files(artifacts: Sequence[Artifact], rows: Sequence[Path], speeds: Path) -> list[MeasuredFile]:
     """What was measured of each artifact: its row from its folder of `rows`, its speed from what `time_files` wrote."""
-    by_label = read_json(speeds / SPEEDS)
+    by_label = load_speeds(speeds)
     return [
-        MeasuredFile(artifact, load_row(folder), Speed.from_json(by_label[artifact.label]))
+        MeasuredFile(artifact, load_row(folder), by_label[artifact.label])
         for artifact, folder in zip(artifacts, rows, strict=True)
     ]
 

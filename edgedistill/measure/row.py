@@ -1,5 +1,5 @@
-"""What one packed file makes of texts, questions and requests. Each part is written at once, so that a kill costs no
-more than the part that is being measured.
+"""Measures one packed file on texts, questions and requests. Each part is written at once, so that a kill costs no more
+than the part that is being measured.
 
 Nothing in a row depends on other files, nor on what the file is called: join.py joins rows, and adds the speeds that
 were taken in turn.

@@ -9,14 +9,20 @@ alone, takes its trials at one go.
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
+from edgedistill.config.recipe import Recipe
 from edgedistill.machine import load_average
+from edgedistill.measure.kept import keep_typed, read_json, write_whole
+from edgedistill.measure.load import context_of, open_runtime, threads_of
 from edgedistill.progress import Progress
 from edgedistill.results.codec import JsonData
-from edgedistill.results.row import Speed, Timing
+from edgedistill.results.row import Artifact, Speed, Timing
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.speed import SpeedSettings, SpeedTests, TimedRun
 
+SPEEDS = "speeds.json"
 # Share of the processor time that the threads could have had: below it, another program held the cores.
 BUSY_BELOW = 0.7
 # Enough to touch every weight and to allocate what a trial needs.
@@ -68,6 +74,32 @@ def time_in_turn(files: Sequence[Callable[[int], Trial]], rounds: int, progress:
             progress.advance(1)
     progress.finish()
     return [summary(of_file) for of_file in trials]
+
+
+def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:
+    """Time packed files in turn, `measure.repetitions` rounds of all, and write `speeds.json` ({label: speed}) to
+    `work`.
+
+    What a killed start has timed isn't timed again.
+    """
+    settings = recipe.measure
+
+    def time_file(artifact: Artifact) -> Trial:
+        with open_runtime(artifact.runtime, artifact.path, threads_of(recipe), context_of(recipe)) as model:
+            return time_once(model, settings.prefill, settings.decode)
+
+    def trial(artifact: Artifact, number: int) -> Trial:
+        path = work / f"round-{number:02d}-{artifact.sha256[:16]}.json"
+        return keep_typed(Trial, path, partial(time_file, artifact))
+
+    speeds = time_in_turn([partial(trial, artifact) for artifact in artifacts], settings.repetitions, progress)
+    by_label = {artifact.label: speed.to_json() for artifact, speed in zip(artifacts, speeds, strict=True)}
+    write_whole(work / SPEEDS, by_label)
+
+
+def load_speeds(folder: Path) -> dict[str, Speed]:
+    """What `time_files` wrote, by label."""
+    return {label: Speed.from_json(speed) for label, speed in read_json(folder / SPEEDS).items()}
 
 
 def summary(trials: Sequence[Trial]) -> Speed:

@@ -224,7 +224,7 @@ class JudgingStages:
         context, measure = self.context, self.context.recipe.measure
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.measure.join import time_files
+            from edgedistill.measure.speed import time_files
 
             time_files(self._artifacts(done), context.recipe, folder, done.progress)
 

@@ -74,7 +74,7 @@ class Sample(JsonData):
 
 @dataclass(frozen=True)
 class RowFigures(JsonData):
-    """What one file makes of texts, questions and requests (row.json).
+    """What was measured of one file on texts, questions and requests (row.json).
 
     Attributes:
         quality: by judge.

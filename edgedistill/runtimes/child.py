@@ -13,12 +13,12 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from edgedistill.errors import InputError, RunError, RuntimeDiedError
-from edgedistill.runtimes.protocol import Arrays, read_frame, write_frame
+from edgedistill.runtimes.protocol import Arrays, Request, Response, read_response, write_request
 
 QUIT_S = 5.0  # time for a child to leave after its stdin closed, before it is killed
 LAST_LINES_BYTES = 4096
@@ -92,8 +92,8 @@ class Child:
             RuntimeDiedError: the child ended without an answer.
         """
         self._request(op, arguments)
-        header, arrays = self._read(op)
-        return header["result"], arrays
+        response, arrays = self._read(op)
+        return response.result, arrays
 
     def stream(self, op: str, **arguments: Any) -> Iterator[tuple[Any, Arrays]]:
         """Ask for a stream and yield its answers; the child works one answer ahead. Closing the iterator stops it.
@@ -107,19 +107,19 @@ class Child:
         stopped = False
         try:
             while True:
-                header, arrays = self._read(op)
-                more = header["more"]
+                response, arrays = self._read(op)
+                more = response.more
                 if not more:
                     return
                 stopped = True
-                yield header["result"], arrays
-                self._send(op, {"op": "next", "args": {}})
+                yield response.result, arrays
+                self._send(op, Request("next"))
                 stopped = False
         finally:
             self._streaming = False
             if more and stopped and self._process.poll() is None:
                 with contextlib.suppress(RunError):
-                    self._send(op, {"op": "stop", "args": {}})
+                    self._send(op, Request("stop"))
                     self._read(op)
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, op: str, arguments: dict[str, Any]) -> None:
+    def _request(self, op: str, arguments: Mapping[str, object]) -> None:
         if not self._finalizer.alive:
             raise RunError(f"{self.subject.name}: its runtime was closed before '{op}'")
         if self._streaming:
@@ -140,26 +140,26 @@ class Child:
                 f"{self.subject.name}: '{op}' was asked for within an answer that still streams; read or "
                 "close that first"
             )
-        self._send(op, {"op": op, "args": arguments})
+        self._send(op, Request(op, arguments))
 
-    def _send(self, op: str, header: dict[str, Any]) -> None:
+    def _send(self, op: str, request: Request) -> None:
         try:
-            write_frame(self._to, header)
+            write_request(self._to, request)
         except (BrokenPipeError, ConnectionResetError):
             raise self._death(op) from None
 
-    def _read(self, op: str) -> tuple[dict[str, Any], Arrays]:
+    def _read(self, op: str) -> tuple[Response, Arrays]:
         try:
-            header, arrays = read_frame(self._from)
+            response, arrays = read_response(self._from)
         except (EOFError, ConnectionResetError):
             raise self._death(op) from None
         except BaseException:  # Ctrl-C within a frame: the rest of the frame would be read as the next answer
             self.close()
             raise
-        if header["ok"]:
-            return header, arrays
-        error = InputError if header["kind"] == "input" else RunError
-        raise error(f"{self.subject.name}: {header['error']}")
+        if response.error is None:
+            return response, arrays
+        error = InputError if response.kind == "input" else RunError
+        raise error(f"{self.subject.name}: {response.error}")
 
     def _death(self, op: str) -> RuntimeDiedError:
         try:

@@ -10,6 +10,8 @@ it sends another frame: a parent that stops reading costs one frame's work, and 
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +21,58 @@ Arrays = dict[str, np.ndarray]
 # What a frame may carry. A name from outside never reaches numpy's dtype parser.
 DTYPES = {"<f4": np.float32, "<f2": np.float16, "<i4": np.int32, "<i8": np.int64}
 MAX_LINE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the parent sends: an operation with its arguments; within a stream "next" or "stop"."""
+
+    op: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the child sends, beside arrays.
+
+    Attributes:
+        result: JSON types.
+        more: whether another frame of a stream follows.
+        error: why there is no result; None where there is one.
+        kind: of an error: "input" where the request was wrong, "run" for the rest.
+    """
+
+    result: Any = None
+    more: bool = False
+    error: str | None = None
+    kind: str = "run"
+
+
+def write_request(stream: BinaryIO, request: Request) -> None:
+    """Send a request."""
+    write_frame(stream, {"op": request.op, "args": dict(request.args)})
+
+
+def read_request(stream: BinaryIO) -> Request:
+    """The next request. Raises as `read_frame`."""
+    header, _ = read_frame(stream)
+    return Request(header["op"], header["args"])
+
+
+def write_response(stream: BinaryIO, response: Response, arrays: Arrays | None = None) -> None:
+    """Send a response with its arrays."""
+    if response.error is None:
+        write_frame(stream, {"ok": True, "result": response.result, "more": response.more}, arrays)
+    else:
+        write_frame(stream, {"ok": False, "kind": response.kind, "error": response.error})
+
+
+def read_response(stream: BinaryIO) -> tuple[Response, Arrays]:
+    """The next response and its arrays. Raises as `read_frame`."""
+    header, arrays = read_frame(stream)
+    if header["ok"]:
+        return Response(header["result"], header["more"]), arrays
+    return Response(error=header["error"], kind=header["kind"]), arrays
 
 
 def write_frame(stream: BinaryIO, header: dict[str, Any], arrays: Arrays | None = None) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.protocol import read_frame, write_frame
+from edgedistill.runtimes.protocol import Request, Response, read_request, write_response
 
 Answer = Any  # what JSON holds, or (result, Arrays), or an iterator of either for a stream
 Operation = Callable[..., Answer]
@@ -31,29 +31,29 @@ def serve(operations: dict[str, Operation]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it stops a stream or kills us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     while True:
         request = requests.get()
         try:
-            _answer(answers, requests, operations[request["op"]](**request["args"]))
+            _answer(answers, requests, operations[request.op](**request.args))
         except BrokenPipeError:
             os._exit(0)
         except Exception as error:
             if not isinstance(error, (InputError, ValueError)):
                 traceback.print_exc()
             kind = "input" if isinstance(error, InputError) else "run"
-            write_frame(answers, {"ok": False, "kind": kind, "error": _sentence(error)})
+            write_response(answers, Response(error=_sentence(error), kind=kind))
 
 
-def _listen(stdin: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
+def _listen(stdin: BinaryIO, requests: "queue.SimpleQueue[Request]") -> None:
     with contextlib.suppress(EOFError, ValueError, OSError):
         while True:
-            requests.put(read_frame(stdin)[0])
+            requests.put(read_request(stdin))
     os._exit(0)
 
 
-def _answer(answers: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]", answer: Answer) -> None:
+def _answer(answers: BinaryIO, requests: "queue.SimpleQueue[Request]", answer: Answer) -> None:
     if not isinstance(answer, Iterator):
         _send(answers, answer, more=False)
         return
@@ -61,7 +61,7 @@ def _answer(answers: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]", an
     while True:
         item, failure = _advance(answer)
         # The parent sends "next" or "stop" after every frame but the last; read it before sending anything else.
-        if sent and requests.get()["op"] == "stop":
+        if sent and requests.get().op == "stop":
             break
         if failure is not None:
             raise failure
@@ -69,7 +69,7 @@ def _answer(answers: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]", an
             break
         _send(answers, item, more=True)
         sent = True
-    write_frame(answers, {"ok": True, "result": None, "more": False})
+    write_response(answers, Response())
 
 
 def _advance(answer: Iterator[Answer]) -> tuple[Answer, Exception | None]:
@@ -81,7 +81,7 @@ def _advance(answer: Iterator[Answer]) -> tuple[Answer, Exception | None]:
 
 def _send(answers: BinaryIO, item: Answer, more: bool) -> None:
     result, arrays = item if _has_arrays(item) else (item, None)
-    write_frame(answers, {"ok": True, "result": result, "more": more}, arrays)
+    write_response(answers, Response(result, more), arrays)
 
 
 def _has_arrays(item: Answer) -> bool:

@@ -12,10 +12,11 @@ from edgedistill.data.example import counted_from
 from edgedistill.export.weights import open_weights
 from edgedistill.measure.artifacts import read_artifact
 from edgedistill.measure.items import choose_items
-from edgedistill.measure.join import Setting, join_rows, load_files, save_measurement, time_files
+from edgedistill.measure.join import Setting, join_rows, load_files, save_measurement
 from edgedistill.measure.judge import Judge, make_reference
 from edgedistill.measure.layers import load_layers, measure_layers, save_layers
 from edgedistill.measure.row import RowInputs, measure_row
+from edgedistill.measure.speed import time_files
 from edgedistill.progress import QuietProgress
 from edgedistill.results.row import Artifact
 
