@@ -95,7 +95,7 @@ def test_an_interrupt_within_a_frame_ends_the_child(gguf_file, monkeypatch):
         raise KeyboardInterrupt
 
     with LlamaCpp(gguf_file, threads=1, context=64) as model:
-        monkeypatch.setattr("edgedistill.runtimes.child.read_frame", interrupt)
+        monkeypatch.setattr("edgedistill.runtimes.child.read_response", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.tokenize("a")
         assert gone(model.pid, 0.2)
