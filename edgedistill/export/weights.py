@@ -82,12 +82,10 @@ def open_weights(path: Path) -> Weights:
 def own_names(path: Path) -> Weights:
     """A GGUF file's tensors under the file's own names and in its own order of rows."""
     header = read_header(path)
-    return Weights(
-        path,
-        "gguf",
-        {n: Stored(t.type_name, partial(_read, header, t)) for n, t in header.tensors.items()},
-        "by its own names",
-    )
+    tensors = {
+        name: Stored(tensor.type_name, partial(_read, header, tensor)) for name, tensor in header.tensors.items()
+    }
+    return Weights(path, "gguf", tensors, "by its own names")
 
 
 def _gguf(path: Path) -> Weights:
@@ -108,10 +106,11 @@ def _checkpoint(path: Path) -> Weights:
     def values(name: str) -> Floats:
         return multiplier(name, checkpoint.decode(name).numpy(), shape.norm_offset)
 
-    formats = {n: t.grid if isinstance(t, GridTensor) else FLOAT_NAMES[t.dtype] for n, t in checkpoint.tensors.items()}
-    return Weights(
-        path, "checkpoint", {name: Stored(formats[name], partial(values, name)) for name in checkpoint.tensors}
-    )
+    tensors: dict[str, Stored] = {}
+    for name, tensor in checkpoint.tensors.items():
+        number_format = tensor.grid if isinstance(tensor, GridTensor) else FLOAT_NAMES[tensor.dtype]
+        tensors[name] = Stored(number_format, partial(values, name))
+    return Weights(path, "checkpoint", tensors)
 
 
 def _onnx(path: Path) -> Weights:
@@ -131,9 +130,8 @@ def _folder(path: Path) -> Weights:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 if name in names:
-                    tensors[name] = Stored(
-                        opened.get_slice(name).get_dtype().lower(), partial(_from_safetensors, file, name, shape)
-                    )
+                    number_format = opened.get_slice(name).get_dtype().lower()
+                    tensors[name] = Stored(number_format, partial(_from_safetensors, file, name, shape))
     if missing := names - set(tensors):
         raise InputError(
             f"{path}: lacks {len(missing)} of the model's tensors, first {min(missing)}; download it again"

@@ -74,6 +74,20 @@ def sum_log_probs(logits: np.ndarray, labels: Sequence[int]) -> float:
     return float((wide[np.arange(len(labels)), labels] - log_norm).sum())
 
 
+def plain_choices(
+    choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+) -> list[tuple[list[int], list[list[int]]]]:
+    """(prompt, options) of each choice as lists of ints, which JSON holds."""
+    plain = []
+    for prompt, options in choices:
+        plain.append((_plain_ids(prompt), [_plain_ids(option) for option in options]))
+    return plain
+
+
+def _plain_ids(ids: Sequence[int]) -> list[int]:
+    return [int(token) for token in ids]
+
+
 class Runtime:
     """A packed file, loaded in a child process. Use it in a `with`; leaving that ends the child.
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgedistill.errors import InputError, did_you_mean
-from edgedistill.runtimes.base import Generation, Runtime
+from edgedistill.runtimes.base import Generation, Runtime, plain_choices
 from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.sampling import BatchSettings
 
@@ -111,10 +111,7 @@ class LlamaCpp(Runtime):
         """See `Runtime.choice_log_probs`. A prompt is read once for all its options, several choices a batch, within
         the child.
         """
-        plain = [
-            (list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices
-        ]
-        for log_probs, _ in self._child.stream("choice_log_probs", choices=plain):
+        for log_probs, _ in self._child.stream("choice_log_probs", choices=plain_choices(choices)):
             yield log_probs
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.base import Runtime
+from edgedistill.runtimes.base import Runtime, plain_choices
 
 
 class OnnxRuntime(Runtime):
@@ -60,10 +60,7 @@ class OnnxRuntime(Runtime):
         self, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
     ) -> Iterator[list[float]]:
         """See `Runtime.choice_log_probs`. A prompt is read once for all its options."""
-        plain = [
-            (list(map(int, prompt)), [list(map(int, option)) for option in options]) for prompt, options in choices
-        ]
-        for log_probs, _ in self._child.stream("choice_log_probs", choices=plain):
+        for log_probs, _ in self._child.stream("choice_log_probs", choices=plain_choices(choices)):
             yield log_probs
 
 

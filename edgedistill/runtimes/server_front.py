@@ -276,9 +276,7 @@ def plain_message(message: Any, number: int) -> dict[str, Any]:
         raise Refused(f"{where} must be an object with role and content", param=where)
     content = message.get("content")
     if isinstance(content, list):
-        texts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
+        texts = [_text_of_part(part) for part in content]
         if not all(isinstance(text, str) for text in texts):
             raise Refused(f"{where} has a part that is no text, and this model reads text alone", param=where)
         content = "\n".join(map(str, texts))
@@ -286,6 +284,13 @@ def plain_message(message: Any, number: int) -> dict[str, Any]:
         raise Refused(f"{where} has a content that is no text", param=where)
     role = "system" if message["role"] == "developer" else message["role"]
     return {**message, "role": role, "content": content or ""}
+
+
+def _text_of_part(part: object) -> object:
+    """The text of a content part; None where the part isn't a text."""
+    if isinstance(part, dict) and part.get("type") == "text":
+        return part.get("text")
+    return None
 
 
 def as_refusal(error: InputError) -> Refused:
