@@ -31,7 +31,7 @@ def written_judges(context: Context, written: str | None, done: Finished) -> "li
     if written is None:
         return []
     from edgedistill.measure.judge import Judge, limit_documents
-    from edgedistill.teach.stage import held_out_documents
+    from edgedistill.teach.training_text import held_out_documents
 
     documents = held_out_documents(done.folder(written))
     chats = limit_documents(documents, context.recipe.measure.tokens)

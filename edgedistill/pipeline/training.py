@@ -91,8 +91,8 @@ class TrainingStages:
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.teach.rounds import longest_prompt, prompt_ids_in
-            from edgedistill.teach.stage import TeachInputs
-            from edgedistill.teach.stage import teach as write_text
+            from edgedistill.teach.training_text import TeachInputs
+            from edgedistill.teach.training_text import teach as write_text
             from edgedistill.teach.writers import open_writer
 
             file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
@@ -125,7 +125,7 @@ class TrainingStages:
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.teach.rounds import longest_prompt
-            from edgedistill.teach.stage import write_held_out
+            from edgedistill.teach.training_text import write_held_out
             from edgedistill.teach.writers import open_writer
 
             file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
@@ -156,7 +156,7 @@ class TrainingStages:
         before = stage_of(index - 1) if index else "student"
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.distill.stage import TrainingText, distill
+            from edgedistill.distill.phase import TrainingText, distill
             from edgedistill.signals.shards import load_sources, load_split
 
             taught = done.folder("teach")

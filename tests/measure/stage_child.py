@@ -22,7 +22,7 @@ from edgedistill.results.row import Artifact
 
 
 def artifacts(folder: Path) -> list[Artifact]:
-    """The float model and its rounded and recovered files, as tests/measure/test_stage.py writes them."""
+    """The float model and its rounded and recovered files, as tests/measure/test_measurement.py writes them."""
     files = (
         ("float", None, "float.gguf"),
         ("rounded", "q4_0", "rounded.gguf"),

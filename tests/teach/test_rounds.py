@@ -26,7 +26,7 @@ from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
 from edgedistill.teach.rounds import TOO_LONG, longest_prompt, write_rounds
-from edgedistill.teach.stage import TeachInputs, shared_system, teach
+from edgedistill.teach.training_text import TeachInputs, shared_system, teach
 from edgedistill.teach.writers import Continuation
 
 WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()

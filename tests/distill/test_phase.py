@@ -12,7 +12,7 @@ from edgedistill.config.loss import DivergenceTerm, TextTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.student import DepthStudent, SameStudent
 from edgedistill.data.example import Example
-from edgedistill.distill.stage import BY_TEACHER, BY_TEXT, TrainingText, distill, summed_loss
+from edgedistill.distill.phase import BY_TEACHER, BY_TEXT, TrainingText, distill, summed_loss
 from edgedistill.errors import InputError
 from edgedistill.models.identity import read_identity
 from edgedistill.models.load import load_model
