@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # Of how files are measured, what no row depends on, and tasks, which count by their content.
 NO_ROW = {"repetitions", "accuracy_level", "tasks"}
 JOINED = "measure"
+MEASURE_FORMAT = 2  # what measure.json holds: one more where that changes, so that older rows are joined again
 RUNTIMES = {"gguf": (LLAMA_CPP, GGUF_NAME), "onnx": (ONNXRUNTIME, ONNX_NAME)}
 
 
@@ -263,6 +264,7 @@ class JudgingStages:
 
         table: list[Json] = [[file.label, file.kind, file.mix, _shown(file.place)] for file in self.files]
         settings: dict[str, Json] = {
+            "format": MEASURE_FORMAT,
             "target": context.target.name,
             "on_target": context.target.this_machine,
             "rows": table,

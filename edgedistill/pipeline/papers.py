@@ -23,6 +23,7 @@ REPORT = "report"
 REPORT_FILES = ("report.json", "report.html")
 BUNDLE_MARK = ".bundle.json"
 BUNDLE_FORMAT = 5  # what a bundle holds: one more where that changes, so that a finished run's is made again
+REPORT_FORMAT = 2  # what a report says of its stages: one more where that changes, such as a rule of the recommendation
 PACKED = ("gguf", "onnx")  # kinds of stages whose file ships and was proven
 
 
@@ -49,7 +50,11 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
         write_report(build_report(plan, teach, curves, measure, provenance), folder)
 
     # What a rerun finds complete is told on the terminal; the page tells how the run was made, so it doesn't change.
-    settings: dict[str, Json] = {"version": __version__, "target": context.target.to_dict()}
+    settings: dict[str, Json] = {
+        "format": REPORT_FORMAT,
+        "version": __version__,
+        "target": context.target.to_dict(),
+    }
     inputs = dict.fromkeys([*(["teach"] if taught else []), student, *trained, *(stage.name for stage in packed)])
     estimate = Estimates(context).papers()
     return Stage(REPORT, "papers", work, settings, (*inputs, "measure"), estimate=estimate)

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgedistill.config.phase import stage_of
 from edgedistill.config.teach import OWN_PROMPTS, Teach
@@ -15,8 +14,7 @@ from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 
-if TYPE_CHECKING:
-    pass
+TEACH_FORMAT = 2  # what teach.json holds: one more where that changes, so that older text is made again
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,12 @@ class TrainingStages:
             "teach",
             work,
             # As much is held out for judging as is read.
-            {"teach": settings, "top_k": top_k, "judged": context.recipe.measure.tokens},
+            {
+                "format": TEACH_FORMAT,
+                "teach": settings,
+                "top_k": top_k,
+                "judged": context.recipe.measure.tokens,
+            },
             tuple(inputs),
             outside,
             estimate=self.estimates.teach(),

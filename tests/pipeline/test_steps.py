@@ -3,11 +3,13 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from edgedistill.config import Recipe, load_recipe, load_target
 from edgedistill.errors import RunError
+from edgedistill.pipeline import judging, papers, training
 from edgedistill.pipeline.prepare import Job, Prepared, prepare
 from edgedistill.pipeline.stage import InStage, Outside, Stage, check_order
 from tests.plan.test_plan import MACHINE, facts_of
@@ -99,6 +101,19 @@ def test_a_setting_changes_the_settings_of_its_stage_and_of_no_other(
         for recipe in (load_recipe("demo"), with_parts("demo", **{part: change}))
     )
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+@pytest.mark.parametrize(
+    ("module", "constant", "stage"),
+    [(training, "TEACH_FORMAT", "teach"), (judging, "MEASURE_FORMAT", "measure"), (papers, "REPORT_FORMAT", "report")],
+)
+def test_a_stage_that_holds_something_else_is_made_again(
+    module: ModuleType, constant: str, stage: str, monkeypatch: pytest.MonkeyPatch
+):
+    before = {each.name: each.settings for each in prepared(load_recipe("demo")).stages}
+    monkeypatch.setattr(module, constant, 99)
+    after = {each.name: each.settings for each in prepared(load_recipe("demo")).stages}
+    assert {name for name in before if before[name] != after[name]} == {stage}
 
 
 def test_a_list_out_of_order_is_refused():
