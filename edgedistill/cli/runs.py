@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgedistill.cli.options import NonEmptyPath
 from edgedistill.show import show_bytes, show_seconds
 
 
@@ -21,7 +22,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", default="runs", type=click.Path(path_type=Path))
+@click.argument("folder", default="runs", type=NonEmptyPath())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def list_command(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (default: runs).
@@ -55,7 +56,7 @@ def list_command(folder: Path, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=NonEmptyPath())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(run: Path, as_json: bool) -> None:
     """Show the stages of a run: state, size, seconds, peak memory.
@@ -87,7 +88,7 @@ def show(run: Path, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=NonEmptyPath())
 @click.option(
     "--slim", is_flag=True, help="Of a finished run also what only building it needed: training text, states, floats."
 )

@@ -17,6 +17,7 @@ import click
 
 from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
+from edgedistill.cli.options import NonEmptyPath
 from edgedistill.errors import InputError
 from edgedistill.show import visible
 
@@ -30,7 +31,7 @@ STOPPED = 130
 
 
 @click.command()
-@click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=click.Path(path_type=Path))
+@click.argument("artifact", metavar="ARTIFACT|RUN_DIR", type=NonEmptyPath())
 @click.option(
     "--mix",
     metavar="NAME",

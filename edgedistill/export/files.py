@@ -62,7 +62,14 @@ class ExportRequest:
         return self.out / name
 
     def check_paths(self, mixes: Sequence[str]) -> None:
-        """Raise InputError where a file is there already, unless `force` allows to replace it."""
+        """Refuse what can't be written, before any work.
+
+        Raises:
+            InputError: `out` is a file, or one of the files is there already and `force` doesn't allow to replace it.
+        """
+        there = next(path for path in (self.out, *self.out.parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file, and --out names the folder that the files go to; choose another")
         if self.force:
             return
         for mix in mixes:

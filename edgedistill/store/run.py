@@ -52,31 +52,47 @@ class RunFolder:
             identity: what the run is for; JSON types. `identity["teacher"]` tells whether a folder's run is this one.
             on_event: told when something on disk is damaged and is built again. Default: stderr.
         Raises:
-            InputError: the folder holds something else, or a run of another teacher.
+            InputError: as `check`, or the folder can't be made.
             RunError: it can't be written.
         """
+        cls.check(path, identity)
         if (path / RUN).exists():
             run = cls.find(path, on_event)
-            if run.identity.get("teacher") != identity["teacher"]:
-                theirs, ours = run.identity.get("teacher"), identity["teacher"]
-                raise InputError(f"{path} holds a run of the model {theirs!r}, not of {ours!r}. Choose another folder.")
             run.identity = dict(identity)
             return run
         try:
             path.mkdir(parents=True, exist_ok=True)
-            others = [entry.name for entry in path.iterdir() if not _is_ours(entry)]
-        except (FileExistsError, NotADirectoryError):
-            raise InputError(f"{path} is a file; the run needs a folder. Choose another.") from None
         except OSError as error:
             raise InputError(f"{path}: the folder cannot be made ({error.strerror}). Choose another.") from None
+        run = cls(path, dict(identity), {}, on_event)
+        run._write()
+        return run
+
+    @classmethod
+    def check(cls, path: Path, identity: Mapping[str, Any]) -> None:
+        """Refuse a folder that `open` would refuse for what is in it; nothing is made or written.
+
+        Raises:
+            InputError: the path is a file, or the folder holds something else or a run of another teacher.
+        """
+        if (path / RUN).exists():
+            theirs, ours = cls.find(path).identity.get("teacher"), identity["teacher"]
+            if theirs != ours:
+                raise InputError(f"{path} holds a run of the model {theirs!r}, not of {ours!r}. Choose another folder.")
+            return
+        try:
+            others = [entry.name for entry in path.iterdir() if not _is_ours(entry)]
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            raise InputError(f"{path} is a file; the run needs a folder. Choose another.") from None
+        except OSError as error:
+            raise InputError(f"{path}: the folder cannot be read ({error.strerror}). Choose another.") from None
         if others:
             raise InputError(
                 f"{path} holds files of something else, such as {min(others)!r}. Choose another folder, or an "
                 "empty one."
             )
-        run = cls(path, dict(identity), {}, on_event)
-        run._write()
-        return run
 
     @classmethod
     def find(cls, path: Path, on_event: Callable[[str], None] = _to_stderr) -> "RunFolder":

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from edgedistill.cli.main import COMMANDS, cli
 from edgedistill.cli.options import Option, repeat
+from edgedistill.store import RunFolder
 
 OLDER = {"--mixes": "--mix", "--output": "--out", "--formats": "--format"}
 BUILDING = ("compile", "plan", "recover", "compare")
@@ -83,3 +84,24 @@ def test_the_command_that_repeats_a_run_says_what_was_typed(typed: str, repeated
     assert repeat(context) == f"edgedistill {repeated}"
     again = found.make_context(name, shlex.split(repeated)[1:], parent=parent)
     assert {**again.params, "as_json": context.params["as_json"]} == context.params
+
+
+@pytest.mark.parametrize("name", BUILDING)
+@pytest.mark.parametrize("model", [[""], ["--teacher", ""]])
+def test_an_empty_model_is_said_to_be_empty(name: str, model: list[str], tmp_path):
+    out = [] if name == "plan" else ["-o", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli, [name, *model, "-t", "phone", *out])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: MODEL is empty; name a folder, a hub id, a .gguf file or pypi:NAME, such as")
+
+
+@pytest.mark.parametrize("name", ["compile", "plan", "recover"])
+def test_a_run_folder_is_no_model_of_what_builds_one(name: str, tmp_path):
+    RunFolder.open(tmp_path / "old", {"teacher": "t"})
+    out = [] if name == "plan" else ["-o", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli, [name, str(tmp_path / "old"), "-t", "phone", *out])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"Error: {tmp_path / 'old'}: it is a run folder; name the model itself, or use `edgedistill compare`, which "
+        "takes runs too\n"
+    )
