@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.options import NonEmptyPath
+
 if TYPE_CHECKING:
     from edgedistill.results.bench import FileFigures
     from edgedistill.results.row import Quality
 
 
 @click.command()
-@click.argument("artifacts", metavar="FILE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--text", metavar="FILE", type=click.Path(path_type=Path), help="A UTF-8 text: adds perplexity.")
+@click.argument("artifacts", metavar="FILE|FOLDER...", nargs=-1, required=True, type=NonEmptyPath())
+@click.option("--text", metavar="FILE", type=NonEmptyPath(), help="A UTF-8 text: adds perplexity.")
 @click.option(
     "--reference",
     metavar="MODEL",
@@ -60,7 +62,7 @@ def bench(
              edgedistill bench mine-q4_0.gguf theirs-q4_k_m.gguf --text notes.txt --reference model-f16.gguf
     """
     from edgedistill.cli.side_by_side import FilesRequest, measure, table
-    from edgedistill.measure.bench import BenchSettings, runtime_of
+    from edgedistill.measure.bench import BenchSettings, read_text, runtime_of
     from edgedistill.measure.bench import bench as run_bench
     from edgedistill.models.source import resolve
     from edgedistill.progress import RichProgress
@@ -68,6 +70,8 @@ def bench(
     settings = BenchSettings(prefill, decode, repetitions, threads, tokens)
     for artifact in artifacts:
         runtime_of(artifact)  # says at once what is wrong with the name
+    if text is not None:
+        read_text(text)  # before a reference is fetched
     if len(artifacts) > 1:
         results = measure(FilesRequest(artifacts, text, reference), settings)
         click.echo(json.dumps([result.to_json() for result in results], indent=2) if as_json else table(results))

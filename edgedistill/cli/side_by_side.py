@@ -116,7 +116,7 @@ def compare_files(
     """
     from edgedistill.data.prose import passages
     from edgedistill.errors import InputError
-    from edgedistill.measure.bench import BenchSettings, runtime_of
+    from edgedistill.measure.bench import BenchSettings, read_text, runtime_of
     from edgedistill.measure.side_by_side import choose_reference
 
     for name, option_name in BUILDING.items():
@@ -127,6 +127,7 @@ def compare_files(
     for path in files:
         runtime_of(path)  # says at once what is wrong with the name
     text = Path(texts[0]) if texts else passages("judge", None)[0].path
+    read_text(text)  # before a reference is fetched
     chosen = reference or str(choose_reference(files))
     results = measure(FilesRequest(files, text, chosen), BenchSettings())
     if as_json:

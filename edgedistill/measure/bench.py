@@ -63,6 +63,8 @@ def bench(
             other words.
     """
     runtime = runtime_of(path)
+    if text is not None:
+        read_text(text)  # before the model is loaded and timed
     if reference is not None and text is None:
         raise InputError("--reference compares logits on a text; give --text too")
     threads = settings.threads or usable_cores()
@@ -120,15 +122,25 @@ def runtime_of(path: Path) -> str:
     raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
 
 
+def read_text(path: Path) -> str:
+    """A text to judge on.
+
+    Raises:
+        InputError: it can't be read, or isn't UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--text {path}: it can't be read ({error.strerror}); name a text file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--text {path}: it isn't text in UTF-8; name a text file") from None
+
+
 def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Example, ...]:
     """A text as pieces of WINDOW tokens, judged from their second token on, each behind a bos token where the file asks
     for one.
     """
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{text}: can't be read as UTF-8 text ({error}); name a text file") from error
-    ids, info = model.tokenize(content, special=False), model.info()
+    ids, info = model.tokenize(read_text(text), special=False), model.info()
     if len(ids) < 2:
         raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
     start = [info.bos_id] if info.add_bos and info.bos_id >= 0 else []

@@ -55,3 +55,9 @@ def test_a_reference_with_other_words_is_an_error(tiny_llama: Path, tmp_path: Pa
         InputError, match=r"^--reference .*other: its tokenizer isn't that of .*tiny\.gguf; name the model"
     ):
         bench(path, tmp_path / "text.txt", tmp_path / "other", SETTINGS, tmp_path, QuietProgress())
+
+
+def test_a_text_is_read_before_the_model_is_loaded(tmp_path: Path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")  # loading it would be another error
+    with pytest.raises(InputError, match=r"^--text .*none\.txt: it can't be read \(No such file or directory\)"):
+        bench(tmp_path / "broken.gguf", tmp_path / "none.txt", None, SETTINGS, tmp_path, QuietProgress())

@@ -76,6 +76,24 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_measured(files: dic
     assert done.stderr.startswith("Error: none.gguf: there is no such file")
 
 
+@pytest.mark.parametrize(("command", "count"), [("bench", 1), ("bench", 2), ("compare", 2)])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("none.txt", "it can't be read (No such file or directory)"), ("latin", "it isn't text in UTF-8")],
+)
+def test_a_text_that_cannot_be_read_is_told_before_a_model_is_loaded(
+    command: str, count: int, name: str, words: str, tmp_path: Path
+):
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    # No runtime can load these: an error about them would say that one was started.
+    artifacts = [tmp_path / f"{number}.gguf" for number in range(count)]
+    for path in artifacts:
+        path.write_bytes(b"GGUF")
+    done = CliRunner().invoke(cli, [command, *map(str, artifacts), "--text", str(tmp_path / name)])
+    assert done.exit_code == 2
+    assert done.stderr == f"Error: --text {tmp_path / name}: {words}; name a text file\n"
+
+
 def test_compare_names_the_reference_that_it_chose(files: dict[str, Path]):
     words = ["compare", str(files["q8_0"]), str(files["q4_0"]), "--text", str(files["text"])]
     done = CliRunner().invoke(cli, words)
