@@ -43,24 +43,32 @@ def find_artifact(path: Path, runtime: str | None, mix: str | None) -> tuple[str
         kind = runtime or RUNTIMES[0]
         files = bundle_artifacts(bundle, kind)
         if not files:
-            raise InputError(
-                f"{path}: it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of "
-                "a finished run"
-            )
+            raise InputError(f"{path}: {_without_files(bundle, kind)}")
     if runtime and runtime != kind:
         raise InputError(f"{path}: it runs in {kind}, not in {runtime}; leave --runtime out")
     if files is None:
-        if mix:
+        if mix is not None:
             raise InputError(
                 f"{path}: --mix chooses among the artifacts of a run folder, and this is one artifact; leave it out"
             )
         return kind, path
-    if mix and mix not in files:
+    if mix is not None and mix not in files:
         raise InputError(f"{path}: it has no mix '{mix}' for {kind}; it has {', '.join(files)}")
     if mix:
         return kind, files[mix]
     name = read_recommended(bundle).of(kind)
     return kind, bundle / name if name else next(iter(files.values()))
+
+
+def _without_files(bundle: Path, kind: str) -> str:
+    """What is wrong with a folder that has no artifact for a runtime, and what to do."""
+    other = next(runtime for runtime in RUNTIMES if runtime != kind)
+    artifacts = bundle_artifacts(bundle, other)
+    if not artifacts:
+        return f"it holds no artifact for {kind}; name a .gguf file, an ONNX folder or the folder of a finished run"
+    if other == RUNTIMES[0]:  # the one that is taken by default
+        return f"it has files for {other} alone; leave --runtime out"
+    return f"it has files for {other} alone; name one of them, such as {next(iter(artifacts.values()))}"
 
 
 def bundle_artifacts(bundle: Path, kind: str) -> dict[str, Path]:

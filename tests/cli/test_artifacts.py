@@ -12,6 +12,7 @@ from edgedistill.bundle import write_bundle
 from edgedistill.bundle.recommended import FILE, read_recommended
 from edgedistill.cli.artifacts import find_artifact
 from edgedistill.cli.main import cli
+from edgedistill.errors import InputError
 from tests.bundle.conftest import tiny_gguf, unmeasured
 
 MIXES = ("q4_0", "q8_0", "q5_0")
@@ -43,6 +44,28 @@ def test_what_is_opened_is_what_the_modelfile_and_the_examples_name(mix: str, tm
 def test_without_a_verdict_it_is_the_first(tmp_path: Path):
     bundle = bundle_of(tmp_path, None)
     assert find_artifact(bundle, None, None)[1].name == "Tiny-q4_0.gguf"
+
+
+def test_a_run_without_files_for_a_runtime_is_told_what_it_has(tmp_path: Path):
+    bundle = bundle_of(tmp_path, "q8_0")
+    for path in (bundle, bundle.parent):
+        with pytest.raises(InputError) as caught:
+            find_artifact(path, "onnxruntime", None)
+        assert str(caught.value) == f"{path}: it has files for llama.cpp alone; leave --runtime out"
+    other = tmp_path / "other"
+    (other / "onnx-q4_0" / "onnx").mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        find_artifact(other, None, None)
+    expected = f"it has files for onnxruntime alone; name one of them, such as {other / 'onnx-q4_0'}"
+    assert str(caught.value) == f"{other}: {expected}"
+
+
+def test_an_empty_mix_is_no_mix(tmp_path: Path):
+    bundle = bundle_of(tmp_path, "q8_0")
+    with pytest.raises(InputError, match="it has no mix '' for llama.cpp; it has q4_0, "):
+        find_artifact(bundle, None, "")
+    with pytest.raises(InputError, match="--mix chooses among the artifacts of a run folder"):
+        find_artifact(bundle / "Tiny-q8_0.gguf", None, "")
 
 
 @pytest.mark.parametrize("name", ["../q8_0.gguf", "none.gguf", 3, "/etc/passwd", ""])
