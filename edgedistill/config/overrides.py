@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from edgedistill.config.own_mixes import allowed_mixes, known_mixes
-from edgedistill.config.recipe import Recipe
+from edgedistill.config.recipe import FileKind, Recipe
 from edgedistill.config.teach import Teach
 from edgedistill.config.yaml_file import explain
 from edgedistill.errors import InputError, did_you_mean
@@ -150,6 +150,11 @@ def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
                 f"--mix names '{mix}'; it must be one of {allowed_mixes(recipe.define_mixes)}, or defined under "
                 f"define_mixes in a --recipe.{did_you_mean(mix, mixes)}"
             )
+    if set(overrides.formats) - set(get_args(FileKind)):
+        raise InputError(
+            f"--format is '{','.join(overrides.formats)}'; it must be {' or '.join(get_args(FileKind))}, or both with "
+            "a comma between them"
+        )
     if overrides.text_only and not (overrides.texts or recipe.teach.text):
         raise InputError("--text-only trains on the text that you give; name it with --text FILE")
     if overrides.text_only and overrides.prompts is not None:

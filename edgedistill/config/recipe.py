@@ -22,6 +22,7 @@ from edgedistill.mixes import MIXES, Mix
 SCHEMA = "edgedistill.recipe/1"
 # The name of a single teacher that is written in the short form, `teacher: {...}`.
 ONE_TEACHER = "teacher"
+FileKind = Literal["gguf", "onnx"]
 
 
 class Teacher(Model):
@@ -110,7 +111,7 @@ class Recipe(Model):
         ),
     )
     define_mixes: dict[MixName, OwnMix] = Field(default={}, description="Mixes of your own, by name.")
-    export: Annotated[tuple[Literal["gguf", "onnx"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+    export: Annotated[tuple[FileKind, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("gguf", "onnx"), description="The files that are written of each mix."
     )
     measure: Measure = Measure()

@@ -43,26 +43,32 @@ class Model(BaseModel):
 ModelT = TypeVar("ModelT", bound=Model)
 
 
+class _RefusedError(yaml.MarkedYAMLError):
+    """Valid YAML that isn't allowed here; its text says what to do."""
+
+    def __init__(self, problem: str, mark: yaml.Mark | None) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
 class _Loader(yaml.SafeLoader):
     """safe_load that refuses duplicate keys, keys that aren't text, and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+            raise _RefusedError("aliases (*name) are not allowed; write the value out", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{_cut(str(key.value))}' is not a text", key.start_mark
+                raise _RefusedError(
+                    f"the key '{_cut(str(key.value))}' is not a text; put it in quotes, or take another key",
+                    key.start_mark,
                 )
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{_cut(key.value)}' is given twice", key.start_mark
-                )
+                raise _RefusedError(f"the key '{_cut(key.value)}' is given twice; leave one out", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -102,11 +108,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: it is not a text file in UTF-8. Give a YAML file.") from None
     except yaml.MarkedYAMLError as error:
         where = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{where}: {error.problem or error.context}. Write it as YAML, `key: value`.") from None
+        hint = "" if isinstance(error, _RefusedError) else " Write it as YAML, `key: value`."
+        raise InputError(f"{path}{where}: {error.problem or error.context}.{hint}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: it cannot be read as YAML ({_cut(str(error).splitlines()[0])}).") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: it holds {_kind(content)}; it must be a list of keys with values, `key: value`.")
+        raise InputError(f"{path}: it holds {_kind(content)}; it must be keys with values, `key: value`.")
     return content
 
 
@@ -145,9 +152,10 @@ def explain(error: ValidationError, model: type[Model], content: Mapping[str, An
         return f"{key} is missing; it must be given{with_keys}."
     if kind == "literal_error":
         allowed = [_unquote(word) for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        if len(allowed) == 1:
+            return f"{key} is {value}; it must be {allowed[0]}."
         near = did_you_mean(given, allowed) if isinstance(given, str) else ""
-        one_of = "one of " if len(allowed) > 1 else ""
-        return f"{key} is {value}; it must be {one_of}{', '.join(allowed)}.{near}"
+        return f"{key} is {value}; it must be one of {', '.join(allowed)}.{near}"
     if kind in ("float_type", "int_type", "int_from_float"):
         return f"{key} is {_number_trouble(given, whole=kind != 'float_type')}"
     if kind in BOUNDS:

@@ -159,4 +159,4 @@ def check_gguf(path: Path) -> None:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise InputError(f"{path}: it begins with {magic!r}, not with 'GGUF'; name a .gguf file")
+        raise InputError(f"{path}: it isn't a GGUF file, which begins with the letters GGUF; name a .gguf file")

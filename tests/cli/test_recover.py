@@ -29,7 +29,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
         (["--text", "/none/t.txt"], r"/none/t\.txt: teach\.text cannot be read \(No such file"),
         (["--prompts", "/none/p.jsonl"], r"/none/p\.jsonl: there is no such prompts file"),
         (["--text-only"], "--text-only trains on the text that you give"),
-        (["--format", "tflite"], "export.0 is 'tflite'; it must be one of gguf, onnx"),
+        (["--format", "tflite"], "--format is 'tflite'; it must be gguf or onnx, or both with a comma between them"),
         (["--target", "toaster"], "target 'toaster' is unknown"),
         (["--recipe", "recove"], "recipe 'recove' is unknown; .* Did you mean 'recover'"),
     ],

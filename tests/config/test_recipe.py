@@ -217,8 +217,8 @@ def test_a_wrong_key_or_value_is_one_sentence_with_the_way_out(recipe_of, text: 
             "schema is 'edgedistill.recipe/2'; it must be edgedistill.recipe/1.",
         ),
         ("schema: edgedistill.recipe/1\nname: ../up\n", "name is '../up'; it must match ^[a-z0-9]"),
-        ("- a\n- b\n", "mine.yaml: it holds a list; it must be a list of keys"),
-        ("", "it holds nothing; it must be a list of keys"),
+        ("- a\n- b\n", "mine.yaml: it holds a list; it must be keys with values, `key: value`."),
+        ("", "it holds nothing; it must be keys with values"),
         ("just words\n", "it holds only 'just words'"),
     ],
 )
@@ -229,10 +229,10 @@ def test_a_file_that_is_no_recipe_is_named(recipe_of, head: str, expected: str):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mixes: [q4_0]\nmixes: [q8_0]\n", "mine.yaml:4: the key 'mixes' is given twice"),
-        ("teach:\n  seed: 1\n  seed: 2\n", "mine.yaml:5: the key 'seed' is given twice"),
-        ("teach: &a {seed: 1}\ndistill: *a\n", "mine.yaml:4: aliases (*name) are not allowed"),
-        ("5: x\n", "mine.yaml:3: the key '5' is not a text"),
+        ("mixes: [q4_0]\nmixes: [q8_0]\n", "mine.yaml:4: the key 'mixes' is given twice; leave one out."),
+        ("teach:\n  seed: 1\n  seed: 2\n", "mine.yaml:5: the key 'seed' is given twice; leave one out."),
+        ("teach: &a {seed: 1}\ndistill: *a\n", "mine.yaml:4: aliases (*name) are not allowed; write the value out."),
+        ("5: x\n", "mine.yaml:3: the key '5' is not a text; put it in quotes, or take another key."),
         ("teach: {seed: 1\n", "mine.yaml:4: expected ',' or '}', but got '<stream end>'"),
         ("x: !!python/object/apply:os.system [true]\n", "mine.yaml:3: could not determine a constructor for the tag"),
         ("x: 2024-13-45\n", "mine.yaml: it cannot be read as YAML (month must be in 1..12)"),
@@ -244,6 +244,13 @@ def test_a_file_that_is_no_recipe_is_named(recipe_of, head: str, expected: str):
 )
 def test_what_is_no_plain_yaml_is_refused_with_its_line(recipe_of, text: str, expected: str):
     assert expected in message(recipe_of, text)
+
+
+def test_a_hint_is_given_only_where_it_helps(recipe_of):
+    assert message(recipe_of, "teach: {seed: 1\n").endswith("Write it as YAML, `key: value`.")
+    assert "Write it as YAML" not in message(recipe_of, "mixes: [q4_0]\nmixes: [q8_0]\n")
+    only = message(recipe_of, "", "schema: edgedistill.recipe/2\nname: mine\n")
+    assert only.endswith("it must be edgedistill.recipe/1."), "one value is allowed, so no other can be meant"
 
 
 def test_a_wrong_value_is_cut_and_holds_nothing_that_a_terminal_obeys(recipe_of):

@@ -435,7 +435,7 @@ def test_files_that_cannot_be_served_are_one_sentence(hf_folder, gguf_file, tmp_
         with pytest.raises((InputError, RunError), match=r"random.gguf"):
             ModelServer(tmp_path / "random.gguf", ServeSettings(port=0))
     (tmp_path / "text.gguf").write_text("hello")
-    with pytest.raises(InputError, match=r"it begins with b'hell', not with 'GGUF'"):
+    with pytest.raises(InputError, match=r"it isn't a GGUF file, which begins with the letters GGUF"):
         ModelServer(tmp_path / "text.gguf", ServeSettings(port=0))
 
 
