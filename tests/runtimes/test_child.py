@@ -74,7 +74,9 @@ def test_truncated_file_is_one_sentence(gguf_file, tmp_path):
 def test_files_that_are_no_gguf_start_no_process(tmp_path):
     text = tmp_path / "notes.gguf"
     text.write_text("hello")
-    with pytest.raises(InputError, match=r"notes.gguf: it isn't a GGUF file, which begins with the letters GGUF; name a .gguf file"):
+    with pytest.raises(
+        InputError, match=r"notes.gguf: it isn't a GGUF file, which begins with the letters GGUF; name a .gguf file"
+    ):
         LlamaCpp(text)
     with pytest.raises(InputError, match=r"absent.gguf: there is no such file; name a .gguf file"):
         LlamaCpp(tmp_path / "absent.gguf")
