@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.cli.options import format_option, mix_option, out_option
+from edgedistill.cli.options import format_option, mix_option, one_model, out_option
 
 if TYPE_CHECKING:
     from edgedistill.export.files import Exported
@@ -49,6 +49,7 @@ def export(
     from edgedistill.show import show_bytes
     from edgedistill.store.run import RUN
 
+    model = one_model(model, None, "export")
     kinds = formats or KINDS[:1]
     if set(kinds) - set(KINDS):
         raise InputError(

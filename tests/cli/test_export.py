@@ -113,3 +113,11 @@ def test_where_the_disk_takes_no_more_nothing_partial_stays(tiny_llama: Path, tm
     assert re.search(r"can't be written \(.+\)\. Free some disk, or choose another folder\.\n$", done.stderr)
     assert "Traceback" not in done.stderr
     assert list(out.iterdir()) == []
+
+
+def test_an_empty_name_is_not_the_current_folder(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tiny_llama)
+    code, text = run("", "-m", "q8_0", "-o", tmp_path / "out")
+    assert code == 2
+    assert text.startswith("Error: MODEL is empty; name a folder, a hub id, a .gguf file or pypi:NAME, such as")
+    assert not (tmp_path / "out").exists()

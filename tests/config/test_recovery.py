@@ -117,7 +117,7 @@ def test_mixes_formats_and_prompts_are_those_given():
         ({"mixes": ["auto_f16"]}, "--mix names 'auto_f16'; it must be one of"),
         ({"mixes": ["f16"]}, "--mix names 'f16'; it must be one of"),
         ({"tokens": "many"}, "--tokens is 'many'; it must be a whole number from 0 on, such as 400k, 1.5M or 20000"),
-        ({"formats": ["tflite"]}, "recipe recover: export.0 is 'tflite'; it must be one of gguf, onnx."),
+        ({"formats": ["tflite"]}, "--format is 'tflite'; it must be gguf or onnx, or both with a comma between them"),
         ({"text_only": True}, "--text-only trains on the text that you give; name it with --text FILE"),
         (
             {"text_only": True, "texts": ["/a"], "prompts": "/p"},
