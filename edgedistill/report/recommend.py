@@ -37,9 +37,9 @@ class _Candidate:
         return in_steps(self.file_bytes, "file_bytes"), self.kl
 
     @property
-    def by_loss(self) -> tuple[int, float, int]:
-        """The one with the fewest certain losses first, then the lowest KL; of equal ones the smallest."""
-        return len(losses(self.row)), in_steps(max(self.kl, LEAST_KL), "kl"), self.file_bytes
+    def by_kl(self) -> tuple[float, int]:
+        """The one with the lowest KL first; of equal ones the smallest."""
+        return in_steps(max(self.kl, LEAST_KL), "kl"), self.file_bytes
 
 
 def recommend(report: Report) -> Recommendation | None:
@@ -174,7 +174,7 @@ def _planned(row: Row, report: Report) -> PlannedMix | None:
 def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) -> str:
     """Which file and why, what it loses, and where its speed was measured."""
     verb = "Keep" if choice.row.kind == GIVEN else "Take"
-    least = min(_near(able), key=lambda each: each.by_loss)
+    least = min(able, key=lambda each: each.by_kl)
     against = "" if choice is least else f" against {show(least.kl, NATS)}"
     loss = f"Its KL to the {report.float_name} is {show(choice.kl, NATS)} nats a token{against}"
     if choice.kl > NOTICEABLE_KL:
@@ -187,15 +187,25 @@ def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) ->
 
 
 def _why(choice: _Candidate, least: _Candidate, able: Sequence[_Candidate], target: str) -> str:
-    """What sets the choice apart from the others that fit."""
+    """What sets the choice apart from the others that fit; `least` has the lowest KL of them."""
     if len(able) == 1:
         return f"the only file to choose that fits {target}"
     many = f"of {len(able)} files that fit {target}"
+    worse = " or ".join(_worse_on(choice, able))
     if choice is not least:
-        return f"{many} the smallest whose loss isn't noticeably above that of {_figures(least)}"
+        also = f" and that isn't certainly worse on {worse}" if worse else ""
+        return f"{many} the smallest whose loss isn't noticeably above that of {_figures(least)}{also}"
     if any(each.by_size[0] < choice.by_size[0] for each in able):
-        return f"{many} the one that loses least, and every smaller one loses noticeably more"
+        also = f" or is certainly worse on {worse}" if worse else ""
+        return f"{many} the one that loses least, and every smaller one loses noticeably more{also}"
     return f"{many} the one that loses least, and none is smaller"
+
+
+def _worse_on(choice: _Candidate, able: Sequence[_Candidate]) -> list[str]:
+    """The certain losses, which the choice doesn't have, of smaller files whose KL alone would let them be taken."""
+    smaller = [each for each in _near(able) if each.by_size[0] < choice.by_size[0]]
+    names = [name for each in smaller for name in losses(each.row) if name not in losses(choice.row)]
+    return list(dict.fromkeys(names))
 
 
 def _figures(candidate: _Candidate) -> str:

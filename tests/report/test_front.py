@@ -237,6 +237,43 @@ def test_a_certain_loss_on_a_task_counts_before_size():
     assert recommend(report(both)).mix == "q5_0"
 
 
+def test_the_losses_that_rule_smaller_files_out_are_told():
+    lost = {"quiz": {"items": 200, "difference": -0.05, "low": -0.09, "high": -0.01}}
+    prim = {"refusals safe": {"difference": 0.2, "low": 0.1, "high": 0.3}}
+    worse = row("q2_k rounded", size=88, kl=0.03, differences=lost)
+    found = recommend(report([row("q8_0 rounded", size=144, kl=0.003), worse]))
+    assert found.sentence.startswith(
+        "Take q8_0 rounded (144 MB, 50.0 tokens/s): of 2 files that fit a box the one that loses least, and every "
+        "smaller one loses noticeably more or is certainly worse on quiz. Its KL"
+    )
+    rows = [row("q8_0 rounded", size=144, kl=0.003), row("q4_0 rounded", size=92, kl=0.02), worse]
+    found = recommend(report(rows))
+    assert found.sentence.startswith(
+        "Take q4_0 rounded (92.0 MB, 50.0 tokens/s): of 3 files that fit a box the smallest whose loss isn't "
+        "noticeably above that of q8_0 rounded (144 MB, 50.0 tokens/s) and that isn't certainly worse on quiz. Its KL"
+    )
+    # The file with the lowest KL may itself be ruled out.
+    found = recommend(report([row("q8_0 rounded", size=144, kl=0.02), row("q5_0 rounded", kl=0.001, differences=lost)]))
+    assert found.mix == "q8_0"
+    assert (
+        "that of q5_0 rounded (100 MB, 50.0 tokens/s) and that isn't certainly worse on quiz. Its KL" in found.sentence
+    )
+    assert "is 0.0200 nats a token against 0.0010" in found.sentence
+    # What the choice loses too, or a larger file, rules nothing out.
+    rows = [
+        row("q8_0 rounded", size=144, kl=0.001, differences=lost | prim),
+        row("q4_0 rounded", size=92, kl=0.003, differences=lost),
+        row("q2_k rounded", size=88, kl=0.002, differences=lost | prim),
+    ]
+    found = recommend(report(rows))
+    assert found.mix == "q4_0"
+    assert "and that isn't certainly worse on refusals safe. Its KL" in found.sentence
+    rows = [row("q8_0 rounded", size=144, kl=0.001, differences=lost), row("q4_0 rounded", size=92, kl=0.003)]
+    assert "the smallest whose loss isn't noticeably above that of q8_0 rounded (144 MB, 50.0 tokens/s). Its" in (
+        recommend(report(rows)).sentence
+    )
+
+
 def test_limits_come_first():
     found = recommend(report(LADDER, limits={"file": 90 * MB}))
     assert found.label == "q2_k rounded"
