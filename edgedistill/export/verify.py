@@ -14,7 +14,7 @@ from edgedistill.progress import Progress, QuietProgress
 from edgedistill.quant.checkpoint import FILE, load_grid
 from edgedistill.store.run import RunFolder
 
-RECOVER = "recover-"
+RECOVER, ROUNDED = "recover-", "rounded-"
 QUIET = QuietProgress()
 
 
@@ -59,12 +59,21 @@ def verify_files(
 
 
 def checkpoints_of(run: RunFolder) -> dict[str, Path]:
-    """The recovered checkpoints of a run by mix."""
+    """The recovered checkpoints of a run by mix.
+
+    Raises:
+        InputError: it has none: its files were only rounded, or it isn't that far.
+    """
     checkpoints = {}
     for name, key in run.current.items():
         folder = run.stages / key
         if name.startswith(RECOVER) and (folder / FILE).is_file():
             checkpoints[name.removeprefix(RECOVER)] = folder
+    if not checkpoints and (run.path / "bundle").is_dir() and any(name.startswith(ROUNDED) for name in run.current):
+        raise InputError(
+            f"{run.path}: its files were only rounded, so it holds no recovered checkpoint; run `edgedistill compare` "
+            "again with --recover"
+        )
     if not checkpoints:
         raise InputError(
             f"{run.path}: it holds no recovered checkpoint yet; run `edgedistill compile` to its end first"

@@ -82,6 +82,14 @@ def test_it_measures_rounded_files_and_recommends_one(compared: Path):
     assert set(bundle_bytes(compared)) == {"talking-llama-q8_0.gguf", "talking-llama-q4_0.gguf"}
 
 
+def test_verify_and_export_of_rounded_files_ask_for_recover(compared: Path, tmp_path: Path):
+    for command in (("verify", str(compared)), ("export", str(compared), "-o", str(tmp_path / "out"))):
+        done = edgedistill(*command)
+        assert done.returncode == 2
+        assert "its files were only rounded" in done.stderr
+        assert "run `edgedistill compare` again with --recover" in done.stderr
+
+
 def test_a_second_run_computes_nothing(compared: Path, talking_llama: Path):
     before = rows_made(compared), bundle_bytes(compared), (compared / "report.json").read_bytes()
     done = edgedistill(*words(talking_llama, compared, "--mixes", "q8_0,q4_0", "--json"))
