@@ -198,24 +198,29 @@ def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tu
     """The user's prompts; notes say what of their file isn't used."""
     path = Path(settings.prompts)
     file = read_prompts(path, settings.prompt_field)
-    notes = file.notes(path.name, settings.answers)
+    for note in file.notes(path.name, settings.answers):
+        progress.note(note)
     if frame is None and settings.answers != "teacher":
         raise InputError(f"{path}: teach.answers is '{settings.answers}', and answers are trained on in chats alone")
-    systems = sum(prompt.messages[0].role == "system" for prompt in file.prompts)
-    if frame is not None and systems and not frame.shows_system():
-        notes.append(
-            f"{path.name}: not used: the system's message, in {systems} rows; the chat template has no place for it"
+    prompts = file.prompts
+    if settings.answers == "own":
+        prompts = tuple(prompt for prompt in prompts if prompt.answer is not None)
+        if not prompts:
+            raise InputError(f"{path}: teach.answers is 'own', and no row brings an answer")
+    system = None if frame is None else _system_note(prompts, frame)
+    if system:
+        progress.note(f"{path.name}: {system}")
+    return prompts
+
+
+def _system_note(prompts: Sequence[Prompt], frame: ChatFrame) -> str | None:
+    """What of the prompts' system messages isn't used, or not kept; None where that is nothing."""
+    systems = sum(prompt.messages[0].role == SYSTEM for prompt in prompts)
+    if systems and not frame.shows_system():
+        return f"not used: the system's message, in {systems} rows; the chat template has no place for it"
+    if systems and shared_system(prompts) is None:
+        return (
+            f"{systems} of {len(prompts)} prompts have a system's message, and not all the same; none goes into the "
+            "bundle, so ask with the one that fits"
         )
-    if frame is not None and frame.shows_system() and systems and shared_system(file.prompts) is None:
-        notes.append(
-            f"{path.name}: {systems} of {len(file.prompts)} prompts have a system's message, and not all the same; "
-            "none goes into the bundle, so ask with the one that fits"
-        )
-    for note in notes:
-        progress.note(note)
-    if settings.answers != "own":
-        return file.prompts
-    answered = tuple(prompt for prompt in file.prompts if prompt.answer is not None)
-    if not answered:
-        raise InputError(f"{path}: teach.answers is 'own', and no row brings an answer")
-    return answered
+    return None

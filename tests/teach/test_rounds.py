@@ -266,18 +266,33 @@ def test_a_system_message_that_all_prompts_share_is_the_one_to_ask_with():
 @pytest.mark.parametrize(("systems", "shared"), [(("Be brief.",), "Be brief."), (("Be brief.", "Be long."), None)])
 def test_teach_keeps_the_system_message_of_a_prompts_file(tokenizer, tiny_llama: Path, tmp_path: Path, systems, shared):
     rows = [{"system": systems[n % len(systems)], "prompt": f"{WORDS[n % len(WORDS)]} {n}"} for n in range(60)]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = {"prompts": str(tmp_path / "asked.jsonl"), "tokens": 60, "text_tokens": 0, "too_few_prompts": "accept"}
-    recipe = load_recipe("tiny")
-    taught = SETTINGS.model_copy(update=settings)
-    recipe = recipe.model_copy(update={"teach": taught})
-    (tmp_path / "work").mkdir()
-    progress = Told()
-    teach(TeachInputs(MadeUp(tokenizer), tiny_llama, "tiny", recipe, 0), tmp_path / "work", progress)
-    counts = json.loads((tmp_path / "work" / "teach.json").read_text())
+    counts, notes = taught_on(rows, tokenizer, tiny_llama, tmp_path)
     assert counts.get("system") == shared
     assert Teaching.from_json(counts).system == shared
-    assert any("and not all the same" in line for line in progress.notes) is (shared is None)
+    assert any("and not all the same" in line for line in notes) is (shared is None)
+
+
+def taught_on(rows: Sequence[dict[str, str]], tokenizer, model: Path, folder: Path, **changes: object):
+    """What teach counts and says of a prompts file."""
+    (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {"prompts": str(folder / "asked.jsonl"), "tokens": 60, "text_tokens": 0, "too_few_prompts": "accept"}
+    recipe = load_recipe("tiny").model_copy(update={"teach": SETTINGS.model_copy(update=settings | changes)})
+    (folder / "work").mkdir()
+    progress = Told()
+    teach(TeachInputs(MadeUp(tokenizer), model, "tiny", recipe, 0), folder / "work", progress)
+    return json.loads((folder / "work" / "teach.json").read_text()), progress.notes
+
+
+def test_prompts_that_are_left_out_have_no_say_in_the_system_message(tokenizer, tiny_llama: Path, tmp_path: Path):
+    rows = [
+        {"system": "Be brief.", "prompt": f"{WORDS[n % len(WORDS)]} {n}", "answer": f"The old cat sees {n} dogs."}
+        for n in range(60)
+    ]
+    rows.append({"system": "Be long.", "prompt": "Without an answer?"})
+    counts, notes = taught_on(rows, tokenizer, tiny_llama, tmp_path, answers="own")
+    assert counts["system"] == "Be brief."
+    assert any("1 of 61 prompts bring no answer and are left out" in line for line in notes)
+    assert not any("and not all the same" in line for line in notes)
 
 
 def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):
