@@ -172,7 +172,7 @@ def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str
             *(f"- `{inner}`" for inner in programs),
             "",
         ]
-    lines += ["## How to ask it", "", *_asking(chat), ""]
+    lines += ["## How to ask it", "", *_asking(chat, onnx=chosen.onnx is not None), ""]
     before = {"imports": "", "system": ""}
     if chat.system is not None:
         before = {"imports": "import json\n\n", "system": SYSTEM}
@@ -194,12 +194,14 @@ def _to_use(chosen: Recommended) -> list[str]:
     return [f"To use: {words}.", ""] if words else []
 
 
-def _asking(chat: ChatDefaults) -> list[str]:
+def _asking(chat: ChatDefaults, onnx: bool) -> list[str]:
     """Sampling and system message, as bundle.json, Modelfile and examples have them."""
     sampling = (
         f"Temperature {chat.temperature:g} and top_p {chat.top_p:g}, without another cut or a penalty: the Modelfile, "
         "the examples and `edgedistill chat` sample so."
     )
+    if onnx:
+        sampling += " Those on transformers.js differ: it cuts to the 50 likeliest tokens and has no top_p."
     if chat.system is None:
         return [sampling]
     fenced = _fenced(visible(chat.system), "text")

@@ -92,7 +92,7 @@ def chat(
 
     tolerant_streams()
     kind, path = find_artifact(artifact, runtime, mix)
-    defaults = read_chat_defaults(path.parent)
+    defaults = read_chat_defaults(bundle_of(path))
     settings = AnswerSettings(
         max_tokens,
         defaults.temperature if temperature is None else temperature,
@@ -117,6 +117,14 @@ def chat(
     except KeyboardInterrupt:
         click.echo("\nStopped.", err=True)
         ctx.exit(STOPPED)
+
+
+def bundle_of(artifact: Path) -> Path:
+    """The folder in which a bundle's artifact lies: a .gguf file, an ONNX folder, or the graph in its onnx/."""
+    if not artifact.is_file():
+        return artifact.resolve().parent
+    folder = artifact.parent.resolve()  # not the file itself: the hub's cache keeps files elsewhere, behind links
+    return folder.parent.parent if artifact.suffix == ".onnx" else folder
 
 
 def open_artifact(kind: str, path: Path, threads: int, context: int) -> "Runtime":

@@ -20,7 +20,7 @@ from edgedistill.bundle import examples, write_bundle
 from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.bundle.turns import around_question
 from edgedistill.cli.main import cli
-from edgedistill.runtimes.chat_defaults import TEMPERATURE, TOP_P, ChatDefaults
+from edgedistill.runtimes.chat_defaults import SWITCHED_OFF, TEMPERATURE, TOP_P, ChatDefaults
 from edgedistill.runtimes.repetition import STOPPED, repeats
 from tests.bundle.conftest import QUESTION, answer_of, pack, python, run, taught_with, unmeasured
 from tests.chromium import Page, find_chromium
@@ -244,6 +244,19 @@ def test_chat_sends_the_system_message_of_the_training_unless_told_otherwise(ins
     assert "system message" not in none.stderr
 
 
+@pytest.mark.parametrize(
+    ("place", "artifact"), [("onnx-q8_0", "."), ("onnx-q8_0/onnx", ".."), (".", "graph"), (".", "gguf")]
+)
+def test_chat_reads_bundle_json_wherever_it_is_started(instructed, place, artifact, monkeypatch):
+    monkeypatch.chdir(instructed / place)
+    files = {"graph": "onnx-q8_0/onnx/*.onnx", "gguf": "*.gguf"}
+    path = next(Path().glob(files[artifact])) if artifact in files else artifact
+    command = ["chat", str(path), "--threads", "1", "--json"]
+    told = CliRunner().invoke(cli, command, input=QUESTION + "\n", catch_exceptions=False)
+    assert "system message, as in training (--system '' for none): You know the days" in told.stderr
+    assert json.loads(told.stdout)["answer"] == KNOWN[QUESTION]
+
+
 @pytest.fixture(scope="module")
 def looping(tmp_path_factory) -> Path:
     """A bundle of a model that learned one answer, which never ends."""
@@ -294,6 +307,9 @@ def test_every_program_samples_as_chat_does(bundle):
             text = path.read_text().replace('"', "").replace("SYSTEM", "")
             if "SAMPLING" in text:
                 assert f"temperature: {TEMPERATURE:g}, top_p: {TOP_P:g}" in text, path
+    for name in ("chat_llama_cpp.py", "chat_openai.py", "browser/engine.mjs"):  # what llama.cpp adds by itself
+        text = (bundle / "examples" / name).read_text().replace('"', "")
+        assert all(re.search(rf"\b{key}: {value:g}\b", text) for key, value in SWITCHED_OFF.items()), name
     assert f"TEMPERATURE, TOP_P = {TEMPERATURE:g}, {TOP_P:g} " in (bundle / "examples/chat_onnxruntime.py").read_text()
     cpp = (bundle / "examples/cpp/main.cpp").read_text()
     assert f"llama_sampler_init_temp({TEMPERATURE:g})" in cpp
@@ -301,6 +317,14 @@ def test_every_program_samples_as_chat_does(bundle):
     held = json.loads((bundle / "bundle.json").read_text())
     assert (held["sampling"], held["system"]) == ({"temperature": TEMPERATURE, "top_p": TOP_P}, None)
     assert f"Temperature {TEMPERATURE:g} and top_p {TOP_P:g}" in (bundle / "README.md").read_text()
+
+
+def test_that_transformers_js_samples_otherwise_is_said_where_there_is_onnx(bundle, packed, tmp_path):
+    gguf = write_bundle({"gguf-q8_0": packed["gguf-q8_0"]}, unmeasured(), tmp_path / "gguf", "m")
+    for page in ("README.md", "examples/README.md"):
+        words = "on transformers.js differ: it cuts to the 50 likeliest tokens and has no top_p."
+        assert words in (bundle / page).read_text()
+        assert "transformers.js" not in (gguf / page).read_text()
 
 
 @pytest.mark.parametrize("held", [b"", b"[]", b'{"schema": "edgedistill.bundle/1", "sampling": 3, "system": 4}'])
