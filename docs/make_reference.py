@@ -147,7 +147,7 @@ def argument_word(param: click.Argument) -> str:
     metavar = param.metavar or (param.name or "").upper()
     if metavar.startswith("["):
         return metavar
-    several = "..." if param.nargs != 1 else ""
+    several = "..." if param.nargs != 1 and not metavar.endswith("...") else ""
     return f"{metavar}{several}" if param.required else f"[{metavar}]{several}"
 
 

@@ -141,6 +141,7 @@ def test_the_reference_has_every_command_and_every_key():
 
     commands = make_reference.commands_page()
     assert set(re.findall(r"^## ([a-z]+)$", commands, re.MULTILINE)) == set(COMMANDS)
+    assert "......" not in commands
     for page, schema in (
         (make_reference.recipe_page(), recipe_schema()),
         (make_reference.target_page(), target_schema()),
@@ -305,6 +306,8 @@ def test_make_targets_that_the_pages_name_exist():
 
 
 EDGES, LEAST = " '\"();:,.", 4  # what may stand around a text, and how long it must be to say anything
+# What stands between pieces of a quotation: `...`, a number with its unit, a text in quotes, a path, a colon.
+VALUE = r"\.\.\.|\S*[\d_=/]\S*(?: [KMG]i?B)?|(?<!\w)'[^']*'|\S+[.-]\w\S*|:"
 
 
 def messages_of(page: str) -> list[str]:
@@ -327,28 +330,42 @@ def texts_of_the_code() -> set[str]:
     return {text for value in constants if isinstance(value, str) and len(text := value.strip(EDGES)) >= LEAST}
 
 
+def pieces_of(message: str) -> list[str]:
+    """What a quotation holds between values and colons: pieces of three words or more, else the longest piece."""
+    parts = [part.strip(EDGES) for part in re.split(VALUE, message)]
+    return [part for part in parts if len(part.split()) > 2] or [max(parts, key=len)]
+
+
 def meets(part: str, text: str) -> bool:
-    """Whether a piece of a quotation can come from a text: one holds the other, or the end of one begins the other."""
-    if text in part or part in text:
+    """Whether most of a piece of a quotation can come from a text: one holds the other, or the end of one begins the
+    other.
+    """
+    if part in text:
         return True
-    lengths = range(LEAST, min(len(part), len(text)))
+    most = len(part) // 2 + 1
+    if text in part:
+        return len(text) >= most
+    lengths = range(most, min(len(part), len(text)))
     return any(part.endswith(text[:n]) or part.startswith(text[-n:]) for n in lengths)
+
+
+def test_a_quotation_in_other_words_is_noticed():
+    right, wrong = (
+        pieces_of(f"m.gguf: serve {words}, and this is ONNX")
+        for words in ("is for GGUF files", "answers from GGUF files, in llama.cpp")
+    )
+    assert right == ["serve is for GGUF files, and this is ONNX"]
+    known = [any(meets(part, text) for text in texts_of_the_code()) for part in (*right, *wrong)]
+    assert known == [True, False, True]
 
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if "## What can go wrong" in read(page)])
 def test_messages_that_are_quoted_are_the_tools(page: str):
-    """Each piece of a quotation, between its `...`, has words of a text in the code."""
+    """Most of each piece of a quotation is of a text in the code."""
     texts = texts_of_the_code()
-    quoted = {
-        message: [p for part in message.split("...") if len(p := part.strip(EDGES)) >= LEAST]
-        for message in messages_of(page)
-    }
+    quoted = {message: pieces_of(message) for message in messages_of(page)}
     assert quoted
-    unknown = [
-        message
-        for message, parts in quoted.items()
-        if not all(any(meets(part, text) for text in texts) for part in parts)
-    ]
+    unknown = [part for parts in quoted.values() for part in parts if not any(meets(part, text) for text in texts)]
     assert not unknown
 
 
@@ -367,6 +384,12 @@ def test_the_table_of_families_is_the_records():
         assert sum(row["differences"] for row in found.values()) == 0
         assert re.search(rf"^\| `{family}` \| .+ \| {gguf:.1e} \| {onnx:.1e} \| none \|$", page, re.MULTILINE), family
         assert family.removesuffix("_text") in read("README.md"), family
+
+
+def test_every_record_says_which_command_made_it():
+    for path in (ROOT / "bench" / "results").glob("*.json"):
+        command = json.loads(path.read_text(encoding="utf-8")).get("command", "")
+        assert command.startswith(("python bench/", "edgedistill ")), path
 
 
 def test_the_tables_of_measured_numbers_are_the_records():
