@@ -213,6 +213,7 @@ def main() -> None:
         done[name] = {"command": command, "threads": arguments.threads, "load_average": load, "rows": rows}
         print(json.dumps({name: done[name]}, indent=1), flush=True)
         found = {
+            "command": "python bench/head_loss.py",  # of the whole record; a part has the one that made it
             "machine": machine_facts(),
             "torch": torch.__version__,
             "width": WIDTH,

@@ -208,9 +208,9 @@ def main() -> None:
         for loader in wanted:
             rows += try_loader(loader, environments / loader, folders, expected)
     rows.sort(key=lambda row: (list(LOADERS).index(row["loader"]), row["model"]))
-    OUT.write_text(
-        json.dumps({"schema": "edgedistill.onnx_loaders/1", "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
+    # Of the whole record; the rows of a loader have the one that made them.
+    record = {"schema": "edgedistill.onnx_loaders/1", "command": "python bench/onnx_loaders.py", "rows": rows}
+    OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def make_folders(root: Path) -> dict[str, Path]:
