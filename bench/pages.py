@@ -18,7 +18,9 @@ ROOT = Path(__file__).parent.parent
 GUIDES = ("recovery", "build-for-a-device", "compare-levels", "method")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))
 RESULTS = ROOT / "bench" / "results"
-FIRST = "recovery.json"  # the record whose model README's table shows
+FIRST = "recovery-off-grid.json"  # the record whose model README's table shows
+MOST_ROWS = 6  # of README's table
+IMATRIX, FINER = "llama.cpp imatrix", "llama.cpp imatrix, q5_0 everywhere"
 REPORT_PARTS = ("target", "teacher", "student", "on_target", "machine", "judges", "task_sets", "rows")
 
 Record = Mapping[str, Any]
@@ -61,37 +63,78 @@ def comparison(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def in_short(record: Record) -> str:
-    """README's table: what four bits cost on the first judged text, with at most six rows, and what training adds.
+def by_text(record: Record) -> str:
+    """A table for each mix: every tool's KL on each text, its highest share of the importance matrix's KL over the
+    texts, and perplexity on the first text.
+    """
+    judges = [judge["name"] for judge in record["judges"]]
+    parts = []
+    for mix, tools in quality_of(record).items():
+        if IMATRIX not in tools:
+            continue  # the float model
+        rows = []
+        for tool, rows_of in sorted(tools.items(), key=lambda pair: -mean_kl(pair[1])):
+            ratio = worst_ratio(rows_of, tools[IMATRIX])
+            size = f"{rows_of[judges[0]]['bytes'] / 1e6:.1f}"
+            kls = (f"{rows_of[judge]['kl']:.3f}" for judge in judges)
+            rows.append([tool, size, *kls, f"{ratio:.2f}", f"{rows_of[judges[0]]['ppl']:.2f}"])
+        heads = [mix, "MB", *judges, "worst, over imatrix", f"perplexity, {judges[0]}"]
+        parts.append(table(heads, rows))
+    return "\n\n".join(parts)
 
-    Of the other tools it shows the strongest; of ours the fit alone, the fit with the most training, and the same with
-    formats chosen tensor by tensor.
+
+def quality_of(record: Record) -> dict[str, dict[str, dict[str, Record]]]:
+    """A record's rows as mix -> tool -> judge -> row."""
+    found: dict[str, dict[str, dict[str, Record]]] = {}
+    for row in record["rows"]:
+        found.setdefault(row["mix"], {}).setdefault(row["tool"], {})[row["judge"]] = row
+    return found
+
+
+def mean_kl(by_judge: Mapping[str, Record]) -> float:
+    """Of all texts alike."""
+    return sum(row["kl"] for row in by_judge.values()) / len(by_judge)
+
+
+def worst_ratio(ours: Mapping[str, Record], theirs: Mapping[str, Record]) -> float:
+    """The highest quotient of two files' KLs over the texts."""
+    return max(row["kl"] / theirs[judge]["kl"] for judge, row in ours.items())
+
+
+def in_short(record: Record) -> str:
+    """README's table: what four bits cost on the first judged text and on the worst of all texts, with at most six
+    rows, and what training adds.
+
+    Of the other tools it shows the strongest, and what a finer type everywhere does in about the same bytes; of ours
+    the fit with the most training, the same with formats chosen by tensor, and the fit alone where there is room.
     """
     judge = record["judges"][0]["name"]
-    by_tool = {row["tool"]: row for row in record["rows"] if (row["mix"], row["judge"]) == ("q4_0", judge)}
-    rounded, fit = by_tool["llama.cpp"], by_tool["edgedistill fit"]
-    others = [row for tool, row in by_tool.items() if not tool.startswith(("llama.cpp", "edgedistill"))]
-    trained = most_trained(by_tool, "edgedistill ")
-    chosen = most_trained(by_tool, "edgedistill auto ")
-    lines = [
-        ("rounded by llama.cpp", rounded),
-        ("llama.cpp with an importance matrix", by_tool["llama.cpp imatrix"]),
-        ("fitted by edgedistill, not trained", fit),
-    ]
+    tools = quality_of(record)["q4_0"]
+    firsts = {tool: rows[judge] for tool, rows in tools.items()}
+    others = [tool for tool in tools if not tool.startswith(("llama.cpp", "edgedistill"))]
+    trained = most_trained(firsts, "edgedistill ")
+    chosen = most_trained(firsts, "edgedistill auto ") or firsts.get("edgedistill auto fit")
+    lines = {"llama.cpp": "rounded by llama.cpp", IMATRIX: "llama.cpp with an importance matrix"}
     if others:
-        best = min(others, key=lambda row: row["kl"])
-        lines.insert(2, (f"{best['tool']}, the best other tool", best))
+        best = min(others, key=lambda tool: firsts[tool]["kl"])
+        lines[best] = f"{best}, the best other tool"
+    if FINER in tools:
+        lines[FINER] = "`q5_0` everywhere, with an importance matrix"
     if trained:
-        lines.append((f"fitted, then trained on {trained['tokens']:,} tokens", trained))
+        lines[trained["tool"]] = f"fitted by edgedistill, then trained on {trained['tokens']:,} tokens"
     if chosen:
-        lines.append(("the same, formats chosen by tensor (`auto_q4_0`)", chosen))
-    figures = [
-        [words, f"{row['bytes'] / 1e6:.1f} MB", f"{row['kl']:.3f}", f"{row['kl_p99']:.2f}", f"{row['ppl']:.1f}"]
-        for words, row in sorted(lines, key=lambda line: -line[1]["kl"])
-    ]
-    text = table(["4-bit file", "size", "KL", "99 %", "perplexity"], figures)
+        lines[chosen["tool"]] = "fitted by edgedistill, formats chosen by tensor (`auto_q4_0`)"
+    if len(lines) < MOST_ROWS:
+        lines["edgedistill fit"] = "fitted by edgedistill, not trained"
+    figures = []
+    for tool, words in sorted(lines.items(), key=lambda line: -firsts[line[0]]["kl"]):
+        row, worst = firsts[tool], max(entry["kl"] for entry in tools[tool].values())
+        kls = f"{row['kl']:.3f}", f"{row['kl_p99']:.2f}", f"{worst:.3f}"
+        figures.append([words, f"{row['bytes'] / 1e6:.1f} MB", *kls, f"{row['ppl']:.1f}"])
+    text = table(["4-bit file", "size", "KL", "99 %", "KL, worst text", "perplexity"], figures)
     if trained:
-        by_fit, by_both = (100 * (1 - row["kl"] / rounded["kl"]) for row in (fit, trained))
+        rounded = firsts["llama.cpp"]["kl"]
+        by_fit, by_both = (100 * (1 - row["kl"] / rounded) for row in (firsts["edgedistill fit"], trained))
         text += f"\n\nOf the KL that plain rounding costs, the fit takes away {by_fit:.0f} %"
         text += f" and the training another {by_both - by_fit:.0f} points."
     return text
@@ -224,6 +267,20 @@ def costs(record: Record) -> str:
     return f"All stages together took\n{minutes:.0f} minutes and at most {peak:.1f} GiB of memory, {where}."
 
 
+def prose_memory(record: Record) -> str:
+    """Peak memory of reading prose by its budget, with the teacher's signals and without."""
+    by_budget: dict[int, dict[bool, Record]] = {}
+    for row in record["rows"]:
+        by_budget.setdefault(row["budget"], {})[row["top_k"] > 0] = row
+    rows = []
+    for budget, found in sorted(by_budget.items()):
+        cells = [
+            f"{found[signals]['peak_bytes'] / 2**20:.0f} MiB" if signals in found else "" for signals in (False, True)
+        ]
+        rows.append([f"{budget:,} tokens", *cells])
+    return table(["prose", "the text alone", "with the teacher's signals"], rows)
+
+
 def foretold(record: Record) -> str:
     """What the plan of `make demo` predicted for its target, and what this machine measured."""
     rows = []
@@ -246,11 +303,13 @@ def share(value: float | None) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "recovery": (FIRST, in_short),
+    "by-text": (FIRST, by_text),
     "comparison": ("recovery.json", comparison),
     "tasks": ("recovery.json", tasks),
     "step": ("trl_step.json", step),
     "study": ("study.json", study),
     "demo": ("demo.json", demo),
+    "prose-memory": ("prose_memory.json", prose_memory),
     "foretold": ("demo.json", foretold),
     "levels": ("compare.json", levels),
 }

@@ -3,10 +3,10 @@ mixes.
 
 Run    edgedistill recover MODEL --mix q4_0,auto_q4_0,q4_k_m --tokens 400k -o RUN
        python bench/recover_ours.py RUN --work DIR [--mixes q4_0,auto_q4_0,q4_k_m] [--budgets 0,10k,100k,400k]
-       [--name NAME] [--threads 2]
+       [--name NAME] [--spread NUMBER] [--threads 2]
 Writes DIR/ours/BUDGET/MIX.gguf and MIX.json, BUDGET being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
 A mix of chosen grids, auto_MIX, has RUN's choice and is written as DIR/ours/auto BUDGET/MIX.gguf, beside the others of
-its bytes. NAME goes before the budget, for a run of other text.
+its bytes. NAME goes before the budget, for a run of other text or a fit of another SPREAD.
 
 RUN gives the student, the captured text, what each weight's error costs and the chosen grids, as the recover command
 made them; each file goes through the same recover and export stages. Files that are there are not made again, and a
@@ -25,6 +25,7 @@ import torch
 from edgedistill import __version__
 from edgedistill.cli.words import words_of
 from edgedistill.config import load_recipe
+from edgedistill.config.overrides import Overrides
 from edgedistill.config.recovery import recovery_recipe
 from edgedistill.export import GGUF_NAME
 from edgedistill.export.stage import export_recovered
@@ -34,6 +35,7 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.load import load_model
 from edgedistill.progress import RichProgress
+from edgedistill.quant import fit
 from edgedistill.recover.choose import read_grids
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.kept_fit import FIT as FIT_FOLDER
@@ -79,16 +81,17 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
     """One file, its training's curve beside it."""
     tokens = 0 if budget == FIT else parse_count(budget)
     # As `edgedistill recover --tokens` has it: no setting that no user's command has.
-    recipe = recovery_recipe(load_recipe("recover"), mixes=[mix], tokens=str(tokens))
+    recipe = recovery_recipe(load_recipe("recover"), Overrides(mixes=(mix,), tokens=str(tokens)))
     student, shape = stages["student"], read_shape(stages["student"])
     training = list(iter_shards(stages["capture"] / "train"))
     validation = load_sources(stages["capture"], "validation")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     formats = formats_of(stages, mix)
-    fit = fit_of(stages, formats, mix, work.parent.parent / "fits" / f"{stages['capture'].name}-{mix}")
+    place = work.parent.parent / "fits" / f"{stages['curvature'].name}-{mix}-{fit.SPREAD:g}"
+    kept = fit_of(stages, formats, mix, place)
     if not (work / FIT_FOLDER).is_dir():
-        shutil.copytree(fit, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
+        shutil.copytree(kept, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
     recover(RecoverInputs(student, training, validation, None, mix, formats), recipe.recover, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
@@ -103,12 +106,14 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
         "version": __version__,
         "torch": torch.__version__,
         "machine": machine_facts(),
+        "spread": fit.SPREAD,
         "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "command": f"python bench/recover_ours.py RUN --work DIR --mixes {mix} --budgets {budget}",
+        "command": f"python bench/recover_ours.py RUN --work DIR --mixes {mix} --budgets {budget} "
+        f"--spread {fit.SPREAD:g}",
         "validation": curve["validation"],
     }
-    write_json(out.with_suffix(".json"), made | json.loads((fit / FIT_RECORD).read_text(encoding="utf-8")))
+    write_json(out.with_suffix(".json"), made | json.loads((kept / FIT_RECORD).read_text(encoding="utf-8")))
     shutil.move(exported / GGUF_NAME, out)  # last: a file that is there is whole
     shutil.rmtree(work)
 
@@ -121,9 +126,12 @@ def main() -> None:
     parser.add_argument("--mixes", default="q4_0,auto_q4_0,q4_k_m")
     parser.add_argument("--budgets", default="0,10k,100k,400k")
     parser.add_argument("--name", default="", help="What stands before the budget in the rows' names.")
+    parser.add_argument("--spread", type=float, help="Of the fit, in place of today's; see quant/fit.py.")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.spread is not None:
+        fit.SPREAD = asked.spread
     current = json.loads((asked.run / "run.json").read_text(encoding="utf-8"))["current"]
     stages = {name: asked.run / "stages" / folder for name, folder in current.items()}
     for budget in words_of(asked.budgets):

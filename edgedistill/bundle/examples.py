@@ -123,17 +123,17 @@ def fill(text: str, values: Mapping[str, str | float], words: set[str]) -> str:
             lines.append(line)
 
     def value(match: re.Match[str]) -> str:
-        found = values.get(match[1])
-        if found is None:
+        named = values.get(match[1])
+        if named is None:
             raise ValueError(f"the program needs {match[1]}, which this bundle doesn't have")
         ours = match[1] in ("PAGE", "DATA", "SYSTEM_PY", "SYSTEM_JS")  # code and sentences of ours
-        if isinstance(found, float):
-            return f"{found:g}"
-        if isinstance(found, int):
-            return str(found)
-        if not (ours or INNER.fullmatch(found) or LITERAL.fullmatch(found)):
-            raise ValueError(f"{match[1]} is {found!r}, which is no safe file name")
-        return found
+        if isinstance(named, float):
+            return f"{named:g}"
+        if isinstance(named, int):
+            return str(named)
+        if not (ours or INNER.fullmatch(named) or LITERAL.fullmatch(named)):
+            raise ValueError(f"{match[1]} is {named!r}, which is no safe file name")
+        return named
 
     return re.sub(r"@([A-Z_]+)@", value, "\n".join(lines) + "\n")
 

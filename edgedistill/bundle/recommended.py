@@ -74,7 +74,7 @@ def _read(bundle: Path) -> Mapping[str, Any]:
     """bundle.json; empty where it is missing or of something else."""
     try:
         held: Any = json.loads((bundle / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return held if isinstance(held, dict) and held.get("schema") == SCHEMA else {}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill.cli.artifacts import require_paths
+from edgedistill.cli.options import NonEmptyPath
 
 if TYPE_CHECKING:
     from edgedistill.export.pairs import PairComparison
@@ -18,18 +19,17 @@ SHOWN = 12  # differing tensors in the table; --json has all
 
 
 @click.command()
-@click.argument("first", metavar="RUN|CHECKPOINT|FILE", type=click.Path(path_type=Path))
-@click.argument("others", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("first", metavar="RUN|CHECKPOINT|FILE", type=NonEmptyPath())
+@click.argument("others", metavar="[FILE]...", nargs=-1, type=NonEmptyPath())
 @click.option("--mix", help="The mix of a RUN's checkpoint, where the FILE's name doesn't tell it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 def verify(first: Path, others: tuple[Path, ...], mix: str | None, as_json: bool) -> None:
     """Compare weights tensor by tensor, bit for bit, and print their hash.
 
     A RUN: all files of its bundle, or the FILEs given, with the checkpoint that training saw; their shape and tokenizer
-        too.
-    Anything else that holds a model (a checkpoint, a GGUF file, an ONNX folder, a Hugging Face folder): with each FILE
-        of any of
-    these kinds; alone, its hash. Exits 1 at a difference, and says which tensors differ, where first, and how much.
+    too. Anything else that holds a model (a checkpoint, a GGUF file, an ONNX folder, a Hugging Face folder): with each
+    FILE of any of these kinds; alone, its hash. Exits 1 at a difference, and says which tensors differ, where first,
+    and how much.
 
     \b
     Example: edgedistill verify runs/demo

@@ -43,7 +43,7 @@ def read_identity(folder: Path) -> Identity:
         if entries["schema"] != SCHEMA:
             raise InputError(f"{path}: schema is {entries['schema']!r}; this version reads {SCHEMA!r}")
         return Identity(str(entries["name"]), entries["license"], str(entries["kind"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: it doesn't say what the student is ({error}); run its command again") from None
 
 

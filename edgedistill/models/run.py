@@ -60,7 +60,7 @@ def _last_student(run: RunFolder) -> str | None:
         return None
     try:
         inputs = json.loads(mark.read_text(encoding="utf-8"))["inputs"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     students = (name for name in inputs if name.partition("-")[0] in STUDENTS and name in run.current)
     return next((name for name in students if (run.stages / run.current[name] / MARK).is_file()), None)

@@ -93,7 +93,7 @@ def _finished(folder: Path) -> Path | None:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         file = folder / Path(mark["file"]).name
         return file if file.stat().st_size == mark["bytes"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -102,7 +102,7 @@ def license_beside(path: Path) -> str | None:
     mark = path.parent / MARK
     try:
         stated = json.loads(mark.read_text(encoding="utf-8")).get("license")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return stated if isinstance(stated, str) else None
 

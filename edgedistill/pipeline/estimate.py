@@ -18,10 +18,12 @@ from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.stage import Stage
 from edgedistill.plan.types import BuildPlan, StageEstimate
 
-# A core with AVX-512 or AMX in bfloat16 reached 90 GFLOP/s in training and 120 in forward passes; older ones half.
-TRAIN_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 30e9}
+# A core with AVX-512 reached 180 GFLOP/s in training in bfloat16 and 75 in float32, older ones half of it.
+TRAIN_FLOPS_PER_CORE = {"bfloat16": 100e9, "float32": 45e9}
 # llama.cpp writing 16 to 32 answers at a time.
 WRITE_FLOPS_PER_CORE = 15e9
+# llama.cpp reading a text, as judging does; a core with AVX-512 reached 100 GFLOP/s.
+READ_FLOPS_PER_CORE = 40e9
 # Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
 KEPT_SHARE = 0.6
 # Python with torch and transformers loaded.
@@ -52,7 +54,7 @@ def plan_build(stages: Sequence[Stage], context: Context) -> BuildPlan:
     return BuildPlan(
         {stage.name: stage.estimate for stage in stages},
         context.cores,
-        f"{context.cores} cores at {train_flops:.0f} GFLOP/s in training and {WRITE_FLOPS_PER_CORE / 1e9:.0f} in "
+        f"{context.cores} cores at {train_flops:.0f} GFLOP/s each in training and {WRITE_FLOPS_PER_CORE / 1e9:.0f} in "
         f"writing, {KEPT_SHARE:.0%} of the teacher's text kept",
     )
 
@@ -203,7 +205,7 @@ class Estimates:
     def row(self) -> StageEstimate:
         """One file judged and asked."""
         tokens = self.judged_tokens + self._asked_tokens()
-        seconds = START_S + 2 * self.size * tokens / self._write_flops
+        seconds = START_S + 2 * self.size * tokens / (READ_FLOPS_PER_CORE * self.context.cores)
         return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * self.size, 10**5)
 
     def layers(self) -> StageEstimate:

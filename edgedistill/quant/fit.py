@@ -1,13 +1,13 @@
 """Fits: which scales and codes a weight starts from. The layout is the format's; the choice in it is ours.
 
-`ggml` is what llama.cpp's quantizer takes without an importance matrix. `curvature` minimizes Σ (w − ŵ)ᵀ H (w − ŵ) over
-rows, with H measured by a backward pass (recover/curvature.py): it lets errors of a row undo each other (descent.py).
-`fisher` minimizes the expected KL of independent errors, Σ F_oi · (w_oi − ŵ_oi)², with F measured by a backward pass
-(recover/fisher.py). `importance` looks for those that lose
-least of the layer's output on real activations: it minimizes Σ_i imp_i · (w_i − ŵ_i)², the expected squared change of
-the output when inputs are uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as llama.cpp's importance-matrix
-quantizers weigh it (quantize_row_q4_0_impl in ggml-quants.c, σ² the row's mean square). Squared error without
-activations makes a model worse, not better.
+`ggml` is what llama.cpp's quantizer takes without an importance matrix. `curvature` minimizes Σ (w − ŵ)ᵀ H (w − ŵ)
+over rows, with H measured by a backward pass (recover/curvature.py): it lets errors of a row undo each other
+(descent.py). `fisher` minimizes the expected KL of independent errors, Σ F_oi · (w_oi − ŵ_oi)², with F measured by a
+backward pass (recover/fisher.py). `importance` looks for those that lose least of the layer's output on real
+activations: it minimizes Σ_i imp_i · (w_i − ŵ_i)², the expected squared change of the output when inputs are
+uncorrelated, with imp_i = sqrt(σ² + w_i²) · E[x_i²] as llama.cpp's importance-matrix quantizers weigh it
+(quantize_row_q4_0_impl in ggml-quants.c, σ² the row's mean square). Squared error without activations makes a model
+worse, not better.
 """
 
 from dataclasses import dataclass

@@ -228,7 +228,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"there is no {path.name}; the folder must hold config, generation config, tokenizer and onnx/"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name} isn't readable as JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path.name} holds a JSON {type(content).__name__}; it must be an object")

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from edgedistill.bundle import write_bundle
+from edgedistill.bundle.recommended import read_chat_defaults, read_recommended
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_tokenizer import from_gguf
 from edgedistill.models.tokenizer import save_tokenizer
 from edgedistill.results.report import Teaching
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from tests.bundle.conftest import pack, unmeasured
 from tests.bundle.test_modelfile import commands
 from tests.tiny import make_tiny_llama
@@ -159,3 +161,9 @@ def test_a_gguf_s_names_of_templates_lead_nowhere(tmp_path):
         "tool_use.jinja",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
+def test_a_bundle_file_nested_without_end_says_nothing(tmp_path):
+    (tmp_path / "bundle.json").write_text("[" * 200_000, encoding="utf-8")
+    assert read_chat_defaults(tmp_path) == ChatDefaults()
+    assert read_recommended(tmp_path).gguf is None

@@ -74,6 +74,7 @@ def test_a_dry_run_into_a_file_is_2(command: str, taken: Path, tiny_llama: Path)
         (["bench", "f.gguf", "--text", ""], "--text"),
         (["chat", ""], "ARTIFACT|RUN_DIR"),
         (["serve", ""], "ARTIFACT|RUN_DIR"),
+        (["verify", ""], "RUN|CHECKPOINT|FILE"),
         (["runs", "list", ""], "FOLDER"),
         (["runs", "show", ""], "RUN"),
         (["runs", "clean", ""], "RUN"),

@@ -269,3 +269,8 @@ def test_a_models_hash_is_of_what_is_loaded(tmp_path: Path):
     (tmp_path / "tokenizer.json").symlink_to(tmp_path / "runs" / "mine" / "run.json")
     assert model_sha256(tmp_path) != before
     assert model_sha256(tmp_path / "model.safetensors") == hashlib.sha256(MODEL).hexdigest()
+
+
+def test_a_source_file_nested_without_end_states_no_licence(tmp_path):
+    (tmp_path / "source.json").write_text("[" * 200_000, encoding="utf-8")
+    assert license_beside(tmp_path / "model.gguf") is None

@@ -11,10 +11,17 @@ from edgedistill.config import Recipe, Target, load_recipe, load_target
 from edgedistill.errors import DoesNotFitError, InputError
 from edgedistill.facts import ModelFacts, ModelShape, TokenizerFacts
 from edgedistill.formats import FORMATS
+from edgedistill.machine import compute_of
 from edgedistill.mixes import MIXES
 from edgedistill.models.facts import read_facts
 from edgedistill.pipeline import make_plan
-from edgedistill.pipeline.estimate import FITTED_PER_S, PARAMETERS_PER_S, START_S, curvature_passes
+from edgedistill.pipeline.estimate import (
+    FITTED_PER_S,
+    PARAMETERS_PER_S,
+    START_S,
+    TRAIN_FLOPS_PER_CORE,
+    curvature_passes,
+)
 from edgedistill.plan import BuildMachine, this_machine
 from edgedistill.plan.here import here
 
@@ -370,7 +377,7 @@ def test_the_page_and_the_json_hold_what_was_planned(target: str):
         found.target.bandwidth.source.split()[0],
         "189 linear in q4_0",
         "Build on this machine",
-        "assuming 2 cores at 60 GFLOP/s",
+        f"assuming 2 cores at {TRAIN_FLOPS_PER_CORE[compute_of('auto')] / 1e9:.0f} GFLOP/s each",
         "Rejected",
         "all 30 layers",
         f"q4_0 and q8_0 fit {target}.",
