@@ -36,11 +36,7 @@ def comparison(record: Record) -> str:
     """A table for each mix: every tool's KL and 99 % KL on each text, and its share of rounding's loss won back."""
     judges = [judge["name"] for judge in record["judges"]]
     parts = []
-    for mix in dict.fromkeys(row["mix"] for row in record["rows"]):
-        by_tool: dict[str, dict[str, Record]] = {}
-        for row in record["rows"]:
-            if row["mix"] == mix:
-                by_tool.setdefault(row["tool"], {})[row["judge"]] = row
+    for mix, by_tool in quality_of(record).items():
         if len(by_tool) < 2:
             continue  # the float model, which everything is compared with
         heads = [mix, "MB", "tokens", *(f"KL {judge}" for judge in judges), *(f"99 % {judge}" for judge in judges)]
@@ -85,10 +81,10 @@ def by_text(record: Record) -> str:
 
 def quality_of(record: Record) -> dict[str, dict[str, dict[str, Record]]]:
     """A record's rows as mix -> tool -> judge -> row."""
-    found: dict[str, dict[str, dict[str, Record]]] = {}
+    by_mix: dict[str, dict[str, dict[str, Record]]] = {}
     for row in record["rows"]:
-        found.setdefault(row["mix"], {}).setdefault(row["tool"], {})[row["judge"]] = row
-    return found
+        by_mix.setdefault(row["mix"], {}).setdefault(row["tool"], {})[row["judge"]] = row
+    return by_mix
 
 
 def mean_kl(by_judge: Mapping[str, Record]) -> float:
@@ -273,10 +269,8 @@ def prose_memory(record: Record) -> str:
     for row in record["rows"]:
         by_budget.setdefault(row["budget"], {})[row["top_k"] > 0] = row
     rows = []
-    for budget, found in sorted(by_budget.items()):
-        cells = [
-            f"{found[signals]['peak_bytes'] / 2**20:.0f} MiB" if signals in found else "" for signals in (False, True)
-        ]
+    for budget, rows_of in sorted(by_budget.items()):
+        cells = [f"{rows_of[signals]['peak_bytes'] / 2**20:.0f} MiB" for signals in (False, True)]
         rows.append([f"{budget:,} tokens", *cells])
     return table(["prose", "the text alone", "with the teacher's signals"], rows)
 
