@@ -69,9 +69,9 @@ def print_verdict(console: Console, report: Report) -> None:
     verdict = report.verdict
     if verdict.lineage:
         console.print(Text(visible(verdict.lineage, lines=False), style="bold"))
-    console.print(Text(visible(verdict.headline, lines=False), style="bold green" if verdict.good else "bold red"))
     if verdict.warning:
         console.print(Text(visible(f"Warning: {verdict.warning}", lines=False), style="bold red"))
+    console.print(Text(visible(verdict.headline, lines=False), style="bold green" if verdict.fits else "bold red"))
     if report.recommendation:
         console.print(Text(visible(report.recommendation.sentence, lines=False)))
         if report.recommendation.rule:
