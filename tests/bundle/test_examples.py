@@ -49,6 +49,21 @@ def test_onnxruntime_answers(bundle, expected):
     assert python("chat_onnxruntime.py", bundle / "examples") == expected["onnx"]
 
 
+def test_onnxruntime_reports_to_nobody(bundle, expected, tmp_path):
+    """In a shell that doesn't switch its telemetry off, the program does, before the import."""
+    program = bundle / "examples" / "chat_onnxruntime.py"
+    shell = ["env", "-u", "ORT_DISABLE_TELEMETRY", f"HOME={tmp_path}"]
+    assert answer_of([*shell, sys.executable, program, *QUESTION.split()], tmp_path) == expected["onnx"]
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.as_posix()]
+
+
+@pytest.mark.parametrize("program", ["README.md", "examples/chat_onnxruntime.py", "examples/node/chat.mjs"])
+def test_telemetry_is_off_before_onnxruntime_is_imported(bundle, program):
+    text = (bundle / program).read_text(encoding="utf-8")
+    imports = re.compile(r"^import onnxruntime|(from|import)\(? ?'@huggingface/transformers'", re.MULTILINE)
+    assert 0 <= text.find("ORT_DISABLE_TELEMETRY") < imports.search(text).start()
+
+
 PACKAGES = {"llama-cpp-python", "onnxruntime", "transformers", "jinja2", "openai"}  # of these names on PyPI
 
 
