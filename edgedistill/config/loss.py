@@ -20,6 +20,7 @@ DIVERGENCE_OF: dict[str, str] = {
     "skew_reverse": "skew_reverse_kl",
     "tvd": "tvd",
 }
+KIND_OF = {name: kind for kind, name in DIVERGENCE_OF.items()}
 # What each divergence's share is called; see losses/choose.py.
 SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"}
 GROUPED, RENORMALIZED = "grouped", "renormalized"
@@ -78,6 +79,15 @@ class DivergenceTerm(Model):
         return self.outcomes == RENORMALIZED
 
 
+class GridTerm(DivergenceTerm):
+    """A distance of training on the grid, from one of two models' distributions."""
+
+    towards: Literal["student", "teacher"] = Field(
+        default="student",
+        description="Whose distribution: the float student's, all of it, or the teacher's likeliest tokens.",
+    )
+
+
 class TextTerm(Model):
     """Cross-entropy on the text that was written."""
 
@@ -116,9 +126,21 @@ def _tag(term: Any) -> str:
     return "[text]" if has_text else "[kl]"
 
 
+def _grid_terms(given: Any) -> Any:
+    """A list of terms as a tuple; one divergence's name as the only term."""
+    if isinstance(given, str):
+        return ({"kl": KIND_OF.get(given, given)},)
+    return tuple(given) if isinstance(given, list) else given
+
+
 Term = Annotated[
     Annotated[DivergenceTerm, Tag("[kl]")] | Annotated[TextTerm, Tag("[text]")],
     Discriminator(_tag),
 ]
 Loss = Annotated[tuple[Term, ...], Field(min_length=1), BeforeValidator(_spelled_out)]
+OnGrid = Annotated[
+    Annotated[GridTerm, Tag("[kl]")] | Annotated[TextTerm, Tag("[text]")],
+    Discriminator(_tag),
+]
+GridLoss = Annotated[tuple[OnGrid, ...], Field(min_length=1), BeforeValidator(_grid_terms)]
 DEFAULT_LOSS = (DivergenceTerm(kl="forward", weight=0.9), TextTerm(text=True, weight=0.1))

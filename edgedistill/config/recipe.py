@@ -194,7 +194,7 @@ class Recipe(Model):
     def top_k(self) -> int:
         """Log-probabilities that the teacher gives of each token; 0 where no loss compares with them."""
         in_phases = not self.student.as_is and any(phase.compares for phase in self.phases)
-        return self.teacher.top_k if in_phases or self.recover.teacher_share else 0
+        return self.teacher.top_k if in_phases or self.recover.compares else 0
 
     def with_teacher(self, model: str | None, revision: str | None = None) -> "Recipe":
         """The same recipe with what the command line says of the teacher; None changes nothing."""

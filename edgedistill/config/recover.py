@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, PositiveFloat, PositiveInt, Share
-from edgedistill.config.loss import SETTING_OF_LOSS
+from edgedistill.config.loss import GridLoss, GridTerm
 from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import as_tuple
 
@@ -55,15 +55,9 @@ class Recover(Training):
     simulate_activations: bool = Field(
         default=False, description="Round each layer's inputs to 8 bits, as the runtimes do."
     )
-    loss: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = Field(
-        default="forward_kl", description="The distance from the float student's distribution that is made small."
-    )
-    loss_share: Share | None = Field(
-        default=None, description="jsd's beta, or alpha of the skew losses; null for the loss's own default."
-    )
-    teacher_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0,
-        description="Share of the loss towards the teacher's likeliest tokens; the rest is towards the float student.",
+    loss: GridLoss = Field(
+        default=(GridTerm(kl="forward"),),
+        description="Terms that are added up, or the name of one divergence from the float student.",
     )
     patience: Share = Field(
         default=0.35,
@@ -90,11 +84,14 @@ class Recover(Training):
 
     @model_validator(mode="after")
     def _together(self) -> "Recover":
-        if self.loss_share is not None and self.loss not in SETTING_OF_LOSS:
-            raise ValueError(f"loss_share is for {', '.join(SETTING_OF_LOSS)}; leave it out with loss {self.loss}")
         if self.low_rank is not None and self.train is not None and "weights" not in self.train:
             raise ValueError("low_rank trains the weights; add weights to train, or leave low_rank out")
         return self
+
+    @property
+    def compares(self) -> bool:
+        """Whether a term goes towards the teacher's own distribution."""
+        return any(isinstance(term, GridTerm) and term.towards == "teacher" for term in self.loss)
 
     def trained(self, rounded_kl: float) -> tuple[Trained, ...]:
         """What is trained of a mix that plain rounding to costs this KL, in nats a token.

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from edgedistill.config.loss import DivergenceTerm, Term
+from edgedistill.config.loss import DivergenceTerm, GridTerm, OnGrid, Term
 from edgedistill.losses.choose import CROSS_ENTROPY, make_loss
 from edgedistill.losses.head import HeadLoss, head_loss
 from edgedistill.losses.teachers import ExactTeacher, LiveLogits, Teacher
 from edgedistill.losses.weighted import Weighted
 
-TEACHER, TEXT = "teacher", "text"  # the sources that a recipe's terms compare with
+STUDENT, TEACHER, TEXT = "student", "teacher", "text"  # the sources that a recipe's terms compare with
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,15 @@ def rows_of(views: Iterable[Teacher], rows: int) -> int:
     return rows
 
 
-def of_recipe(loss: Sequence[Term]) -> Objective:
-    """The objective that a recipe's terms say: divergences from TEACHER, cross-entropy on TEXT."""
+def of_recipe(loss: Sequence[Term | OnGrid]) -> Objective:
+    """The objective that a recipe's terms say: divergences from TEACHER, or on the grid from the model that the term
+    goes towards, and cross-entropy on TEXT.
+    """
     terms: list[ObjectiveTerm] = []
     for term in loss:
         if isinstance(term, DivergenceTerm):
-            terms.append(ObjectiveTerm(TEACHER, term.name, term.weight, term.settings, term.renormalized))
+            source = term.towards if isinstance(term, GridTerm) else TEACHER
+            terms.append(ObjectiveTerm(source, term.name, term.weight, term.settings, term.renormalized))
         else:
             terms.append(ObjectiveTerm(TEXT, CROSS_ENTROPY, term.weight))
     return Objective(terms)

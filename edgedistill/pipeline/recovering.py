@@ -64,7 +64,7 @@ class RecoveryStages:
         context, recover = self.context, self.context.recipe.recover
         # Hidden states in full precision: against q8_0, whose KL is thousandths, rounding the teacher would show.
         compute, seq_len = "float32", recover.seq_len
-        keep = ("ids", "log_probs") if recover.teacher_share else ()
+        keep = ("ids", "log_probs") if recover.compares else ()
         # A budget beyond the text goes over it again, and needs no other capture.
         budgets = [recover.fit_tokens, *map(recover.tokens_of, context.recipe.mixes)]
         tokens = min(self.estimates.training_text, max(budgets))

@@ -126,10 +126,10 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
                 "piece of text would be "
                 "left out. Choose at most that."
             )
-    if recipe.student.as_is and recipe.recover.teacher_share:
+    if recipe.student.as_is and recipe.recover.compares:
         raise InputError(
-            f"{where}: recover.teacher_share is {recipe.recover.teacher_share}, but the student is the "
-            "teacher itself. Leave it at 0."
+            f"{where}: a term of recover.loss goes towards the teacher, but the student is the teacher itself. Let it "
+            "go towards the student."
         )
     if recipe.teacher.top_k > facts.shape.vocab:
         raise InputError(

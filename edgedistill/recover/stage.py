@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgedistill.config.loss import SETTING_OF_LOSS
 from edgedistill.config.recover import Recover
 from edgedistill.data.example import Example
 from edgedistill.data.packing import make_batch, pack_rows, schedule_rows
 from edgedistill.data.spread import spread_sources
 from edgedistill.formats import NumberFormat
-from edgedistill.losses.objective import TEACHER, Objective, ObjectiveTerm
+from edgedistill.losses.objective import STUDENT, TEACHER, TEXT, of_recipe
 from edgedistill.models.load import load_model, save_side_files
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
@@ -31,12 +30,11 @@ from edgedistill.quant.split import beside_itself, split
 from edgedistill.recover.distance import validation_kl
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit, remove_fit
 from edgedistill.recover.place import place_on_grid, take_off_grid
-from edgedistill.signals.sources import Source, StoredHidden, StoredTopK, views
+from edgedistill.signals.sources import Shared, Source, StoredHidden, StoredTopK, Written, views
 from edgedistill.train.forward import compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 from edgedistill.train.validation import ValidationLoss
 
-OWN = "student"  # the source that is the float student's own view
 FLOAT32_BELOW = 0.01  # nats a token of plain rounding: activations in bfloat16 cost a tenth of that
 
 
@@ -107,15 +105,12 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     steps = settings.steps_of(settings.tokens_of(mix))
     plan = schedule_rows(len(rows), settings.step_tokens // settings.seq_len, steps, settings.seed)
 
-    loss_settings = {} if settings.loss_share is None else {SETTING_OF_LOSS[settings.loss]: settings.loss_share}
-
-    objective = Objective(
-        [
-            ObjectiveTerm(OWN, settings.loss, 1 - settings.teacher_share, loss_settings),
-            ObjectiveTerm(TEACHER, settings.loss, settings.teacher_share, loss_settings),
-        ]
-    )
-    sources: dict[str, Source] = {OWN: StoredHidden(table.to(dtype), dtype), TEACHER: StoredTopK()}
+    objective = of_recipe(settings.loss)
+    sources: dict[str, Source] = {
+        STUDENT: StoredHidden(table.to(dtype), dtype),
+        TEACHER: Shared(StoredTopK(), len(table)),
+        TEXT: Written(),
+    }
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
         batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)

@@ -181,6 +181,16 @@ def test_schemas_are_json_and_name_every_key():
             "distill.loss.0.kl is 'forwards'; it must be one of forward, reverse, jsd, skew, skew_reverse, tvd. Did",
         ),
         ("phases: [{loss: [{kl: tvd, wieght: 1.0}]}]", "phases.0.loss.0.wieght is not a key; allowed are kl, weight, "),
+        ("recover: {loss: []}", "recover.loss is empty; it must have at least one entry."),
+        (
+            "recover: {loss: backward}",
+            "recover.loss.0.kl is 'backward'; it must be one of forward, reverse, jsd, skew, skew_reverse, tvd.",
+        ),
+        (
+            "recover: {loss: [{kl: tvd, towards: techer}]}",
+            "recover.loss.0.towards is 'techer'; it must be one of student, teacher. Did you mean 'teacher'?",
+        ),
+        ("recover: {loss: tvd, teacher_share: 0.5}", "recover.teacher_share is not a key"),
         ("distill: {loss: [{text: false}]}", "distill.loss.0.text is false; it must be true."),
         ("distill: {loss: [{kl: tvd, share: 0.5}]}", "share is for jsd, skew, skew_reverse; leave it out with kl tvd."),
         (
@@ -317,6 +327,15 @@ def test_short_forms_are_the_long_ones(recipe_of):
 def test_a_named_teacher_keeps_its_name_on_the_command_line(recipe_of):
     recipe = recipe_of("teachers: {big: {top_k: 8, does: [write, score]}}\n").with_teacher("org/b")
     assert (list(recipe.teachers), recipe.teacher.model, recipe.teacher.top_k) == (["big"], "org/b", 8)
+
+
+def test_a_loss_on_the_grid_says_whose_distribution_each_term_goes_towards(recipe_of):
+    plain, terms = recipe_of(""), recipe_of("recover: {loss: [{kl: jsd, share: 0.3, towards: teacher}, {text: true}]}")
+    assert [(term.name, term.towards) for term in plain.recover.loss] == [("forward_kl", "student")]
+    assert (plain.recover.compares, terms.recover.compares) == (False, True)
+    assert terms.recover.loss[0].settings == {"temperature": 1.0, "beta": 0.3}
+    for name in ("reverse", "reverse_kl"):  # the second as recipes had it before
+        assert [term.name for term in recipe_of(f"recover: {{loss: {name}}}").recover.loss] == ["reverse_kl"]
 
 
 def test_log_probabilities_are_kept_where_a_loss_compares_with_them(recipe_of):

@@ -173,8 +173,8 @@ def test_what_is_trained_goes_by_what_rounding_loses(settings: dict, rounded_kl:
     "settings",
     [
         {"train": ["weights", "scales", "norms"]},
-        {"loss": "jsd", "loss_share": 0.3},
-        {"loss": "reverse_kl"},
+        {"loss": [{"kl": "jsd", "share": 0.3}]},
+        {"loss": "reverse"},
         {"train": ["scales", "norms"]},
         {"low_rank": 4},
         {"simulate_activations": True},
@@ -192,7 +192,13 @@ def test_the_teachers_own_share_pulls_towards_the_teacher(tiny_llama: Path, capt
     higher.
     """
     alone = run(tiny_llama, captured, tmp_path / "alone", fit="ggml")
-    shared = run(tiny_llama, captured, tmp_path / "shared", fit="ggml", teacher_share=0.5)
+    shared = run(
+        tiny_llama,
+        captured,
+        tmp_path / "shared",
+        fit="ggml",
+        loss=[{"kl": "forward", "weight": 0.5}, {"kl": "forward", "weight": 0.5, "towards": "teacher"}],
+    )
     assert shared["points"][0]["loss"] > alone["points"][0]["loss"]
     assert shared["validation"][-1]["kl"] > alone["validation"][-1]["kl"]
 
