@@ -301,6 +301,13 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
             facts_of(),
             "text_window is 600, and distill.seq_len 512: the end of every piece",
         ),
+        (
+            Recipe.model_validate(
+                {**load_recipe("recover").to_dict(), "recover": {"loss": [{"kl": "forward", "towards": "teacher"}]}}
+            ),
+            facts_of(),
+            "a term of recover.loss goes towards the teacher, but the student is the teacher itself",
+        ),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
         (
             recipe_with(measure={"tasks": ("/none/q.jsonl",)}),
