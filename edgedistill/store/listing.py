@@ -1,7 +1,5 @@
 """What lies in a run folder, and cleaning away what no current result uses. Sizes are bytes, times seconds."""
 
-import re
-import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +7,9 @@ from typing import Any
 
 from edgedistill.errors import InputError, RunError
 from edgedistill.store.marks import MARK, read_mark
+from edgedistill.store.own import FINAL, PARTIAL, REMOVED, is_beside
 from edgedistill.store.run import RUN, RunFolder
-
-_PARTIAL = re.compile(r"\.(.+)-([0-9a-f]{12})\.partial")
-_FINAL = re.compile(r"([^.].*)-([0-9a-f]{12})")
+from edgedistill.store.stage_folder import StageFolder, discard
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class StageListing:
 
     name: str
     folder: str
-    state: str  # "complete", "slimmed", "at work" (or killed there), or "no mark"
+    state: str  # "complete", "slimmed", "at work" (or killed there), "half removed", "no mark"
     current: bool  # whether the run's results come from it
     size_bytes: int
     seconds: float | None
@@ -36,12 +33,12 @@ def list_stages(run: RunFolder) -> list[StageListing]:
     """All stages of a run, those at work too, by name."""
     listings = []
     for path in run.stages.iterdir() if run.stages.is_dir() else []:
-        partial = _PARTIAL.fullmatch(path.name)
-        named = partial or _FINAL.fullmatch(path.name)
+        partial, half = PARTIAL.fullmatch(path.name), REMOVED.fullmatch(path.name)
+        named = partial or half or FINAL.fullmatch(path.name)
         if not path.is_dir() or named is None:
             continue
-        state, seconds, peak = "at work", None, None
-        if not partial:
+        state, seconds, peak = "half removed" if half else "at work", None, None
+        if not (partial or half):
             try:
                 mark = read_mark(path / MARK)
                 state = "slimmed" if mark.slimmed else "complete"
@@ -56,23 +53,35 @@ def list_stages(run: RunFolder) -> list[StageListing]:
 def clean(run: RunFolder, keep_current: Collection[str] | None = None, dry_run: bool = False) -> list[StageListing]:
     """Remove every stage that no current result uses, and every unfinished one; returns what was removed.
 
+    A folder that merely has a name like a stage's, without a mark in it, is left alone.
+
     Args:
         run: its lock is held.
         keep_current: folder names to keep; None keeps those that run.json names.
         dry_run: only say what would go.
     """
     keep = set(run.current.values()) if keep_current is None else set(keep_current)
-    removed = [listing for listing in list_stages(run) if listing.folder not in keep]
+    removed = [listing for listing in list_stages(run) if listing.folder not in keep and _is_ours(run, listing)]
     if dry_run:
         return removed
-    # Marks, origins, journals and seals first: a half removed folder must look neither complete nor fit to go on from.
-    for path in run.stages.glob(".*") if run.stages.is_dir() else []:
-        if path.is_file():
+    # Origins, journals and seals first: half a folder must look neither complete nor fit to go on from.
+    for path in run.stages.iterdir() if run.stages.is_dir() else []:
+        if is_beside(path.name):
             path.unlink()
     for listing in removed:
-        (run.stages / listing.folder / MARK).unlink(missing_ok=True)
-        shutil.rmtree(run.stages / listing.folder)
+        folder = run.stages / listing.folder
+        discard(folder, folder if listing.state == "half removed" else folder.with_name(f".{folder.name}.removed"))
     return removed
+
+
+def _is_ours(run: RunFolder, listing: StageListing) -> bool:
+    """Whether a folder is a stage's: by its mark or its seal, or by a name that only we give."""
+    named = listing.state in ("at work", "half removed")
+    return (
+        named
+        or (run.stages / listing.folder / MARK).is_file()
+        or StageFolder(run.stages, listing.folder).seal.is_file()
+    )
 
 
 def list_runs(folder: Path) -> list[RunFolder]:

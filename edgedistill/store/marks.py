@@ -17,9 +17,11 @@ import edgedistill
 from edgedistill.errors import RunError
 from edgedistill.results.codec import JsonData, absent
 from edgedistill.store.files import canonical_json, file_sha256, files_of
+from edgedistill.store.whole import write_json
 
 MARK = "stage.json"
 SCHEMA = "edgedistill.stage/1"
+OWN_HASH = "mark_sha256"  # key of the hash over all else in a mark; marks of older versions have none
 # Part of every key: raise it when the bytes that a stage writes, or what they mean, change without its settings
 # changing.
 FORMAT_VERSION = 2
@@ -172,6 +174,16 @@ def inputs_of(inputs: Sequence[StageResult]) -> dict[str, InputMark]:
     return {result.name: InputMark(result.key, result.content) for result in inputs}
 
 
+def write_mark(path: Path, mark: Mark) -> None:
+    """Write a mark with a hash over itself: its seconds, memory and versions go into reports.
+
+    Raises:
+        RunError: the disk is full or the folder can't be written.
+    """
+    content = mark.to_json()
+    write_json(path, {**content, OWN_HASH: _own_hash(content)})
+
+
 def read_mark(path: Path) -> Mark:
     """A mark as it was written.
 
@@ -186,6 +198,9 @@ def read_mark(path: Path) -> Mark:
         raise RunError(f"{path.name} cannot be read") from None
     if not isinstance(mark, dict) or mark.get("schema") != SCHEMA:
         raise RunError(f"{path.name} has no schema {SCHEMA}")
+    own = mark.pop(OWN_HASH, None)
+    if own is not None and own != _own_hash(mark):
+        raise RunError(f"{path.name} doesn't match its own hash")
     try:
         return Mark.from_json(mark, path.name)
     except RunError as error:
@@ -214,6 +229,20 @@ def difference(folder: Path, mark: Mark) -> str | None:
     return f"{next(iter(present))} is not in its mark" if present else None
 
 
+def missing(folder: Path, mark: Mark) -> str | None:
+    """The first file of a mark that isn't there in its size, as a clause; None where all are. Contents aren't read."""
+    if mark.slimmed:
+        return None
+    for name, file in mark.files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if size != file.bytes:
+            return f"{name} has {size} bytes, its mark says {file.bytes}"
+    return None if (folder / MARK).is_file() else f"{MARK} is missing"
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, of edgedistill and of the packages that shape its results, without importing them."""
     by_name = {"python": platform.python_version(), "edgedistill": edgedistill.__version__}
@@ -229,3 +258,7 @@ def _file_mark(path: Path) -> FileMark:
     stat = path.stat()
     large = stat.st_size > TRUST_TIME_ABOVE_BYTES
     return FileMark(stat.st_size, file_sha256(path), stat.st_mtime_ns if large else None)
+
+
+def _own_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content).encode(errors="surrogatepass")).hexdigest()

@@ -6,7 +6,6 @@ RUN/.lock                                held (flock) by the process at work; th
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError, RunError
+from edgedistill.store.failures import folder_failure, stage_failure
 from edgedistill.store.marks import MARK, StageResult, StageSpec, read_mark
+from edgedistill.store.own import STAGES, open_lock, refuse_links
 from edgedistill.store.stage_folder import StageFolder
 from edgedistill.store.whole import TEMPORARY, write_json
 
 RUN = "run.json"
 SCHEMA = "edgedistill.run/1"
-STAGES = "stages"
 LOCK = ".lock"
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -42,6 +42,7 @@ class RunFolder:
     current: dict[str, str]  # stage name -> folder name
     on_event: Callable[[str], None] = _to_stderr
     _locked: bool = field(default=False, repr=False)
+    _results: list[StageResult] = field(default_factory=list, repr=False)  # of this process, which later stages read
 
     @classmethod
     def open(cls, path: Path, identity: Mapping[str, Any], on_event: Callable[[str], None] = _to_stderr) -> "RunFolder":
@@ -99,8 +100,9 @@ class RunFolder:
         """The run that is in a folder.
 
         Raises:
-            InputError: there is none, or its run.json can't be read.
+            InputError: there is none, its run.json can't be read, or it holds links.
         """
+        refuse_links(path)
         try:
             content = json.loads((path / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -144,9 +146,10 @@ class RunFolder:
         """Keep other processes out of the run folder. Freed at the end, also by a kill.
 
         Raises:
-            InputError: a process works in it already; it is named.
+            InputError: a process works in it already, which is named; or the folder can't be written.
+            RunError: a file of the run was removed meanwhile, or can't be written.
         """
-        handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = open_lock(self.path / LOCK)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,6 +164,11 @@ class RunFolder:
             self._locked = True
             self._reread()
             yield
+        except OSError as error:
+            failure = folder_failure(error, self.path)
+            if failure is None:
+                raise
+            raise failure from error
         finally:
             self._locked = False
             os.close(handle)
@@ -184,7 +192,8 @@ class RunFolder:
             build: writes the output into the folder that it is given. After a kill it is called again with what it left
                 there.
         Raises:
-            RunError: the disk is full. What `build` raises passes through, and its folder stays for the next start.
+            RunError: the disk is full, or something removed files of a stage meanwhile. What else `build` raises passes
+                through, and its folder stays for the next start.
         """
         if not self._locked:
             raise RuntimeError("RunFolder.stage needs the lock: `with run.lock():`")
@@ -197,15 +206,16 @@ class RunFolder:
         if mark is None:
             try:
                 mark = folder.build(spec, build)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            except Exception as error:
+                failure = stage_failure(error, folder, self._results)
+                if failure is None:
                     raise
-                raise RunError(
-                    f"stage {folder.name}: the disk is full. Free some, then run the same command to go on from here."
-                ) from error
+                raise failure from error
         self.current[name] = folder.name
         self._write()
-        return StageResult(name, spec.key, folder.final, reused, mark)
+        result = StageResult(name, spec.key, folder.final, reused, mark)
+        self._results.append(result)
+        return result
 
     def set_current(self, results: Sequence[StageResult]) -> None:
         """Say which stages the run's results come from: all others may be cleaned away."""

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from edgedistill.errors import InputError
 from edgedistill.store.files import files_of
-from edgedistill.store.marks import MARK, read_mark
+from edgedistill.store.marks import MARK, read_mark, write_mark
 from edgedistill.store.run import RunFolder
-from edgedistill.store.whole import write_json
 
 # Stages that stay, by the beginning of their names.
 KEPT = ("recover-", "gguf-", "onnx-", "measure", "speeds", "layers-", "report")
@@ -61,7 +60,7 @@ def slim(run: RunFolder, student: bool = False, dry_run: bool = False) -> list[S
 
 def _empty(place: Path, files: Sequence[Path]) -> None:
     """The mark first: a stage that is killed half emptied must not look whole."""
-    write_json(place / MARK, replace(read_mark(place / MARK), slimmed=True).to_json())
+    write_mark(place / MARK, replace(read_mark(place / MARK), slimmed=True))
     for path in files:
         path.unlink()
     for folder in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):

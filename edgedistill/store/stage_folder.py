@@ -5,6 +5,7 @@ RUN/stages/.distill-0123456789ab.partial/        at work; it survives a kill and
 RUN/stages/.distill-0123456789ab.origin.json     the inputs that the unfinished work was begun from
 RUN/stages/.distill-0123456789ab.journal.json    seconds and memory so far
 RUN/stages/.distill-0123456789ab.seal.json       the mark to be, while a complete folder gets its name
+RUN/stages/.distill-0123456789ab.removed/        what a kill left of a stage that was being removed
 """
 
 import json
@@ -15,7 +16,17 @@ from pathlib import Path
 
 from edgedistill.errors import RunError
 from edgedistill.results.codec import to_plain
-from edgedistill.store.marks import MARK, Mark, StageResult, StageSpec, difference, inputs_of, make_mark, read_mark
+from edgedistill.store.marks import (
+    MARK,
+    Mark,
+    StageResult,
+    StageSpec,
+    difference,
+    inputs_of,
+    make_mark,
+    read_mark,
+    write_mark,
+)
 from edgedistill.store.meter import Meter
 from edgedistill.store.whole import remove_temporaries, sync_folder, sync_tree, write_json
 
@@ -52,12 +63,17 @@ class StageFolder:
         """The mark to be: written when the work is complete, before the folder gets its name."""
         return self.stages / f".{self.name}.seal.json"
 
+    @property
+    def removed(self) -> Path:
+        """The stage while it is removed."""
+        return self.stages / f".{self.name}.removed"
+
     def finish(self, mark: Mark) -> None:
         """Give a sealed folder its name, and then, last of all, its mark."""
         if self.partial.exists():
             self.partial.rename(self.final)
             sync_folder(self.stages)
-        write_json(self.final / MARK, mark.to_json())
+        write_mark(self.final / MARK, mark)
 
     def tidy(self) -> None:
         """Remove what a finished stage doesn't need."""
@@ -67,10 +83,8 @@ class StageFolder:
     def remove(self) -> None:
         """Remove the stage, in an order in which a kill never leaves something that looks complete."""
         self.tidy()
-        (self.final / MARK).unlink(missing_ok=True)
         for folder in (self.final, self.partial):
-            if folder.exists():
-                shutil.rmtree(folder)
+            discard(folder, self.removed)
 
     def find(self, spec: StageSpec, on_event: Callable[[str], None]) -> Mark | None:
         """The mark of a stage that is whole; None, with nothing in its way, when it must be built.
@@ -123,7 +137,7 @@ class StageFolder:
         if MARK in mark.files:
             raise RunError(f"stage {self.name} wrote a file named {MARK}, which is the name of its mark.")
         sync_tree(self.partial)
-        write_json(self.seal, mark.to_json())
+        write_mark(self.seal, mark)
         self.finish(mark)
         self.tidy()
         return mark
@@ -139,6 +153,15 @@ class StageFolder:
         if origin == to_plain(inputs_of(inputs)):
             return None
         return "a stage that its unfinished work was begun from has been rebuilt and differs"
+
+
+def discard(folder: Path, removed: Path) -> None:
+    """Remove a folder, if it is there: it takes the name `removed` first, since a kill may leave half of it."""
+    for left in (removed, folder):
+        if left.is_dir():
+            if left == folder:
+                folder.rename(removed)
+            shutil.rmtree(removed)
 
 
 def _mark_trouble(mark: Mark, spec: StageSpec, folder: Path) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from edgedistill.errors import InputError, RunError
 from edgedistill.store import RunFolder, clean, file_sha256, list_runs, list_stages, tree_sha256
@@ -106,6 +108,11 @@ def damage_a_byte(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
+def rewrite(path: Path, **changes: object) -> None:
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -123,8 +130,10 @@ def damage_a_byte(folder: Path) -> None:
         (lambda folder: (folder / MARK).write_text('{"schema": "edgedistill.stage/1"}'), "stage.json lacks a part"),
         (
             lambda folder: (folder / MARK).write_text((folder / MARK).read_text().replace('"key": "', '"key": "0')),
-            "it is another stage",
+            "stage.json doesn't match its own hash",
         ),
+        (lambda folder: rewrite(folder / MARK, seconds=9999.0), "stage.json doesn't match its own hash"),
+        (lambda folder: rewrite(folder / MARK, key="0" * 64, mark_sha256=None), "it is another stage"),
     ],
 )
 def test_a_damaged_stage_is_named_and_rebuilt(run: RunFolder, events: list[str], damage, why: str):
@@ -262,6 +271,60 @@ def test_a_full_disk_is_one_sentence(run: RunFolder):
         RunError, match=r"stage teach-.*: the disk is full\. Free some, then run the same command to go on from here\."
     ):
         run.stage("teach", {}, build=build)
+
+
+def test_a_full_disk_is_told_from_the_exception_of_a_library(run: RunFolder):
+    def build(work: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(RunError, match=r"the disk is full\. Free some"):
+        run.stage("teach", {}, build=build)
+
+
+def test_a_mark_of_an_older_version_without_a_hash_of_itself_counts(run: RunFolder):
+    first = run.stage("teach", {}, build=Counting())
+    rewrite(first.path / MARK, mark_sha256=None)
+    assert run.stage("teach", {}, build=Counting()).reused
+
+
+def test_a_stage_that_is_removed_while_another_reads_it_is_one_sentence(run: RunFolder):
+    teach = run.stage("teach", {}, build=Counting())
+
+    def build(work: Path) -> None:
+        shutil.rmtree(teach.path)
+        raise ZeroDivisionError("a mean of nothing")
+
+    with pytest.raises(
+        RunError, match=rf"{teach.path} was changed while it ran \(file.txt is missing\)\. Run the same"
+    ):
+        run.stage("distill", {}, [teach], build=build)
+    run.stage("distill", {}, [run.stage("teach", {}, build=Counting())], build=Counting())
+
+
+def test_a_stage_whose_own_folder_is_removed_is_one_sentence(run: RunFolder):
+    def build(work: Path) -> None:
+        shutil.rmtree(work)
+        (work / "late").write_text("x")
+
+    with pytest.raises(RunError, match="its folder was removed while it ran"):
+        run.stage("teach", {}, build=build)
+
+
+def test_an_error_of_the_work_itself_passes_through(run: RunFolder):
+    teach = run.stage("teach", {}, build=Counting())
+    with pytest.raises(ZeroDivisionError):
+        run.stage("distill", {}, [teach], build=lambda work: 1 // 0)
+
+
+def test_a_file_of_the_run_that_is_gone_is_one_sentence_and_one_elsewhere_is_not(tmp_path: Path):
+    opened = RunFolder.open(tmp_path / "run", {"teacher": "t"})
+    with (
+        pytest.raises(RunError, match=r"report.json: it was removed while it was needed\. Run the same"),
+        opened.lock(),
+    ):
+        (opened.path / "report.json").read_text()
+    with pytest.raises(FileNotFoundError), opened.lock():
+        (tmp_path / "other").read_text()
 
 
 def test_settings_must_be_json_and_names_plain(run: RunFolder):
@@ -410,6 +473,71 @@ def test_clean_removes_what_no_result_uses(run: RunFolder):
     assert {s.folder for s in clean(run)} == {old.path.name, partial}
     assert sorted(p.name for p in run.stages.iterdir()) == sorted([teach.path.name, new.path.name])
     assert run.stage("distill", {"rate": 2}, [teach], build=Counting("new")).reused
+
+
+def test_clean_removes_nothing_that_is_not_ours(run: RunFolder):
+    old = run.stage("distill", {}, build=Counting())
+    run.set_current([])
+    (run.stages / ".bashrc").touch()
+    (run.stages / "photos-0123456789ab").mkdir()
+    (run.stages / "photos-0123456789ab" / "a.jpg").touch()
+    (run.stages / ".old-0123456789ab.removed").mkdir()
+    (run.stages / ".old-0123456789ab.origin.json").touch()
+    assert {s.folder for s in clean(run)} == {old.path.name, ".old-0123456789ab.removed"}
+    assert sorted(p.name for p in run.stages.iterdir()) == [".bashrc", "photos-0123456789ab"]
+
+
+def test_a_kill_while_a_stage_is_removed_leaves_nothing_that_looks_complete(run: RunFolder, monkeypatch):
+    first = run.stage("teach", {}, build=Counting())
+    run.set_current([])
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            clean(run)
+    assert [s.state for s in list_stages(run)] == ["half removed"]
+    assert run.stage("teach", {}, build=Counting()).path == first.path
+    run.set_current([])
+    clean(run)
+    assert not list(run.stages.iterdir())
+
+
+def test_no_link_in_a_run_folder_is_followed(tmp_path: Path):
+    home = tmp_path / "home"
+    (home / "photos-0123456789ab").mkdir(parents=True)
+    file = home / "precious"
+    file.write_text("my data")
+    for name, place in (("stages", home), (".lock", file), ("report.json", file), ("bundle", home)):
+        path = RunFolder.open(tmp_path / name, {"teacher": "t"}).path
+        (path / name).symlink_to(place)
+        with pytest.raises(InputError, match=rf"{name}: it is a link, and a run holds files and folders of its own"):
+            RunFolder.find(path)
+    opened = RunFolder.open(tmp_path / "run", {"teacher": "t"})
+    opened.stages.mkdir()
+    (opened.stages / "teach-0123456789ab").symlink_to(home)
+    with pytest.raises(InputError, match="teach-0123456789ab: it is a link"):
+        RunFolder.find(opened.path)
+    assert file.read_text() == "my data"
+    assert sorted(p.name for p in home.iterdir()) == ["photos-0123456789ab", "precious"]
+
+
+def test_a_lock_that_became_a_link_or_a_pipe_is_not_opened(tmp_path: Path):
+    opened = RunFolder.open(tmp_path / "run", {"teacher": "t"})
+    file = tmp_path / "precious"
+    file.write_text("my data")
+    (opened.path / ".lock").symlink_to(file)
+    with pytest.raises(InputError, match=r"\.lock: the run can't be locked"), opened.lock():
+        pass
+    assert file.read_text() == "my data"
+    (opened.path / ".lock").unlink()
+    os.mkfifo(opened.path / ".lock")
+    with pytest.raises(InputError, match="no plain file"), opened.lock():
+        pass
+
+
+def test_run_json_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        RunFolder.find(tmp_path)
 
 
 def test_run_json_from_elsewhere_names_no_folder_outside(tmp_path: Path):
