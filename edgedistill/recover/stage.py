@@ -90,7 +90,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     del model
     model = load_model(student, weights=None if inputs.start is None else dict(inputs.start))
     dtype = compute_type("float32" if kl_rounded < FLOAT32_BELOW else settings.compute)
-    trained = settings.trained(kl_rounded)
+    trained = settings.trained(mix, kl_rounded)
     learned = Learned(
         "weights" in trained, "scales" in trained, "norms" in trained, settings.low_rank, settings.simulate_activations
     )

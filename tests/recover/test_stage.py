@@ -157,6 +157,10 @@ def test_scales_alone_take_smaller_steps_unless_told():
     [
         ({}, 0.05, ("scales", "norms")),
         ({}, 0.3, ("scales", "norms")),
+        ({}, 0.38, ("scales", "norms")),
+        ({"tokens": 60_000}, 0.3, ("scales", "norms")),
+        ({"tokens": 60_000}, 0.38, ("weights", "scales", "norms")),
+        ({"tokens": 60_000, "tokens_by_mix": {"q4_0": 8_000}}, 0.38, ("scales", "norms")),
         ({}, 2.0, ("weights", "scales", "norms")),
         ({"fit": "fisher"}, 0.05, ("scales", "norms")),
         ({"fit": "fisher"}, 0.3, ("weights", "scales", "norms")),
@@ -166,7 +170,7 @@ def test_scales_alone_take_smaller_steps_unless_told():
     ],
 )
 def test_what_is_trained_goes_by_what_rounding_loses(settings: dict, rounded_kl: float, trained: tuple):
-    assert Recover.model_validate(settings).trained(rounded_kl) == trained
+    assert Recover.model_validate(settings).trained("q4_0", rounded_kl) == trained
 
 
 @pytest.mark.parametrize(
