@@ -130,7 +130,9 @@ def model_card(
 def _summary(report: Report) -> str:
     """What this is, of what, and for what."""
     teacher, student = report.teacher, report.student
-    source = f"{text(teacher.name)} ({text(teacher.source)})"
+    source = text(teacher.name)
+    if teacher.source and teacher.source != teacher.name:
+        source = f"{source} ({text(teacher.source)})"
     goal = f"packed for {text(report.target.title or report.target.name)} by edgedistill."
     if student.as_is:
         trained = any(row.kind == "recovered" for row in report.rows)
@@ -146,9 +148,9 @@ def _summary(report: Report) -> str:
 def license_note(report: Report, full_text: str | None) -> str:
     """LICENSE: whose weights these derive from, and under which licence; the full text where it is known."""
     teacher = report.teacher
+    source = f"\n({visible(teacher.source, lines=False)})" if teacher.source and teacher.source != teacher.name else ""
     lines = [
-        f"The weights in this folder derive from {visible(teacher.name or DASH, lines=False)}",
-        f"({visible(teacher.source or DASH, lines=False)}).",
+        f"The weights in this folder derive from {visible(teacher.name or DASH, lines=False)}{source}.",
         _license_sentence(report),
         licences.demands(report.provenance.license),
     ]

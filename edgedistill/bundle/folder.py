@@ -19,6 +19,7 @@ from edgedistill.bundle.card import license_note, model_card
 from edgedistill.bundle.examples import write_examples
 from edgedistill.bundle.modelfile import modelfile
 from edgedistill.bundle.names import INNER, place_of, safe_name, split_key
+from edgedistill.bundle.public import public_report
 from edgedistill.bundle.recommended import FILE as RECOMMENDED
 from edgedistill.bundle.recommended import Recommended, recommended, recommended_text
 from edgedistill.bundle.settings import ModelSettings, read_settings
@@ -67,7 +68,7 @@ def write_bundle(
     """
     _check(artifacts, out)
     with whole_folder(out) as new:
-        _fill(new, artifacts, report, name, license_text, model)
+        _fill(new, artifacts, public_report(report), name, license_text, model)
     return out
 
 
@@ -79,6 +80,8 @@ def bundle_damage(out: Path) -> str | None:
         lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{SUMS} is missing"
+    except UnicodeDecodeError:
+        return f"{SUMS} isn't text"
     for line in lines:
         sha256, _, inner = line.partition("  ")
         if not (out / inner).is_file():
@@ -86,6 +89,11 @@ def bundle_damage(out: Path) -> str | None:
         if file_sha256(out / inner) != sha256:
             return f"{inner} doesn't match its SHA-256"
     return None
+
+
+def sums_sha256(out: Path) -> str | None:
+    """SHA-256 of a bundle's SHA256SUMS, which stands for all of it; None where there is none."""
+    return file_sha256(out / SUMS) if (out / SUMS).is_file() else None
 
 
 def _check(artifacts: Mapping[str, Path], out: Path) -> None:
@@ -99,7 +107,8 @@ def _check(artifacts: Mapping[str, Path], out: Path) -> None:
             )
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise InputError(f"{out}: it is no folder; name a new folder or an older bundle.")
-    if out.exists() and any(out.iterdir()) and not (out / SUMS).is_file():
+    ours = (out / SUMS, out / RECOMMENDED)  # either may have been removed
+    if out.exists() and any(out.iterdir()) and not any(file.is_file() for file in ours):
         raise InputError(
             f"{out}: it holds files but no {SUMS}, so it is no bundle and stays untouched; name another folder."
         )

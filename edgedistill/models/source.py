@@ -34,6 +34,14 @@ def resolve_config_only(teacher: str, cache: Path | None = None, revision: str |
     return _resolve(teacher, cache, revision, CONFIG_PATTERNS)
 
 
+def public_source(teacher: str) -> str:
+    """What the user typed, as it may be told to others: of a place on this machine its last name alone."""
+    path = Path(teacher).expanduser()
+    if teacher.startswith(PYPI) or (is_hub_id(teacher) and not path.exists()):
+        return teacher
+    return Path(os.path.abspath(path)).name  # noqa: PTH100 (a link has the name that the user knows)
+
+
 def model_sha256(path: Path) -> str:
     """SHA-256 of a model: of its .gguf file, or over the names and contents of what a loader reads of its folder.
 

@@ -14,6 +14,7 @@ from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.formats import NumberFormat
 from edgedistill.machine import compute_of
 from edgedistill.mixes import Mix
+from edgedistill.models.source import public_source
 from edgedistill.pipeline.stage import Json, Outside
 
 # Recipe settings that change how a stage is run and not what it makes.
@@ -96,7 +97,7 @@ class Context:
         entries: dict[str, Json] = {
             "name": self.student_name,
             "license": self.facts.license,
-            "teacher": self.facts.source,
+            "teacher": public_source(self.facts.source),
             "recipe": self.recipe.name,
             "mix": mix,
             "made": origin,

@@ -22,7 +22,7 @@ from edgedistill.store.whole import atomic_write
 REPORT = "report"
 REPORT_FILES = ("report.json", "report.html")
 BUNDLE_MARK = ".bundle.json"
-BUNDLE_FORMAT = 5  # what a bundle holds: one more where that changes, so that a finished run's is made again
+BUNDLE_FORMAT = 6  # what a bundle holds: one more where that changes, so that a finished run's is made again
 REPORT_FORMAT = 2  # what a report says of its stages: one more where that changes, such as a rule of the recommendation
 PACKED = ("gguf", "onnx")  # kinds of stages whose file ships and was proven
 
@@ -103,21 +103,23 @@ def ship(
         artifacts: what ships, by gguf-MIX or onnx-MIX; the first is what its README shows how to run.
         student: the stage of the float student, whose folder has the tokenizer and the generation settings.
     """
-    from edgedistill.bundle import bundle_damage, write_bundle
+    from edgedistill.bundle import SUMS, bundle_damage, sums_sha256, write_bundle
 
     out, mark = run.path / "bundle", run.path / BUNDLE_MARK
     result = done.results[REPORT]
     # A report that was made again under its key, after a figure was measured anew, has another content.
     license_hash = hashlib.sha256((context.license_text or "").encode()).hexdigest()
     content = f"{result.key} {result.content} {license_hash} {BUNDLE_FORMAT}"
-    if mark.is_file() and mark.read_text(encoding="utf-8") == content:
-        damage = bundle_damage(out)
+    # The mark has the hash of SHA256SUMS too: that file says what all others must be.
+    marked = mark.read_bytes() if mark.is_file() else b""
+    if marked.startswith(content.encode()):
+        changed = None if marked.endswith(f" {sums_sha256(out)}".encode()) else f"{SUMS} was changed"
+        damage = bundle_damage(out) or changed
         if damage is None:
             return out
         done.progress.note(f"bundle: {damage}; making it again")
-    mark.unlink(missing_ok=True)
     write_bundle(artifacts, report, out, context.student_name, context.license_text, done.folder(student))
-    atomic_write(mark, content)
+    atomic_write(mark, f"{content} {sums_sha256(out)}")
     return out
 
 

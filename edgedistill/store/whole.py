@@ -66,6 +66,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+@contextlib.contextmanager
+def looked_at(path: Path) -> Iterator[Path]:
+    """A path of the same name in a temporary folder, for a file or a folder that the block writes and looks at. It
+    takes its place when the block ends well, in that of an older one too, and is removed when it doesn't.
+
+    Raises:
+        RunError: as `whole`.
+    """
+    settle(path)
+    temporary, replaced = _begin(path), _replaced(path)
+    try:
+        with _disk_errors(path, temporary):
+            temporary.mkdir(parents=True)
+            inner = temporary / path.name
+            yield inner
+            sync_tree(temporary)
+            if path.is_dir():
+                path.rename(replaced)
+            inner.replace(path)
+            sync_folder(path.parent)
+            _remove(replaced)
+    finally:
+        _remove(temporary)
+
+
 def settle(path: Path) -> None:
     """Put a folder's old content back that a kill took the name of, or remove it where the new content has it."""
     replaced = _replaced(path)
@@ -119,12 +144,17 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _begin(path: Path) -> Path:
-    """The temporary's path, free; what processes that no longer live left of this name is removed."""
+def remove_left(path: Path) -> None:
+    """Remove what processes that no longer live left beside a path while they wrote it."""
     for left in path.parent.glob(f".{_literal(path.name)}.*{TEMPORARY}"):
         number = left.name.removeprefix(f".{path.name}.").removesuffix(TEMPORARY)
         if number.isdigit() and (int(number) == os.getpid() or not _alive(int(number))):
             _remove(left)
+
+
+def _begin(path: Path) -> Path:
+    """The temporary's path, free."""
+    remove_left(path)
     return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgedistill.bundle import bundle_damage, safe_name, write_bundle
 from edgedistill.bundle import folder as folder_module
-from edgedistill.bundle import safe_name, write_bundle
 from edgedistill.errors import InputError, RunError
 from edgedistill.show import show
 from tests.bundle.conftest import tiny_gguf
@@ -141,6 +141,41 @@ def test_a_newer_bundle_replaces_the_older_one_wholly(tmp_path, artifacts):
     out = write_bundle(artifacts, report(), tmp_path / "bundle", "old")
     write_bundle({"gguf-q4_0": artifacts["gguf-q4_0"]}, report(), out, "new")
     assert files(out) == sorted([*WITH_GGUF, "new-q4_0.gguf"])
+
+
+def test_what_ships_names_no_path_of_the_machine_that_made_it(tmp_path, artifacts):
+    def shipped(folder: str) -> dict[str, bytes]:
+        (tmp_path / folder / "teacher").mkdir(parents=True)
+        teacher = f"{tmp_path / folder}/teacher"
+        made = report()
+        made = replace(
+            made,
+            teacher=replace(made.teacher, source=teacher),
+            provenance=replace(
+                made.provenance,
+                teacher=teacher,
+                command=f"edgedistill compile {teacher} --target org/name -o {tmp_path / folder / 'run'}",
+            ),
+        )
+        out = write_bundle(artifacts, made, tmp_path / folder / "bundle", "tiny")
+        return {name: (out / name).read_bytes() for name in files(out)}
+
+    here, there = shipped("here"), shipped("there")
+    assert not [name for name, content in here.items() if str(tmp_path).encode() in content]
+    assert b"edgedistill compile teacher --target org/name -o run" in here["README.md"]
+    assert here == there
+
+
+@pytest.mark.parametrize("removed", ["SHA256SUMS", "bundle.json"])
+def test_a_bundle_without_one_of_its_papers_is_still_a_bundle(tmp_path, artifacts, removed):
+    out = write_bundle(artifacts, report(), tmp_path / "bundle", "tiny")
+    before = files(out)
+    (out / removed).unlink()
+    assert bundle_damage(out) == f"{removed} is missing"
+    write_bundle(artifacts, report(), out, "tiny")
+    assert files(out) == before
+    (out / "SHA256SUMS").write_bytes(b"\xff\xfe")
+    assert bundle_damage(out) == "SHA256SUMS isn't text"
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path, artifacts):

@@ -6,6 +6,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import gguf
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from edgedistill.cli.main import cli
+from edgedistill.export.request import Finished
 from tests import ggml
 
 
@@ -121,3 +124,58 @@ def test_an_empty_name_is_not_the_current_folder(tiny_llama: Path, tmp_path: Pat
     assert code == 2
     assert text.startswith("Error: MODEL is empty; name a folder, a hub id, a .gguf file or pypi:NAME, such as")
     assert not (tmp_path / "out").exists()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def test_a_killed_export_goes_on_with_the_same_command(tiny_llama: Path, tmp_path: Path):
+    words = ["export", tiny_llama, "-m", "q4_0,q8_0,q5_0", "-f", "gguf,onnx", "-o", tmp_path / "out", "--name", "tiny"]
+    command = [sys.executable, "-m", "edgedistill", *map(str, words)]
+    first = tmp_path / "out" / "tiny-q4_0.gguf"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not first.exists():
+            time.sleep(0.002)
+        process.kill()
+    made = first.stat().st_ino
+    code, text = run(*words[1:])
+    assert code == 0, text
+    assert first.stat().st_ino == made
+    assert names(tmp_path / "out") == {
+        *(f"tiny-{mix}.gguf" for mix in ("q4_0", "q8_0", "q5_0")),
+        *(f"tiny-{mix}-onnx" for mix in ("q4_0", "q8_0", "q5_0")),
+    }
+
+
+def test_a_file_that_changed_after_a_kill_is_not_gone_on_with(tiny_llama: Path, tmp_path: Path, monkeypatch):
+    words = [tiny_llama, "-m", "q4_0,q8_0", "-o", tmp_path, "--name", "tiny"]
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Finished, "forget", stopped)
+        run(*words)
+    file = tmp_path / "tiny-q4_0.gguf"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    code, text = run(*words)
+    assert code == 2
+    assert "tiny-q4_0.gguf is there already" in text
+    file.unlink()
+    assert run(*words)[0] == 0
+    assert names(tmp_path) == {"tiny-q4_0.gguf", "tiny-q8_0.gguf"}
+
+
+def test_what_could_not_be_proven_is_not_left_behind(tiny_llama: Path, tmp_path: Path):
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["decoder"] = {"type": "zz"}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    code, text = run(model, "-m", "q4_0", "-o", tmp_path / "out")
+    assert code == 2
+    assert str(model) in text
+    assert tempfile.gettempdir() + "/tmp" not in text
+    assert not names(tmp_path / "out")

