@@ -23,13 +23,19 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 HAS_VENV := $(VENV)/.edgedistill-venv
 HAS_TORCH := $(VENV)/.edgedistill-torch-$(TORCH_VERSION)
 HAS_ALL := $(VENV)/.edgedistill-installed
+# The tools that look at what is installed, apart from it, so that they don't list themselves.
+TOOLS := $(VENV)/tools
+HAS_TOOLS := $(TOOLS)/.edgedistill-tools
+# What a program under Apache-2.0 may come with; a licence's name holds one of the first and none of the second.
+ALLOWED := MIT;BSD;Apache;MPL;Mozilla Public License;ISC;PSF;Python Software Foundation;Zlib
+REFUSED := General Public;GPL;SSPL;Commons Clause;Proprietary;UNKNOWN
 
-.PHONY: help install demo test test-slow lint docs check-tools clean distclean
+.PHONY: help install demo test test-slow lint dependencies docs check-tools clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@echo "edgedistill: make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [TORCH_VERSION=$(TORCH_VERSION)] [TORCH_INDEX=]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
 
 install: $(HAS_ALL)  ## make the virtual environment and install everything into it
 
@@ -48,6 +54,12 @@ lint: $(HAS_ALL)  ## ruff, its formatting, and mypy
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+dependencies: $(HAS_ALL) $(HAS_TOOLS)  ## check the licences of all that is installed, and list it: build/sbom.json (CycloneDX)
+	$(TOOLS)/bin/pip-licenses --python="$(VENV)/bin/python" --from=mixed --partial-match --allow-only="$(ALLOWED)" --order=license
+	$(TOOLS)/bin/pip-licenses --python="$(VENV)/bin/python" --from=mixed --partial-match --fail-on="$(REFUSED)" >/dev/null
+	@mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment "$(VENV)/bin/python" --pyproject pyproject.toml --output-reproducible -o build/sbom.json
 
 docs: $(HAS_ALL)  ## write what docs/ takes from the code and from the records
 	$(VENV)/bin/python docs/make_reference.py
@@ -99,6 +111,11 @@ $(HAS_TORCH): $(HAS_VENV)
 	  || { echo "== No CPU build to be had; installing PyPI's PyTorch, which brings its CUDA libraries: several GB"; \
 	       $(PIP) install "torch==$(TORCH_VERSION)"; }; \
 	fi
+	@touch $@
+
+$(HAS_TOOLS): $(HAS_VENV)
+	"$(PYTHON)" -m venv "$(TOOLS)"
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet 'pip-licenses>=5' 'cyclonedx-bom>=7'
 	@touch $@
 
 $(HAS_ALL): pyproject.toml $(HAS_TORCH)
