@@ -26,7 +26,7 @@ PACKAGES: dict[str, tuple[str, str, str, str]] = {
     "pyarrow": ("15", "", "", "prompts in Parquet files"),
     "onnx": ("1.23", "", "onnx", "ONNX export"),
     "onnxruntime": ("1.23", "", "onnx", "running ONNX files"),
-    "starlette": ("0.30", "", "serve", "serving GGUF files"),
+    "llguidance": ("1.3", "", "serve", "answers that follow a JSON schema"),
     "uvicorn": ("0.22", "", "serve", "serving GGUF files"),
 }
 COMPILERS = ("c++", "g++", "clang++")

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from edgedistill.runtimes.server import ModelServer
 
 KEY_VARIABLE = "EDGEDISTILL_API_KEY"
-# Of llama-cpp-python's server.
-PACKAGES = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
+PACKAGES = ("uvicorn", "llguidance")
 STOPPED = 130
 
 
@@ -59,6 +58,20 @@ STOPPED = 130
     multiple=True,
     help="A site whose web pages may ask; this machine's may.",
 )
+@click.option(
+    "--allow-host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    help="A name by which clients may ask, beside this machine's addresses, localhost and --host.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Answers at once; each has memory for a context of its own. More wait.",
+)
 @click.option("--verbose", is_flag=True, help="Show all that the server logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it is ready.")
 @click.pass_context
@@ -73,6 +86,8 @@ def serve(
     api_key: str | None,
     name: str | None,
     origins: tuple[str, ...],
+    hosts: tuple[str, ...],
+    parallel: int,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -99,7 +114,18 @@ def serve(
     from edgedistill.runtimes.server import ModelServer, ServeSettings
 
     defaults = read_chat_defaults(path.parent)
-    settings = ServeSettings(host, port, threads or usable_cores(), context, name, api_key, origins, defaults)
+    settings = ServeSettings(
+        host,
+        port,
+        threads or usable_cores(),
+        context,
+        name,
+        api_key,
+        origins,
+        hosts=[known.rstrip(".").lower() for known in (host, *hosts)],
+        parallel=parallel,
+        defaults=defaults,
+    )
 
     def log(line: str) -> None:
         click.echo(visible(line, lines=False), err=True)

@@ -14,6 +14,8 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from edgedistill.runtimes.long_runs import check_runs
+
 MICRO_BATCH = 512  # llama-bench's default: tokens that one pass through the graph takes
 ERROR_LEVEL = 4  # ggml.h, GGML_LOG_LEVEL_ERROR
 
@@ -117,6 +119,7 @@ class LlamaEngine:
         if not self.model:
             raise ValueError(f"llama.cpp can't load it: {why()}")
         self.threads = threads
+        self._split = self.metadata("tokenizer.ggml.model"), self.metadata("tokenizer.ggml.pre")
         self.lib_vocab = lib.llama_model_get_vocab(self.model)
         self.vocab = lib.llama_vocab_n_tokens(self.lib_vocab)
         self.context: Any = None
@@ -150,18 +153,22 @@ class LlamaEngine:
         self.held = []
 
     def cut(self, length: int) -> bool:
-        """Drop what sequence 0 holds after its first `length` tokens; whether that could be done.
+        """Drop what sequence 0 holds after its first `length` tokens; whether that could be done: see `keep_prefix`."""
+        if not self.keep_prefix(0, length):
+            return False
+        del self.held[length:]
+        return True
+
+    def keep_prefix(self, sequence: int, length: int) -> bool:
+        """Drop what a sequence holds after its first `length` tokens; whether that could be done.
 
         A recurrent model can't go back. A sliding window may have lost tokens that the last of the kept ones attend to.
         """
         memory = lib.llama_get_memory(self.context)
-        first = lib.llama_memory_seq_pos_min(memory, 0)
+        first = lib.llama_memory_seq_pos_min(memory, sequence)
         if first > 0 and first > length - lib.llama_model_n_swa(self.model):
             return False
-        if not lib.llama_memory_seq_rm(memory, 0, length, -1):
-            return False
-        del self.held[length:]
-        return True
+        return bool(lib.llama_memory_seq_rm(memory, sequence, length, -1))
 
     def decode(self, tokens: list[int], positions: list[int], sequences: list[int], returned: list[bool]) -> np.ndarray:
         """Run one batch and return the logits of the tokens in `returned` [rows, V] float32, in batch order; a view
@@ -207,7 +214,11 @@ class LlamaEngine:
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of a text; `parse_special` reads "<|im_end|>" as one token, `add_special` adds the BOS that the
         file asks for.
+
+        Raises:
+            InputError: llama.cpp would die of it.
         """
+        check_runs(text, *self._split)
         data = text.encode()
         room = len(data) + 8
         buffer = (lib.llama_token * room)()

@@ -40,6 +40,8 @@ class ServeSettings:
         name: what the model is called; the file's name without its ending by default.
         api_key: what clients must send; None asks for nothing.
         origins: web pages of other machines that may ask, see server_front.
+        hosts: names of this server beside localhost, in lower case.
+        parallel: answers at once; each has a context of its own.
         defaults: sampling and system message of a request that names none; those of `chat` for a bare file.
     """
 
@@ -50,6 +52,8 @@ class ServeSettings:
     name: str | None = None
     api_key: str | None = None
     origins: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    parallel: int = 4
     defaults: ChatDefaults = ChatDefaults()
 
 
@@ -107,7 +111,7 @@ class ModelServer:
                 "load",
                 path=str(path.resolve()),
                 name=name,
-                settings={**asdict(settings), "origins": list(settings.origins)},
+                settings={**asdict(settings), "origins": list(settings.origins), "hosts": list(settings.hosts)},
             )[0]
         except BaseException:
             self.close()

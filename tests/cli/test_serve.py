@@ -189,8 +189,8 @@ def test_what_cannot_be_served_is_one_sentence_and_2(bundle, tmp_path):
 
 
 def test_a_missing_package_is_named_with_the_line_that_helps(bundle, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert "serve needs fastapi, which is not installed. Run: pip install 'edgedistill[serve]'" in refused(bundle)
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert "serve needs llguidance, which is not installed. Run: pip install 'edgedistill[serve]'" in refused(bundle)
 
 
 def test_a_hostile_name_stays_one_word_of_the_shell():

@@ -1,62 +1,67 @@
-"""What stands before the library's server, around applications that fail at each point."""
+"""What stands before the model: who may ask, bounds on what is sent, and answers that fail at each point."""
 
 import asyncio
 import json
 
 import pytest
 
+from edgedistill.runtimes import asgi
 from edgedistill.runtimes.chat_defaults import ChatDefaults
-from edgedistill.runtimes.server_front import Refused, RequestFilter, is_own_page, plain_question
+from edgedistill.runtimes.openai_request import read_chat, read_completion
+from edgedistill.runtimes.refused import Refused
+from edgedistill.runtimes.server_front import ServerFront, host_name, is_own_page
 from edgedistill.runtimes.server_page import Health
 
 HEALTH = Health("tiny", "llama-cpp-python 0", 256, True, False)
+VOCAB = 100
 
-SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"content-length", b"2")]}
+SCOPE = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"host", b"127.0.0.1:1")]}
 
 
-def run(app, scope=SCOPE, body=b"{}", check=lambda path, body: body, **settings):
-    """The messages that one request is answered with."""
-    sent, asked = (
-        [],
-        iter(
-            [{"type": "http.request", "body": body[:1], "more_body": True}, {"type": "http.request", "body": body[1:]}]
-        ),
-    )
+def run(answer, scope=SCOPE, body=b"{}", pause_s=0.0, **settings):
+    """The messages that one request is answered with; `pause_s` lies between the parts of its body."""
+    sent = []
+    parts = [{"type": "http.request", "body": body[:1], "more_body": True}, {"type": "http.request", "body": body[1:]}]
 
     async def receive():
-        return next(asked, {"type": "http.disconnect"})
+        await asyncio.sleep(pause_s)
+        return parts.pop(0) if parts else {"type": "http.disconnect"}
 
     async def send(message):
         sent.append(message)
 
-    asyncio.run(RequestFilter(app, HEALTH, check, **settings)(scope, receive, send))
+    asyncio.run(ServerFront(HEALTH, answer, **settings)(scope, receive, send))
     return sent
 
 
-async def begin(send, kind):
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Type", kind)]})
+async def whole(path, body, receive, answer):
+    await answer.json({"path": path, "body": body})
+
+
+def test_a_question_reaches_the_model_as_an_object():
+    start, body = run(whole, body=b'{"a": 1}')
+    assert start["status"] == 200
+    assert json.loads(body["body"]) == {"path": "/v1/chat/completions", "body": {"a": 1}}
 
 
 def test_a_stream_that_fails_ends_in_an_error_that_the_client_knows(capsys):
-    async def app(scope, receive, send):
-        await begin(send, b"text/event-stream; charset=utf-8")
-        await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
+    async def failing(path, body, receive, answer):
+        await answer.event({})
         raise ValueError("secret")
 
-    start, first, last = run(app)
+    start, first, error, last = run(failing)
     assert (start["status"], first["more_body"], last.get("more_body", False)) == (200, True, False)
-    assert json.loads(last["body"].removeprefix(b"data: "))["error"]["type"] == "server_error"
-    assert b"secret" not in last["body"]
+    assert json.loads(error["body"].removeprefix(b"data: "))["error"]["type"] == "server_error"
+    assert b"secret" not in error["body"]
     assert "ValueError: secret" in capsys.readouterr().err
 
 
 def test_other_failures_before_and_after_an_answer():
-    async def early(scope, receive, send):
+    async def early(path, body, receive, answer):
         raise ValueError("secret")
 
-    async def late(scope, receive, send):
-        await begin(send, b"application/json")
-        await send({"type": "http.response.body", "body": b"{}"})
+    async def late(path, body, receive, answer):
+        await answer.json({})
         raise ValueError("secret")
 
     start, body = run(early)
@@ -65,42 +70,72 @@ def test_other_failures_before_and_after_an_answer():
     assert [message["type"] for message in run(late)] == ["http.response.start", "http.response.body"]
 
 
-def test_the_library_gets_the_checked_body_and_hears_when_the_client_leaves():
-    heard = []
+def test_a_slow_body_and_a_big_one_are_refused_and_the_connection_closed(monkeypatch):
+    monkeypatch.setattr(asgi, "BODY_S", 0.05)
+    monkeypatch.setattr(asgi, "MAX_BODY_BYTES", 10)
+    for status, messages in ((408, run(whole, pause_s=0.04)), (413, run(whole, body=b"[" * 11))):
+        assert messages[0]["status"] == status
+        assert (b"connection", b"close") in messages[0]["headers"]
+        assert json.loads(messages[1]["body"])["error"]["type"] == "invalid_request_error"
 
-    async def app(scope, receive, send):
-        heard.append(dict(scope["headers"]))
-        heard.append(await receive())
-        heard.append(await receive())
-        await begin(send, b"application/json")
-        await send({"type": "http.response.body", "body": b"{}"})
 
-    run(app, body=b'{"a": 1}', check=lambda path, body: body | {"b": path})
-    body = b'{"a": 1, "b": "/v1/chat/completions"}'
-    assert heard[0] == {b"content-length": str(len(body)).encode(), b"content-type": b"application/json"}
-    assert heard[1] == {"type": "http.request", "body": body, "more_body": False}
-    assert heard[2] == {"type": "http.disconnect"}
+@pytest.mark.parametrize(
+    ("host", "settings", "status"),
+    [
+        ("127.0.0.1:8080", {}, 200),
+        ("[::1]:8080", {}, 200),
+        ("192.168.1.5", {}, 200),
+        ("LocalHost.:8080", {}, 200),
+        ("evil.example", {}, 403),
+        ("localhost.evil.example:80", {}, 403),
+        ("127.0.0.1.evil.example", {}, 403),
+        ("[", {}, 403),
+        ("", {}, 403),
+        ("box.lan:8080", {"hosts": ["box.lan"]}, 200),
+        ("evil.example", {"api_key": "s3cret"}, 200),  # whoever has the key may come by any name
+    ],
+)
+def test_a_request_for_another_name_is_refused(host, settings, status):
+    """The owner of a name can point it to this machine once a page of his is open in a browser."""
+    headers = [(b"host", host.encode()), (b"authorization", b"Bearer s3cret")]
+    for path in ("/v1/models", "/", "/health"):
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+        assert run(whole, scope, **settings)[0]["status"] == status
+
+
+def test_a_page_that_may_ask_may_read_the_answer_and_no_other():
+    def allowed(origin: bytes, method: str, **settings):
+        scope = {**SCOPE, "method": method, "headers": [*SCOPE["headers"], (b"origin", origin)]}
+        return dict(run(whole, scope, **settings)[0]["headers"]).get(b"access-control-allow-origin")
+
+    for method in ("POST", "OPTIONS"):
+        assert allowed(b"http://localhost:3000", method) == b"http://localhost:3000"
+        assert allowed(b"https://example.org", method) is None
+        assert allowed(b"https://example.org", method, origins=["https://example.org"]) == b"https://example.org"
 
 
 def test_what_is_not_given_is_as_chat_has_it():
-    asked = {"prompt": ["x"], "temperature": None, "top_p": 0.5, "stop": None}
-    found = plain_question("/v1/completions", asked, ChatDefaults())
-    assert found == ChatDefaults().llama_sampling | {"prompt": "x", "top_p": 0.5}
-    for prompt in ([], ["a", "b"], [1, 2], 5):
-        with pytest.raises(Refused, match="prompt must be one text"):
-            plain_question("/v1/completions", {"prompt": prompt}, ChatDefaults())
+    defaults = ChatDefaults(temperature=0.6)
+    found = read_completion({"prompt": ["x"], "temperature": None, "top_p": 0.5, "stop": None}, defaults, VOCAB)
+    assert (found.prompts, found.sampling.temperature, found.sampling.top_p) == (["x"], 0.6, 0.5)
+    assert read_completion({"prompt": [1, 2]}, defaults, VOCAB).prompts == [[1, 2]]
+    assert read_completion({"prompt": [[1, 2], [3]]}, defaults, VOCAB).prompts == [[1, 2], [3]]
+    for prompt in (None, [], ["a", 1], [1.5], [True], [[]], 5, {}):
+        with pytest.raises(Refused, match="prompt must be a text"):
+            read_completion({"prompt": prompt}, defaults, VOCAB)
+    for prompt in ([VOCAB], [-1], [[1], [VOCAB]]):
+        with pytest.raises(Refused, match="a token that the vocabulary of 100 lacks"):
+            read_completion({"prompt": prompt}, defaults, VOCAB)
 
 
 def test_a_conversation_gets_the_system_message_of_the_training_unless_it_has_one():
     defaults = ChatDefaults(temperature=0.6, system="Be brief.")
     asked = {"messages": [{"role": "user", "content": "Hi"}]}
-    found = plain_question("/v1/chat/completions", asked, defaults)
-    assert found["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert found["temperature"] == 0.6
+    found = read_chat(asked, defaults, VOCAB)
+    assert found.messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert found.sampling.temperature == 0.6
     own = {"messages": [{"role": "developer", "content": "Be long."}, *asked["messages"]]}
-    roles = [
-        (each["role"], each["content"]) for each in plain_question("/v1/chat/completions", own, defaults)["messages"]
-    ]
+    roles = [(each["role"], each["content"]) for each in read_chat(own, defaults, VOCAB).messages]
     assert roles == [("system", "Be long."), ("user", "Hi")]
 
 
@@ -118,3 +153,4 @@ def test_a_conversation_gets_the_system_message_of_the_training_unless_it_has_on
 )
 def test_the_servers_own_page_may_ask_by_its_address_alone(origin: str, host: str, own: bool):
     assert is_own_page(origin, host) is own
+    assert host_name("Box.LAN.:80") == "box.lan"

@@ -1,0 +1,175 @@
+"""What an answer must follow, asked of a process that may die of it: see constraint_worker.
+
+The server's process never reads a grammar or a schema itself. It gets masks over the vocabulary, and gives up on one
+that comes too late.
+"""
+
+import contextlib
+import json
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from edgedistill.runtimes.refused import Refused
+
+WORKER = "edgedistill.runtimes.constraint_worker"
+START_S = 60.0  # a vocabulary of 262,144 tokens takes seconds
+FIRST_S = 10.0  # reading a grammar, and the first mask
+NEXT_S = 5.0
+TOO_LONG = "the grammar or JSON schema takes too long to follow; make it simpler"
+TOO_MUCH = "the grammar or JSON schema takes more memory or time than it may, or llama.cpp fails on it; make it simpler"
+
+
+class ConstraintError(Exception):
+    """A grammar that can't be followed further; the text says why."""
+
+
+class Constraint:
+    """Which tokens may come next in one answer. `poll` is asked until it gives the mask; `accept` begins the next."""
+
+    def __init__(self, channel: socket.socket, vocab: int, first: dict[str, Any]) -> None:
+        """Send what is to be followed."""
+        self._channel, self._vocab = channel, vocab
+        self._received = bytearray()
+        channel.settimeout(FIRST_S)
+        self._send(json.dumps(first).encode())
+        self._deadline = time.monotonic() + FIRST_S
+        self._mask: np.ndarray | None = None
+
+    def fileno(self) -> int:
+        """Of the socket, for select."""
+        return self._channel.fileno()
+
+    def wait(self) -> None:
+        """Until the first mask has come.
+
+        Raises:
+            ConstraintError: it doesn't.
+        """
+        while self.poll() is None:
+            select.select([self._channel], [], [], 0.1)
+
+    def poll(self) -> np.ndarray | None:
+        """The tokens that may come next, as [V] bool; None where that isn't known yet.
+
+        Raises:
+            ConstraintError: the process says why not, has died, or is late.
+        """
+        if self._mask is not None:
+            return self._mask
+        while select.select([self._channel], [], [], 0)[0]:
+            try:
+                data = self._channel.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                raise ConstraintError(TOO_MUCH)
+            self._received += data
+            if (message := self._message()) is not None:
+                return self._read(message)
+        if time.monotonic() > self._deadline:
+            raise ConstraintError(TOO_LONG)
+        return None
+
+    def accept(self, token: int) -> None:
+        """Go on with a token; the process computes the next mask from now on.
+
+        Raises:
+            ConstraintError: it has died.
+        """
+        self._mask = None
+        self._deadline = time.monotonic() + NEXT_S
+        self._send(str(token).encode())
+
+    def close(self) -> None:
+        """End the process: it sees that its socket is closed."""
+        self._channel.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._channel.sendall(struct.pack("<I", len(data)) + data)
+        except OSError:
+            raise ConstraintError(TOO_MUCH) from None
+
+    def _message(self) -> bytes | None:
+        if len(self._received) < 4:
+            return None
+        (size,) = struct.unpack_from("<I", self._received)
+        if len(self._received) < 4 + size:
+            return None
+        message = bytes(self._received[4 : 4 + size])
+        del self._received[: 4 + size]
+        return message
+
+    def _read(self, message: bytes) -> np.ndarray:
+        if message[:1] != b"m":
+            raise ConstraintError(message[1:].decode("utf-8", errors="replace"))
+        bits = np.unpackbits(np.frombuffer(message, np.uint8, offset=1), bitorder="little")[: self._vocab]
+        mask = self._mask = bits.astype(bool)
+        return mask
+
+
+class ConstraintService:
+    """Starts the worker at the first constraint, and again where it has died."""
+
+    def __init__(self, path: str, vocab: int, context: int) -> None:
+        """For a GGUF file; `context` is the tokens of a request with its answer."""
+        self._path, self._vocab, self._context = path, vocab, context
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def open(self, given: dict[str, Any]) -> Constraint:
+        """What an answer must follow, once its first mask is there.
+
+        Raises:
+            Refused: it can't be followed.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            socket.send_fds(self._ready(), [b"."], [theirs.fileno()])
+        try:
+            constraint = Constraint(ours, self._vocab, given | {"context": self._context})
+            constraint.wait()
+        except ConstraintError as error:
+            ours.close()
+            where = "grammar" if "gbnf" in given else "response_format" if "schema" in given else "tools"
+            raise Refused(str(error), param=where) from None
+        return constraint
+
+    def close(self) -> None:
+        """End the worker, and with it what it has forked."""
+        if self._control is not None and self._process is not None:
+            self._control.close()
+            self._process.wait()
+
+    def _ready(self) -> socket.socket:
+        """The socket of a worker that runs."""
+        if self._control is not None and self._process is not None and self._process.poll() is None:
+            return self._control
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", WORKER, str(theirs.fileno()), self._path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        ours.settimeout(START_S)
+        started = b""
+        with contextlib.suppress(OSError):
+            started = ours.recv(1)
+        if not started:
+            ours.close()
+            raise RuntimeError("the process that reads grammars did not start")
+        self._control = ours
+        return ours

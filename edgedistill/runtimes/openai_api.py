@@ -1,0 +1,208 @@
+"""Chats and completions of OpenAI's API: a request becomes jobs of the batcher, whose events become the answer."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from edgedistill.errors import InputError
+from edgedistill.runtimes.answer_events import Events, Model, Prepared
+from edgedistill.runtimes.answer_job import End, Piece
+from edgedistill.runtimes.asgi import Receive, SentAnswer
+from edgedistill.runtimes.chat_defaults import ChatDefaults
+from edgedistill.runtimes.openai_answer import AnswerShape, call_deltas, message, usage
+from edgedistill.runtimes.openai_request import Question, read_chat, read_completion
+from edgedistill.runtimes.refused import Refused
+from edgedistill.runtimes.tools import OPEN, ToolCall, call_grammar, may_be_call, read_answer
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+MAX_WAITING = 512  # answers without a slot, before a request is told to come again
+
+
+class OpenAiApi:
+    """The two questions that the server answers."""
+
+    def __init__(self, model: Model, defaults: ChatDefaults) -> None:
+        """`defaults` are for what a request doesn't say."""
+        self._model, self._defaults = model, defaults
+        # As many processes for grammars as answers at once.
+        self._constraints = asyncio.Semaphore(model.parallel)
+
+    async def answer(self, path: str, body: dict[str, Any], receive: Receive, answer: SentAnswer) -> None:
+        """Answer one request.
+
+        Raises:
+            Refused: it can't be.
+            ClientLeftError: nobody waits for it any longer.
+        """
+        prepared = await asyncio.to_thread(self.prepare, path, body)
+        if self._model.waiting() > MAX_WAITING:
+            raise Refused("the server is busy; ask again later", 503)
+        async with contextlib.AsyncExitStack() as stack:
+            constraint = None
+            if prepared.constraint is not None:
+                await stack.enter_async_context(self._constraints)
+                constraint = await asyncio.to_thread(self._model.constrain, prepared.constraint)
+            events = Events(self._model, prepared, constraint, receive)
+            stack.push_async_callback(events.close)
+            shape = AnswerShape(self._model.name, prepared.chat, self._model.piece)
+            if prepared.question.stream:
+                await self._stream(prepared, shape, events, answer)
+            else:
+                await self._whole(prepared, shape, events, answer)
+
+    def prepare(self, path: str, body: dict[str, Any]) -> Prepared:
+        """Read a request.
+
+        Raises:
+            Refused: it is malformed, the template refuses it, or it doesn't fit the context.
+        """
+        chat = path == CHAT
+        question = (read_chat if chat else read_completion)(body, self._defaults, self._model.vocab)
+        try:
+            if chat:
+                prompts, tagged = self._chat_prompt(question)
+            else:
+                prompts, tagged = [self._plain_prompt(prompt) for prompt in question.prompts], False
+        except InputError as error:
+            raise Refused(str(error), param="messages" if chat else "prompt") from None
+        for ids in prompts:
+            if len(ids) >= self._model.context:
+                raise Refused(
+                    f"the request has {len(ids)} tokens and the context holds {self._model.context} with the answer; "
+                    f"send {'fewer messages' if chat else 'a shorter prompt'}, or start the server with a larger "
+                    "--context",
+                    code="context_length_exceeded",
+                    param="messages" if chat else "prompt",
+                )
+        constraint = question.constraint or call_grammar(question.tools, question.tool_choice, tagged)
+        if constraint is not None and question.answers * len(prompts) > 1:
+            raise Refused("an answer that follows a grammar, a schema or tools is made alone; leave n out", param="n")
+        return Prepared(question, chat, prompts, constraint)
+
+    def _chat_prompt(self, question: Question) -> tuple[list[list[int]], bool]:
+        """The prompt's ids, and whether its calls of tools stand between tags.
+
+        Raises:
+            InputError: the template refuses.
+            Refused: it takes no tools.
+        """
+        tools = [tool.declaration for tool in question.tools] if question.tool_choice.kind != "none" else []
+        text = self._model.write(question.messages, tools or None)
+        tagged = False
+        if tools:
+            without = self._model.write(question.messages, None)
+            if text == without:
+                raise Refused("the chat template of this model takes no tools; leave tools out", param="tools")
+            tagged = OPEN in text and OPEN not in without
+        return [self._model.encode(text, add_bos=False)], tagged
+
+    def _plain_prompt(self, prompt: str | list[int]) -> list[int]:
+        ids = self._model.encode(prompt, add_bos=True) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise InputError("the prompt has no token, and the model none to begin with; give it a text")
+        return ids
+
+    async def _whole(self, prepared: Prepared, shape: AnswerShape, events: "Events", answer: SentAnswer) -> None:
+        question = prepared.question
+        written = events.answers()
+        completion = 0
+        async for index, event in events:
+            if isinstance(event, Piece):
+                written[index].add(event.text, event.tokens)
+            elif isinstance(event, End):
+                written[index].finish = event.finish
+                completion += event.tokens
+        choices = []
+        for index, each in enumerate(written):
+            choice: dict[str, Any] = {"index": index, "finish_reason": each.finish}
+            if not prepared.chat:
+                choice |= {"text": each.text, "logprobs": shape.log_probs(each.tokens)}
+            else:
+                content, calls = each.text, list[ToolCall]()
+                if prepared.calls:
+                    content, calls = read_answer(each.text, question.tools, question.tool_choice)
+                if calls and each.finish == "stop":
+                    choice["finish_reason"] = "tool_calls"
+                choice |= {"message": message(content, calls), "logprobs": shape.log_probs(each.tokens)}
+            choices.append(choice)
+        await answer.json(shape.whole(choices, usage(sum(map(len, prepared.prompts)), completion)))
+
+    async def _stream(self, prepared: Prepared, shape: AnswerShape, events: "Events", answer: SentAnswer) -> None:
+        more = {"usage": None} if prepared.question.stream_usage else {}
+        streams = [StreamedChoice(index, prepared, shape) for index in range(events.count)]
+        completion = 0
+        async for index, event in events:
+            if isinstance(event, Piece):
+                choices = streams[index].piece(event)
+            else:
+                assert isinstance(event, End)
+                completion += event.tokens
+                choices = streams[index].end(event)
+            for choice in choices:
+                await answer.event(shape.chunk([choice], **more))
+        if prepared.question.stream_usage:
+            await answer.event(shape.chunk([], usage=usage(sum(map(len, prepared.prompts)), completion)))
+        await answer.event("[DONE]")
+        await answer.end()
+
+
+class StreamedChoice:
+    """One answer of a stream: what has been sent, and what is held back because it may be a call of a tool."""
+
+    def __init__(self, index: int, prepared: Prepared, shape: AnswerShape) -> None:
+        """Nothing has been sent."""
+        self._index, self._prepared, self._shape = index, prepared, shape
+        self._held = ""
+        self._begun = self._is_text = False
+        self._offset = 0  # characters sent, of a completion
+
+    def piece(self, event: Piece) -> list[dict[str, Any]]:
+        """The choices of the next chunks."""
+        if not self._prepared.chat:
+            tokens = event.tokens if self._prepared.question.log_probs is not None else None
+            choice = {"text": event.text, "logprobs": self._shape.log_probs(tokens, self._offset)}
+            self._offset += len(event.text)
+            return [{"index": self._index, "finish_reason": None, **choice}]
+        text = self._certain(event.text) if self._prepared.calls else event.text
+        choices = self._first()
+        if text or event.tokens:
+            choices.append(self._choice({"content": text}, log_probs=event.tokens))
+        return choices
+
+    def end(self, event: End) -> list[dict[str, Any]]:
+        """The choices of the last chunks."""
+        if not self._prepared.chat:
+            return [{"index": self._index, "finish_reason": event.finish, "text": "", "logprobs": None}]
+        question, finish, choices = self._prepared.question, event.finish, self._first()
+        if self._held:
+            calls: list[ToolCall] = []
+            content = self._held
+            if not self._is_text or OPEN in content:
+                content, calls = read_answer(content, question.tools, question.tool_choice)
+            if content:
+                choices.append(self._choice({"content": content}))
+            choices += [self._choice(delta) for delta in call_deltas(calls)]
+            if calls and finish == "stop":
+                finish = "tool_calls"
+        return [*choices, self._choice({}, finish)]
+
+    def _first(self) -> list[dict[str, Any]]:
+        if self._begun:
+            return []
+        self._begun = True
+        return [self._choice({"role": "assistant", "content": None if self._prepared.calls else ""})]
+
+    def _choice(self, delta: dict[str, Any], finish: str | None = None, log_probs: Any = None) -> dict[str, Any]:
+        shown = self._shape.log_probs(log_probs) if log_probs else None
+        return {"index": self._index, "delta": delta, "logprobs": shown, "finish_reason": finish}
+
+    def _certain(self, text: str) -> str:
+        """The text that is no call whatever comes."""
+        self._held += text
+        if OPEN in self._held or (not self._is_text and may_be_call(self._held)):
+            return ""
+        self._is_text = True
+        kept = next((count for count in range(len(OPEN) - 1, 0, -1) if self._held.endswith(OPEN[:count])), 0)
+        certain = self._held[: len(self._held) - kept]
+        self._held = self._held[len(certain) :]
+        return certain
