@@ -8,11 +8,14 @@ import ctypes
 import gc
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+from edgedistill.cgroup import cpu_quota, memory_left_bytes, memory_limit_bytes
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -37,10 +40,12 @@ def fingerprint() -> str:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use, at least 1: its affinity where the system tells it."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Logical cores that this process may use, at least 1: its affinity where the system tells it, and no more than a
+    container's share of processor time, rounded up. Threads beyond the share stop each other.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def compute_of(setting: str) -> str:
@@ -64,13 +69,17 @@ def free_memory_bytes() -> int:
     """Bytes that a new process could take without pushing others to swap."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    left = memory_left_bytes()
+    return available if left is None else max(0, min(available, left))
 
 
 def _memory_bytes() -> int:
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    total = int(psutil.virtual_memory().total)
+    limit = memory_limit_bytes()
+    return total if limit is None else min(total, limit)
 
 
 def _cpu_flags() -> set[str]:

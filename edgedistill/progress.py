@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from edgedistill.show import visible
+
 LINE_EVERY_S = 10.0
 
 
@@ -61,6 +63,7 @@ class RichProgress(Progress):
     def start(self, what: str, total: float, unit: str) -> None:
         """See `Progress.start`."""
         self.finish()
+        what = visible(what, lines=False)
         self._what, self._total, self._unit, self._done, self._figures = what, float(total), unit, 0.0, {}
         self._started = self._last_line = time.monotonic()
         if self._bars:
@@ -95,6 +98,7 @@ class RichProgress(Progress):
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
+        text = visible(text)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

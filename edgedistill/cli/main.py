@@ -6,11 +6,13 @@ Ctrl-C.
 """
 
 import importlib
+import sys
 from typing import IO, Any
 
 import click
 
 from edgedistill import __version__
+from edgedistill.cli.streams import finish_streams, guard_streams
 from edgedistill.errors import EdgeDistillError
 
 # Name -> module, attribute, what it does. Importing click takes 0.1 s, torch several seconds: `--help` shows this
@@ -105,4 +107,16 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    cli(prog_name="edgedistill")
+    guard_streams()
+    code: Any = 0
+    try:
+        cli(prog_name="edgedistill")
+    except SystemExit as end:
+        code = end.code
+    except EdgeDistillError as error:  # in help texts, which click writes before it runs a command
+        ShownError(error).show()
+        code = error.exit_code
+    failure = finish_streams()
+    if failure and not code:
+        click.echo(f"Error: {failure}", err=True)
+    sys.exit(code or int(failure is not None))

@@ -8,20 +8,23 @@ import torch
 
 from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import cut_ids
-from edgedistill.errors import InputError
-from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.errors import DoesNotFitError, InputError
+from edgedistill.machine import free_memory_bytes, machine_facts, usable_cores
 from edgedistill.measure.artifacts import packed_bytes, packed_sha256
 from edgedistill.measure.judge import Judge, Reference, limit_documents, make_reference
 from edgedistill.measure.load import open_runtime
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.speed import measure_speed
 from edgedistill.models.facts import read_facts
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.results.bench import BENCH_SCHEMA, REFERENCE, FileFigures
 from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Quality, Speed
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.speed import SpeedSettings
+from edgedistill.show import show_bytes
 
 SENTENCE = "What two tokenizers make of these 26 words and 1,024 signs (plain ones) tells them apart, but for twins."
 WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default context
@@ -70,10 +73,13 @@ def bench(
     threads = settings.threads or usable_cores()
     speed: Speed | None = None
     quality: dict[str, Quality] | None = None
+    if runtime == LLAMA_CPP and settings.timed:
+        check_memory(path, settings)
     progress.start(f"bench {path.name}", 0, "tokens")
     with open_runtime(runtime, path, threads, settings.context) as model:
         version = model.info().version
         if settings.timed:
+            check_lengths(path, settings, model.info().n_ctx_train)
             speed = measure_speed(model, SpeedSettings(settings.prefill, settings.decode, settings.repetitions))
         if text is not None:
             judge = Judge(text.name, str(text), _windows(model, text, settings.tokens))
@@ -96,6 +102,46 @@ def bench(
         speed=speed,
         quality=quality,
     )
+
+
+def check_lengths(path: Path, settings: BenchSettings, trained: int) -> None:
+    """Refuse to time what the model wasn't trained for: such a speed says nothing, and ONNX files have no angles for
+    it.
+
+    Args:
+        trained: tokens; 0 where the file doesn't say.
+    Raises:
+        InputError: the prompt or the answer is longer.
+    """
+    for option, tokens in (("--prefill", settings.prefill), ("--decode", settings.decode)):
+        if 0 < trained < tokens:
+            raise InputError(f"{option} is {tokens}; {path} was trained for {trained} tokens, choose at most that")
+
+
+def check_memory(path: Path, settings: BenchSettings) -> None:
+    """Refuse a context that a .gguf file says it can't have, or that this machine has no memory for, before it is
+    allocated.
+
+    Raises:
+        InputError: as `check_lengths`.
+        DoesNotFitError: weights and cache are larger than what is free.
+    """
+    try:
+        header = read_header(path)
+    except InputError:
+        return  # one of several parts, or a damaged file: llama.cpp says what it makes of it
+    architecture = header.get("general.architecture", str, "")
+    check_lengths(path, settings, header.get(f"{architecture}.context_length", int, 0))
+    try:
+        cache = gguf_shape(header).kv_bytes(settings.context)
+    except InputError:
+        return  # a family that isn't ours, which llama.cpp may know
+    free = free_memory_bytes()
+    if (needed := packed_bytes(path) + cache) > free:
+        raise DoesNotFitError(
+            f"{path}: {show_bytes(needed)} for its weights and the cache of {settings.context} tokens; "
+            f"{show_bytes(free)} of memory are free. Choose a smaller --prefill."
+        )
 
 
 def _reference(

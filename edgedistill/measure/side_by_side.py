@@ -9,13 +9,14 @@ from pathlib import Path
 
 from edgedistill.errors import InputError
 from edgedistill.machine import usable_cores
-from edgedistill.measure.bench import BenchSettings, bench, runtime_of
+from edgedistill.measure.bench import BenchSettings, bench, check_lengths, check_memory, runtime_of
 from edgedistill.measure.load import open_runtime
 from edgedistill.measure.speed import Trial, time_in_turn, time_once
 from edgedistill.models.facts import read_facts
 from edgedistill.progress import Progress
 from edgedistill.results.bench import FileFigures
 from edgedistill.results.front import LEAST_KL, Key, in_steps, unbeaten
+from edgedistill.results.row import LLAMA_CPP
 
 RULE = "the largest file whose weights are floats (f32, f16 or bf16), else the largest"
 
@@ -56,6 +57,9 @@ def bench_files(
         runtime_of(path)
     if len({path.resolve() for path in files}) < len(files):
         raise InputError("a file is named twice; name each once")
+    for path in files:
+        if runtime_of(path) == LLAMA_CPP:
+            check_memory(path, settings)
     untimed = replace(settings, timed=False)
     results = [bench(path, text, reference, untimed, scratch, progress) for path in files]
     trials = [partial(_trial, path, settings) for path in files]
@@ -69,6 +73,7 @@ def _trial(path: Path, settings: BenchSettings, _round: int) -> Trial:
     """One trial of a file, freshly loaded."""
     threads = settings.threads or usable_cores()
     with open_runtime(runtime_of(path), path, threads, settings.context) as model:
+        check_lengths(path, settings, model.info().n_ctx_train)
         return time_once(model, settings.prefill, settings.decode)
 
 

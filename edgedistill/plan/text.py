@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgedistill.plan.device import MixPlan
-from edgedistill.show import show_bytes, show_count, show_rate, show_seconds
+from edgedistill.show import show_bytes, show_count, show_rate, show_seconds, visible
 
 if TYPE_CHECKING:
     from edgedistill.plan.types import Plan, StageEstimate
@@ -65,7 +65,7 @@ def plan_text(plan: "Plan") -> str:
         "",
         _verdict(plan),
     ]
-    return "\n".join([*map(_wrap, head), *_table(plan), *map(_wrap, rest)])
+    return visible("\n".join([*map(_wrap, head), *_table(plan), *map(_wrap, rest)]))
 
 
 def _context(plan: "Plan") -> list[str]:

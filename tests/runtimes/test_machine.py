@@ -3,17 +3,18 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from edgedistill import machine
+from edgedistill import cgroup, machine
 
 
 def test_facts_are_the_systems():
     facts = machine.machine_facts()
-    assert facts["memory_bytes"] == psutil.virtual_memory().total
-    assert facts["cores"] == len(psutil.Process().cpu_affinity())
+    assert facts["memory_bytes"] <= psutil.virtual_memory().total
+    assert 1 <= facts["cores"] <= len(psutil.Process().cpu_affinity())
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["arch"] == os.uname().machine
     assert facts["cpu"]
@@ -27,6 +28,71 @@ def test_fingerprint_is_the_same_in_another_process(monkeypatch):
     assert len(found) == 12
     monkeypatch.setattr(machine, "_cpu_model", lambda: "another")
     assert machine.fingerprint() != found
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files of control groups as Linux writes them: a function that makes some, given what /proc/self/cgroup says."""
+
+    def make(own: str, files: dict[str, str]) -> None:
+        (tmp_path / "own").write_text(own)
+        for name, content in files.items():
+            path = tmp_path / "fs" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
+    monkeypatch.setattr(cgroup, "OWN", tmp_path / "own")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path / "fs")
+    monkeypatch.setattr(cgroup.sys, "platform", "linux")
+    return make
+
+
+def test_a_container_of_the_second_version_is_seen(group):
+    group(
+        "0::/pod/box\n",
+        {
+            "pod/cpu.max": "150000 100000",
+            "pod/box/cpu.max": "max 100000",
+            "pod/box/memory.max": "1000000",
+            "pod/box/memory.current": "900000",
+            "pod/box/memory.stat": "anon 500000\ninactive_file 300000\n",
+            "pod/memory.max": "max",
+        },
+    )
+    assert cgroup.cpu_quota() == 1.5
+    assert machine.usable_cores() == min(2, len(psutil.Process().cpu_affinity()))
+    assert cgroup.memory_limit_bytes() == machine.machine_facts()["memory_bytes"] == 1000000
+    assert machine.free_memory_bytes() == 400000
+
+
+def test_a_container_of_the_first_version_is_seen_from_inside(group):
+    """Its path is the host's, and the mount shows the group itself."""
+    group(
+        "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n",
+        {
+            "cpu/cpu.cfs_quota_us": "50000",
+            "cpu/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": "2000000",
+            "memory/memory.usage_in_bytes": "500000",
+            "memory/memory.stat": "total_inactive_file 100000",
+        },
+    )
+    assert cgroup.cpu_quota() == 0.5
+    assert machine.usable_cores() == 1
+    assert machine.free_memory_bytes() == 1600000
+
+
+def test_a_machine_without_limits_has_none(group):
+    group(
+        "2:cpu:/\n4:memory:/\n0::/\n",
+        {
+            "cpu/cpu.cfs_quota_us": "-1",
+            "cpu/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": str(2**63 - 4096),
+        },
+    )
+    assert (cgroup.cpu_quota(), cgroup.memory_limit_bytes(), cgroup.memory_left_bytes()) == (None, None, None)
+    assert machine.machine_facts()["memory_bytes"] == psutil.virtual_memory().total
 
 
 def test_load_and_memory():
