@@ -51,6 +51,11 @@ class TrainingCurve:
         """The validation whose worst source has the lowest loss, relative to its start; the first of equals."""
         return min(self.validation, key=lambda checked: worst_ratio(checked.by_source, self.start.by_source))
 
+    @property
+    def lowest(self) -> Checked:
+        """The validation of the lowest mean loss; the first of equals."""
+        return min(self.validation, key=lambda checked: checked.loss)
+
     def add_validation(self, step: int, tokens: int, validation: ValidationLoss) -> bool:
         """Note a validation, and tell whether it is the best so far."""
         self.validation.append(Checked(step, tokens, validation.loss, validation.by_source))

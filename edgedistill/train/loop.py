@@ -112,12 +112,12 @@ def train(
 
 
 def _waited_enough(step: int, curve: TrainingCurve, settings: TrainSettings) -> bool:
-    """Whether no validation was better for so long that none is expected. The warm-up doesn't count: while the rate
-    still rises, it is too early to tell what training can do.
+    """Whether no validation was better for so long that none is expected, neither on the source that fares worst nor on
+    average. The warm-up doesn't count: while the rate still rises, it is too early to tell what training can do.
     """
     if settings.patience is None:
         return False
-    since = max(curve.best.step, settings.warmup_steps)
+    since = max(curve.best.step, curve.lowest.step, settings.warmup_steps)
     return step - since >= settings.patience * settings.steps
 
 

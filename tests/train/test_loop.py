@@ -152,6 +152,23 @@ def test_it_never_stops_in_its_warm_up(tmp_path: Path):
     assert curve.validation[-1].step == 51
 
 
+def test_it_goes_on_while_the_mean_falls(tmp_path: Path):
+    """The source that fares worst is noisy: its best of step 1 stays the best until step 12, and the mean falls."""
+    weight = torch.ones(3, requires_grad=True)
+    prose = [0.1, 0.08, *([0.09] * 10), 0.07]
+    losses = iter([(1.0 - 0.05 * step, value) for step, value in enumerate(prose)])
+
+    def validate() -> ValidationLoss:
+        chats, prose = next(losses)
+        return ValidationLoss((chats + prose) / 2, {"chats": chats, "prose": prose})
+
+    settings = TrainSettings(12, validate_after=range(1, 12), patience=0.25)
+    groups = {0.1: {"w": weight}}
+    curve = train(groups, lambda _: (weight.sum(), 1), validate, settings, tmp_path, QuietProgress())
+    assert not curve.stopped_early
+    assert curve.best.step == 12
+
+
 def test_a_checkpoint_is_as_good_as_its_worst_source(tmp_path: Path):
     """The mean falls further in the second validation, but prose is worse there than before the first step."""
     weight = torch.ones(3, requires_grad=True)
