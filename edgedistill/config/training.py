@@ -24,7 +24,8 @@ class Training(Model):
         description="At least so many seconds between checkpoints, more where one takes long; changes no result.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=1, description="Of the order in which rows of text are trained on."
+        default=1,
+        description="Of the order in which rows of text are trained on; in recover also of a fit's draws.",
     )
     compute: Compute = Field(
         default="auto",

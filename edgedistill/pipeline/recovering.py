@@ -98,8 +98,7 @@ class RecoveryStages:
 
     def costs(self) -> Stage:
         """What errors of the weights cost; named as the fit that has it measured."""
-        recipe = self.context.recipe
-        recover = recipe.recover
+        recover = self.context.recipe.recover
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.data.spread import spread_documents
@@ -112,14 +111,14 @@ class RecoveryStages:
             chosen = spread_documents(captured, recover.fit_tokens, recover.seq_len)
             student = done.folder(self.context.float_student)
             measure = measure_curvature if recover.fit == "curvature" else measure_fisher
-            text = ScoredText(chosen, recover.seq_len, recover.compute, recipe.teach.seed)
+            text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed)
             measure(student, text, folder, done.progress)
 
         settings: dict[str, Json] = {
             "tokens": recover.fit_tokens,
             "seq_len": recover.seq_len,
             "compute": compute_of(recover.compute),
-            "seed": recipe.teach.seed,
+            "seed": recover.seed,
             "kept": KEPT[recover.fit],
         }
         inputs = (self.context.float_student, "capture")
