@@ -11,9 +11,11 @@
 #   TORCH_INDEX    the package index that PyTorch comes from, such as https://download.pytorch.org/whl/cpu or .../whl/cu130.
 #                  Empty: PyPI's build where there is an NVIDIA GPU, PyTorch's smaller CPU build where there is none
 #   RUN            the folder that `make demo` writes
+#   FAULTS         the share of all faults that `make test-faults` injects, such as 0.1
 
 PYTHON ?= python3
 VENV ?= .venv
+FAULTS ?= 0.02
 TORCH_VERSION ?= 2.13.0
 TORCH_INDEX ?=
 RUN ?= runs/demo
@@ -30,7 +32,7 @@ HAS_TOOLS := $(TOOLS)/.edgedistill-tools
 ALLOWED := MIT;BSD;Apache;MPL;Mozilla Public License;ISC;PSF;Python Software Foundation;Zlib
 REFUSED := General Public;GPL;SSPL;Commons Clause;Proprietary;UNKNOWN
 
-.PHONY: help install demo test test-slow lint dependencies docs check-tools clean distclean
+.PHONY: help install demo test test-slow test-faults lint dependencies docs check-tools clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -49,6 +51,9 @@ test: $(HAS_ALL)  ## lint, then the fast tests (CPU, offline), a process for eac
 
 test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
 	$(VENV)/bin/python -m pytest -m slow
+
+test-faults: $(HAS_ALL)  ## kills, full disks, corruptions, mutated inputs: a share of FAULTS (1: all, which takes long)
+	EDGEDISTILL_FAULTS=$(FAULTS) $(VENV)/bin/python -m pytest -m slow tests/faults
 
 lint: $(HAS_ALL)  ## ruff, its formatting, and mypy
 	$(VENV)/bin/ruff check
