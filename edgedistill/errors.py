@@ -21,6 +21,10 @@ class RuntimeDiedError(RunError):
     """A runtime's child process ended without an answer."""
 
 
+class LoadError(RunError):
+    """A runtime refuses a file that it was given, or dies of it."""
+
+
 class VerifyError(RunError):
     """An exported file doesn't hold the weights that training saw."""
 

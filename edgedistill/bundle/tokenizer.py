@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from edgedistill.models.templates import chat_template_of, whole_tokenizer_config
-from edgedistill.models.tokenizer import save_tokenizer
+from edgedistill.models.tokenizer import plain_tokenizer, save_tokenizer
 from edgedistill.models.tokens import read_json
 from edgedistill.store.whole import atomic_write
 
@@ -36,8 +36,7 @@ def place_tokenizer(folder: Path, source: Path) -> None:
 
 
 def _place_folder(folder: Path, source: Path) -> None:
-    read_json(source / "tokenizer.json")
-    shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_bytes(plain_tokenizer(source))
     config = whole_tokenizer_config(source)
     atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     template = chat_template_of(source)

@@ -13,7 +13,7 @@ import click
 
 from edgedistill import __version__
 from edgedistill.cli.streams import finish_streams, guard_streams
-from edgedistill.errors import EdgeDistillError
+from edgedistill.errors import EdgeDistillError, LoadError
 
 # Name -> module, attribute, what it does. Importing click takes 0.1 s, torch several seconds: `--help` shows this
 # table.
@@ -84,14 +84,24 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what it reports becomes one line and an exit code, a bug stays a traceback."""
+        """Run a command; whatever it raises becomes one line and an exit code."""
         try:
             return super().invoke(ctx)
+        except LoadError as error:
+            from edgedistill.cli.unexpected import refused
+
+            raise ShownError(refused(error)) from error
         except EdgeDistillError as error:
             raise ShownError(error) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own to show
         except KeyboardInterrupt:
             click.echo("\nStopped. Run the same command to go on.", err=True)
             ctx.exit(STOPPED)
+        except Exception as error:
+            from edgedistill.cli.unexpected import foreseen
+
+            raise ShownError(foreseen(error)) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from edgedistill.config.conversation import (
     conversation,
     first_turn,
 )
+from edgedistill.config.parquet_file import parquet_rows
 from edgedistill.errors import InputError, did_you_mean
+from edgedistill.reading import ENCODING, MAX_JSON_BYTES, refuse_surrogates, text_lines
 
 MAX_ROW_CHARACTERS = 2**20
 
@@ -37,6 +40,10 @@ class PromptFile:
 
     prompts: tuple[Prompt, ...]
     unused: dict[str, int]
+
+    def __getitem__(self, index: int) -> str:
+        """The last question of one prompt."""
+        return self.prompts[index].messages[-1].text
 
     def notes(self, name: str, answers: str) -> list[str]:
         """What a user should know of the file, a sentence each.
@@ -81,7 +88,7 @@ def read_prompts(path: Path, field: str | None = None) -> PromptFile:
         ".jsonl": _json_lines,
         ".json": _json_list,
         ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
+        ".parquet": partial(_parquet_rows, field=field),
         ".txt": _text_lines,
     }
     reader = readers.get(path.suffix.lower())
@@ -92,8 +99,13 @@ def read_prompts(path: Path, field: str | None = None) -> PromptFile:
             f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder."
         )
     unused: Counter[str] = Counter()
+    prompts: list[Prompt] = []
+    usual: str | None = None
     try:
-        prompts = [_prompt(row, where, field, unused) for where, row in reader(path)]
+        for where, row in reader(path):
+            name = field or _field_of(row, usual)
+            prompts.append(_prompt(row, where, name, unused))
+            usual = usual or name
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}).") from None
     except OSError as error:
@@ -104,15 +116,16 @@ def read_prompts(path: Path, field: str | None = None) -> PromptFile:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                where = f"{path}:{number}"
-                yield where, _json(line.rstrip("\r\n"), where)
+    for number, line in text_lines(path):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _json(line, where)
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
-    text = path.read_text(encoding="utf-8")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f"{path}: a .json file is read as a whole, up to {MAX_JSON_BYTES} bytes; write it as .jsonl.")
+    text = path.read_text(encoding=ENCODING)
     content = _json(text, str(path)) if text.strip() else []
     if not isinstance(content, list):
         raise InputError(
@@ -122,7 +135,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding=ENCODING, newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             for row in reader:
@@ -136,36 +149,33 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise InputError(f"{path}:{reader.line_num}: it is not CSV ({error}).") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: it is not a readable Parquet file ({str(error).splitlines()[0][:100]}).") from None
-    yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
+def _parquet_rows(path: Path, field: str | None) -> Iterator[tuple[str, Any]]:
+    names = (*FIELDS, *ANSWER_FIELDS, *SYSTEM_FIELDS, "input", *((field,) if field else ()))
+    for number, row in enumerate(parquet_rows(path, names), 1):
+        where = f"{path}: row {number}"
+        refuse_surrogates(row, "\\ud", where)
+        yield where, row
 
 
 def _text_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        yield from ((f"{path}:{number}", line.strip()) for number, line in enumerate(file, 1) if line.strip())
+    yield from ((f"{path}:{number}", line.strip()) for number, line in text_lines(path) if line.strip())
 
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: it is not JSON ({error.msg}, column {error.colno}).") from None
     except (ValueError, RecursionError):
         raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
+    refuse_surrogates(value, text, where)
+    return value
 
 
-def _prompt(row: Any, where: str, field: str | None, unused: Counter[str]) -> Prompt:
-    """The prompt of one row."""
+def _prompt(row: Any, where: str, name: str | None, unused: Counter[str]) -> Prompt:
+    """The prompt of one row, from the field of that name."""
     if not isinstance(row, dict):
         return Prompt((Message("user", _text(row, where)),))
-    name = field or next((name for name in FIELDS if row.get(name)), None)
     if name is None:
         raise InputError(
             f"{where}: the row has no field {', '.join(FIELDS)}; it has {_names(row)}. Name one in teach.prompt_field."
@@ -192,10 +202,21 @@ def _prompt(row: Any, where: str, field: str | None, unused: Counter[str]) -> Pr
     return Prompt((*messages, Message("user", text)), _first_text(row, ANSWER_FIELDS, but=name))
 
 
+def _field_of(row: Any, usual: str | None) -> str | None:
+    """Where a row's prompt is: in the field that rows before it had, empty or not; else in the first that has one."""
+    if not isinstance(row, dict):
+        return None
+    if usual in row:
+        return usual
+    filled = next((name for name in FIELDS if row.get(name)), None)
+    return filled or next((name for name in FIELDS if name in row and row[name] in (None, "")), None)
+
+
 def _text(content: Any, where: str) -> str:
     """A prompt's text, checked."""
     if not isinstance(content, str):
-        raise InputError(f"{where}: the prompt is {_kind(content)}; it must be a text.")
+        empty = " (empty)" if content is None else ""
+        raise InputError(f"{where}: the prompt is {_kind(content)}{empty}; it must be a text.")
     if not content.strip():
         raise InputError(f"{where}: the prompt is empty; remove the row, or write one.")
     if len(content) > MAX_ROW_CHARACTERS:

@@ -45,6 +45,10 @@ class Teacher(Model):
     _unique = field_validator("does")(no_duplicates)
 
 
+SAMPLE_TOKENS = 96  # of a sample answer
+MAX_THREADS = 512  # llama.cpp's own limit (GGML_MAX_N_THREADS)
+
+
 class Measure(Model):
     """What the packed files are judged on."""
 
@@ -56,7 +60,9 @@ class Measure(Model):
     prefill: PositiveInt = Field(default=512, description="Tokens of the prompt that is timed.")
     decode: PositiveInt = Field(default=128, description="Tokens written one by one that are timed.")
     repetitions: PositiveInt = Field(default=3, description="Trials of each, after a warm-up.")
-    threads: PositiveInt | None = Field(default=None, description="null takes the cores that this process may use.")
+    threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] | None = Field(
+        default=None, description="null takes the cores that this process may use."
+    )
     accuracy_level: Literal[0, 1, 2, 3, 4] = Field(
         default=4, description="What MatMulNBits rounds activations to; 4 is int8."
     )
@@ -71,6 +77,11 @@ class Measure(Model):
             "Requests to refuse, and as many that only look like these, asked of a model that chats; 0 for none."
         ),
     )
+
+    @property
+    def context(self) -> int:
+        """Tokens of context that files are measured with, where no question needs more."""
+        return max(self.prefill, self.decode, 512) + SAMPLE_TOKENS
 
     @field_validator("tasks")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import edgedistill
 from edgedistill.errors import InputError, did_you_mean
+from edgedistill.reading import refuse_surrogates, text_lines
 
 BUILT_IN_FOLDER = Path(edgedistill.__file__).resolve().parent / "data" / "tasks"
 BUILT_IN = ("openbookqa",)
@@ -116,10 +117,9 @@ def _text_of(about: Mapping[str, object], key: str) -> str | None:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(FILE:LINE, the object) of each line that isn't blank."""
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
+        for number, line in text_lines(path):
+            if line.strip():
+                yield f"{path}:{number}", _object(line, f"{path}:{number}")
     except FileNotFoundError:
         raise InputError(
             f"{path}: there is no such file of questions. measure.tasks names {', '.join(BUILT_IN)}, or a path from "
@@ -140,6 +140,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError):
         raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
+    refuse_surrogates(row, line, where)
     if not isinstance(row, dict):
         raise InputError(
             f'{where}: it is no object; write {{"question": "...", "options": ["...", "..."], "answer": 0}}.'

@@ -4,6 +4,7 @@ import codecs
 from pathlib import Path
 
 from edgedistill.errors import InputError
+from edgedistill.reading import require_regular
 
 SMALLEST_TEXT = 2000  # bytes of a text of the user's own: a tenth of it, which judges, is a paragraph
 PIECE_BYTES = 2**20
@@ -20,6 +21,7 @@ def check_text(part: str, path: Path) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     size, blank = 0, True
     try:
+        require_regular(path)
         with path.open("rb") as file:
             while piece := file.read(PIECE_BYTES):
                 before = len(decoder.getstate()[0])

@@ -13,8 +13,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from edgedistill.errors import InputError, did_you_mean
+from edgedistill.reading import ENCODING, require_regular
 
 MAX_BYTES = 2**20
+LARGEST_INT = 2**63  # no figure of a recipe or a target comes near; YAML allows any number of digits
 SHOWN = 60  # characters of a wrong value that a message repeats
 # pydantic's kinds of errors in our words.
 BOUNDS = {
@@ -72,6 +74,15 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) >= LARGEST_INT:
+            raise _RefusedError("a number has too many digits; write one below 2^63", node.start_mark)
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
 
 def as_tuple(value: Any) -> Any:
     """A YAML list as the tuple that a frozen model holds; anything else is left for the checks that follow."""
@@ -92,12 +103,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, unreadable, too big, not YAML, or not a mapping.
     """
     try:
-        size = path.stat().st_size
+        size = require_regular(path)
         if size > MAX_BYTES:
             raise InputError(
                 f"{path}: the file has {size} bytes; a recipe or target has at most {MAX_BYTES}. Is it another file?"
             )
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        content = yaml.load(path.read_text(encoding=ENCODING), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except FileNotFoundError:
         raise InputError(
             f"{path}: there is no such file. `edgedistill recipes list` and `targets list` name those known."
@@ -110,8 +121,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         hint = "" if isinstance(error, _RefusedError) else " Write it as YAML, `key: value`."
         raise InputError(f"{path}{where}: {error.problem or error.context}.{hint}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: it cannot be read as YAML ({_cut(str(error).splitlines()[0])}).") from None
+    except InputError:
+        raise
+    except Exception as error:  # PyYAML fails in many ways on tags with values that aren't of their kind
+        said = _cut(str(error).partition("\n")[0])
+        what = (
+            said
+            if isinstance(error, yaml.YAMLError | ValueError | RecursionError)
+            else "a value isn't what its tag says"
+        )
+        raise InputError(f"{path}: it cannot be read as YAML ({what}).") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: it holds {_kind(content)}; it must be keys with values, `key: value`.")
     return content

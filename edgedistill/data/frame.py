@@ -11,7 +11,6 @@ lets the teacher write the user's turn itself; nothing about any model family is
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from edgedistill.data.trace import ASSISTANT, SYSTEM, USER, Turn
@@ -137,7 +136,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except TemplateError as error:
+    except Exception as error:  # a template can raise what Python can
         raise RefusedError(f"the chat template refuses a conversation: {error}") from error
 
 

@@ -9,6 +9,7 @@ far apart, each of which gives its share of the budget from its beginning on: th
 part, and any stretch can be read again without those before it.
 """
 
+import codecs
 import itertools
 import random
 import re
@@ -93,6 +94,7 @@ def passages(split: str, files: Sequence[str] | None) -> list[Passage]:
                 f"{path}: {size} bytes are too few to train, validate and judge on; it needs at least {SMALLEST_TEXT}"
             )
         first, last = (_aligned(path, round(size * share)) for share in _SHARES[split])
+        first = first or _mark(path)
         parts.append(Passage(path, first, last))
     return parts
 
@@ -182,6 +184,12 @@ def cut_ids(whole: Sequence[int], start: Sequence[int], window: int) -> list[lis
     """Ids as pieces of at most `window` and at least 2, each behind `start`."""
     room = window - len(start)
     return [piece for at in range(0, len(whole), room) if len(piece := [*start, *whole[at : at + room]]) > 1]
+
+
+def _mark(path: Path) -> int:
+    """The bytes of a byte order mark at the beginning of a file: 3 or 0."""
+    with path.open("rb") as file:
+        return len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
 
 
 def _aligned(path: Path, offset: int) -> int:

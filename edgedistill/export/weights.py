@@ -20,6 +20,7 @@ from edgedistill.models.gguf_header import GGUFHeader, GGUFTensor
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantize, packed_tensors
 from edgedistill.models.hf_folder import read_shape
+from edgedistill.models.hf_weights import check_weights, stored_tensors
 from edgedistill.quant.checkpoint import FILE, load_grid
 from edgedistill.quant.grids import GridTensor
 from edgedistill.quant.rounded import FLOAT_NAMES
@@ -121,21 +122,13 @@ def _onnx(path: Path) -> Weights:
 
 
 def _folder(path: Path) -> Weights:
-    from safetensors import safe_open
-
     shape = read_shape(path)
+    check_weights(path, shape)
+    stored = stored_tensors(path)
     tensors: dict[str, Stored] = {}
-    names = {tensor.name for tensor in shape.tensors()}
-    for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                if name in names:
-                    number_format = opened.get_slice(name).get_dtype().lower()
-                    tensors[name] = Stored(number_format, partial(_from_safetensors, file, name, shape))
-    if missing := names - set(tensors):
-        raise InputError(
-            f"{path}: lacks {len(missing)} of the model's tensors, first {min(missing)}; download it again"
-        )
+    for tensor in shape.tensors():
+        entry = stored[tensor.name]
+        tensors[tensor.name] = Stored(entry.dtype.lower(), partial(_from_safetensors, entry.file, tensor.name, shape))
     return Weights(path, "model", tensors)
 
 

@@ -1,5 +1,6 @@
 """Measure one packed file on its own: speed and memory, perplexity on a text, KL to a reference model."""
 
+import codecs
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
+from edgedistill.reading import require_regular
 from edgedistill.results.bench import BENCH_SCHEMA, REFERENCE, FileFigures
 from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Quality, Speed
 from edgedistill.runtimes.base import Runtime
@@ -27,6 +29,7 @@ from edgedistill.runtimes.speed import SpeedSettings
 from edgedistill.show import show_bytes
 
 SENTENCE = "What two tokenizers make of these 26 words and 1,024 signs (plain ones) tells them apart, but for twins."
+READ_BYTES = 2**20  # of a text, at first
 WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default context
 
 
@@ -168,14 +171,19 @@ def runtime_of(path: Path) -> str:
     raise InputError(f"{path}: neither a .gguf file nor an ONNX folder (one with onnx/ in it); name one of these")
 
 
-def read_text(path: Path) -> str:
-    """A text to judge on.
+def read_text(path: Path, most_bytes: int = READ_BYTES) -> str:
+    """A text to judge on, or its beginning of about `most_bytes`.
 
     Raises:
         InputError: it can't be read, or isn't UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        require_regular(path)
+        with path.open("rb") as file:
+            content = file.read(most_bytes)
+            whole = not file.read(1)
+        # The last character of a beginning may be cut off.
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(content, final=whole)
     except OSError as error:
         raise InputError(f"--text {path}: it can't be read ({error.strerror}); name a text file") from None
     except UnicodeDecodeError:
@@ -186,13 +194,24 @@ def _windows(model: Runtime, text: Path, tokens: int) -> tuple[Example, ...]:
     """A text as pieces of WINDOW tokens, judged from their second token on, each behind a bos token where the file asks
     for one.
     """
-    ids, info = model.tokenize(read_text(text), special=False), model.info()
+    ids, info = _ids(model, text, tokens), model.info()
     if len(ids) < 2:
         raise InputError(f"{text}: {len(ids)} tokens are too few to judge on; it needs at least 2")
     start = [info.bos_id] if info.add_bos and info.bos_id >= 0 else []
     return limit_documents(
         [counted_from(torch.tensor(piece, dtype=torch.int32)) for piece in cut_ids(ids, start, WINDOW)], tokens
     )
+
+
+def _ids(model: Runtime, text: Path, tokens: int) -> list[int]:
+    """The ids of a text, or of so much of a long one that they are `tokens` and a window more."""
+    most = tokens + WINDOW
+    count, size = max(READ_BYTES, 8 * most), text.stat().st_size
+    while True:
+        ids = model.tokenize(read_text(text, count), special=False)
+        if count >= size or len(ids) > most:
+            return ids
+        count *= 4
 
 
 def _words_hash(judge: Judge) -> str:

@@ -4,14 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from edgedistill.config.recipe import Recipe
+from edgedistill.config.recipe import SAMPLE_TOKENS, Recipe
 from edgedistill.machine import usable_cores
 from edgedistill.results.row import LLAMA_CPP
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.onnx import OnnxRuntime
-
-SAMPLE_TOKENS = 96  # of a sample answer
 
 
 def threads_of(recipe: Recipe) -> int:
@@ -21,7 +19,7 @@ def threads_of(recipe: Recipe) -> int:
 
 def context_of(recipe: Recipe, longest: int = 0) -> int:
     """Tokens of context that files are measured with, texts of `longest` tokens among what they read."""
-    return max(longest, recipe.measure.prefill, recipe.measure.decode, 512) + SAMPLE_TOKENS
+    return max(longest + SAMPLE_TOKENS, recipe.measure.context)
 
 
 def open_runtime(runtime: str, path: Path, threads: int, context: int, parallel: int = 1) -> Runtime:

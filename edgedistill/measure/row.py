@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgedistill.config.recipe import Recipe
+from edgedistill.config.recipe import SAMPLE_TOKENS, Recipe
 from edgedistill.config.tasks import Choice, ItemSet
 from edgedistill.measure.answers import Bits, ask_questions, ask_requests, share_refused, share_right
 from edgedistill.measure.items import Items
 from edgedistill.measure.judge import Judge, Reference
 from edgedistill.measure.kept import keep, keep_typed, read_json, write_whole
-from edgedistill.measure.load import SAMPLE_TOKENS, LazyRuntime, context_of, open_runtime, threads_of
+from edgedistill.measure.load import LazyRuntime, context_of, open_runtime, threads_of
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress

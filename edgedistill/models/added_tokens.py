@@ -51,6 +51,31 @@ def check_added(
     return bool(stripping)
 
 
+def check_ids(path: Path, added: list[dict[str, Any]], vocab: dict[str, Any]) -> None:
+    """Refuse added tokens with other ids than `tokenizers` gives them, which are those that training sees.
+
+    It takes the vocabulary's id for a token that is in it, and otherwise numbers them on in the order of the file.
+
+    Args:
+        added: tokenizer.json's `added_tokens`, all of them.
+        vocab: its model's vocabulary, token -> id.
+    Raises:
+        InputError: one has another id in the file.
+    """
+    following, ids = len(vocab), dict(vocab)
+    for token in added:
+        content, stated = str(token["content"]), int(token["id"])
+        if content not in ids:
+            ids[content] = following
+            following += 1
+        if ids[content] != stated:
+            raise InputError(
+                f"{path}: its added token {content!r} has the id {stated}, but transformers gives it {ids[content]}: "
+                "it numbers added tokens in their order, without holes; list them so, or write the file with "
+                "tokenizer.save_pretrained"
+            )
+
+
 def _changed(content: str, normalizer: Any) -> bool:
     if normalizer is None:
         return False

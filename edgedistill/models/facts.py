@@ -49,11 +49,7 @@ def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
     weight_bytes = (
         check_weights(path, shape) if has_weights or not config_only else shape.parameters * CONFIG_ONLY_WEIGHT_BYTES
     )
-    name = (
-        source.rstrip("/").rsplit("/", 1)[-1]
-        if is_hub_id(source) and not Path(source).exists()
-        else path.resolve().name
-    )
+    name = source.rstrip("/").rsplit("/", 1)[-1] if is_hub_id(source) and not Path(source).exists() else _name_of(path)
     tokenizer = TokenizerFacts(
         vocabulary.model, vocabulary.pre, len(vocabulary.tokens), vocabulary.chat_template is not None
     )
@@ -69,6 +65,15 @@ def _folder_facts(path: Path, source: str, config_only: bool) -> ModelFacts:
         license_of(path),
         _more_than(shape.context, stated),
     )
+
+
+def _name_of(path: Path) -> str:
+    """What a folder's model is called: of a snapshot in the hub's cache by the hub, not by its commit."""
+    folder = path.resolve()
+    hub = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and hub.startswith("models--"):
+        return hub.rsplit("--", 1)[-1]
+    return folder.name
 
 
 def _gguf_facts(path: Path, source: str) -> ModelFacts:

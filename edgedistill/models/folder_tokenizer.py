@@ -10,7 +10,7 @@ from typing import Any
 
 from edgedistill.errors import InputError
 from edgedistill.models import pretokenizers, sentencepiece
-from edgedistill.models.added_tokens import check_added
+from edgedistill.models.added_tokens import check_added, check_ids
 from edgedistill.models.templates import chat_template_of, named_templates_of
 from edgedistill.models.tokens import (
     BYTE,
@@ -159,6 +159,7 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
             else _type(tokens[-1], added.get(index), model)
         )
     check_texts(path, tokens)
+    check_ids(path, entries, data["model"]["vocab"])
     plain = [" ".join(merge) for merge in merges]
     check_merges(path, plain, tokens)
     scores: list[float] = []
@@ -173,7 +174,7 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
         path, list(added.values()), data.get("normalizer") if model == "llama" else None, tuple(tokens), tuple(types)
     )
     by_text = {token: index for index, token in enumerate(tokens)}
-    special = {name: by_text.get(text) if text else None for name, text in _special_texts(path.parent).items()}
+    special = {name: by_text.get(text) if text else None for name, text in special_texts(path.parent).items()}
     ends = _generation_ends(path.parent, len(tokens))
     further = [index for index in ends if index != special["eos"] and tokens[index] not in ENDS_BY_TEXT]
     if len(further) > 2:
@@ -226,12 +227,17 @@ def _rows(folder: Path) -> int | None:
 
 
 def _generation_ends(folder: Path, count: int) -> list[int]:
-    """The ids at which transformers' generate ends a text, by generation_config.json."""
+    """The ids at which transformers' generate ends a text: generation_config.json's; without it, config.json's."""
     path = folder / "generation_config.json"
+    if not path.is_file():
+        path = folder / "config.json"
     stated = read_json(path).get("eos_token_id") if path.is_file() else None
     if stated is None:
         return []
     ends = stated if isinstance(stated, list) else [stated]
+    ends = [index for index in ends if index is not None and index != -1]  # both mean none
+    if path.name == "config.json":  # a default of its class may be an id that no token has, at which nothing ends
+        ends = [index for index in ends if not isinstance(index, int) or index < count]
     for index in ends:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
             raise InputError(
@@ -241,7 +247,7 @@ def _generation_ends(folder: Path, count: int) -> list[int]:
     return list(dict.fromkeys(ends))
 
 
-def _special_texts(folder: Path) -> dict[str, str | None]:
+def special_texts(folder: Path) -> dict[str, str | None]:
     """The texts of bos, eos, pad, unk and sep by tokenizer_config.json, or by the older special_tokens_map.json."""
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):

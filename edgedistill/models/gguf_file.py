@@ -5,6 +5,7 @@ one sentence: no count or length is believed before the file is seen to hold tha
 Source: docs/gguf.md and gguf.cpp of ggml.
 """
 
+import itertools
 import math
 import mmap
 import struct
@@ -22,6 +23,7 @@ from edgedistill.models.gguf_header import (
     GGUFHeader,
     GGUFTensor,
 )
+from edgedistill.reading import require_regular
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -36,15 +38,28 @@ def read_header(path: Path) -> GGUFHeader:
         InputError: it isn't a GGUF file, is truncated or damaged, one part of several, or holds a tensor type that
             can't be dequantized.
     """
+    return _walk(path, foreign=False)
+
+
+def check_header(path: Path) -> None:
+    """Check the header of a file that llama.cpp alone is to read: one of several parts, or of types that only it knows.
+
+    Raises:
+        InputError: as `read_header`, but for these.
+    """
+    _walk(path, foreign=True)
+
+
+def _walk(path: Path, foreign: bool) -> GGUFHeader:
     try:
-        size = path.stat().st_size
+        size = require_regular(path)
         with path.open("rb") as file:
             if file.read(4) != MAGIC:
                 raise InputError(f"{path}: not a GGUF file: its first four bytes must be 'GGUF'")
             if size < 24:
                 raise InputError(f"{path}: the GGUF file ends after {size} bytes, inside its header; download it again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Cursor(path, data).header()
+                return _Cursor(path, data, foreign).header()
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
 
@@ -52,7 +67,8 @@ def read_header(path: Path) -> GGUFHeader:
 class _Cursor:
     """Walks the bytes of a header. Every read says first what it needs."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, foreign: bool) -> None:
+        self.foreign = foreign  # parts of a split file and unknown types pass
         self.path, self.data, self.size, self.at = path, data, len(data), 4
 
     def fail(self, what: str) -> InputError:
@@ -132,7 +148,7 @@ class _Cursor:
                 scalars[key] = bool(value) if kind == BOOL else value
             else:
                 raise self.fail(f"metadata key {key!r} has type {kind}, which GGUF doesn't define")
-        if isinstance(parts := scalars.get("split.count"), int) and parts > 1:
+        if not self.foreign and isinstance(parts := scalars.get("split.count"), int) and parts > 1:
             raise InputError(
                 f"{self.path}: one of {parts} parts of a split GGUF; merge them with llama.cpp's "
                 "`llama-gguf-split --merge`"
@@ -156,14 +172,23 @@ class _Cursor:
                 raise self.fail(f"tensor {name!r} comes twice")
             entries[name] = (shape, type_id, offset)
         start = -(-self.at // alignment) * alignment
-        tensors = {}
+        tensors: dict[str, GGUFTensor] = {}
         for name, (shape, type_id, offset) in entries.items():
             if offset % alignment:
                 raise self.fail(
                     f"tensor {name!r} starts at byte {offset} of the data, which isn't a multiple of {alignment}"
                 )
-            tensors[name] = self.tensor(name, shape, type_id, start + offset)
+            if not (self.foreign and type_id not in TENSOR_TYPES):
+                tensors[name] = self.tensor(name, shape, type_id, start + offset)
+        self.refuse_overlaps(tensors)
         return tensors
+
+    def refuse_overlaps(self, tensors: dict[str, GGUFTensor]) -> None:
+        """llama.cpp refuses tensors that lie over each other; no program writes them."""
+        in_order = sorted(tensors.values(), key=lambda tensor: tensor.offset)
+        for tensor, following in itertools.pairwise(in_order):
+            if tensor.offset + tensor.size > following.offset:
+                raise self.fail(f"tensors {tensor.name!r} and {following.name!r} lie over each other")
 
     def tensor(self, name: str, shape: tuple[int, ...], type_id: int, offset: int) -> GGUFTensor:
         """One tensor, `offset` bytes from the start of the file, which must hold all of it."""

@@ -5,7 +5,6 @@ refused, never run wrong. The family is that of the file's architecture: llama.c
 is read back as one.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from edgedistill.models import rope
 from edgedistill.models.gguf_header import GGUFHeader, shortest_float
 from edgedistill.models.gguf_names import ROPE_FREQS, ROPE_LONG, ROPE_SHORT, gguf_names
 from edgedistill.models.gguf_rope import rope_scaling
-from edgedistill.models.hf_folder import GEMMA_PATTERN, SUPPORTED, check_shape, gemma_attention_scale
+from edgedistill.models.hf_folder import GEMMA_PATTERN, MAX_LAYERS, SUPPORTED, check_shape, gemma_attention_scale
 
 # Keys, after the architecture's name, of what transformers' models of these families don't have.
 FOREIGN = (
@@ -56,12 +55,17 @@ def gguf_shape(header: GGUFHeader) -> ModelShape:
 
     def number(key: str, default: float) -> float:
         value = header.get(f"{architecture}.{key}", float, default)
-        if not 0 < value < math.inf:
+        if not rope.LEAST < value < rope.MOST:
             raise InputError(
                 f"{path}: {architecture}.{key} is {value!r}; it must be a number above 0. The file is damaged"
             )
         return float(value)
 
+    if size("block_count") > MAX_LAYERS:
+        raise InputError(
+            f"{path}: {architecture}.block_count is {size('block_count')}; llama.cpp runs at most {MAX_LAYERS} layers. "
+            "The file is damaged"
+        )
     layers, width, heads = size("block_count"), size("embedding_length"), size("attention.head_count")
     head_dim = size("attention.key_length", width // heads)
     rotary_dim = size("rope.dimension_count", head_dim)
@@ -82,7 +86,7 @@ def gguf_shape(header: GGUFHeader) -> ModelShape:
         )
     theta = header.get(f"{architecture}.rope.freq_base", float, rope.DEFAULT_THETA)
     eps = header.get(f"{architecture}.attention.layer_norm_rms_epsilon", float, 1e-6)
-    if not (0 < theta < math.inf and 0 < eps < 1):
+    if not (rope.LEAST < theta < rope.MOST and 0 < eps < 1):
         raise InputError(
             f"{path}: rope base {theta} and norm epsilon {eps} must be above 0, and epsilon small. The file is damaged"
         )

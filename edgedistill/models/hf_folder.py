@@ -8,6 +8,7 @@ from edgedistill.facts import ModelShape
 from edgedistill.families import FAMILIES, Family
 from edgedistill.models import rope
 from edgedistill.models.vocabulary import read_json
+from edgedistill.reading import shown
 
 SUPPORTED = tuple(FAMILIES)
 ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # ours -> transformers'
@@ -20,6 +21,7 @@ ODD_OPTIONS = (
     "num_experts",
     "clip_qkv",
 )
+MAX_LAYERS = 512  # llama.cpp's own limit (LLAMA_MAX_LAYERS)
 GEMMA_PATTERN = 6  # every sixth layer sees all keys
 GEMMA_27B_LAYERS = 62
 
@@ -33,9 +35,21 @@ def read_shape(folder: Path) -> ModelShape:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(
-            f"{folder}: has no config.json; a model folder holds config.json, *.safetensors and tokenizer.json"
+            f"{folder}: has no config.json; {_instead(folder)}a model folder holds config.json, *.safetensors and "
+            "tokenizer.json"
         )
     return shape_of(path, read_json(path))
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without a config.json is, where that can be told."""
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter: merge it into its model with peft's merge_and_unload, and name that folder; "
+    inside = [*folder.glob("checkpoint-*/config.json"), *folder.glob("snapshots/*/config.json")]
+    if inside:
+        newest = max(inside, key=lambda path: path.stat().st_mtime)
+        return f"it holds models, such as {newest.parent}: name one of them; "
+    return ""
 
 
 def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
@@ -51,15 +65,19 @@ def shape_of(path: Path, config: dict[str, Any]) -> ModelShape:
         value = config.get(key)
         value = family.defaults.get(key, default) if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise InputError(f"{path}: {key} is {value!r}; it must be a whole number above 0")
+            raise InputError(f"{path}: {key} is {shown(value)}; it must be a whole number above 0")
         return value
 
     def number(key: str, default: float) -> float:
         value = config.get(key, family.defaults.get(key, default))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-            raise InputError(f"{path}: {key} is {value!r}; it must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 < value < 1e6:
+            raise InputError(f"{path}: {key} is {shown(value)}; it must be a number above 0")
         return float(value)
 
+    if size("num_hidden_layers") > MAX_LAYERS:
+        raise InputError(
+            f"{path}: num_hidden_layers is {size('num_hidden_layers')}; llama.cpp runs at most {MAX_LAYERS}"
+        )
     layers, width, heads = size("num_hidden_layers"), size("hidden_size"), size("num_attention_heads")
     head_dim, context = size("head_dim", width // heads), size("max_position_embeddings")
     eps = number("rms_norm_eps", 1e-6)
@@ -119,7 +137,9 @@ def _family(path: Path, config: dict[str, Any]) -> Family:
         hint = ""
         if name == "gemma3":
             hint = " (gemma3 reads images too; take a model of text alone, which is gemma3_text)"
-        raise InputError(f"{path}: model_type is {name!r}{hint}; supported architectures are {', '.join(SUPPORTED)}")
+        raise InputError(
+            f"{path}: model_type is {shown(name)}{hint}; supported architectures are {', '.join(SUPPORTED)}"
+        )
     return FAMILIES[name]
 
 
@@ -127,7 +147,7 @@ def _refuse_odd(path: Path, config: dict[str, Any], family: Family) -> None:
     """Raise InputError for what a config turns on that we or llama.cpp would not compute."""
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise InputError(f"{path}: its weights are quantized by {method!r}; take the model's float version")
+        raise InputError(f"{path}: its weights are quantized by {shown(method)}; take the model's float version")
     for option in ("attention_bias", "mlp_bias"):
         if config.get(option) and option not in family.bias_options:
             raise InputError(
@@ -137,12 +157,12 @@ def _refuse_odd(path: Path, config: dict[str, Any], family: Family) -> None:
     for option in ODD_OPTIONS:
         if config.get(option):
             raise InputError(
-                f"{path}: {option} is {config[option]!r}; only {family.name} models without it are supported"
+                f"{path}: {option} is {shown(config[option])}; only {family.name} models without it are supported"
             )
     expected = ACTIVATIONS[family.activation]
     activation = config.get(family.activation_key) or expected
     if activation != expected:
-        raise InputError(f"{path}: {family.activation_key} is {activation!r}; it must be {expected!r}")
+        raise InputError(f"{path}: {family.activation_key} is {shown(activation)}; it must be {expected!r}")
 
 
 def _windows(
@@ -154,7 +174,7 @@ def _windows(
     if family.window_layers is None or window is None or switched_off:
         return None, None
     if isinstance(window, bool) or not isinstance(window, int) or not 0 < window < 1 << 31:
-        raise InputError(f"{path}: sliding_window is {window!r}; it must be a whole number above 0, or null")
+        raise InputError(f"{path}: sliding_window is {shown(window)}; it must be a whole number above 0, or null")
     kinds = config.get("layer_types") if family.window_layers != "all" else None
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= {rope.FULL, rope.SLIDING}:
@@ -165,12 +185,14 @@ def _windows(
     elif family.window_layers == "pattern":
         every = config.get("sliding_window_pattern", GEMMA_PATTERN)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InputError(f"{path}: sliding_window_pattern is {every!r}; it must be a whole number above 0")
+            raise InputError(f"{path}: sliding_window_pattern is {shown(every)}; it must be a whole number above 0")
         windowed = tuple((index + 1) % every != 0 for index in range(layers))
     elif family.no_rope_every is not None:
         windowed = tuple((index + 1) % family.no_rope_every == 0 for index in range(layers))
     elif family.window_layers == "switched":
         first = config.get("max_window_layers", family.defaults["max_window_layers"])
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise InputError(f"{path}: max_window_layers is {shown(first)}; it must be a whole number")
         windowed = tuple(index >= first for index in range(layers))
     else:
         windowed = (True,) * layers

@@ -185,7 +185,13 @@ def build_model(
     model = assemble(config, state)
     generation = where / "generation_config.json" if where.is_dir() else None
     if generation is not None and generation.is_file():
-        model.generation_config = GenerationConfig.from_dict(read_json(generation))
+        try:
+            model.generation_config = GenerationConfig.from_dict(read_json(generation))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # transformers checks some words and numbers
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{generation}: transformers doesn't take it: {reason}") from error
+    elif further := [index for index in (vocabulary.eot, vocabulary.eom) if index is not None]:
+        model.generation_config.eos_token_id = [vocabulary.eos, *further]
     return model
 
 

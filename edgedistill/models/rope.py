@@ -15,8 +15,10 @@ from typing import Any
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
 from edgedistill.families import FAMILIES, Family
+from edgedistill.reading import shown
 
 DEFAULT_THETA = 10000.0
+LEAST, MOST = 1e-9, 1e15  # of any rotary setting; the largest base that is published is 1e11
 FULL, SLIDING = "full_attention", "sliding_attention"
 LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 LONG, SHORT = "long_factor", "short_factor"
@@ -62,7 +64,7 @@ def from_config(where: object, config: dict[str, Any], family: Family = FAMILIES
     parameters, old = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
     for key, value in (("rope_parameters", parameters), ("rope_scaling", old)):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: {key} is {value!r}; it must be an object with rope_theta and rope_type")
+            raise InputError(f"{where}: {key} is {shown(value)}; it must be an object with rope_theta and rope_type")
     local = None
     if family.windows:
         parameters, local = _by_layer(where, config, family, parameters)
@@ -70,10 +72,10 @@ def from_config(where: object, config: dict[str, Any], family: Family = FAMILIES
     if FULL in scaling or SLIDING in scaling:
         raise InputError(f"{where}: rope_parameters differ by layer, which isn't supported for {family.name}")
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    kind = OLD_NAMES.get(kind, kind)
+    kind = OLD_NAMES.get(str(kind), kind)
     if kind not in family.rope:
         raise InputError(
-            f"{where}: rope scaling {kind!r} isn't supported for {family.name}; it must be one of "
+            f"{where}: rope scaling {shown(kind)} isn't supported for {family.name}; it must be one of "
             f"{', '.join(family.rope)}"
         )
     share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
@@ -145,7 +147,7 @@ def _scaling(
 
 def _factors(where: object, key: str, values: Any, count: int) -> list[float]:
     if not isinstance(values, list) or len(values) != count:
-        trouble = f"has {len(values)} numbers" if isinstance(values, list) else f"is {values!r}"
+        trouble = f"has {len(values)} numbers" if isinstance(values, list) else f"is {shown(values)}"
         raise InputError(
             f"{where}: {key} {trouble}; longrope must have one for each of the {count} rotated pairs of a head"
         )
@@ -210,6 +212,6 @@ def scaling_of_factors(
 
 
 def _positive(where: object, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise InputError(f"{where}: {key} is {value!r}; it must be a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST < value < MOST:
+        raise InputError(f"{where}: {key} is {shown(value)}; it must be a number above 0 and below {MOST:g}")
     return int(value) if key == ORIGINAL else float(value)

@@ -6,7 +6,6 @@ from the file's own tokens, merges and split, and its ids are held against llama
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +64,7 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     vocabulary = read_vocabulary(path)
     from tokenizers import Tokenizer
 
-    text = (
-        (path / "tokenizer.json").read_text(encoding="utf-8")
-        if path.is_dir()
-        else json.dumps(tokenizer_json(path, vocabulary))
-    )
+    text = plain_tokenizer(path).decode("utf-8-sig") if path.is_dir() else json.dumps(tokenizer_json(path, vocabulary))
     try:
         backend = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
@@ -80,13 +75,13 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
 def save_tokenizer(path: Path, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat templates of the model at `path` into `folder`.
 
-    A folder's tokenizer.json is copied byte for byte.
+    A folder's tokenizer.json is copied byte for byte, unless it cuts or pads texts.
     """
     vocabulary = read_vocabulary(path)
     folder.mkdir(parents=True, exist_ok=True)
     context: int | None = None
     if path.is_dir():
-        shutil.copyfile(path / "tokenizer.json", folder / "tokenizer.json")
+        (folder / "tokenizer.json").write_bytes(plain_tokenizer(path))
         if (path / "tokenizer_config.json").is_file():
             context = read_json(path / "tokenizer_config.json").get("model_max_length")
     else:
@@ -101,6 +96,21 @@ def save_tokenizer(path: Path, folder: Path) -> None:
     for name, template in vocabulary.named_templates:
         (folder / NAMED_FOLDER).mkdir(exist_ok=True)
         (folder / NAMED_FOLDER / f"{name}.jinja").write_text(template, encoding="utf-8")
+
+
+def plain_tokenizer(folder: Path) -> bytes:
+    """A folder's tokenizer.json, without the truncation and the padding that a training script may have left on.
+
+    transformers switches both off for a plain call; other readers of the file don't, and llama.cpp knows neither.
+
+    Raises:
+        InputError: it is missing or malformed.
+    """
+    path = folder / "tokenizer.json"
+    data = read_json(path)
+    if data.get("truncation") is None and data.get("padding") is None:
+        return path.read_bytes()
+    return json.dumps(data | {"truncation": None, "padding": None}, ensure_ascii=False, indent=2).encode()
 
 
 def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:

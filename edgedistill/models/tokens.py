@@ -6,7 +6,6 @@ no token spells becomes byte tokens <0x00> to <0xFF>. What we can't carry over e
 read.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError
+from edgedistill.reading import json_file
 
 # GGUF's token types (llama.h, enum llama_token_type).
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -181,7 +181,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file can't be read, or isn't a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_file(path)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
 from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.steps import compare_steps, compile_steps
+from edgedistill.pipeline.template_trial import try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
 
 
@@ -62,6 +63,9 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
+    if facts.tokenizer.has_chat_template:
+        longest = min(recipe.measure.context, facts.shape.context)
+        try_template(Path(facts.location), facts.name, recipe.measure.prompts, longest)
     cores = machine.cores
     context = Context(recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text)
     stages = job.steps(context)

@@ -131,6 +131,11 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             f"{where}: a term of recover.loss goes towards the teacher, but the student is the teacher itself. Let it "
             "go towards the student."
         )
+    for part, tokens in (("measure.prefill", recipe.measure.prefill), ("measure.decode", recipe.measure.decode)):
+        if tokens > context:
+            raise InputError(
+                f"{where}: {part} is {tokens}; the model reads at most {context} tokens. Choose at most that."
+            )
     if recipe.teacher.top_k > facts.shape.vocab:
         raise InputError(
             f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has "

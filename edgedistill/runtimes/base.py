@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.errors import InputError
+from edgedistill.errors import InputError, LoadError, RunError
 from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.speed import SpeedSettings, SpeedTests
 
@@ -105,6 +105,9 @@ class Runtime:
         self.reading = (0, 0)  # tokens of a conversation that are read, and all that are to be read
         try:
             facts = self._child.call("load", path=str(path.resolve()), threads=threads, **load)[0]
+        except RunError as error:
+            self._child.close()
+            raise LoadError(str(error)) from error
         except BaseException:
             self._child.close()
             raise

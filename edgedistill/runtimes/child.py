@@ -28,7 +28,8 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 # Threads wait asleep, after a short spin. Without any spin two threads decode at a third of the speed, because they
 # meet hundreds of times a token; with OpenMP's own long one, waiting threads take cores from those that have work.
-THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+# Where llama.cpp aborts, ggml would start gdb for a backtrace, whose words would be the last that are quoted.
+THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"}
 
 
 class Child:

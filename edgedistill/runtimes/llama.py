@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgedistill.errors import InputError, did_you_mean
+from edgedistill.models.gguf_file import check_header
 from edgedistill.runtimes.base import Generation, Runtime, plain_choices
 from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.sampling import BatchSettings
@@ -152,7 +153,7 @@ def check_gguf(path: Path) -> None:
     """Refuse what can't be a GGUF before a process is started for it.
 
     Raises:
-        InputError: no such file, or it doesn't begin with "GGUF".
+        InputError: no such file, it doesn't begin with "GGUF", or its header doesn't fit the file.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; name a .gguf file")
@@ -160,3 +161,4 @@ def check_gguf(path: Path) -> None:
         magic = file.read(4)
     if magic != b"GGUF":
         raise InputError(f"{path}: it isn't a GGUF file, which begins with the letters GGUF; name a .gguf file")
+    check_header(path)

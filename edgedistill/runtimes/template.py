@@ -1,28 +1,31 @@
-"""Renders a chat template as transformers and llama.cpp do: Jinja in a sandbox, with the extensions that templates use.
+"""The prompt text of a conversation, rendered by a process of its own (template_worker).
 
-Templates come from model files, so they are treated as hostile: a template can't reach attributes that begin with an
-underscore, and can't change its arguments.
+A template comes from a model's file, and may loop without end or fill memory.
 """
 
+import contextlib
 import json
-from datetime import datetime
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from edgedistill.environment import child_environment
 from edgedistill.errors import InputError
 
+WORKER = "edgedistill.runtimes.template_worker"
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 10.0  # a template takes milliseconds
+START_S = 60.0  # for the process to be there, on a machine with much to do
+MAX_ANSWER_BYTES = 2**26
 
-class _GenerationTag(Extension):
-    """{% generation %} marks the assistant's text for training; for a prompt it is only its contents."""
 
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> Any:
-        parser.stream.skip(1)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+class LimitError(InputError):
+    """A template takes more time or memory than it may."""
 
 
 def render(
@@ -38,44 +41,87 @@ def render(
     functions.
 
     Raises:
-        InputError: the template is no Jinja, or refuses these messages.
+        InputError: the template is no Jinja, refuses these messages, or takes more time or memory than it may.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, loopcontrols],
-        keep_trailing_newline=False,
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(template).render(
-            messages=messages,
-            bos_token=bos,
-            eos_token=eos,
-            add_generation_prompt=add_generation_prompt,
-            tools=tools,
-            functions=None,
-            function_call=None,
-            tool_choice=None,
-            documents=None,
+    names = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": add_generation_prompt, "tools": tools}
+    answer = _RENDERER.ask({"template": template, "arguments": {"messages": messages, **names}})
+    if answer is None:
+        raise LimitError(
+            f"its chat template takes more than {DEADLINE_S:.0f} s or more memory than it may for this conversation; "
+            "repair the template"
         )
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"its chat template has an error in line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"its chat template refuses this conversation: {error}") from None
+    if "text" not in answer:
+        raise InputError(answer["error"])
+    return answer["text"]
 
 
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
+class _Renderer:
+    """The process, started when it is first needed, and anew after one that was ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def ask(self, request: dict[str, Any]) -> dict[str, str] | None:
+        """One request's answer; None where it took more than it may."""
+        with self._lock:
+            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+                self._start()
+                if self._asked({"template": "", "arguments": {}}, START_S) is None:
+                    return {"error": "its chat template can't be rendered: the process for it doesn't start"}
+            return self._asked(request, DEADLINE_S)
+
+    def _start(self) -> None:
+        self._owner = os.getpid()  # after a fork the process is the parent's
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=child_environment(),
+            cwd=PACKAGE_PARENT,
+        )
+
+    def _asked(self, request: dict[str, Any], seconds: float) -> dict[str, str] | None:
+        """The answer; None where there is none in time, and then the process is ended."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        line = None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            line = self._line(process, time.monotonic() + seconds)
+        except OSError:
+            line = None
+        finally:  # after Ctrl-C too: the answer that is still to come isn't the next one's
+            if line is None:
+                self._end(process)
+        return None if line is None else dict(json.loads(line))
+
+    @staticmethod
+    def _line(process: "subprocess.Popen[bytes]", deadline: float) -> bytes | None:
+        assert process.stdout is not None
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                return None
+            part = os.read(process.stdout.fileno(), 1 << 16)
+            received += part
+            if not part or len(received) > MAX_ANSWER_BYTES:
+                return None
+        return bytes(received)
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._process = None
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+_RENDERER = _Renderer()

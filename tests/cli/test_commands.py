@@ -94,12 +94,42 @@ def test_an_error_message_holds_nothing_that_a_terminal_obeys():
     assert "red" in result.stderr
 
 
-def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch):
+def test_what_nobody_foresaw_is_a_sentence_and_a_log(monkeypatch: pytest.MonkeyPatch):
     def fail(*args: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by nothing")
 
     monkeypatch.setattr("edgedistill.config.load_recipe", fail)
-    assert isinstance(run("recipes", "show", "chat").exception, ZeroDivisionError)
+    result = run("recipes", "show", "chat")
+    assert result.exit_code == 2
+    sentence = re.fullmatch(
+        r"Error: .*ZeroDivisionError: by nothing\. The traceback is in (\S+\.log)\.\n", result.stderr
+    )
+    assert sentence, result.stderr
+    assert "by nothing" in Path(sentence[1]).read_text()
+    Path(sentence[1]).unlink()
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", LONG, "--target", "laptop-cpu"),
+        ("plan", "~nobodyhere/x", "--target", "laptop-cpu"),
+        ("targets", "show", LONG),
+        ("recipes", "show", LONG),
+        ("verify", LONG),
+        ("runs", "list", LONG),
+        ("verify", "/dev/null"),
+        ("recipes", "show", "/dev/null"),
+    ],
+    ids=lambda words: " ".join(words)[:20],
+)
+def test_a_path_that_cannot_be_read_is_bad_input(words: tuple[str, ...]):
+    result = run(*words)
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr.startswith("Error: ")
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):

@@ -164,6 +164,11 @@ CONFIG_ERRORS = [
         "rope_parameters differ by layer, which isn't supported for llama",
     ),
     ({"rope_parameters": {"rope_type": "linear"}}, "factor is None; it must be a number above 0"),
+    (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10**400}},
+        "rope_theta is 10{30,}….*above 0 and below 1e.15",
+    ),
+    ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; llama.cpp runs at most 512"),
     ({"rope_parameters": 7}, "rope_parameters is 7"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; it must be 1: llama rotates whole heads"),
     (
@@ -276,6 +281,7 @@ GGUF_ERRORS = [
     ({"llama__expert_count": 8}, "a mixture of experts isn't supported"),
     ({"llama__block_count": 5}, "tensor blk.4.attn_norm.weight is missing"),
     ({"llama__block_count": 3}, "holds blk.3.attn_norm.weight, which no plain llama has"),
+    ({"llama__block_count": 2 * 10**9}, "llama.block_count is 2000000000; llama.cpp runs at most 512 layers"),
     ({"llama__block_count": None}, "llama.block_count is None; it must be a whole number above 0"),
     (
         {"llama__feed_forward_length": 64},

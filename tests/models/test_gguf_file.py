@@ -7,7 +7,7 @@ import gguf
 import pytest
 
 from edgedistill.errors import InputError
-from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_file import check_header, read_header
 from edgedistill.models.gguf_header import TENSOR_TYPES, shortest_float
 
 
@@ -194,3 +194,21 @@ def test_float32_values_get_their_short_form():
     for short in (1e-5, 1e-6, 10000.0, 500000.0, 0.1, 123456.7):
         (stored,) = struct.unpack("<f", struct.pack("<f", short))
         assert shortest_float(stored) == short
+
+
+def test_tensors_over_each_other_are_refused(path, tmp_path):
+    header = read_header(path)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"quantized") + len("quantized") + 4 + 2 * 8 + 4  # behind dimensions, sizes and type: the offset
+    raw[at : at + 8] = struct.pack("<Q", 0)
+    (tmp_path / "over.gguf").write_bytes(raw)
+    assert header.tensors["plain"].offset < header.tensors["quantized"].offset
+    with pytest.raises(InputError, match="tensors '.*' and '.*' lie over each other"):
+        read_header(tmp_path / "over.gguf")
+
+
+def test_what_llama_cpp_alone_is_to_read_is_checked_likewise(path, tmp_path):
+    check_header(path)
+    (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match="the file is damaged or cut off"):
+        check_header(tmp_path / "cut.gguf")

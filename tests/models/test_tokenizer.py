@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from edgedistill.errors import InputError
 from edgedistill.models.pretokenizers import PRE_TOKENIZERS, name_of
 from edgedistill.models.tokenizer import TEST_TEXTS, load_tokenizer, save_tokenizer
 from edgedistill.models.vocabulary import CONTROL, NORMAL, USER_DEFINED, detect_pre, read_vocabulary
+from tests.tokenizers import entry
 
 
 @pytest.fixture
@@ -56,14 +58,50 @@ def test_a_saved_tokenizer_is_the_same_for_transformers_and_for_us(tiny_llama, t
 def test_kinds_of_tokens(folder):
     def edit(data):
         data["added_tokens"].append(
-            {"id": 700, "content": "<tool>", "special": False, "lstrip": False, "rstrip": False}
+            {"id": 512, "content": "<tool>", "special": False, "lstrip": False, "rstrip": False}
         )
 
     change(folder, edit)
     vocabulary = read_vocabulary(folder)
     assert vocabulary.types[:4] == (CONTROL, CONTROL, CONTROL, NORMAL)
-    assert (vocabulary.tokens[700], vocabulary.types[700]) == ("<tool>", USER_DEFINED)
-    assert vocabulary.tokens[699] == "[PAD699]"  # a hole in the ids
+    assert (vocabulary.tokens[512], vocabulary.types[512]) == ("<tool>", USER_DEFINED)
+
+
+@pytest.mark.parametrize("ids", [(513, 512), (512, 519)], ids=["out of order", "a hole"])
+def test_added_tokens_have_the_ids_that_the_library_gives_them(ids, folder):
+    def edit(data):
+        for index, content in zip(ids, ("<one>", "<two>"), strict=True):
+            data["added_tokens"].append(entry(index, content))
+
+    change(folder, edit)
+    library = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    odd = next(
+        token for token, index in zip(("<one>", "<two>"), ids, strict=True) if library.token_to_id(token) != index
+    )
+    with pytest.raises(InputError, match=f"its added token '{odd}' has the id .* gives it {library.token_to_id(odd)}"):
+        read_vocabulary(folder)
+
+
+def test_a_tokenizer_that_cuts_and_pads_is_used_without_either(folder, tmp_path):
+    padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2}
+
+    def edit(data):
+        data["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+        data["padding"] = padding | {"pad_type_id": 0, "pad_token": "<|im_end|>"}
+
+    whole = load_tokenizer(folder)("word " * 20)["input_ids"]
+    change(folder, edit)
+    assert load_tokenizer(folder)("word " * 20)["input_ids"] == whole
+    save_tokenizer(folder, tmp_path / "saved")
+    assert Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json")).encode("word " * 20).ids == whole
+
+
+def test_an_end_in_config_json_counts_where_no_generation_config_is(folder):
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [2, 7, None, -1]}))
+    vocabulary = read_vocabulary(folder)
+    assert (vocabulary.eos, vocabulary.eot) == (2, 7)
 
 
 def test_special_tokens_of_older_folders(folder):

@@ -308,6 +308,8 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
             facts_of(),
             "a term of recover.loss goes towards the teacher, but the student is the teacher itself",
         ),
+        (recipe_with(measure={"prefill": 10_000}), facts_of(), "measure.prefill is 10000; the model reads at most"),
+        (recipe_with(measure={"decode": 10_000}), facts_of(), "measure.decode is 10000; the model reads at most"),
         (recipe_with(teach={"prompts": "/none/p.jsonl"}), facts_of(), "/none/p.jsonl: there is no such prompts file"),
         (
             recipe_with(measure={"tasks": ("/none/q.jsonl",)}),

@@ -3,6 +3,7 @@
 import pytest
 
 from edgedistill.errors import InputError
+from edgedistill.runtimes import template as template_module
 from edgedistill.runtimes.template import render
 
 CONVERSATION = [
@@ -61,9 +62,35 @@ def test_text_is_transformers(hf_folder, name, opening):
         ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "its chat template refuses this conversation: "),
         ("{{ messages.append(1) }}", "its chat template refuses this conversation: "),
         ("{% for i in range(999999999) %}{% endfor %}", "its chat template refuses this conversation: Range too big"),
+        ("{{ 1 / 0 }}", "its chat template fails on this conversation: ZeroDivisionError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "its chat template fails on this conversation: Recursion"),
+        ("{{ 5 | wordwrap(1) }}", "its chat template "),
+        ("{% break %}", "its chat template "),
     ],
 )
 def test_bad_template_is_one_sentence(template, words):
     with pytest.raises(InputError) as caught:
         render(template, CONVERSATION, bos="", eos="")
     assert words in str(caught.value)
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+FILL = "{% set x = 'x' * 99999999 %}{{ x * 99999999 }}"
+
+
+@pytest.mark.parametrize("hostile", [LOOP, FILL], ids=["loops", "fills memory"])
+def test_a_template_has_little_time_and_memory(hostile, monkeypatch):
+    monkeypatch.setattr(template_module, "DEADLINE_S", 2.0)
+    with pytest.raises(InputError, match="its chat template "):
+        render(hostile, CONVERSATION, bos="", eos="")
+    assert render("{{ messages[0].content }}", CONVERSATION, bos="", eos="") == "Be brief."  # the next one is rendered
+
+
+def test_the_process_that_renders_has_no_more_memory_than_it_may():
+    with pytest.raises(InputError, match="its chat template "):
+        render(
+            "{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            [],
+            bos="",
+            eos="",
+        )

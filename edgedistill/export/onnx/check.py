@@ -20,6 +20,7 @@ from edgedistill.export.onnx.rotary import RotaryCaches, rotary_caches
 from edgedistill.facts import ModelShape
 from edgedistill.formats import FORMATS
 from edgedistill.models.hf_folder import read_shape
+from edgedistill.models.tokenizer import plain_tokenizer
 from edgedistill.models.vocabulary import read_json
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
@@ -81,7 +82,7 @@ def verify_onnx(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, pat
             raise VerifyError(
                 f"{path}: {name} differs from the model's rotary angles, first at position {at}. Export it again."
             )
-    if (path / "tokenizer.json").read_bytes() != (folder / "tokenizer.json").read_bytes():
+    if (path / "tokenizer.json").read_bytes() != plain_tokenizer(folder):
         raise VerifyError(f"{path}: its tokenizer.json isn't the checkpoint's. Export it again.")
     template = folder / "chat_template.jinja"
     if template.is_file() and read_json(path / "tokenizer_config.json").get("chat_template") != template.read_text(

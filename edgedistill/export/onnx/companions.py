@@ -15,6 +15,7 @@ from edgedistill.facts import ModelShape
 from edgedistill.models import rope
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.templates import whole_tokenizer_config
+from edgedistill.models.tokenizer import plain_tokenizer
 from edgedistill.models.vocabulary import read_json
 
 OPTIONAL = ("chat_template.jinja",)  # written where the model has one
@@ -52,7 +53,6 @@ def companion_files(
         config["rope_parameters"] = rope.rope_parameters(shape)
     if outside:
         config["transformers.js_config"] = {"use_external_data_format": {model_name: 1}}
-    read_json(folder / "tokenizer.json")
     tokenizer_config = whole_tokenizer_config(folder)
     generation = folder / "generation_config.json"
     special = {key: config[key] for key in SPECIAL if config.get(key) is not None}
@@ -61,7 +61,7 @@ def companion_files(
         "config.json": to_json(config),
         "generation_config.json": to_json(generation_config),
         "genai_config.json": to_json(genai_config(shape, positions, special | generation_config, f"onnx/{model_name}")),
-        "tokenizer.json": (folder / "tokenizer.json").read_bytes(),
+        "tokenizer.json": plain_tokenizer(folder),
         "tokenizer_config.json": to_json(tokenizer_config),
     }
     if isinstance(tokenizer_config.get("chat_template"), str):
