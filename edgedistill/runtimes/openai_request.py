@@ -223,8 +223,8 @@ def _chat_log_probs(fields: RequestFields) -> int | None:
 
 def _constraint(fields: RequestFields) -> dict[str, Any] | None:
     grammar, form = fields.take("grammar"), fields.take("response_format")
-    if grammar is not None and not isinstance(grammar, str):
-        raise Refused("grammar must be a text in GBNF", param="grammar")
+    if grammar is not None and not (isinstance(grammar, str) and "\0" not in grammar):
+        raise Refused("grammar must be a text in GBNF", param="grammar")  # llama.cpp would read up to the first NUL
     constraint = _format(form)
     if grammar and constraint:
         raise Refused("an answer can't follow both grammar and response_format; leave one out", param="grammar")

@@ -14,6 +14,14 @@ from edgedistill.runtimes.refused import Refused
 MAX_TOOLS = 128
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+# Text in which a call may stand, and text or a call: an answer that begins as JSON must be one.
+TAGGED = (
+    "start: tagged* TEXT",
+    "TEXT: /(.|\\n)*/",
+    f'open[lazy]: TEXT "{OPEN}"',
+    f'tagged: open "\\n" call "\\n{CLOSE}"',
+)
+UNTAGGED = ("start: (call | TEXT)?", "TEXT: /\\s*[^{\\[\\s](.|\\n)*/")
 # JSON as Python writes it: without room for white space that never ends.
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -106,14 +114,9 @@ def call_grammar(tools: list[Tool], choice: ToolChoice, tagged: bool) -> dict[st
     if choice.kind == "required":
         allowed = [tool for tool in tools if choice.name in (None, tool.name)]
         return {"lark": "\n".join(["start: call", *_call_rules(allowed)]), "schemas": [t.parameters for t in allowed]}
-    if choice.kind == "auto" and tagged and any(tool.strict for tool in tools):
-        text = [
-            "start: tagged* TEXT",
-            "TEXT: /(.|\\n)*/",
-            f'open[lazy]: TEXT "{OPEN}"',
-            f'tagged: open "\\n" call "\\n{CLOSE}"',
-        ]
-        return {"lark": "\n".join([*text, *_call_rules(tools)]), "schemas": [tool.parameters for tool in tools]}
+    if choice.kind == "auto" and any(tool.strict for tool in tools):
+        head = TAGGED if tagged else UNTAGGED
+        return {"lark": "\n".join([*head, *_call_rules(tools)]), "schemas": [tool.parameters for tool in tools]}
     return None
 
 

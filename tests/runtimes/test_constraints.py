@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.long_runs import MOST, SAFE_SPLITS, check_runs
 from edgedistill.runtimes.refused import Refused
 from edgedistill.runtimes.server import ModelServer, ServeSettings
+from edgedistill.runtimes.tools import Tool, ToolChoice, call_grammar
 from tests.runtimes.conftest import write_gguf
 from tests.runtimes.test_server import HELLO, post
 
@@ -60,6 +62,23 @@ def test_the_tokens_that_may_come_next(service, vocab, given, text, then):
     assert allowed(following, vocab) <= then
     assert allowed(following, vocab)
     following.close()
+
+
+def test_a_call_that_may_be_made_fits_its_schema_where_the_tool_is_strict(service, vocab):
+    tool = Tool({}, "f", {"type": "object", "properties": {"n": {"type": "null"}}, "required": ["n"]}, strict=True)
+    for tagged, begin in ((True, "x<tool_call>\n"), (False, "")):
+        following = service.open(call_grammar([tool], ToolChoice(), tagged))
+        for character in begin + '{"':
+            assert character in allowed(following, vocab)
+            following.accept(vocab.index(character))
+        assert "n" in allowed(following, vocab)  # of "name"
+        assert "}" not in allowed(following, vocab)
+        following.close()
+    following = service.open(call_grammar([tool], ToolChoice(), False))
+    assert {"T", "{"} <= allowed(following, vocab)
+    assert "[" not in allowed(following, vocab)
+    following.close()
+    assert call_grammar([replace(tool, strict=False)], ToolChoice(), False) is None
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,7 @@ def test_newer_words_of_the_api_are_understood(server):
         ({"messages": HELLO, "temprature": 1}, 400, "'temprature' is not known here; leave it out. Did you mean"),
         ({"messages": HELLO, "service_tier": "priority"}, 400, "service_tier is not offered"),
         ({"messages": HELLO, "response_format": {"type": "xml"}}, 400, "must be text, json_object or json_schema"),
+        ({"messages": HELLO, "grammar": 'root ::= "a"\0'}, 400, "grammar must be a text in GBNF"),
         ({"messages": HELLO, "grammar": "root ::= [z-a]"}, 400, "the grammar allows no token"),
         ({"messages": HELLO, "grammar": "root ::= ("}, 400, "the grammar has an error"),
         ({"messages": HELLO, "grammar": 'noroot ::= "x"'}, 400, "the grammar has an error, or no rule 'root'"),
