@@ -119,7 +119,8 @@ def in_short(record: Record) -> str:
     if trained:
         lines[trained["tool"]] = f"fitted by edgedistill, then trained on {trained['tokens']:,} tokens"
     if chosen:
-        lines[chosen["tool"]] = "fitted by edgedistill, formats chosen by tensor (`auto_q4_0`)"
+        after = f", then trained on {chosen['tokens']:,}" if chosen["tokens"] else ""
+        lines[chosen["tool"]] = f"fitted by edgedistill, formats chosen by tensor (`auto_q4_0`){after}"
     if len(lines) < MOST_ROWS:
         lines["edgedistill fit"] = "fitted by edgedistill, not trained"
     figures = []
