@@ -441,7 +441,7 @@ def test_a_server_that_is_killed_is_one_sentence_and_one_that_is_stopped_none(fi
     with ModelServer(file, ServeSettings(port=0, threads=1)) as server:
         server.start()
         child = psutil.Process(server.pid)
-        assert not child.children()
+        (rendering,) = child.children()  # of the template
         threading.Timer(0.3, child.send_signal, [how]).start()
         if how == signal.SIGTERM:
             server.wait()
@@ -450,6 +450,7 @@ def test_a_server_that_is_killed_is_one_sentence_and_one_that_is_stopped_none(fi
                 RuntimeDiedError, match=r"talking.gguf: the runtime's process ended by SIGKILL during 'wait'"
             ):
                 server.wait()
+    assert not psutil.wait_procs([rendering], timeout=10)[1]
     assert not child.is_running()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((server.host, server.port), timeout=5)
