@@ -24,6 +24,7 @@ from edgedistill.models.tokens import (
     USER_DEFINED,
     Vocabulary,
     check_merges,
+    check_pairs,
     check_texts,
     padding_token,
     read_json,
@@ -161,7 +162,10 @@ def _from_json(path: Path, data: dict[str, Any], model: str, pre: str, prefix: s
     check_texts(path, tokens)
     check_ids(path, entries, data["model"]["vocab"])
     plain = [" ".join(merge) for merge in merges]
-    check_merges(path, plain, tokens)
+    if model == "gpt2":
+        check_merges(path, plain, tokens)
+    else:
+        check_pairs(path, merges, tokens)
     scores: list[float] = []
     if model == "llama":
         sentencepiece.check_bytes(path, tokens)

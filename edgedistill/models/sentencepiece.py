@@ -73,6 +73,8 @@ def merges_of(
     texts = set(tokens)
     joins: list[tuple[float, int, int, str, str]] = []
     for index, token in enumerate(tokens):
+        if " " in token:
+            continue  # found before any merge, as Gemma's runs of spaces are: merges see ▁ in their place
         for left, right in splits(token):
             if left in texts and right in texts:
                 joins.append((-scores[index], index, -len(left), left, right))

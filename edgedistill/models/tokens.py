@@ -208,10 +208,14 @@ def check_merges(path: Path, merges: list[str], tokens: list[str]) -> None:
     """Raise InputError unless every merge is "left right", and both and what they make are tokens."""
     if not merges:
         raise InputError(f"{path}: has no merges; byte-level BPE can't split text without them")
+    split = [merge.partition(" ") for merge in merges]
+    check_pairs(path, [(left, right) for left, _, right in split], tokens)
+
+
+def check_pairs(path: Path, merges: Sequence[Sequence[str]], tokens: Sequence[str]) -> None:
+    """Raise InputError unless every merge is two tokens that make a third one. A token may have spaces in it."""
     texts = set(tokens)
     for merge in merges:
-        left, _, right = merge.partition(" ")
-        if not {left, right, left + right} <= texts:
-            raise InputError(
-                f"{path}: merge {merge[:80]!r} isn't two tokens that make a third one; the file is damaged"
-            )
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= texts:
+            shown = " ".join(merge)[:80]
+            raise InputError(f"{path}: merge {shown!r} isn't two tokens that make a third one; the file is damaged")

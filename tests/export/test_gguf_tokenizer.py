@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gguf
@@ -18,7 +18,8 @@ from edgedistill.export.gguf.tokenizer import add_tokenizer, known_name
 from edgedistill.models.differences import known_difference
 from edgedistill.models.pretokenizers import PRE_TOKENIZERS
 from edgedistill.models.tokenizer import TEST_TEXTS, load_tokenizer, save_tokenizer
-from edgedistill.models.vocabulary import read_vocabulary
+from edgedistill.models.tokens import SPACE
+from edgedistill.models.vocabulary import USER_DEFINED, Vocabulary, read_vocabulary
 from tests.tokenizers import ADDED, byte_level, random_texts, sentencepiece, write_folder
 
 CHILD = Path(__file__).with_name("tokenizer_child.py")
@@ -86,7 +87,10 @@ def known(tmp_path_factory) -> dict[str, Case]:
 
 
 def write_file(folder: Path, out: Path) -> Path:
-    vocabulary = read_vocabulary(folder)
+    return write_vocabulary(read_vocabulary(folder), out)
+
+
+def write_vocabulary(vocabulary: Vocabulary, out: Path) -> Path:
     logging.getLogger("gguf.gguf_writer").setLevel(logging.ERROR)
     writer = gguf.GGUFWriter(str(out), "llama")
     writer.add_name(known_name("Tiny", vocabulary))
@@ -230,3 +234,30 @@ def test_templates_of_other_names(tmp_path):
 )
 def test_the_name_by_which_llama_cpp_knows_phi(name, rstrip, written, known):
     assert known_name(name, read_vocabulary(known["phi-3" if rstrip else "gpt-2"].folder)) == written
+
+
+def spaced(vocabulary: Vocabulary) -> Vocabulary:
+    """Gemma's vocabulary as llama.cpp's converter writes it: runs of spaces are tokens found before merges."""
+    tokens, types = list(vocabulary.tokens), list(vocabulary.types)
+    for index, token in enumerate(tokens):
+        if len(token) > 1 and set(token) == {SPACE}:
+            tokens[index], types[index] = " " * len(token), USER_DEFINED
+    return replace(vocabulary, tokens=tuple(tokens), types=tuple(types))
+
+
+def test_runs_of_spaces_as_published_gemma_files_have_them(known, tmp_path):
+    published = write_vocabulary(spaced(read_vocabulary(known["gemma"].folder)), tmp_path / "published.gguf")
+    vocabulary = read_vocabulary(published)
+    assert "  " in vocabulary.tokens
+    save_tokenizer(published, tmp_path / "rebuilt")
+    again = read_vocabulary(tmp_path / "rebuilt")
+    assert (again.tokens, again.types) == (vocabulary.tokens, vocabulary.types)
+    exported = write_vocabulary(again, tmp_path / "exported.gguf")
+    requests = [{"path": str(path), "texts": TEXTS, "special": True} for path in (published, exported)]
+    before, after = ask(requests)
+    assert before["ids"] == after["ids"]
+    tokenizers = [load_tokenizer(path) for path in (published, tmp_path / "rebuilt", exported)]
+    for text, expected in zip(TEXTS, before["ids"], strict=True):
+        if not known_difference(vocabulary, text):
+            for tokenizer in tokenizers:
+                assert ids(tokenizer, text, True) == expected, text
