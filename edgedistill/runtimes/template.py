@@ -3,6 +3,7 @@
 A template comes from a model's file, and may loop without end or fill memory.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -72,6 +73,11 @@ class _Renderer:
                     return {"error": "its chat template can't be rendered: the process for it doesn't start"}
             return self._asked(request, DEADLINE_S)
 
+    def close(self) -> None:
+        """End the process, if there is one of ours."""
+        if self._process is not None and self._owner == os.getpid():
+            self._end(self._process)
+
     def _start(self) -> None:
         self._owner = os.getpid()  # after a fork the process is the parent's
         self._process = subprocess.Popen(
@@ -125,3 +131,4 @@ class _Renderer:
 
 
 _RENDERER = _Renderer()
+atexit.register(_RENDERER.close)
