@@ -50,7 +50,7 @@ def test_the_table_has_six_rows_and_says_what_fit_and_training_did():
         "AutoRound, the best other tool",
         "`q5_0` everywhere, with an importance matrix",
         "fitted by edgedistill, then trained on 400,000 tokens",
-        "fitted by edgedistill, formats chosen by tensor (`auto_q4_0`)",
+        "fitted by edgedistill, formats chosen by tensor (`auto_q4_0`), then trained on 400,000",
     ]
     assert lines[2] == "| rounded by llama.cpp | 91.7 MB | 0.400 | 2.00 | 0.800 | 30.4 |"
     assert lines[8:] == [
