@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     "--tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of the text to judge."
 )
 @click.option(
-    "--prefill", default=512, show_default=True, type=click.IntRange(min=1), help="Tokens of the prompt that is timed."
+    "--prefill",
+    type=click.IntRange(min=1),
+    help="Tokens of the prompt that is timed. Default: 512, or what the model was trained for where that is less.",
 )
 @click.option(
     "--decode",
-    default=128,
-    show_default=True,
     type=click.IntRange(min=1),
-    help="Tokens written one by one that are timed.",
+    help="Tokens written one by one that are timed. Default: 128, or what the model was trained for.",
 )
 @click.option(
     "--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Trials of each, after a warm-up."
@@ -47,8 +47,8 @@ def bench(
     text: Path | None,
     reference: str | None,
     tokens: int,
-    prefill: int,
-    decode: int,
+    prefill: int | None,
+    decode: int | None,
     repetitions: int,
     threads: int | None,
     as_json: bool,

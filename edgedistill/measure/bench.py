@@ -30,17 +30,18 @@ from edgedistill.show import show_bytes
 
 SENTENCE = "What two tokenizers make of these 26 words and 1,024 signs (plain ones) tells them apart, but for twins."
 READ_BYTES = 2**20  # of a text, at first
+PREFILL, DECODE = 512, 128  # tokens that are timed
 WINDOW = 512  # tokens of one piece of the text; llama-perplexity's default context
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure. Tokens of prefill and decode, trials, threads (None: all), tokens of the text to judge, and
-    whether the file is timed.
+    """What to measure. Tokens of prefill and decode (None: PREFILL and DECODE, or what the model was trained for where
+    that is less), trials, threads (None: all), tokens of the text to judge, and whether the file is timed.
     """
 
-    prefill: int = 512
-    decode: int = 128
+    prefill: int | None = None
+    decode: int | None = None
     repetitions: int = 5
     threads: int | None = None
     tokens: int = 4096
@@ -49,7 +50,12 @@ class BenchSettings:
     @property
     def context(self) -> int:
         """Tokens that the runtime must hold."""
-        return max(self.prefill, self.decode, WINDOW) + 1
+        return max(self.prefill or PREFILL, self.decode or DECODE, WINDOW) + 1
+
+    def lengths(self, trained: int) -> tuple[int, int]:
+        """Tokens of prefill and of decode for a model that was trained for so many; 0 where it doesn't say."""
+        most = trained or PREFILL
+        return self.prefill or min(PREFILL, most), self.decode or min(DECODE, most)
 
 
 def bench(
@@ -82,8 +88,9 @@ def bench(
     with open_runtime(runtime, path, threads, settings.context) as model:
         version = model.info().version
         if settings.timed:
-            check_lengths(path, settings, model.info().n_ctx_train)
-            speed = measure_speed(model, SpeedSettings(settings.prefill, settings.decode, settings.repetitions))
+            trained = model.info().n_ctx_train
+            check_lengths(path, settings, trained)
+            speed = measure_speed(model, SpeedSettings(*settings.lengths(trained), settings.repetitions))
         if text is not None:
             judge = Judge(text.name, str(text), _windows(model, text, settings.tokens))
             references = {}
@@ -117,7 +124,7 @@ def check_lengths(path: Path, settings: BenchSettings, trained: int) -> None:
         InputError: the prompt or the answer is longer.
     """
     for option, tokens in (("--prefill", settings.prefill), ("--decode", settings.decode)):
-        if 0 < trained < tokens:
+        if tokens is not None and 0 < trained < tokens:
             raise InputError(f"{option} is {tokens}; {path} was trained for {trained} tokens, choose at most that")
 
 

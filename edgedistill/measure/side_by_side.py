@@ -73,8 +73,9 @@ def _trial(path: Path, settings: BenchSettings, _round: int) -> Trial:
     """One trial of a file, freshly loaded."""
     threads = settings.threads or usable_cores()
     with open_runtime(runtime_of(path), path, threads, settings.context) as model:
-        check_lengths(path, settings, model.info().n_ctx_train)
-        return time_once(model, settings.prefill, settings.decode)
+        trained = model.info().n_ctx_train
+        check_lengths(path, settings, trained)
+        return time_once(model, *settings.lengths(trained))
 
 
 def _key(result: FileFigures) -> Key:
