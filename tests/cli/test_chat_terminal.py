@@ -50,7 +50,7 @@ def test_a_conversation(file):
         assert "/reset  forget the conversation" in terminal.wait_for("> ")
         terminal.type('"""The old')
         terminal.wait_for(". ")
-        terminal.send("\x03")  # gives the block up
+        interrupt(terminal, "fox")  # gives the block up
         terminal.wait_for("> ")
         terminal.type("/reset")
         assert "The conversation is forgotten." in terminal.wait_for("> ")
