@@ -21,10 +21,10 @@ class AnswerText:
     def add(self, data: bytes) -> str:
         """The text that is certain now."""
         self._held += self._decoder.decode(data)
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
+        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if places:
             self.stopped = True
-            return self._release(min(found))
+            return self._release(min(places))
         longest = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         return self._release(len(self._held) - longest)
 

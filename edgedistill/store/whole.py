@@ -50,20 +50,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         RunError: as `whole`.
     """
-    settle(path)
-    temporary, replaced = _begin(path), _replaced(path)
-    try:
-        with _disk_errors(path, temporary):
-            temporary.mkdir(parents=True)
-            yield temporary
-            sync_tree(temporary)
-            if path.exists():
-                path.rename(replaced)
-            temporary.rename(path)
-            sync_folder(path.parent)
-            _remove(replaced)
-    finally:
-        _remove(temporary)
+    with looked_at(path) as folder:
+        folder.mkdir()
+        yield folder
 
 
 @contextlib.contextmanager
@@ -82,9 +71,9 @@ def looked_at(path: Path) -> Iterator[Path]:
             inner = temporary / path.name
             yield inner
             sync_tree(temporary)
-            if path.is_dir():
+            if path.is_dir() or (inner.is_dir() and path.exists()):
                 path.rename(replaced)
-            inner.replace(path)
+            inner.rename(path)
             sync_folder(path.parent)
             _remove(replaced)
     finally:
