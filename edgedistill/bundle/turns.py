@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.template import render
+from edgedistill.templates.render import render
 
 Chat = Sequence[tuple[str, str]]  # (role, content), a system message first or none at all
 

@@ -97,6 +97,8 @@ def plan_first(job: "Job", dry_run: bool) -> "Prepared | None":
     RunFolder.check(job.out, prepared.context.identity)
     if dry_run:
         click.echo(stage_table(prepared))
+    for note in prepared.plan.notes:
+        click.echo(f"Note: {note}.", err=True)
     if job.comparing:  # that nothing fits the device is a finding
         prepared.plan.require_room()
     else:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from edgedistill.data.trace import ASSISTANT, SYSTEM, USER, Turn
 from edgedistill.errors import InputError
+from edgedistill.templates.render import LimitError, render_for
 
 MARKER = "\x02edgedistill\x02"
 # Beginnings of a user's words: what all of their ids share is the opening, whatever the tokenizer merges with it.
@@ -49,6 +50,7 @@ class ChatFrame:
             turns: the system's, users' and answers before, the last a user's.
         Raises:
             RefusedError: the template refuses this conversation.
+            LimitError: it takes more time or memory than it may.
         """
         return _ids(self.tokenizer, _render(self.tokenizer, turns))
 
@@ -72,7 +74,7 @@ class ChatFrame:
         """Whether a prompt has the system's words in it."""
         try:
             return MARKER in _render(self.tokenizer, [Turn(SYSTEM, MARKER), Turn(USER, "a")])
-        except RefusedError:
+        except (RefusedError, LimitError):
             return False
 
 
@@ -109,7 +111,7 @@ def _ending(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     turns = [Turn(USER, "a"), Turn(ASSISTANT, MARKER), Turn(USER, "a")]
     try:
         after = _render(tokenizer, turns).partition(MARKER)[2]
-    except RefusedError:
+    except (RefusedError, LimitError):
         after = ""
     stops = _first_special(tokenizer, _ids(tokenizer, after))
     if not stops and tokenizer.eos_token_id is not None:
@@ -135,9 +137,11 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # a template can raise what Python can
-        raise RefusedError(f"the chat template refuses a conversation: {error}") from error
+        return render_for(tokenizer, messages)
+    except LimitError:
+        raise
+    except InputError as error:
+        raise RefusedError(str(error)) from error
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -17,6 +17,7 @@ from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.results.measurement import TaskSet
 from edgedistill.show import visible
+from edgedistill.templates.render import render_for
 
 SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: a blank of its own, a bos token
 
@@ -57,8 +58,7 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
         return max(lengths) + SLACK
 
     def request_tokens(item: str) -> int:
-        messages = [{"role": "user", "content": item}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render_for(tokenizer, [{"role": "user", "content": item}])
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + MAX_NEW + SLACK
 
     questions: list[ItemSet[Choice]] = []

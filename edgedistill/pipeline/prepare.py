@@ -1,7 +1,7 @@
 """Everything before the first stage: the recipe decided, the stages listed, their estimate, and the plan."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedistill.config.recipe import Recipe
@@ -63,14 +63,15 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
+    notes: tuple[str, ...] = ()
     if facts.tokenizer.has_chat_template:
         longest = min(recipe.measure.context, facts.shape.context)
-        try_template(Path(facts.location), facts.name, recipe.measure.prompts, longest)
+        notes = try_template(Path(facts.location), facts.name, recipe.measure.prompts, longest)
     cores = machine.cores
     context = Context(recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text)
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
-    return Prepared(context, stages, plan)
+    return Prepared(context, stages, replace(plan, notes=notes))
 
 
 def make_plan(

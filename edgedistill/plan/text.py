@@ -63,6 +63,7 @@ def plan_text(plan: "Plan") -> str:
         "Rejected",
         *_rejected(plan),
         "",
+        *(f"Note: {note}." for note in plan.notes),
         _verdict(plan),
     ]
     return visible("\n".join([*map(_wrap, head), *_table(plan), *map(_wrap, rest)]))

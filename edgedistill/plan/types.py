@@ -98,18 +98,25 @@ def this_machine(folder: Path) -> BuildMachine:
 
 @dataclass(frozen=True)
 class Plan:
-    """What compile would do."""
+    """What compile would do.
+
+    Attributes:
+        context: tokens planned for.
+        formats: of each mix, each tensor's number format.
+        notes: what will be done without, a sentence each.
+    """
 
     recipe: Recipe
     target: Target
     facts: ModelFacts
     student: ModelShape
-    context: int  # tokens planned for
+    context: int
     mixes: dict[str, MixPlan]
-    formats: dict[str, dict[str, str]]  # mix -> tensor -> number format
+    formats: dict[str, dict[str, str]]
     build: BuildPlan
     machine: BuildMachine
     alternatives: list[Alternative]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -147,6 +154,7 @@ class Plan:
             "build": self.build.to_dict(),
             "machine": asdict(self.machine),
             "alternatives": [asdict(alternative) for alternative in self.alternatives],
+            "notes": list(self.notes),
             "fits": not self.troubles(),
         }
 

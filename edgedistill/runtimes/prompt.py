@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.template import render
+from edgedistill.templates.render import render
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def expected(packed) -> dict[str, str]:
     """What our own runtimes answer to QUESTION, greedily, by "gguf" and "onnx"."""
     from edgedistill.runtimes.llama import LlamaCpp
     from edgedistill.runtimes.onnx import OnnxRuntime
-    from edgedistill.runtimes.template import render
+    from edgedistill.templates.render import render
 
     found = {}
     for kind, path in packed.items():

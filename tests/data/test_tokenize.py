@@ -10,6 +10,8 @@ from edgedistill.data.frame import RefusedError, make_frame
 from edgedistill.data.tokenize import tokenize
 from edgedistill.data.trace import Trace, Turn
 from edgedistill.models.tokenizer import load_tokenizer
+from edgedistill.templates import render
+from edgedistill.templates.render import LimitError
 
 CHAT = (
     Turn("system", "Be kind."),
@@ -125,8 +127,23 @@ def test_a_conversation_that_the_template_refuses_is_said_so(tokenizer):
     tokenizer.chat_template = refusing + template
     try:
         assert not frame.shows_system()
-        with pytest.raises(RefusedError, match="refuses a conversation: no system here"):
+        with pytest.raises(RefusedError, match="refuses this conversation: no system here"):
             frame.prompt(CHAT[:2])
     finally:
         tokenizer.chat_template = template
     assert frame.shows_system()
+
+
+def test_a_template_that_loops_at_long_conversations_still_frames_a_question(tokenizer, monkeypatch):
+    monkeypatch.setattr(render, "DEADLINE_S", 2.0)
+    template = tokenizer.chat_template
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = "{% if messages | length > 2 %}" + loop + "{% endif %}" + template
+    try:
+        frame = make_frame(tokenizer, "tiny")
+        assert frame.end_ids == (tokenizer.eos_token_id,)
+        assert frame.prompt(CHAT[1:2])
+        with pytest.raises(LimitError, match="takes more than"):
+            frame.prompt((*CHAT[1:3], *CHAT[3:4]))
+    finally:
+        tokenizer.chat_template = template

@@ -7,7 +7,7 @@ import pytest
 
 from edgedistill.errors import InputError
 from edgedistill.pipeline.template_trial import try_template
-from edgedistill.runtimes import template as template_module
+from edgedistill.templates import render as template_module
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 AFTER_TWO = "{% if messages | length > 2 %}" + LOOP + "{% endif %}"
@@ -28,7 +28,7 @@ def prepend(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (AFTER_TWO, "model: its chat template takes more than"),
+        (LOOP, "model: its chat template takes more than"),
         (NEEDS_SYSTEM, "model: its chat template refuses this conversation: a system message first"),
         ("{{ today() }}", "model: its chat template refuses this conversation: 'today' is undefined"),
     ],
@@ -38,6 +38,14 @@ def test_what_a_run_would_fail_at_is_found_before(text: str, words: str, folder:
     prepend(folder, text)
     with pytest.raises(InputError, match=words):
         try_template(folder, "model")
+
+
+def test_what_a_run_can_do_without_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(template_module, "DEADLINE_S", 2.0)
+    assert try_template(folder, "model") == ()
+    prepend(folder, AFTER_TWO)
+    (note,) = try_template(folder, "model")
+    assert "for a conversation of several messages: the Modelfile and the examples go without" in note
 
 
 def test_a_template_may_refuse_a_system_message(folder: Path):

@@ -3,8 +3,8 @@
 import pytest
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes import template as template_module
-from edgedistill.runtimes.template import render
+from edgedistill.templates import render as template_module
+from edgedistill.templates.render import render
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
@@ -38,15 +38,19 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("opening", [True, False])
-def test_text_is_transformers(hf_folder, name, opening):
+def test_text_is_transformers(tiny_llama, name, opening):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(hf_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     expected = tokenizer.apply_chat_template(
         CONVERSATION, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=opening
     )
     found = render(
-        TEMPLATES[name], CONVERSATION, bos=tokenizer.bos_token, eos=tokenizer.eos_token, add_generation_prompt=opening
+        TEMPLATES[name],
+        CONVERSATION,
+        bos=tokenizer.bos_token or "",
+        eos=tokenizer.eos_token,
+        add_generation_prompt=opening,
     )
     assert found == expected
 

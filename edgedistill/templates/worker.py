@@ -2,7 +2,7 @@
 
 A template comes from a model's file, so it is hostile: it can't reach attributes that begin with an underscore nor
 change its arguments, and this process, which runs it, has little memory and little time. `python -m
-edgedistill.runtimes.template_worker` reads a JSON object a line and answers with one: {"text"} or {"error"}.
+edgedistill.templates.worker` reads a JSON object a line and answers with one: {"text"} or {"error"}.
 """
 
 import json
@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -18,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 ADDRESS_SPACE_BYTES = 2**30
 TIME_S = 15  # the parent gives up sooner; this ends a process whose parent has died
+KEPT_COMPILED = 8  # a run renders thousands of conversations with one or two templates
 
 
 class _GenerationTag(Extension):
@@ -36,6 +38,19 @@ def render(template: str, arguments: dict[str, Any]) -> str:
     Raises:
         ValueError: it is no Jinja, or refuses its arguments.
     """
+    try:
+        return compiled(template).render(
+            **arguments, functions=None, function_call=None, tool_choice=None, documents=None
+        )
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"its chat template has an error in line {error.lineno}: {error.message}") from None
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+        raise ValueError(f"its chat template refuses this conversation: {error}") from None
+
+
+@lru_cache(KEPT_COMPILED)
+def compiled(template: str) -> jinja2.Template:
+    """A template's program, as transformers would make it."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -45,14 +60,7 @@ def render(template: str, arguments: dict[str, Any]) -> str:
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(template).render(
-            **arguments, functions=None, function_call=None, tool_choice=None, documents=None
-        )
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"its chat template has an error in line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
-        raise ValueError(f"its chat template refuses this conversation: {error}") from None
+    return environment.from_string(template)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The prompt text of a conversation, rendered by a process of its own (template_worker).
+"""The prompt text of a conversation, rendered by a process of its own (worker.py).
 
 A template comes from a model's file, and may loop without end or fill memory.
 """
@@ -13,12 +13,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.environment import child_environment
 from edgedistill.errors import InputError
 
-WORKER = "edgedistill.runtimes.template_worker"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WORKER = "edgedistill.templates.worker"
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 10.0  # a template takes milliseconds
 START_S = 60.0  # for the process to be there, on a machine with much to do
@@ -54,6 +57,16 @@ def render(
     if "text" not in answer:
         raise InputError(answer["error"])
     return answer["text"]
+
+
+def render_for(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> str:
+    """The prompt text of a conversation by a tokenizer's default template, as a runtime gives it to the exported files.
+
+    Raises:
+        InputError: as `render` has it.
+    """
+    template = str(tokenizer.get_chat_template())
+    return render(template, messages, bos=str(tokenizer.bos_token or ""), eos=str(tokenizer.eos_token or ""))
 
 
 class _Renderer:
