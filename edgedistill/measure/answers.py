@@ -24,9 +24,9 @@ def ask_questions(model: Runtime, choices: Sequence[Choice], progress: Progress)
     return _bits(right_answers(questions, answer_questions(model, questions, progress), normalized=True))
 
 
-def ask_requests(model: LlamaCpp, requests: Sequence[str], progress: Progress) -> Bits:
-    """Which requests the file declines."""
-    return _bits([reply.refused for reply in reply_to(model, requests, progress)])
+def ask_requests(model: LlamaCpp, requests: Sequence[str], system: str | None, progress: Progress) -> Bits:
+    """Which requests the file declines, each asked behind the system message, if there is one."""
+    return _bits([reply.refused for reply in reply_to(model, requests, progress, system=system)])
 
 
 def share_right(bits: Bits) -> TaskShare:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgedistill.config.recipe import Measure
 from edgedistill.config.tasks import Choice, Item, ItemSet, chance_share, read_questions, read_requests
-from edgedistill.measure.refusals import MAX_NEW
+from edgedistill.measure.refusals import MAX_NEW, asking
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -25,13 +25,14 @@ SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: 
 @dataclass(frozen=True)
 class Items:
     """Questions and requests, by set, and the room in tokens that the longest of each needs with its option or its
-    answer.
+    answer; the system message that requests begin with.
     """
 
     questions: tuple[ItemSet[Choice], ...]
     requests: tuple[ItemSet[str], ...]
     question_tokens: int
     request_tokens: int
+    system: str | None = None
 
     def task_sets(self) -> tuple[TaskSet, ...]:
         """What the sets are, for measure.json."""
@@ -40,7 +41,7 @@ class Items:
         return (*questions, *requests)
 
 
-def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
+def choose_items(settings: Measure, model: Path, progress: Progress, system: str | None = None) -> Items:
     """The recipe's items for a model; requests only if it has a chat template. An item that doesn't fit its context is
     left out, and a note says so.
 
@@ -48,6 +49,7 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
         settings: the recipe's part.
         model: a folder with the model's config and tokenizer.
         progress: where the note is shown.
+        system: the message that all chats of the training text began with, where there was one.
     Raises:
         InputError: a file of questions is wrong.
     """
@@ -58,7 +60,7 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
         return max(lengths) + SLACK
 
     def request_tokens(item: str) -> int:
-        text = render_for(tokenizer, [{"role": "user", "content": item}])
+        text = render_for(tokenizer, asking(item, system))
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + MAX_NEW + SLACK
 
     questions: list[ItemSet[Choice]] = []
@@ -74,7 +76,7 @@ def choose_items(settings: Measure, model: Path, progress: Progress) -> Items:
             fitting_requests, longest = _fitting(each, request_tokens, context, progress)
             requests += fitting_requests
             longest_request = max(longest_request, longest)
-    return Items(tuple(questions), tuple(requests), longest_question, longest_request)
+    return Items(tuple(questions), tuple(requests), longest_question, longest_request, system)
 
 
 def _task_set(items: ItemSet[Choice] | ItemSet[str], kind: str) -> TaskSet:

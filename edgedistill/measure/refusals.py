@@ -53,14 +53,21 @@ def is_refusal(text: str) -> bool:
     return text.strip().lower().replace("\u2019", "'").startswith(OPENINGS)
 
 
-def reply_to(model: LlamaCpp, requests: Sequence[str], progress: Progress, max_new: int = MAX_NEW) -> list[Reply]:
+def asking(request: str, system: str | None) -> list[Message]:
+    """A conversation that is one request, behind the system message that the model was trained with, if any."""
+    before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": request}]
+
+
+def reply_to(
+    model: LlamaCpp, requests: Sequence[str], progress: Progress, max_new: int = MAX_NEW, system: str | None = None
+) -> list[Reply]:
     """The greedy answer to each request as a conversation of its own, cut after `max_new` tokens.
 
     Raises:
         InputError: the file has no chat template, or a request doesn't fit the context.
     """
-    conversations: list[list[Message]] = [[{"role": "user", "content": request}] for request in requests]
-    prompts = [model.apply_template(messages)[1] for messages in conversations]
+    prompts = [model.apply_template(asking(request, system))[1] for request in requests]
     tokens: dict[int, list[int]] = {}
     for index, generation in model.generate_stream(prompts, max_new):
         tokens[index] = generation.tokens

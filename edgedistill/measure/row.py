@@ -19,6 +19,7 @@ from edgedistill.measure.judge import Judge, Reference
 from edgedistill.measure.kept import keep, keep_typed, read_json, write_whole
 from edgedistill.measure.load import LazyRuntime, context_of, open_runtime, threads_of
 from edgedistill.measure.quality import measure_quality
+from edgedistill.measure.refusals import asking
 from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress
 from edgedistill.results.codec import JsonData
@@ -104,16 +105,16 @@ def _samples(model: Runtime, artifact: Artifact, inputs: RowInputs) -> dict[str,
     inputs.progress.start(f"{artifact.label}: sample prompts", len(prompts), "answers")
     answers = {}
     for prompt in prompts:
-        answers[prompt] = _answer(model, prompt, inputs.recipe)
+        answers[prompt] = _answer(model, prompt, inputs)
         inputs.progress.advance(1)
     inputs.progress.finish()
     return answers
 
 
-def _answer(model: Runtime, prompt: str, recipe: Recipe) -> str:
+def _answer(model: Runtime, prompt: str, inputs: RowInputs) -> str:
     """The likeliest answer, or continuation, of a sample prompt."""
-    if recipe.teach.style == "chat":
-        return _guarded(model.chat([{"role": "user", "content": prompt}], max_tokens=SAMPLE_TOKENS))
+    if inputs.recipe.teach.style == "chat":
+        return _guarded(model.chat(asking(prompt, inputs.items.system), max_tokens=SAMPLE_TOKENS))
     ids = model.tokenize(prompt, add_bos=True)
     return model.detokenize(model.generate(ids, SAMPLE_TOKENS, stop_ids=None))
 
@@ -159,7 +160,7 @@ def _refusals(artifact: Artifact, inputs: RowInputs) -> dict[str, Bits]:
         progress.start(f"{artifact.label}: refusals", len(requests), "requests")
         threads, context = threads_of(inputs.recipe), inputs.items.request_tokens
         with closing(LlamaCpp(artifact.path, threads, context, PARALLEL)) as model:
-            bits = ask_requests(model, requests, progress)
+            bits = ask_requests(model, requests, inputs.items.system, progress)
         progress.finish()
         by_set, start = [], 0
         for one in sets:

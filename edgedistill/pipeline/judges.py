@@ -1,14 +1,20 @@
-"""The texts that all files are judged on, from what a stage wrote of them and from prose."""
+"""What all files are judged on: texts that a stage wrote, prose, and what is asked."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
 from edgedistill.pipeline.context import Context
-from edgedistill.pipeline.stage import Finished
+from edgedistill.pipeline.stage import Finished, Outside
+from edgedistill.results.report import Teaching
+from edgedistill.store.whole import write_json
 
 if TYPE_CHECKING:
     from edgedistill.measure.judge import Judge
 
+ASKED = "asked.json"
+JUDGES_FORMAT = 2  # what the folder of judges holds: one more where that changes, so that it is made again
 CHATS, WRITTEN, FREE, PROSE, OWN = (
     "held-out chats",
     "held-out text",
@@ -57,6 +63,23 @@ def _judges_of_training(context: Context, taught: Path) -> "list[Judge]":
     return judges
 
 
+def keep_system(folder: Path, written: str | None, done: Finished) -> None:
+    """Write to the judges' folder what stands before each prompt and request: the system message that all chats of the
+    training text began with, where there was one.
+    """
+    system = None
+    if written == "teach":
+        taught = json.loads((done.folder(written) / "teach.json").read_text(encoding="utf-8"))
+        system = Teaching.from_json(taught).system
+    write_json(folder / ASKED, {"system": system})
+
+
+def kept_system(folder: Path) -> str | None:
+    """What `keep_system` wrote."""
+    system: str | None = json.loads((folder / ASKED).read_text(encoding="utf-8"))["system"]
+    return system
+
+
 def prose_judge(context: Context) -> "Judge":
     """Prose that no training saw, or the last part of the user's own text."""
     from edgedistill.data.prose import passages
@@ -66,3 +89,12 @@ def prose_judge(context: Context) -> "Judge":
     name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
     tokens = context.recipe.measure.tokens
     return Judge(name, source, prose_documents(context.teacher, passages("judge", text), tokens))
+
+
+def item_files(context: Context) -> dict[str, Outside]:
+    """What the questions and requests are read from, by what they are and not by what their files are called."""
+    measure = context.recipe.measure
+    files = {f"task {task_name(entry)}": Outside(task_path(entry)) for entry in measure.tasks}
+    if measure.refusal_items:
+        files["requests"] = Outside(REQUESTS_FILE)
+    return files

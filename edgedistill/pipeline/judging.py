@@ -18,14 +18,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint
 from edgedistill.mixes import Mix
 from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
-from edgedistill.pipeline.judges import prose_judge, written_judges
+from edgedistill.pipeline.judges import JUDGES_FORMAT, item_files, keep_system, kept_system, prose_judge, written_judges
 from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
 from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Artifact
 
@@ -112,8 +111,13 @@ class JudgingStages:
             from edgedistill.measure.judge import save_judges
 
             save_judges([*written_judges(context, self.written, done), prose_judge(context)], folder)
+            keep_system(folder, self.written, done)
 
-        settings: dict[str, Json] = {"tokens": context.recipe.measure.tokens, "own": bool(teach.text)}
+        settings: dict[str, Json] = {
+            "format": JUDGES_FORMAT,
+            "tokens": context.recipe.measure.tokens,
+            "own": bool(teach.text),
+        }
         if self.written == "teach":
             settings |= {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}
         outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
@@ -198,7 +202,8 @@ class JudgingStages:
         from edgedistill.measure.items import choose_items
 
         measure = self.context.recipe.measure
-        return done.once("items", lambda: choose_items(measure, done.folder(self.student), done.progress))
+        system = kept_system(done.folder("judges"))
+        return done.once("items", lambda: choose_items(measure, done.folder(self.student), done.progress, system))
 
     def _layers(self, mix: str) -> Stage:
         """A mix's errors by layer, of its files in llama.cpp."""
@@ -275,15 +280,6 @@ class JudgingStages:
 
     def _artifacts(self, done: Finished) -> list[Artifact]:
         return [_artifact(self.context, file, done) for file in self.files]
-
-
-def item_files(context: Context) -> dict[str, Outside]:
-    """What the questions and requests are read from, by what they are and not by what their files are called."""
-    measure = context.recipe.measure
-    files = {f"task {task_name(entry)}": Outside(task_path(entry)) for entry in measure.tasks}
-    if measure.refusal_items:
-        files["requests"] = Outside(REQUESTS_FILE)
-    return files
 
 
 def _artifact(context: Context, file: PackedFile, done: Finished) -> Artifact:

@@ -183,6 +183,9 @@ def test_items_longer_than_the_context_are_left_out_and_said(folder, tmp_path):
         for text in requests.items
     )
     assert longest + 24 <= asked.request_tokens <= longest + 40
+    behind_a_system = choose_items(recipe(tmp_path).measure, folder / "model", notes, "Be brief.")
+    assert behind_a_system.request_tokens > asked.request_tokens
+    assert (behind_a_system.system, asked.system) == ("Be brief.", None)
 
 
 def test_a_model_that_does_not_chat_is_asked_no_requests(folder, tmp_path):

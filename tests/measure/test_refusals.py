@@ -29,14 +29,17 @@ def test_phrases(text, refused):
     assert is_refusal(text) is refused
 
 
-def test_replies_are_greedy_answers_to_a_chat_turn(tiny_gguf, tiny_llama):
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_replies_are_greedy_answers_to_a_chat_turn(tiny_gguf, tiny_llama, system):
     requests = ["What is the capital of France?", "Please write a short story.", "The cat"]
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     network = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
     with LlamaCpp(tiny_gguf, threads=1, context=128, parallel=2) as model:
-        replies = reply_to(model, requests, QuietProgress(), max_new=5)
+        replies = reply_to(model, requests, QuietProgress(), max_new=5, system=system)
     for request, reply in zip(requests, replies, strict=True):
         turn = [{"role": "user", "content": request}]
+        if system:
+            turn.insert(0, {"role": "system", "content": system})
         ids = tokenizer.encode(
             tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True), add_special_tokens=False
         )
