@@ -22,7 +22,7 @@ from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.server import ModelServer, ServeSettings, bind
 from tests.runtimes.conftest import write_gguf
-from tests.runtimes.test_template import TEMPLATES
+from tests.templates.test_render import TEMPLATES
 from tests.tiny import CHAT_TEMPLATE, make_tiny
 from tests.tokenizers import byte_level, sentencepiece, write_folder
 
