@@ -3,10 +3,11 @@ mixes.
 
 Run    edgedistill recover MODEL --mix q4_0,auto_q4_0,q4_k_m --tokens 400k -o RUN
        python bench/recover_ours.py RUN --work DIR [--mixes q4_0,auto_q4_0,q4_k_m] [--budgets 0,10k,100k,400k]
-       [--name NAME] [--spread NUMBER] [--threads 2]
+       [--name NAME] [--spread NUMBER] [--train weights,scales,norms] [--rate NUMBER] [--threads 2]
 Writes DIR/ours/BUDGET/MIX.gguf and MIX.json, BUDGET being fit, 10k, 100k or 400k: what bench/recovery.py takes as ours.
 A mix of chosen grids, auto_MIX, has RUN's choice and is written as DIR/ours/auto BUDGET/MIX.gguf, beside the others of
-its bytes. NAME goes before the budget, for a run of other text or a fit of another SPREAD.
+its bytes. NAME goes before the budget, for a run of other text, a fit of another SPREAD, or training that the recover
+command doesn't do by default: of other parts (--train), at another rate of the weights (--rate).
 
 RUN gives the student, the captured text, what each weight's error costs and the chosen grids, as the recover command
 made them; each file goes through the same recover and export stages. Files that are there are not made again, and a
@@ -18,6 +19,7 @@ import json
 import resource
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from edgedistill import __version__
 from edgedistill.cli.words import words_of
 from edgedistill.config import load_recipe
 from edgedistill.config.overrides import Overrides
+from edgedistill.config.recover import Recover
 from edgedistill.config.recovery import recovery_recipe
 from edgedistill.export import GGUF_NAME
 from edgedistill.export.stage import export_recovered
@@ -77,11 +80,11 @@ def fit_of(stages: dict[str, Path], formats: dict[str, NumberFormat], mix: str, 
     return folder
 
 
-def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) -> None:
-    """One file, its training's curve beside it."""
+def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path, changed: Mapping[str, object]) -> None:
+    """One file, its training's curve beside it; `changed` are settings of recover that differ from the command's."""
     tokens = 0 if budget == FIT else parse_count(budget)
-    # As `edgedistill recover --tokens` has it: no setting that no user's command has.
     recipe = recovery_recipe(load_recipe("recover"), Overrides(mixes=(mix,), tokens=str(tokens)))
+    settings = Recover.model_validate({**recipe.recover.model_dump(), **changed})
     student, shape = stages["student"], read_shape(stages["student"])
     training = list(iter_shards(stages["capture"] / "train"))
     validation = load_sources(stages["capture"], "validation")
@@ -92,7 +95,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
     kept = fit_of(stages, formats, mix, place)
     if not (work / FIT_FOLDER).is_dir():
         shutil.copytree(kept, work / FIT_FOLDER, ignore=shutil.ignore_patterns(FIT_RECORD))
-    recover(RecoverInputs(student, training, validation, None, mix, formats), recipe.recover, work, RichProgress())
+    recover(RecoverInputs(student, training, validation, None, mix, formats), settings, work, RichProgress())
     seconds = time.monotonic() - began
     exported = work / "gguf"
     exported.mkdir(exist_ok=True)
@@ -102,7 +105,7 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
     made = {
         "tokens": tokens,
         "seconds": seconds,
-        "settings": recipe.recover.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
         "version": __version__,
         "torch": torch.__version__,
         "machine": machine_facts(),
@@ -110,7 +113,9 @@ def make(stages: dict[str, Path], mix: str, budget: str, out: Path, work: Path) 
         "trained": curve["trained"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "command": f"python bench/recover_ours.py RUN --work DIR --mixes {mix} --budgets {budget} "
-        f"--spread {fit.SPREAD:g}",
+        f"--spread {fit.SPREAD:g}"
+        + (f" --train {','.join(settings.train)}" if settings.train else "")
+        + (f" --rate {settings.learning_rate:g}" if "learning_rate" in changed else ""),
         "validation": curve["validation"],
     }
     write_json(out.with_suffix(".json"), made | json.loads((kept / FIT_RECORD).read_text(encoding="utf-8")))
@@ -127,11 +132,18 @@ def main() -> None:
     parser.add_argument("--budgets", default="0,10k,100k,400k")
     parser.add_argument("--name", default="", help="What stands before the budget in the rows' names.")
     parser.add_argument("--spread", type=float, help="Of the fit, in place of today's; see quant/fit.py.")
+    parser.add_argument("--train", help="Parts that are trained, in place of what the budget and the mix choose.")
+    parser.add_argument("--rate", type=float, help="The weights' peak rate, in place of the recipe's.")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.spread is not None:
         fit.SPREAD = asked.spread
+    changed: dict[str, object] = {}
+    if asked.train:
+        changed["train"] = words_of(asked.train)
+    if asked.rate:
+        changed["learning_rate"] = asked.rate
     current = json.loads((asked.run / "run.json").read_text(encoding="utf-8"))["current"]
     stages = {name: asked.run / "stages" / folder for name, folder in current.items()}
     for budget in words_of(asked.budgets):
@@ -140,7 +152,7 @@ def main() -> None:
             name = " ".join(word for word in words if word)
             out = asked.work / "ours" / name / f"{mix.removeprefix(AUTO)}.gguf"
             if not out.is_file():
-                make(stages, mix, budget, out, asked.work / "training" / f"{name}-{mix}")
+                make(stages, mix, budget, out, asked.work / "training" / f"{name}-{mix}", changed)
 
 
 if __name__ == "__main__":
