@@ -5,11 +5,13 @@ BPE.
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from edgedistill.models.pretokenizers import IGNORE_MERGES, PRE_TOKENIZERS
 from edgedistill.models.tokenizer import TEST_TEXTS
+from edgedistill.models.tokens import SPACE, USER_DEFINED, Vocabulary
 from tests.tiny import CHAT_TEMPLATE, CORPUS
 
 # What a split decides on: letters of several scripts, marks, digits of several kinds, punctuation, spaces of several
@@ -32,7 +34,6 @@ ADDED = [
 ]
 SPECIAL = set(ADDED[:7])
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-RUNS = range(2, 17)
 # What the tokenizers learn from: nothing that spells a token which llama.cpp would take for a control token.
 TRAINING = [*CORPUS, *[text for text in TEST_TEXTS if "<|" not in text and "<s>" not in text] * 3]
 
@@ -100,19 +101,22 @@ def shell_decoder() -> dict:
 
 
 def sentencepiece(
-    prefix: str, runs_added: bool = False, rstrip: bool = False, template: list[str] | None = None
+    prefix: str,
+    runs_added: bool = False,
+    rstrip: bool = False,
+    template: list[str] | None = None,
+    longest_run: int = 16,
 ) -> dict:
     """A tokenizer.json as transformers makes it of a sentencepiece BPE model: every pair of tokens that makes a token
     is a merge.
 
     Args:
         prefix: "each" (Llama 2's normalizer), "none" (Gemma's), "first" or "never" (Metaspace's schemes).
-        runs_added: runs of spaces and newlines are added tokens, whose merges come first and mixed, as in Gemma.
+        runs_added: runs of spaces, newlines and tabs are added tokens, whose merges come first and mixed, as in Gemma.
         rstrip: added tokens take the spaces behind them, as in Phi-3.
     """
-    runs = (
-        [character * length for character in ("▁", "\n") for length in RUNS] if runs_added else ["▁" * n for n in RUNS]
-    )
+    characters = ("▁", "\n", "\t") if runs_added else ("▁",)
+    runs = [character * length for character in characters for length in range(2, longest_run + 1)]
     vocab = {token: index for index, token in enumerate([*ADDED, *BYTES, *runs])}
     for token in _trained_characters():
         if "\0" not in token:  # llama.cpp can't hold one
@@ -183,6 +187,15 @@ def _trained_characters() -> list[str]:
     tokenizer.train_from_iterator(("".join(filter(often.__contains__, text)) for text in texts), trainer)
     vocab = tokenizer.get_vocab()
     return sorted(vocab, key=vocab.get)
+
+
+def spaced(vocabulary: Vocabulary) -> Vocabulary:
+    """Gemma's vocabulary as llama.cpp's converter writes it: runs of spaces are tokens found before merges."""
+    tokens, types = list(vocabulary.tokens), list(vocabulary.types)
+    for index, token in enumerate(tokens):
+        if len(token) > 1 and set(token) == {SPACE}:
+            tokens[index], types[index] = " " * len(token), USER_DEFINED
+    return replace(vocabulary, tokens=tuple(tokens), types=tuple(types))
 
 
 def write_folder(folder: Path, data: dict, config: dict, generation: dict | None = None) -> Path:

@@ -131,7 +131,8 @@ def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "PreTrainedConfig
         values["head_dim"] = shape.head_dim
     if family.bias_options:
         values |= {"attention_bias": shape.output_bias, "mlp_bias": shape.mlp_bias}
-    if family.window_layers is not None:
+    # Where a Gemma has no windowed layer, transformers asks for a window all the same, and takes its default.
+    if family.window_layers is not None and (shape.window is not None or not family.windows):
         values["sliding_window"] = shape.window
     if family.windows:
         kinds = [rope.SLIDING if shape.layer_kind(index)[0] else rope.FULL for index in range(shape.layers)]

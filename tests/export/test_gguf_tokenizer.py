@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
@@ -18,9 +18,8 @@ from edgedistill.export.gguf.tokenizer import add_tokenizer, known_name
 from edgedistill.models.differences import known_difference
 from edgedistill.models.pretokenizers import PRE_TOKENIZERS
 from edgedistill.models.tokenizer import TEST_TEXTS, load_tokenizer, save_tokenizer
-from edgedistill.models.tokens import SPACE
-from edgedistill.models.vocabulary import USER_DEFINED, Vocabulary, read_vocabulary
-from tests.tokenizers import ADDED, byte_level, random_texts, sentencepiece, write_folder
+from edgedistill.models.vocabulary import Vocabulary, read_vocabulary
+from tests.tokenizers import ADDED, byte_level, random_texts, sentencepiece, spaced, write_folder
 
 CHILD = Path(__file__).with_name("tokenizer_child.py")
 TEXTS = [
@@ -234,15 +233,6 @@ def test_templates_of_other_names(tmp_path):
 )
 def test_the_name_by_which_llama_cpp_knows_phi(name, rstrip, written, known):
     assert known_name(name, read_vocabulary(known["phi-3" if rstrip else "gpt-2"].folder)) == written
-
-
-def spaced(vocabulary: Vocabulary) -> Vocabulary:
-    """Gemma's vocabulary as llama.cpp's converter writes it: runs of spaces are tokens found before merges."""
-    tokens, types = list(vocabulary.tokens), list(vocabulary.types)
-    for index, token in enumerate(tokens):
-        if len(token) > 1 and set(token) == {SPACE}:
-            tokens[index], types[index] = " " * len(token), USER_DEFINED
-    return replace(vocabulary, tokens=tuple(tokens), types=tuple(types))
 
 
 def test_runs_of_spaces_as_published_gemma_files_have_them(known, tmp_path):

@@ -243,3 +243,14 @@ def test_a_context_cut_short_leaves_the_rope_scaling_alone(tmp_path, monkeypatch
         np.testing.assert_allclose(
             Session(out)(TOKENS)[0], expected_logits(folder, checkpoint, TOKENS), atol=TOLERANCE, rtol=0
         )
+
+
+@pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+def test_a_gemma_whose_layers_are_all_of_one_kind(kind, tmp_path):
+    """As one of fewer layers than its pattern has: transformers then has no angles of the other kind."""
+    folder = make_tiny("gemma3_text", tmp_path / "model", num_hidden_layers=2, layer_types=[kind] * 2)
+    checkpoint, shape = on_grids(folder, lambda module: "q8_0")
+    out = write_onnx(checkpoint, folder, shape, tmp_path / "out", {}, accuracy_level=0)
+    assert verify_onnx(checkpoint, folder, shape, out).equal
+    expected = expected_logits(folder, checkpoint, TOKENS)
+    np.testing.assert_allclose(Session(out)(TOKENS)[0], expected, atol=TOLERANCE, rtol=0)

@@ -19,14 +19,19 @@ Angles = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class RotaryCaches:
-    """Cosines and sines [positions, rotated part of a head / 2]; `local`: windowed layers' where they differ."""
+    """Cosines and sines [positions, rotated part of a head / 2]; `local`: windowed layers' where they differ.
 
-    full: Angles
+    None where no layer has them: a Gemma of few layers has windowed ones alone.
+    """
+
+    full: Angles | None
     local: Angles | None = None
 
     def named(self) -> dict[str, NDArray[np.float32]]:
         """As the graph calls them."""
-        caches = {"cos_cache": self.full[0], "sin_cache": self.full[1]}
+        caches: dict[str, NDArray[np.float32]] = {}
+        if self.full:
+            caches |= {"cos_cache": self.full[0], "sin_cache": self.full[1]}
         if self.local:
             caches |= {"local_cos_cache": self.local[0], "local_sin_cache": self.local[1]}
         return caches
@@ -42,7 +47,10 @@ def rotary_caches(folder: Path, shape: ModelShape, positions: int) -> RotaryCach
     rotary = getattr(sys.modules[model_class.__module__], rotary_name)(config)
     if shape.local_rope_theta is None:
         return RotaryCaches(_angles(rotary, positions))
-    return RotaryCaches(_angles(rotary, positions, rope.FULL), _angles(rotary, positions, rope.SLIDING))
+    full, local = (
+        _angles(rotary, positions, kind) if kind in config.layer_types else None for kind in (rope.FULL, rope.SLIDING)
+    )
+    return RotaryCaches(full, local)
 
 
 def _angles(rotary: Any, positions: int, *kind: str) -> Angles:
