@@ -31,7 +31,7 @@ from edgedistill.config.overrides import Overrides
 from edgedistill.config.recover import Recover
 from edgedistill.config.recovery import recovery_recipe
 from edgedistill.export import GGUF_NAME
-from edgedistill.export.stage import export_recovered
+from edgedistill.export.exports import export_recovered
 from edgedistill.formats import FORMATS, NumberFormat
 from edgedistill.machine import machine_facts
 from edgedistill.mixes import Mix, assign_formats
@@ -43,7 +43,7 @@ from edgedistill.recover.choose import read_grids
 from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.kept_fit import FIT as FIT_FOLDER
 from edgedistill.recover.kept_fit import keep_fit
-from edgedistill.recover.stage import RecoverInputs, recover
+from edgedistill.recover.mix_training import RecoverInputs, recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.store.whole import write_json
 from edgedistill.units import parse_count

@@ -43,7 +43,7 @@ from edgedistill.recover.curvature import CurvatureFiles
 from edgedistill.recover.distance import exact_kl
 from edgedistill.recover.fisher import load_fisher
 from edgedistill.recover.kept_fit import FIT, keep_fit
-from edgedistill.recover.stage import RecoverInputs, recover
+from edgedistill.recover.mix_training import RecoverInputs, recover
 from edgedistill.signals.shards import FREE, PROSE, WRITTEN, iter_shards, load_sources
 from edgedistill.teach.capture import CaptureSettings, capture, load_importance
 

@@ -38,7 +38,7 @@ def rounded(context: Context, mix: Mix, student: str) -> Stage:
     """Plain rounding as llama.cpp's quantizer does it: what recovery is compared with."""
 
     def work(folder: Path, done: Finished) -> None:
-        from edgedistill.export.stage import export_rounded
+        from edgedistill.export.exports import export_rounded
 
         formats = assign_formats(context.shape, chosen_mix(mix, done))
         metadata = _texts(context, mix.name, "rounded")
@@ -56,7 +56,7 @@ def exported(context: Context, kind: str, mix: Mix) -> Stage:
     recovered = f"recover-{mix.name}"
 
     def work(folder: Path, done: Finished) -> None:
-        from edgedistill.export.stage import export_recovered
+        from edgedistill.export.exports import export_recovered
 
         metadata = _texts(context, mix.name, "recovered") | {"run": done.results[recovered].key}
         export_recovered(kind, done.folder(recovered), context.shape, folder, metadata, level)
@@ -74,7 +74,7 @@ def exported_stage(kind: str, mix: str) -> str:
 
 
 def _write_float(context: Context, model: Path, shape: ModelShape, folder: Path, origin: str) -> None:
-    from edgedistill.export.stage import export_float
+    from edgedistill.export.exports import export_float
 
     export_float(model, shape, folder / GGUF_NAME, _texts(context, "f16", origin))
 

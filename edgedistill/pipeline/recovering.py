@@ -179,7 +179,7 @@ class RecoveryStages:
         context, recipe = self.context, self.context.recipe
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.recover.stage import RecoverInputs, recover
+            from edgedistill.recover.mix_training import RecoverInputs, recover
             from edgedistill.signals.shards import iter_shards, load_sources
 
             captured = done.folder("capture")

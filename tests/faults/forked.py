@@ -26,7 +26,7 @@ PRELOADED = (
     "edgedistill.export.files",
     "edgedistill.measure.bench",
     "edgedistill.pipeline.build",
-    "edgedistill.recover.stage",
+    "edgedistill.recover.mix_training",
     "edgedistill.report",
     "edgedistill.teach.rounds",
 )

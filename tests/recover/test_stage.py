@@ -18,7 +18,7 @@ from edgedistill.progress import QuietProgress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid, save_grid
 from edgedistill.quant.fit import fit_costs, fit_ggml, fit_importance
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit
-from edgedistill.recover.stage import RecoverInputs, recover
+from edgedistill.recover.mix_training import RecoverInputs, recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.teach.capture import CaptureSettings, capture, load_importance
 
