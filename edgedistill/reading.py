@@ -7,12 +7,13 @@ import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edgedistill.errors import InputError
 
 MAX_LINE_CHARACTERS = 2**24  # a row of a prompts file with a whole book in it has some millions
 MAX_JSON_BYTES = 2**28  # the largest tokenizer.json that is published has some 35 MB
+MARK = "\ufeff"  # a byte order mark within a text, where files were put together
 ENCODING = "utf-8-sig"  # programs of Windows begin a file with a byte order mark, which belongs to no text
 SHOWN = 60  # characters of a wrong value that a message repeats
 
@@ -40,14 +41,22 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     require_regular(path)
     with path.open(encoding=ENCODING) as file:
-        number = 0
-        while line := file.readline(MAX_LINE_CHARACTERS + 1):
-            number += 1
-            if len(line.rstrip("\n")) > MAX_LINE_CHARACTERS:
-                raise InputError(
-                    f"{path}:{number}: the line has more than {MAX_LINE_CHARACTERS} characters; cut it up."
-                )
-            yield number, line.rstrip("\n")
+        for number, line in enumerate(bounded_lines(path, file), 1):
+            yield number, line.rstrip("\n").removeprefix(MARK)
+
+
+def bounded_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The lines of an open text with their ends.
+
+    Raises:
+        InputError: a line has more than MAX_LINE_CHARACTERS.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE_CHARACTERS + 2):
+        number += 1
+        if len(line.rstrip("\r\n")) > MAX_LINE_CHARACTERS:
+            raise InputError(f"{path}:{number}: the line has more than {MAX_LINE_CHARACTERS} characters; cut it up.")
+        yield line
 
 
 def json_file(path: Path) -> Any:

@@ -8,6 +8,8 @@ import json
 import resource
 import sys
 from collections.abc import Iterator
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 ADDRESS_SPACE_BYTES = 3 * 2**30  # pyarrow alone reserves some hundred megabytes
@@ -27,7 +29,11 @@ def rows(path: str, names: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """What JSON doesn't hold (a date, bytes) as an object, which no prompt may be."""
+    """What JSON doesn't hold: a date, a time or a decimal as its text, as CSV has it; bytes and the like as an object,
+    which no prompt may be.
+    """
+    if isinstance(value, date | time | Decimal):
+        return str(value)
     return {type(value).__name__: str(value)[:100]}
 
 

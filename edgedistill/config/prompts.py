@@ -24,7 +24,14 @@ from edgedistill.config.conversation import (
 )
 from edgedistill.config.parquet_file import parquet_rows
 from edgedistill.errors import InputError, did_you_mean
-from edgedistill.reading import ENCODING, MAX_JSON_BYTES, refuse_surrogates, text_lines
+from edgedistill.reading import (
+    ENCODING,
+    MAX_JSON_BYTES,
+    MAX_LINE_CHARACTERS,
+    bounded_lines,
+    refuse_surrogates,
+    text_lines,
+)
 
 MAX_ROW_CHARACTERS = 2**20
 
@@ -107,7 +114,7 @@ def read_prompts(path: Path, field: str | None = None) -> PromptFile:
             prompts.append(_prompt(row, where, name, unused))
             usual = usual or name
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}).") from None
+        raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}); save it as UTF-8.") from None
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror}).") from None
     if not prompts:
@@ -135,18 +142,25 @@ def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(MAX_LINE_CHARACTERS)  # a prompt that is too long is then named as one
     with path.open(encoding=ENCODING, newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        rows = csv.reader(bounded_lines(path, file), strict=True)
         try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(
-                        f"{path}:{reader.line_num}: the row has not as many cells as the first line, "
-                        f"{reader.fieldnames}."
-                    )
-                yield f"{path}:{reader.line_num}", row
+            names: list[str] | None = None
+            for row in rows:
+                where = f"{path}:{rows.line_num}"
+                if not row:
+                    continue
+                if names is None:
+                    names = row
+                    if twice := [name for name, count in Counter(names).items() if count > 1]:
+                        raise InputError(f"{where}: two columns have the name {twice[0][:40]!r}; rename one.")
+                    continue
+                if len(row) != len(names):
+                    raise InputError(f"{where}: the row has not as many cells as the first line, {names}.")
+                yield where, dict(zip(names, row, strict=True))
         except csv.Error as error:
-            raise InputError(f"{path}:{reader.line_num}: it is not CSV ({error}).") from None
+            raise InputError(f"{path}:{rows.line_num}: it is not CSV ({error}).") from None
 
 
 def _parquet_rows(path: Path, field: str | None) -> Iterator[tuple[str, Any]]:

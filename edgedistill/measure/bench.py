@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from edgedistill.config.text_file import refuse_rows
 from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import cut_ids
 from edgedistill.errors import DoesNotFitError, InputError
@@ -182,8 +183,9 @@ def read_text(path: Path, most_bytes: int = READ_BYTES) -> str:
     """A text to judge on, or its beginning of about `most_bytes`.
 
     Raises:
-        InputError: it can't be read, or isn't UTF-8.
+        InputError: it can't be read, isn't UTF-8, or holds rows.
     """
+    refuse_rows("--text", path)
     try:
         require_regular(path)
         with path.open("rb") as file:

@@ -1,7 +1,9 @@
 """Prompts files: each kind that is read, and the line that each malformed one is named with."""
 
+import datetime
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -68,9 +70,70 @@ def test_parquet_as_pyarrow_writes_it(tmp_path: Path):
         read_prompts(write(tmp_path, "p2.parquet", b"PAR1 nonsense"))
 
 
+def test_a_byte_order_mark_belongs_to_no_text(tmp_path: Path):
+    """At the beginning, and where two files with one were put together."""
+    mark = "\ufeff"
+    for name, content in (
+        ("p.jsonl", f'{mark}{{"prompt": "a"}}\n{mark}{{"prompt": "b"}}\n'),
+        ("p.json", f'{mark}["a", "b"]'),
+        ("p.csv", f"{mark}prompt\na\nb\n"),
+        ("p.txt", f"{mark}a\n{mark}b\n"),
+    ):
+        assert texts(write(tmp_path, name, content)) == ["a", "b"]
+        with pytest.raises(InputError, match=r"it is not a text in UTF-8 \(byte 0\); save it as UTF-8"):
+            read_prompts(write(tmp_path, name, content.encode("utf-16")))
+
+
+def test_whole_surrogate_pairs_and_long_cells_are_read(tmp_path: Path):
+    assert texts(write(tmp_path, "p.jsonl", '{"prompt": "\\ud83d\\ude80"}\n')) == ["🚀"]
+    long = "x" * 2**20
+    assert texts(write(tmp_path, "p.csv", f"id,prompt\n\n1,{long}\n")) == [long]
+
+
+def test_dates_in_parquet_are_texts_as_in_csv(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    day = datetime.date(2024, 2, 29)
+    path = tmp_path / "p.parquet"
+    parquet.write_table(pyarrow.table({"prompt": ["a"], "answer": [day], "system": [datetime.timedelta(1)]}), path)
+    assert texts(path) == ["a"]
+    parquet.write_table(pyarrow.table({"prompt": [day]}), path)
+    assert texts(path) == ["2024-02-29"]
+    parquet.write_table(pyarrow.table({"prompt": [b"a"]}), path)
+    with pytest.raises(InputError, match=r"p\.parquet: row 1: the prompt is an object"):
+        read_prompts(path)
+    parquet.write_table(pyarrow.table({"prompt": ["a", None]}), path)
+    with pytest.raises(InputError, match=r"p\.parquet: row 2: the prompt is null \(empty\)"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.txt", "p.csv"])
+def test_a_line_of_a_hundred_megabytes_is_refused_by_its_number(tmp_path: Path, name: str):
+    path = tmp_path / name
+    with path.open("w") as file:
+        file.write('"prompt"\n"')
+        for _ in range(100):
+            file.write("x" * 10**6)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=rf"{name}:2: the line has more than 16777216 characters; cut it up"):
+        read_prompts(path)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 90_000, "not the whole line"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
+        ("p.jsonl", '{"prompt": "a\\ud800"}\n', r"p\.jsonl:1: it holds \\ud800, half of a surrogate pair"),
+        ("p.json", '["a", "\\udc00"]', r"p\.json: it holds \\udc00, half of a surrogate pair"),
+        ("p.txt", b"a\xed\xa0\x80", r"p\.txt: it is not a text in UTF-8 \(byte 1\)"),
+        ("p.jsonl", '"a"\n\n{}\n', r"p\.jsonl:3: the row has no field .*; it has none"),
+        ("p.jsonl", '"a"\nnull\n', r"p\.jsonl:2: the prompt is null \(empty\)"),
+        ("p.csv", "id,prompt\n1,a\n\n2,\n", r"p\.csv:4: the prompt is empty"),
+        ("p.csv", 'id,prompt\n1,a\n2,"b\n', r"p\.csv:3: it is not CSV"),
+        ("p.csv", "id,prompt\n1," + "x" * (2**20 + 1), r"p\.csv:2: the prompt has 1048577 characters"),
+        ("p.csv", "prompt,prompt\na,b\n", r"p\.csv:1: two columns have the name 'prompt'; rename one"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"p\.jsonl:2: it is not JSON \(Expecting value, column 12\)"),
         (
             "p.jsonl",

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edgedistill.errors import DoesNotFitError, InputError
 from edgedistill.measure import bench as bench_module
 from edgedistill.measure.artifacts import packed_bytes, packed_sha256
-from edgedistill.measure.bench import BenchSettings, bench
+from edgedistill.measure.bench import BenchSettings, bench, read_text
 from edgedistill.progress import QuietProgress
 from tests.runtimes.conftest import write_gguf
 
@@ -97,3 +97,10 @@ def test_a_file_in_parts_is_as_large_as_all_of_them(tmp_path: Path):
     parts[2].unlink()
     with pytest.raises(InputError, match=r"m-00003-of-00003.gguf: it is missing, one of the 3 parts"):
         packed_sha256(parts[0])
+
+
+def test_rows_are_no_text_to_judge_on(tmp_path):
+    path = tmp_path / "chats.JSON"
+    path.write_text('["a text"]')
+    with pytest.raises(InputError, match=r"chats\.JSON: --text names a \.JSON file"):
+        read_text(path)

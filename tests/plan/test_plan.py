@@ -337,6 +337,10 @@ def test_files_that_the_recipe_names_are_read_in_the_plan(tmp_path: Path):
     (tmp_path / "t.txt").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"t\.txt: teach\.text is not a text in UTF-8"):
         make_plan(recipe_with(teach={"text": str(tmp_path / "t.txt")}), load_target("phone"), facts_of(), MACHINE)
+    with pytest.raises(
+        InputError, match=r"p\.jsonl: teach\.text names a \.jsonl file.*write its texts alone into a \.txt"
+    ):
+        make_plan(recipe_with(teach={"text": str(tmp_path / "p.jsonl")}), load_target("phone"), facts_of(), MACHINE)
 
 
 def test_a_model_as_it_is_keeps_its_layers_and_is_not_distilled():
