@@ -52,7 +52,7 @@ test: $(HAS_ALL)  ## lint, then the fast tests (CPU, offline), a process for eac
 test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
 	$(VENV)/bin/python -m pytest -m slow
 
-test-faults: $(HAS_ALL)  ## kills, full disks, corruptions, mutated inputs: a share of FAULTS (1: all, which takes long)
+test-faults: $(HAS_ALL)  ## kills, full disks, corruptions, mutated inputs, clients: a share of FAULTS (1: all)
 	EDGEDISTILL_FAULTS=$(FAULTS) $(VENV)/bin/python -m pytest -m slow tests/faults
 
 lint: $(HAS_ALL)  ## ruff, its formatting, and mypy

@@ -1,6 +1,7 @@
 """Inject faults into whole commands on a tiny model, and count how they end.
 
-Run    python bench/faults.py [SHARE [CLASS...]]     (1: all of them; 0.1: a tenth; mutations corruptions kills disks)
+Run    python bench/faults.py [SHARE [CLASS...]]     (1: all of them; 0.1: a tenth; mutations corruptions kills disks
+                                                clients)
 Writes bench/results/faults.json: by class, how many were tried, how many ended right, how many wrong, and which.
 
 A trial is right where the command ends before its deadline, without a traceback, with a sentence where it refuses; and
@@ -18,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.faults import corruptions, disks, kills, mutations  # noqa: E402, I001 (sets the environment, before torch)
+from tests.faults import clients, corruptions, disks, kills, mutations  # noqa: E402, I001 (sets the environment, before torch)
 from tests.faults.counts import Counts  # noqa: E402
 from tests.faults.forked import preload  # noqa: E402
 from tests.faults.material import make  # noqa: E402
@@ -41,6 +42,7 @@ def main(share: float, chosen: Sequence[str]) -> None:
             "corruptions": lambda: [corruptions.inject(material, sizes.corruptions, random.Random(2))],
             "kills": lambda: kills.inject(material, sizes.kills, sizes.signals, random.Random(3)),
             "disks": lambda: [disks.inject(material, sizes.disks, random.Random(4))] if disks.can_mount() else [],
+            "clients": lambda: [clients.inject(material, sizes.clients, random.Random(5))],
         }
         for name in chosen or classes:
             for counts in classes[name]():

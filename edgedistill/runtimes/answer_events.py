@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from edgedistill.runtimes.answer_job import End, Event, Failure, Job, Piece
-from edgedistill.runtimes.asgi import ClientLeftError, Receive, until_gone
+from edgedistill.runtimes.answer_job import End, Event, Failure, Job, Piece, Turn
+from edgedistill.runtimes.asgi import ClientLeftError
 from edgedistill.runtimes.constraint import Constraint
 from edgedistill.runtimes.openai_answer import WrittenAnswer
 from edgedistill.runtimes.openai_request import Question
@@ -34,7 +34,7 @@ class Model(Protocol):
         """The bytes of a token, a control token's too."""
 
     def constrain(self, given: dict[str, Any]) -> Constraint:
-        """What an answer must follow. Raises Refused."""
+        """What an answer must follow; its first mask is still to come. Raises ConstraintError."""
 
     def submit(self, job: Job) -> None:
         """Answer a job."""
@@ -61,21 +61,23 @@ class Prepared:
 class Events:
     """What the jobs of one request tell, until all have ended or the client has left."""
 
-    def __init__(self, model: Model, prepared: Prepared, constraint: Constraint | None, receive: Receive) -> None:
-        """Submit the jobs."""
+    def __init__(
+        self, model: Model, prepared: Prepared, constraint: Constraint | None, gone: "asyncio.Task[float]"
+    ) -> None:
+        """Submit the jobs; `gone` ends when the client has left."""
         question = prepared.question
         self.count = len(prepared.prompts) * question.answers
         self._echo = [question.echo for _ in range(self.count)]
         self._log_probs = question.log_probs is not None
         self._queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._gone = asyncio.create_task(until_gone(receive))
-        self._gone.add_done_callback(lambda _: self._queue.put_nowait((0, None)))
+        gone.add_done_callback(lambda _: self._queue.put_nowait((0, None)))
         settings = question.sampling
         if settings.temperature < 1e-3:
             settings = replace(settings, temperature=0.0)
         seed = secrets.randbits(32) if question.seed is None else question.seed % (1 << 64)
         self._jobs = []
+        turn = Turn()
         for index in range(self.count):
             prompt = prepared.prompts[index // question.answers]
             room = model.context - len(prompt)
@@ -91,6 +93,7 @@ class Events:
                 log_probs=question.log_probs,
                 echo=question.echo,
                 constraint=constraint,
+                turn=turn,
                 fresh=question.seed is not None,  # who names a seed wants the same answer again
             )
             self._jobs.append(job)
@@ -121,7 +124,6 @@ class Events:
         """Free the model of what hasn't ended."""
         for job in self._jobs:
             job.cancelled = True
-        self._gone.cancel()
 
     def _emitter(self, index: int) -> Any:
         def emit(event: Event) -> None:

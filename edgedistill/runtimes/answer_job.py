@@ -50,6 +50,13 @@ Event = Piece | End | Failure
 
 
 @dataclass
+class Turn:
+    """How many answers of one request have begun: of those that wait, the request with the fewest has the next."""
+
+    begun: int = 0
+
+
+@dataclass
 class Job:
     """What is asked of the model.
 
@@ -59,6 +66,7 @@ class Job:
         log_probs: alternatives to each token; None for no log-probabilities.
         echo: whether the prompt's tokens get log-probabilities too.
         emit: called in the engine's thread with each event; the last is End or Failure.
+        turn: shared by the jobs of one request.
         fresh: read the whole prompt, also where a cache holds its beginning: batches of other sizes round otherwise.
         cancelled: set when nobody waits for the answer any longer.
     """
@@ -72,6 +80,7 @@ class Job:
     log_probs: int | None = None
     echo: bool = False
     constraint: Constraint | None = None
+    turn: Turn = field(default_factory=Turn)
     fresh: bool = False
     cancelled: bool = False
 

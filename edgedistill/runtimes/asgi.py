@@ -14,6 +14,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY_BYTES = 8 << 20
+MAX_PASSED_OVER_BYTES = 64 << 20  # of a body that is too big: who is cut off while sending doesn't see why
 BODY_S = 30.0  # for the whole body: a client that sends a byte now and then would hold a connection for ever
 
 
@@ -97,16 +98,18 @@ async def read_json(receive: Receive) -> dict[str, Any]:
 
 
 async def _read_body(receive: Receive) -> bytes:
-    data = bytearray()
-    more = True
-    while more:
+    data, length, more = bytearray(), 0, True
+    while more and length <= MAX_PASSED_OVER_BYTES:
         message = await receive()
         if message["type"] != "http.request":
             raise ClientLeftError
-        data += message.get("body", b"")
+        part = message.get("body", b"")
+        length += len(part)
+        if length <= MAX_BODY_BYTES:
+            data += part
         more = message.get("more_body", False)
-        if len(data) > MAX_BODY_BYTES:
-            raise Refused(f"the request is longer than {MAX_BODY_BYTES >> 20} MiB", 413)
+    if length > MAX_BODY_BYTES:
+        raise Refused(f"the request is longer than {MAX_BODY_BYTES >> 20} MiB", 413)
     return bytes(data)
 
 

@@ -9,7 +9,6 @@ import select
 import sys
 import threading
 import traceback
-from collections import deque
 
 import numpy as np
 
@@ -45,7 +44,7 @@ class Batcher:
         self._rows = max(sequences, min(BATCH_TOKENS, LOGIT_BYTES // (4 * engine.vocab)))
         self._slots = [Slot(number) for number in range(sequences)]
         self._coming: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[Job] = []
         engine.prepare(Purpose(sequences, length, BATCH_TOKENS, self._rows))
 
     def start(self) -> None:
@@ -77,12 +76,13 @@ class Batcher:
                 self._waiting.append(self._coming.get(block=not busy and not self._waiting))
             except queue.Empty:
                 break
-        self._waiting = deque(job for job in self._waiting if not self._dropped(job))
+        self._waiting = [job for job in self._waiting if not self._dropped(job)]
         for slot in self._slots:
             if slot.writing and self._dropped(slot.writing.job):
                 slot.writing = None
         while self._waiting and (free := [slot for slot in self._slots if slot.writing is None]):
-            job = self._waiting.popleft()
+            job = self._waiting.pop(min(range(len(self._waiting)), key=lambda at: self._waiting[at].turn.begun))
+            job.turn.begun += 1
             self._begin(max(free, key=lambda slot: _common(slot.held, job.prompt)), job)
 
     def _dropped(self, job: Job) -> bool:

@@ -34,9 +34,13 @@ class ConstraintError(Exception):
 class Constraint:
     """Which tokens may come next in one answer. `poll` is asked until it gives the mask; `accept` begins the next."""
 
-    def __init__(self, channel: socket.socket, vocab: int, first: dict[str, Any]) -> None:
-        """Send what is to be followed."""
-        self._channel, self._vocab = channel, vocab
+    def __init__(self, channel: socket.socket, life: socket.socket, vocab: int, first: dict[str, Any]) -> None:
+        """Send what is to be followed. The process at the other end of `channel` dies when `life` is closed.
+
+        Raises:
+            ConstraintError: it has died.
+        """
+        self._channel, self._life, self._vocab = channel, life, vocab
         self._received = bytearray()
         channel.settimeout(FIRST_S)
         self._send(json.dumps(first).encode())
@@ -89,8 +93,9 @@ class Constraint:
         self._send(str(token).encode())
 
     def close(self) -> None:
-        """End the process: it sees that its socket is closed."""
+        """End the process, also in the middle of a computation."""
         self._channel.close()
+        self._life.close()
 
     def _send(self, data: bytes) -> None:
         try:
@@ -116,6 +121,12 @@ class Constraint:
         return mask
 
 
+def refusal(given: dict[str, Any], error: ConstraintError) -> Refused:
+    """What a request is told whose constraint can't be followed."""
+    where = "grammar" if "gbnf" in given else "response_format" if "schema" in given else "tools"
+    return Refused(str(error), param=where)
+
+
 class ConstraintService:
     """Starts the worker at the first constraint, and again where it has died."""
 
@@ -126,22 +137,37 @@ class ConstraintService:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker; None where none has been started."""
+        return self._process.pid if self._process else None
+
+    def begin(self, given: dict[str, Any]) -> Constraint:
+        """What an answer must follow; its first mask is still to come.
+
+        Raises:
+            ConstraintError: the process for it has died.
+        """
+        ours, theirs = socket.socketpair()
+        life, their_life = socket.socketpair()
+        with theirs, their_life, self._lock:
+            socket.send_fds(self._ready(), [b"."], [theirs.fileno(), their_life.fileno()])
+        return Constraint(ours, life, self._vocab, given | {"context": self._context})
+
     def open(self, given: dict[str, Any]) -> Constraint:
         """What an answer must follow, once its first mask is there.
 
         Raises:
             Refused: it can't be followed.
         """
-        ours, theirs = socket.socketpair()
-        with theirs, self._lock:
-            socket.send_fds(self._ready(), [b"."], [theirs.fileno()])
+        constraint = None
         try:
-            constraint = Constraint(ours, self._vocab, given | {"context": self._context})
+            constraint = self.begin(given)
             constraint.wait()
         except ConstraintError as error:
-            ours.close()
-            where = "grammar" if "gbnf" in given else "response_format" if "schema" in given else "tools"
-            raise Refused(str(error), param=where) from None
+            if constraint is not None:
+                constraint.close()
+            raise refusal(given, error) from None
         return constraint
 
     def close(self) -> None:

@@ -6,16 +6,18 @@ They come from whoever asks, and a short one can take minutes, all memory or the
 stack on some). So this process loads the vocabulary of the file, and for each request forks one that may use a bounded
 amount of memory and processor time. That one is told the tokens of the answer, and sends back which may follow.
 
-Through the socket of a request go messages of a length (4 bytes, little-endian) and as many bytes. The first is JSON,
-what the answer must follow; each later one is a token's number. A reply is MASK with a bit for each token, or PROBLEM
-with a sentence.
+Two sockets come for each request; the process dies when the other end of the second is closed. Through the first go
+messages of a length (4 bytes, little-endian) and as many bytes. The first is JSON, what the answer must follow; each
+later one is a token's number. A reply is MASK with a bit for each token, or PROBLEM with a sentence.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -209,8 +211,16 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def end_with(life: int) -> None:
+    """Die when the other end of a socket is closed, also in the middle of a computation: the system sends SIGIO."""
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([life], [], [], 0)[0]:
+        os._exit(0)
+
+
 def main(fd: int, path: str) -> None:
-    """Fork a process for each socket that comes through `fd`, until that is closed."""
+    """Fork a process for each pair of sockets that comes through `fd`, until that is closed."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps them
@@ -219,16 +229,18 @@ def main(fd: int, path: str) -> None:
     vocabulary = Vocabulary(path)
     control.sendall(b".")
     while True:
-        data, fds, _, _ = socket.recv_fds(control, 1, 1)
+        data, fds, _, _ = socket.recv_fds(control, 1, 2)
         if not data:
             return
         if os.fork() == 0:
             control.close()
             with contextlib.suppress(BaseException):
                 limit()
+                end_with(fds[1])
                 answer(vocabulary, socket.socket(fileno=fds[0]))
             os._exit(0)
-        os.close(fds[0])
+        for received in fds:
+            os.close(received)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,24 @@
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.answer_events import Events, Model, Prepared
 from edgedistill.runtimes.answer_job import End, Piece
-from edgedistill.runtimes.asgi import Receive, SentAnswer
+from edgedistill.runtimes.asgi import ClientLeftError, Receive, SentAnswer, until_gone
 from edgedistill.runtimes.chat_defaults import ChatDefaults
+from edgedistill.runtimes.constraint import Constraint, ConstraintError, refusal
 from edgedistill.runtimes.openai_answer import AnswerShape, call_deltas, message, usage
 from edgedistill.runtimes.openai_request import Question, read_chat, read_completion
 from edgedistill.runtimes.refused import Refused
 from edgedistill.runtimes.tools import OPEN, ToolCall, call_grammar, may_be_call, read_answer
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+T = TypeVar("T")
+MASK_POLL_S = 0.01
+MAX_LOG_PROBS = 1 << 20  # of one request; each takes some hundred bytes until the answer is sent
 MAX_WAITING = 512  # answers without a slot, before a request is told to come again
 
 
@@ -38,11 +43,14 @@ class OpenAiApi:
         if self._model.waiting() > MAX_WAITING:
             raise Refused("the server is busy; ask again later", 503)
         async with contextlib.AsyncExitStack() as stack:
+            gone = asyncio.create_task(until_gone(receive))
+            stack.callback(gone.cancel)
             constraint = None
             if prepared.constraint is not None:
-                await stack.enter_async_context(self._constraints)
-                constraint = await asyncio.to_thread(self._model.constrain, prepared.constraint)
-            events = Events(self._model, prepared, constraint, receive)
+                await unless_gone(self._constraints.acquire(), gone)
+                stack.callback(self._constraints.release)
+                constraint = await self._constrain(prepared.constraint, gone)
+            events = Events(self._model, prepared, constraint, gone)
             stack.push_async_callback(events.close)
             shape = AnswerShape(self._model.name, prepared.chat, self._model.piece)
             if prepared.question.stream:
@@ -74,6 +82,7 @@ class OpenAiApi:
                     code="context_length_exceeded",
                     param="messages" if chat else "prompt",
                 )
+        check_log_probs(question, prompts, self._model.context)
         constraint = question.constraint or call_grammar(question.tools, question.tool_choice, tagged)
         if constraint is not None and question.answers * len(prompts) > 1:
             raise Refused("an answer that follows a grammar, a schema or tools is made alone; leave n out", param="n")
@@ -101,6 +110,28 @@ class OpenAiApi:
         if not ids:
             raise InputError("the prompt has no token, and the model none to begin with; give it a text")
         return ids
+
+    async def _constrain(self, given: dict[str, Any], gone: "asyncio.Task[float]") -> Constraint:
+        """What an answer must follow, once its first mask is there.
+
+        Raises:
+            Refused: it can't be followed.
+            ClientLeftError: the client has left.
+        """
+        constraint = None
+        try:
+            constraint = await asyncio.to_thread(self._model.constrain, given)
+            while constraint.poll() is None:
+                if gone.done():
+                    raise ClientLeftError
+                await asyncio.sleep(MASK_POLL_S)
+        except BaseException as error:
+            if constraint is not None:
+                constraint.close()
+            if isinstance(error, ConstraintError):
+                raise refusal(given, error) from None
+            raise
+        return constraint
 
     async def _whole(self, prepared: Prepared, shape: AnswerShape, events: "Events", answer: SentAnswer) -> None:
         question = prepared.question
@@ -144,6 +175,42 @@ class OpenAiApi:
             await answer.event(shape.chunk([], usage=usage(sum(map(len, prepared.prompts)), completion)))
         await answer.event("[DONE]")
         await answer.end()
+
+
+def check_log_probs(question: Question, prompts: list[list[int]], context: int) -> None:
+    """Refuse more log-probabilities than the answer to one request may hold in memory.
+
+    Raises:
+        Refused: there would be more.
+    """
+    if question.log_probs is None:
+        return
+    tokens = 0
+    for ids in prompts:
+        room = context - len(ids)
+        longest = room if question.max_tokens is None else min(question.max_tokens, room)
+        tokens += question.answers * (longest + (len(ids) if question.echo else 0))
+    count = tokens * (1 + question.log_probs)
+    if count > MAX_LOG_PROBS:
+        raise Refused(
+            f"the answer could hold {count} log-probabilities, and {MAX_LOG_PROBS} is the most; ask for fewer tokens, "
+            "answers or alternatives at once",
+            param="logprobs",
+        )
+
+
+async def unless_gone(wish: Awaitable[T], gone: "asyncio.Task[float]") -> T:
+    """What is waited for.
+
+    Raises:
+        ClientLeftError: the client has left before.
+    """
+    task = asyncio.ensure_future(wish)
+    await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        raise ClientLeftError
+    return task.result()
 
 
 class StreamedChoice:

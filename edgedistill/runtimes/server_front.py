@@ -72,6 +72,8 @@ class ServerFront:
             await answer.refuse(refusal)
         except ClientLeftError:
             answer.status = None
+        except RecursionError:
+            await answer.refuse(Refused("the request is nested too deep"))
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 (the parent reads it)
             await answer.refuse(Refused("the server failed while it answered; its log says why", 500))

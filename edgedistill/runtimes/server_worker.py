@@ -33,7 +33,7 @@ from edgedistill.runtimes.worker import Answer, Operation, serve
 GRACE_S = 3  # for the answers that are being written when the server is told to end
 START_S = 30.0
 DEFAULT_CONTEXT = 4096  # tokens; a model that was trained for 131,072 would take gigabytes for its cache
-MOST_CONNECTIONS = 512
+BACKLOG = 128  # connections that may wait to be accepted
 
 
 class ServedModel:
@@ -94,7 +94,7 @@ class ServedModel:
 
     def constrain(self, given: dict[str, Any]) -> Constraint:
         """See Model."""
-        return self._constraints.open(given)
+        return self._constraints.begin(given)
 
     def submit(self, job: Job) -> None:
         """See Model."""
@@ -136,7 +136,7 @@ class ServerWorker:
         """Start to answer requests on a bound socket; returns once the server has started."""
         sock = socket.socket(fileno=fd)
         try:
-            sock.listen(128)
+            sock.listen(BACKLOG)
         except OSError as error:
             raise InputError(f"it can't listen: {error.strerror}; choose another --port") from None
         config = uvicorn.Config(
@@ -146,7 +146,7 @@ class ServerWorker:
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,
-            limit_concurrency=MOST_CONNECTIONS,
+            backlog=BACKLOG,
             lifespan="off",
             server_header=False,
             proxy_headers=False,

@@ -13,9 +13,10 @@ class Sizes:
     kills: int
     signals: int
     disks: int
+    clients: int
 
 
-FULL = Sizes(mutations=3000, corruptions=200, kills=300, signals=60, disks=50)
+FULL = Sizes(mutations=3000, corruptions=200, kills=300, signals=60, disks=50, clients=1000)
 
 
 def share_of(sizes: Sizes, share: float) -> Sizes:

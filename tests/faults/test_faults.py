@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import corruptions, disks, kills, mutations
+from tests.faults import clients, corruptions, disks, kills, mutations
 from tests.faults.forked import preload
 from tests.faults.material import Material, make
 from tests.faults.sizes import FULL, share_of
@@ -38,3 +38,7 @@ def test_full_disks_are_a_sentence(material: Material):
     if not disks.can_mount():
         pytest.skip("needs root, for a small file system in memory")
     assert disks.inject(material, SIZES.disks, random.Random(4)).wrong == []
+
+
+def test_hostile_clients_are_refused_in_form(material: Material):
+    assert clients.inject(material, SIZES.clients, random.Random(5)).wrong == []

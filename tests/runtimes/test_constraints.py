@@ -1,10 +1,12 @@
 """Grammars and schemas: what they allow, and that a hostile one costs its own process alone."""
 
+import http.client
 import json
 import threading
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from edgedistill.errors import InputError
@@ -108,8 +110,38 @@ def test_one_that_takes_too_long_is_given_up(service, monkeypatch):
     assert time.monotonic() - started < 5
 
 
+SLOW = "root ::= " + " ".join(["[a-z]?"] * 300)
+
+
+def test_a_computation_that_nobody_waits_for_ends(service):
+    service.open({"gbnf": 'root ::= "a"'}).close()
+    worker = psutil.Process(service.pid)
+    following = service.begin({"gbnf": SLOW})
+    time.sleep(0.5)
+    (computing,) = worker.children()
+    following.close()
+    assert not psutil.wait_procs([computing], timeout=5)[1]
+
+
+def test_a_client_that_leaves_while_its_grammar_computes_holds_no_place(file):
+    slow = {"messages": HELLO, "max_tokens": 8, "grammar": SLOW}
+    with ModelServer(file, ServeSettings(port=0, threads=1, parallel=1)) as server:
+        server.start()
+        quick = {"messages": HELLO, "max_tokens": 8, "grammar": 'root ::= "a"'}
+        post(server, quick)
+        leaving = [http.client.HTTPConnection(server.host, server.port) for _ in range(3)]
+        for connection in leaving:
+            connection.request("POST", "/v1/chat/completions", json.dumps(slow))
+        time.sleep(0.5)
+        for connection in leaving:
+            connection.close()
+        started = time.monotonic()
+        assert post(server, quick)[0] == 200
+        assert time.monotonic() - started < 3
+
+
 def test_others_are_answered_while_a_grammar_computes(file):
-    body = {"messages": HELLO, "max_tokens": 8, "grammar": "root ::= " + " ".join(["[a-z]?"] * 300)}
+    body = {"messages": HELLO, "max_tokens": 8, "grammar": SLOW}
     with ModelServer(file, ServeSettings(port=0, threads=1, parallel=1)) as server:
         server.start()
         post(server, body | {"grammar": 'root ::= "a"'})  # the process for grammars starts

@@ -373,6 +373,28 @@ def test_several_are_answered_at_once_and_the_rest_after_them(file):
         assert all(len(text) > 100 for text in texts)
 
 
+def test_a_request_for_many_answers_holds_up_no_other(file):
+    """Those that wait come in turns, a request that has begun fewer answers first."""
+    with ModelServer(file, ServeSettings(port=0, threads=1, parallel=2)) as server:
+        server.start()
+        many = {"prompt": "The", "n": 60, "max_tokens": 150, **BABBLE}
+        took = []
+
+        def ask_for_many():
+            started = time.monotonic()
+            post(server, many, path="/v1/completions")
+            took.append(time.monotonic() - started)
+
+        thread = threading.Thread(target=ask_for_many)
+        thread.start()
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert ask(server, HELLO).choices
+        waited = time.monotonic() - started
+        thread.join()
+        assert waited < took[0] / 4
+
+
 def test_pages_of_other_sites_may_not_ask(server):
     question = {"messages": HELLO, "max_tokens": 1}
     for origin in ("http://localhost:3000", "http://127.0.0.1:9", "http://[::1]:80"):

@@ -7,6 +7,7 @@ import pytest
 
 from edgedistill.runtimes import asgi
 from edgedistill.runtimes.chat_defaults import ChatDefaults
+from edgedistill.runtimes.openai_api import check_log_probs
 from edgedistill.runtimes.openai_request import read_chat, read_completion
 from edgedistill.runtimes.refused import Refused
 from edgedistill.runtimes.server_front import ServerFront, host_name, is_own_page
@@ -77,6 +78,43 @@ def test_a_slow_body_and_a_big_one_are_refused_and_the_connection_closed(monkeyp
         assert messages[0]["status"] == status
         assert (b"connection", b"close") in messages[0]["headers"]
         assert json.loads(messages[1]["body"])["error"]["type"] == "invalid_request_error"
+
+
+def test_a_big_body_is_read_to_its_end_so_that_its_client_sees_the_refusal(monkeypatch):
+    """Who is cut off while it sends sees a broken connection."""
+    monkeypatch.setattr(asgi, "MAX_BODY_BYTES", 10)
+    for most, left in ((100, 0), (30, 5)):
+        monkeypatch.setattr(asgi, "MAX_PASSED_OVER_BYTES", most)
+        parts = [{"type": "http.request", "body": b"[" * 10, "more_body": number < 8} for number in range(9)]
+
+        async def receive(parts=parts):
+            return parts.pop(0)
+
+        with pytest.raises(Refused, match="longer than"):
+            asyncio.run(asgi.read_json(receive))
+        assert len(parts) == left
+
+
+def test_a_request_nested_too_deep_is_refused_wherever_that_is_noticed():
+    async def deep(path, body, receive, answer):
+        raise RecursionError
+
+    start, body = run(deep)
+    assert start["status"] == 400
+    assert json.loads(body["body"])["error"]["message"] == "the request is nested too deep"
+
+
+def test_log_probabilities_beyond_what_an_answer_may_hold_are_refused():
+    defaults = ChatDefaults()
+    asked = {"prompt": ["x"] * 128, "logprobs": 20, "echo": True}
+    prompts = [[1] * 4000] * 128
+    few = read_completion({**asked, "logprobs": 1, "max_tokens": 1}, defaults, VOCAB)
+    check_log_probs(few, prompts, 4096)
+    check_log_probs(read_completion({**asked, "logprobs": None}, defaults, VOCAB), prompts, 4096)
+    for body in (asked, asked | {"max_tokens": 0}, asked | {"echo": False, "n": 1}):
+        question = read_completion(body, defaults, VOCAB)
+        with pytest.raises(Refused, match="log-probabilities, and 1048576 is the most"):
+            check_log_probs(question, prompts if question.echo else [[1]] * 128, 4096)
 
 
 @pytest.mark.parametrize(
