@@ -7,6 +7,8 @@ from a model or a file is hostile until `visible` has been over it.
 """
 
 import math
+import re
+import textwrap
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +17,8 @@ DASH = "–"  # a number that nobody measured
 # narrow space, unbreakable, between thousands: a comma or a point means something else in half of the world
 THIN = "\u202f"
 NATS = "nats per token"
+AFTER_NUMBER = re.compile(r"(?<=\d) (?=\S{1,12}(?:\s|$))")  # a space before a unit, or another short word
+GLUE = "\u00a0"
 
 
 def show(value: Any, unit: str = "") -> str:
@@ -112,6 +116,18 @@ def visible(text: Any, lines: bool = True) -> str:
         else:
             out.append(char)
     return "".join(out)
+
+
+def wrapped(line: str, width: int, hanging: int) -> list[str]:
+    """A line as several of at most `width` characters, cut between words, but not between a number and its unit.
+
+    Args:
+        hanging: spaces before what goes on, beside those that the line begins with.
+    """
+    indent = " " * (len(line) - len(line.lstrip()) + hanging)
+    together = AFTER_NUMBER.sub(GLUE, line)
+    parts = textwrap.wrap(together, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [part.replace(GLUE, " ") for part in parts] or [""]
 
 
 def _is_number(value: Any) -> bool:

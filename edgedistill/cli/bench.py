@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedistill.cli.options import NonEmptyPath
+from edgedistill.cli.page import page
 
 if TYPE_CHECKING:
     from edgedistill.results.bench import FileFigures
@@ -74,7 +75,10 @@ def bench(
         read_text(text)  # before a reference is fetched
     if len(artifacts) > 1:
         results = measure(FilesRequest(artifacts, text, reference), settings)
-        click.echo(json.dumps([result.to_json() for result in results], indent=2) if as_json else table(results))
+        if as_json:
+            click.echo(json.dumps([result.to_json() for result in results], indent=2))
+        else:
+            page(table(results))
         return
     resolved = resolve(reference) if reference else None
     progress = RichProgress()
@@ -83,7 +87,10 @@ def bench(
             result = run_bench(artifacts[0], text, resolved, settings, Path(scratch), progress)
     finally:
         progress.finish()
-    click.echo(json.dumps(result.to_json(), indent=2) if as_json else _lines(result))
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        page(_lines(result))
 
 
 def _lines(result: "FileFigures") -> str:
@@ -92,7 +99,7 @@ def _lines(result: "FileFigures") -> str:
     from edgedistill.show import show, show_spread
 
     speed = result.speed or NO_SPEED
-    runtime = f"{result.runtime} {result.runtime_version}, {speed.threads} threads"
+    runtime = f"{result.runtime} {result.runtime_version}, {speed.threads} thread{'s' if speed.threads != 1 else ''}"
     lines = [f"{result.file}  {show(result.file_bytes, 'bytes')}, {runtime}"]
     for name, timing in (("prefill", speed.prefill), ("decode", speed.decode)):
         lines.append(f"  {name:8} {show_spread(timing.mean, timing.std)} tokens/s")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.page import page
+
 if TYPE_CHECKING:
     from edgedistill.facts import ModelFacts
     from edgedistill.pipeline import Outcome, Prepared
@@ -96,7 +98,7 @@ def plan_first(job: "Job", dry_run: bool) -> "Prepared | None":
     prepared = prepare_here(job, config_only=True)
     RunFolder.check(job.out, prepared.context.identity)
     if dry_run:
-        click.echo(stage_table(prepared))
+        page(stage_table(prepared))
     for note in prepared.plan.notes:
         click.echo(f"Note: {note}.", err=True)
     if job.comparing:  # that nothing fits the device is a finding

@@ -1,8 +1,6 @@
 """`edgedistill compare`: one model at several sizes, measured, and which of them to take."""
 
 import json
-import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from edgedistill.cli.options import (
     target_option,
     teacher_option,
 )
+from edgedistill.cli.page import colored, drawn_width, page
 from edgedistill.cli.side_by_side import compare_files
 
 DEFAULT = "compare"
@@ -126,8 +125,7 @@ def compare(
     if as_json:
         click.echo(json.dumps(record))
     else:
-        width = shutil.get_terminal_size().columns
-        click.echo(render_comparison(outcome.report, max(width, 100), color=sys.stdout.isatty()))
+        page(render_comparison(outcome.report, drawn_width(), colored()))
         chosen = record["recommendation"]
         if chosen and chosen["file"]:
             click.echo(f"{'take' if chosen['mix'] else 'keep'}    {chosen['file']}")

@@ -1,8 +1,6 @@
 """`edgedistill compile`: the one command."""
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from edgedistill.cli.options import (
     target_option,
     teacher_option,
 )
+from edgedistill.cli.page import colored, drawn_width, page
 
 if TYPE_CHECKING:
     from edgedistill.config.overrides import Overrides
@@ -71,8 +70,7 @@ def compile_command(
     if as_json:
         click.echo(json.dumps(outcome.report.to_json()))
         return
-    width = shutil.get_terminal_size().columns
-    click.echo(render_terminal(outcome.report, max(width, 100), color=sys.stdout.isatty()))
+    page(render_terminal(outcome.report, drawn_width(), colored()))
     click.echo(f"\nreport  {outcome.report_html}\nbundle  {outcome.bundle}")
     file = read_recommended(outcome.bundle).gguf
     if file is not None:

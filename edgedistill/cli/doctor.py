@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from edgedistill.cli.page import page
+
 # Package -> least version, first version too new ("" for none), the extra that brings it ("" for all installs), what it
 # is for.
 PACKAGES: dict[str, tuple[str, str, str, str]] = {
@@ -83,13 +85,13 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         for check in checks:
             absent = "MISSING" if check.needed else "absent"
             state = "ok" if check.ok else absent
-            click.echo(f"{state:7}  {check.name:{width}}  {check.found or '-':{found_width}}  {check.purpose}")
+            page(f"{state:7}  {check.name:{width}}  {check.found or '-':{found_width}}  {check.purpose}")
             if check.fix:
-                click.echo(f"{'':9}{'':{width}}  {check.fix}")
-        click.echo(f"cores    {machine['cores']}, {machine['cpu']}")
-        click.echo(f"flags    {' '.join(machine['cpu_flags']) or 'none that matter'}")
-        click.echo(f"memory   {show_bytes(machine['free_memory_bytes'])} free of {show_bytes(machine['memory_bytes'])}")
-        click.echo(f"disk     {show_bytes(machine['free_disk_bytes'])} free here")
+                page(f"{'':9}{'':{width}}  {check.fix}")
+        page(f"cores    {machine['cores']}, {machine['cpu']}")
+        page(f"flags    {' '.join(machine['cpu_flags']) or 'none that matter'}")
+        page(f"memory   {show_bytes(machine['free_memory_bytes'])} free of {show_bytes(machine['memory_bytes'])}")
+        page(f"disk     {show_bytes(machine['free_disk_bytes'])} free here")
     ctx.exit(0 if ok else 1)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill.cli.options import format_option, mix_option, one_model, out_option
+from edgedistill.cli.page import page
 
 if TYPE_CHECKING:
     from edgedistill.export.files import Exported
@@ -71,7 +72,7 @@ def export(
         return
     for e in done:
         blocks = f"{e.proof.tensors} tensors, {e.proof.blocks:,} blocks as packed"
-        click.echo(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.proof.weights_sha256}")
+        page(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.proof.weights_sha256}")
 
 
 def _held(

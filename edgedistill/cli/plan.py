@@ -14,6 +14,7 @@ from edgedistill.cli.options import (
     target_option,
     teacher_option,
 )
+from edgedistill.cli.page import drawn_width, page
 
 if TYPE_CHECKING:
     from edgedistill.config.overrides import Overrides
@@ -46,5 +47,8 @@ def plan(
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
     result = prepare_here(Job(chosen, target_named(target), Path()), config_only=True).plan
-    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.to_text())
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        page(result.to_text(drawn_width()))
     result.require_fit()  # once the numbers are on screen

@@ -4,6 +4,8 @@ import json
 
 import click
 
+from edgedistill.cli.page import page
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def recipes() -> None:
@@ -31,7 +33,7 @@ def list_command(as_json: bool) -> None:
         return
     width = max(len(recipe.name) for recipe in entries)
     for recipe in entries:
-        click.echo(f"{recipe.name:{width}}  {recipe.summary}")
+        page(f"{recipe.name:{width}}  {recipe.summary}")
 
 
 @recipes.command()

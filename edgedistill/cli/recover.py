@@ -1,8 +1,6 @@
 """`edgedistill recover`: a better low-bit file of an existing model."""
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from edgedistill.cli.options import (
     target_option,
     teacher_option,
 )
+from edgedistill.cli.page import colored, drawn_width, page
 
 if TYPE_CHECKING:
     from edgedistill.config.overrides import Overrides
@@ -73,6 +72,5 @@ def recover(
     if as_json:
         click.echo(json.dumps(recovery_rows(outcome.report, files)))
         return
-    width = shutil.get_terminal_size().columns
-    click.echo(render_recovery(outcome.report, files, max(width, 100), color=sys.stdout.isatty()))
+    page(render_recovery(outcome.report, files, drawn_width(), colored()))
     click.echo(f"report  {outcome.report_html}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgedistill.cli.options import NonEmptyPath
+from edgedistill.cli.page import page
 from edgedistill.show import show_bytes, show_seconds
 
 
@@ -48,11 +49,11 @@ def list_command(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(f"No runs in {folder}.")
+        page(f"No runs in {folder}.")
     for row in rows:
         teacher = _plain(row["identity"].get("teacher", "unknown"))
         stages_text = f"{row['complete']} of {row['stages']} stages complete"
-        click.echo(f"{row['path']}  {show_bytes(row['size_bytes'])}  {stages_text}  {teacher}")
+        page(f"{row['path']}  {show_bytes(row['size_bytes'])}  {stages_text}  {teacher}")
 
 
 @runs.command()
@@ -77,14 +78,16 @@ def show(run: Path, as_json: bool) -> None:
         )
         return
     for key, value in folder.identity.items():
-        click.echo(f"{_plain(key)}: {_plain(value)}")
+        page(f"{_plain(key)}: {_plain(value)}")
     width = max((len(stage.folder) for stage in stages), default=0)
+    lines = []
     for stage in stages:
         use = "current" if stage.current else "unused"
         state = use if stage.state == "complete" else stage.state
         spent = "" if stage.seconds is None else f"  {show_seconds(stage.seconds):>8}"
         peak = "" if stage.peak_rss_bytes is None else f"  {show_bytes(stage.peak_rss_bytes):>9} peak"
-        click.echo(f"{stage.folder:{width}}  {state:8}  {show_bytes(stage.size_bytes):>9}{spent}{peak}")
+        lines.append(f"{stage.folder:{width}}  {state:8}  {show_bytes(stage.size_bytes):>9}{spent}{peak}")
+    page("\n".join(lines))
 
 
 @runs.command()
@@ -123,15 +126,15 @@ def clean(run: Path, slim: bool, student: bool, dry_run: bool, as_json: bool) ->
         click.echo(json.dumps(rows + [asdict(stage) for stage in emptied], indent=2))
         return
     for stage in removed:
-        click.echo(
+        page(
             f"{'would remove' if dry_run else 'removed'} {stage.folder} ({show_bytes(stage.size_bytes)}, {stage.state})"
         )
     for emptied_stage in emptied:
         freed = show_bytes(emptied_stage.freed_bytes)
-        click.echo(f"{'would empty' if dry_run else 'emptied'} {emptied_stage.folder} ({freed})")
+        page(f"{'would empty' if dry_run else 'emptied'} {emptied_stage.folder} ({freed})")
     freed_bytes = sum(stage.size_bytes for stage in removed) + sum(stage.freed_bytes for stage in emptied)
     total = show_bytes(freed_bytes)
-    click.echo(f"{total} {'would be freed' if dry_run else 'freed'} in {run}")
+    page(f"{total} {'would be freed' if dry_run else 'freed'} in {run}")
 
 
 def _plain(value: object) -> str:

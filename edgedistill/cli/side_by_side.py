@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from edgedistill.cli.page import page
+
 if TYPE_CHECKING:
     from edgedistill.measure.bench import BenchSettings
     from edgedistill.results.bench import FileFigures
@@ -60,7 +62,7 @@ def measure(question: FilesRequest, settings: "BenchSettings") -> "list[FileFigu
 
 
 def table(results: "Sequence[FileFigures]") -> str:
-    """The results, smallest file first: a line a file, then what the columns mean."""
+    """The results, smallest file first: a line a file, then, behind a blank line, what the columns mean."""
     from edgedistill.show import visible
 
     rows = [HEADS, *(_cells(result) for result in sorted(results, key=lambda result: result.file_bytes))]
@@ -71,6 +73,7 @@ def table(results: "Sequence[FileFigures]") -> str:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
+    lines.append("")
     lines.append("decode, prefill: tokens/s, the files timed in turn. KL: to the reference, in nats per token.")
     lines.append("front *: no other file is at least as small, as fast and as near to the reference.")
     if any(result.speed is not None and result.speed.busy for result in results):
@@ -135,5 +138,5 @@ def compare_files(
         content = {"schema": SCHEMA, "reference": chosen, "text": str(text), "files": measured}
         click.echo(json.dumps(content, indent=2))
         return
-    click.echo(table(results))
-    click.echo(f"reference {chosen}, text {text}, {BenchSettings().tokens} tokens of it at most")
+    page(table(results))
+    page(f"reference {chosen}, text {text}, {BenchSettings().tokens} tokens of it at most")

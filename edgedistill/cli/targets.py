@@ -4,6 +4,8 @@ import json
 
 import click
 
+from edgedistill.cli.page import page
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def targets() -> None:
@@ -37,7 +39,7 @@ def list_command(as_json: bool) -> None:
         return
     width = max(len(target.name) for target in entries)
     for target in entries:
-        click.echo(f"{target.name:{width}}  {target.title}")
+        page(f"{target.name:{width}}  {target.title}")
 
 
 @targets.command()

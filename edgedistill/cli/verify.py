@@ -9,6 +9,7 @@ import click
 
 from edgedistill.cli.artifacts import require_paths
 from edgedistill.cli.options import NonEmptyPath
+from edgedistill.cli.page import page
 
 if TYPE_CHECKING:
     from edgedistill.export.pairs import PairComparison
@@ -93,7 +94,7 @@ def _verify_exports(folder: Path, files: tuple[Path, ...], mix: str | None, as_j
                 if p.comparison.equal
                 else f"{len(p.comparison.differences)} of {p.comparison.tensors} tensors differ"
             )
-            click.echo(f"{p.path}\n  {p.mix}: {verdict}\n  weights {p.comparison.sha256}")
+            page(f"{p.path}\n  {p.mix}: {verdict}\n  weights {p.comparison.sha256}")
     for p in proofs:
         if not p.comparison.equal:
             raise VerifyError(
@@ -120,7 +121,7 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
         click.echo(json.dumps({"schema": "edgedistill.verify-pair/1", "pairs": rows}, indent=2))
     else:
         for path, comparison in comparisons.items():
-            click.echo("\n".join(_lines(first, path, comparison)))
+            page("\n".join(_lines(first, path, comparison)))
     for path, comparison in comparisons.items():
         if not comparison.equal:
             raise VerifyError(f"{first} and {path} don't hold the same weights")
@@ -171,7 +172,7 @@ def _show_hash(path: Path, as_json: bool) -> None:
         click.echo(json.dumps({"schema": "edgedistill.weights/1", **facts}, indent=2))
     else:
         counts = ", ".join(f"{count} {name}" for name, count in formats.items())
-        click.echo(
+        page(
             f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {facts['weights_sha256']}"
         )
 

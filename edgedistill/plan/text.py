@@ -1,11 +1,11 @@
-"""The plan as a page of text for a terminal: prose wrapped at 100 columns, the table as wide as it is."""
+"""The plan as a page of text for a terminal: prose wrapped at 100 columns or fewer, the table as wide as it is."""
 
-import textwrap
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgedistill.plan.device import MixPlan
-from edgedistill.show import show_bytes, show_count, show_rate, show_seconds, visible
+from edgedistill.show import show_bytes, show_count, show_rate, show_seconds, visible, wrapped
 
 if TYPE_CHECKING:
     from edgedistill.plan.types import Plan, StageEstimate
@@ -15,7 +15,7 @@ WIDTH = 100
 NAMED_SHARE = 0.04  # of the time, from which a stage is named; `--dry-run` lists all
 
 
-def plan_text(plan: "Plan") -> str:
+def plan_text(plan: "Plan", width: int = WIDTH) -> str:
     """What would be built, what it weighs, how fast it could be, what building it takes, what was rejected, whether it
     fits.
     """
@@ -66,7 +66,8 @@ def plan_text(plan: "Plan") -> str:
         *(f"Note: {note}." for note in plan.notes),
         _verdict(plan),
     ]
-    return visible("\n".join([*map(_wrap, head), *_table(plan), *map(_wrap, rest)]))
+    wrap = partial(_wrap, width=min(width, WIDTH))
+    return visible("\n".join([*map(wrap, head), *_table(plan), *map(wrap, rest)]))
 
 
 def _context(plan: "Plan") -> list[str]:
@@ -82,9 +83,8 @@ def _context(plan: "Plan") -> list[str]:
     ]
 
 
-def _wrap(line: str) -> str:
-    indent = " " * (len(line) - len(line.lstrip()) + 4)
-    return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def _wrap(line: str, width: int) -> str:
+    return "\n".join(wrapped(line, width, 4))
 
 
 def _table(plan: "Plan") -> list[str]:

@@ -158,11 +158,11 @@ class Plan:
             "fits": not self.troubles(),
         }
 
-    def to_text(self) -> str:
-        """The page that `edgedistill plan` shows."""
+    def to_text(self, width: int = 100) -> str:
+        """The page that `edgedistill plan` shows, its prose in lines of at most `width` characters."""
         from edgedistill.plan.text import plan_text
 
-        return plan_text(self)
+        return plan_text(self, width)
 
     def troubles(self) -> list[str]:
         """Why it can't be built or shipped, a sentence each: no mix fits the device, or this machine is too small."""

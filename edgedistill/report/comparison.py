@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedistill.report.recommend import row_troubles, why_none
-from edgedistill.report.terminal import STYLES, left_out_note, paper, speed_cell
+from edgedistill.report.terminal import STYLES, left_out_note, paper, print_table, speed_cell
 from edgedistill.results.chance import guessed_tasks, telling_rows, without_tasks
 from edgedistill.results.front import mean_kl, mean_task
 from edgedistill.results.report import Report
@@ -32,6 +32,7 @@ ORDER = ("teacher", "float", "rounded", "recovered")
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LEFT = ("", "file", "fits")  # columns of words
+WHOLE = 100  # columns in which no number of the table is cut
 
 
 def sorted_rows(rows: Sequence[Row]) -> list[Row]:
@@ -154,11 +155,11 @@ def write_csv(report: Report, path: Path) -> None:
 
 
 def render_comparison(report: Report, width: int, color: bool = False) -> str:
-    """The recommendation, the table and what its marks mean; `width` columns wide but at least 80."""
+    """The recommendation, the table and what its marks mean; `width` columns wide, the table at least 100."""
     out, console = paper(width, color)
     chosen = report.recommendation
     sentence = chosen.sentence if chosen else why_none(report)
-    console.print(_table(report))
+    print_table(console, _table(report), WHOLE)
     axes = f"size, tokens/s, KL{', tasks' if _with_tasks(report) else ''}"
     marks = (
         f"{FRONT} on the Pareto front ({axes}): no other file is as good in all and better in one.  {CHOSEN} "

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.report.terminal import STYLES, paper
+from edgedistill.report.terminal import STYLES, paper, print_table
 from edgedistill.results.measurement import JudgedText, WonBack
 from edgedistill.results.report import Report
 from edgedistill.results.row import LLAMA_CPP, Row
@@ -36,13 +36,13 @@ def recovery_rows(report: Report, files: Mapping[str, str]) -> dict[str, Any]:
 
 
 def render_recovery(report: Report, files: Mapping[str, str], width: int, color: bool = False) -> str:
-    """The verdict on each mix, a table a judge, and where the files are; `width` columns wide but at least 80."""
+    """The verdict on each mix, a table a judge, and where the files are; `width` columns wide, tables at least 80."""
     out, console = paper(width, color)
     for sentence in report.verdict.sentences:
         console.print(Text(visible(sentence, lines=False)))
     for judge in report.judges:
         console.print()
-        console.print(_table(judge, report))
+        print_table(console, _table(judge, report))
     for key, path in files.items():
         console.print(Text(f"{key}  {visible(path, lines=False)}"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

@@ -1,8 +1,8 @@
 """The report as text for a terminal: verdict first, then a table with one row an artifact. Drawn by rich, no markup
 from data.
 
-Below WIDE columns the table is cut in two, quality and speed, because twelve columns don't fit. Below NARROW nothing is
-cut further: a number without its last digits would be a wrong number.
+Below WIDE columns the table is cut in two, quality and speed, because twelve columns don't fit. Below NARROW tables are
+drawn no narrower: a number without its last digits would be a wrong number. The commands fold them (cli/page.py).
 """
 
 import io
@@ -24,13 +24,11 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def paper(width: int, color: bool) -> tuple[io.StringIO, Console]:
-    """A console that writes into a text, the same on every machine: `width` columns but at least NARROW; ANSI colors
-    only if asked for.
-    """
+    """A console that writes into a text, the same on every machine: `width` columns; ANSI colors only if asked for."""
     out = io.StringIO()
     console = Console(
         file=out,
-        width=max(width, NARROW),
+        width=width,
         force_terminal=color,
         color_system="standard" if color else None,
         highlight=False,
@@ -41,9 +39,17 @@ def paper(width: int, color: bool) -> tuple[io.StringIO, Console]:
     return out, console
 
 
+def print_table(console: Console, table: Table, least: int = NARROW) -> None:
+    """A table as wide as the console, but at least `least` columns."""
+    width = console.width
+    console.width = max(width, least)
+    console.print(table)
+    console.width = width
+
+
 def render_terminal(report: Report, width: int, color: bool = False) -> str:
-    """The verdict, the table and what wasn't shown, `width` columns wide but at least 80; ANSI colors only if asked
-    for.
+    """The verdict, the table and what wasn't shown, `width` columns wide, its tables at least 80; ANSI colors only if
+    asked for.
     """
     out, console = paper(width, color)
     print_verdict(console, report)
@@ -51,12 +57,12 @@ def render_terminal(report: Report, width: int, color: bool = False) -> str:
     first, names, sizes, speeds = report.first_judge, _names(), _sizes(), _speeds()
     if width >= WIDE:
         title = f"Judged on {first}; KL in nats per token, speed in tokens/s"
-        console.print(_table(report, title, names + sizes + _qualities(first) + speeds))
+        print_table(console, _table(report, title, names + sizes + _qualities(first) + speeds))
     else:
-        console.print(_table(report, f"Judged on {first}; KL in nats per token", names + _qualities(first)))
-        console.print(_table(report, "Size, and speed in tokens/s", names[:1] + sizes + speeds))
+        print_table(console, _table(report, f"Judged on {first}; KL in nats per token", names + _qualities(first)))
+        print_table(console, _table(report, "Size, and speed in tokens/s", names[:1] + sizes + speeds))
     for judge in report.judge_names[1:]:
-        console.print(_table(report, f"Judged on {judge}; KL in nats per token", names + _qualities(judge)))
+        print_table(console, _table(report, f"Judged on {judge}; KL in nats per token", names + _qualities(judge)))
     if any(row.speed.busy for row in report.rows):
         console.print(Text("* measured while the machine was busy with other work", style="dim"))
     if report.left_out:
