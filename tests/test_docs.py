@@ -386,6 +386,18 @@ def test_the_table_of_families_is_the_records():
         assert family.removesuffix("_text") in read("README.md"), family
 
 
+def test_what_the_page_says_of_the_server_is_the_record():
+    record = json.loads(read("bench/results/serve.json"))
+    figure, ratio = record["harness"]["acc"], record["at_once"]["ratio"]["median"]
+    assert figure["within"]
+    page = " ".join(read("docs/embed-in-an-app.md").split())
+    assert f"gets {figure['harness']:.0%} of".replace("%", "") in page
+    own, low, high = (f"{figure[name]:.0%}".removesuffix("%") for name in ("ours", "low", "high"))
+    assert f"own measure gives {own}, with a 95 % interval from {low} to {high}." in page
+    assert f"came at {ratio:.1f} times the tokens/s of the same eight" in page
+    assert record["at_once"]["requests"] == 8
+
+
 def test_every_record_says_which_command_made_it():
     for path in (ROOT / "bench" / "results").glob("*.json"):
         command = json.loads(path.read_text(encoding="utf-8")).get("command", "")
