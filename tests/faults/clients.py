@@ -19,7 +19,7 @@ from tests.runtimes.conftest import write_gguf
 
 TOOLS = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
 TURNS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
-GROUP = 10  # requests of one kind between two ordinary ones
+GROUP = 10  # requests of one kind between two ordinary ones, at most
 
 Kind = Callable[[Served, random.Random], tuple[str, str | None]]
 KINDS: tuple[Kind, ...] = (*BODIES, *HTTP, *LEAVERS)
@@ -30,9 +30,10 @@ def inject(material: Material, number: int, rng: random.Random) -> Counts:
     counts = Counts("hostile clients")
     with Served(_file(material, "with-tools", TOOLS + TURNS)) as server:
         slow = SlowClients(server)
-        for start in range(0, number, GROUP):
-            kind = KINDS[start // GROUP % len(KINDS)]
-            for _ in range(min(GROUP, number - start)):
+        group = max(1, min(GROUP, number // len(KINDS)))
+        for start in range(0, number, group):
+            kind = KINDS[start // group % len(KINDS)]
+            for _ in range(min(group, number - start)):
                 counts.add(*_trial(kind, server, rng))
             counts.add(f"after {kind.__name__}", server.trouble())
         for what, trouble in slow.end():
