@@ -22,7 +22,7 @@ from edgedistill.errors import InputError
 from edgedistill.show import visible
 
 if TYPE_CHECKING:
-    from edgedistill.runtimes.server import ModelServer
+    from edgedistill.serve.server import ModelServer
 
 KEY_VARIABLE = "EDGEDISTILL_API_KEY"
 PACKAGES = ("uvicorn", "llguidance")
@@ -111,7 +111,7 @@ def serve(
     check_words(api_key, name)
     for package in PACKAGES:
         require(package, extra="serve", purpose="serve")
-    from edgedistill.runtimes.server import ModelServer, ServeSettings
+    from edgedistill.serve.server import ModelServer, ServeSettings
 
     defaults = read_chat_defaults(path.parent)
     settings = ServeSettings(

@@ -33,7 +33,7 @@ THREADING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "GGML_NO_BA
 
 
 class Child:
-    """One child process that runs a worker module of this room, serving one model file."""
+    """One child process that runs a worker module, such as llama_worker, on one model file."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import contextlib
 import random
 from collections.abc import Callable
 
-from edgedistill.runtimes.http_protocol import MOST_AHEAD_BYTES
+from edgedistill.serve.http_protocol import MOST_AHEAD_BYTES
 from tests.faults.hostile_bodies import chat_of
 from tests.faults.mutations import change_bytes
 from tests.faults.served import CHAT, Served, answer_trouble, request, whole

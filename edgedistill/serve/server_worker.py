@@ -1,6 +1,6 @@
 """The child process of `edgedistill serve`: one GGUF file behind OpenAI's API, on a socket that the parent has bound.
 
-`python -m edgedistill.runtimes.server_worker` reads frames from stdin, as the other workers do. prompt.py renders the
+`python -m edgedistill.serve.server_worker` reads frames from stdin, as the other workers do. prompt.py renders the
 chat template, as for `edgedistill chat`.
 """
 
@@ -16,19 +16,19 @@ import llama_cpp.llama_cpp as lib
 import uvicorn
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.answer_job import Job
-from edgedistill.runtimes.batching import Batcher
 from edgedistill.runtimes.chat_defaults import ChatDefaults
-from edgedistill.runtimes.constraint import Constraint, ConstraintService
-from edgedistill.runtimes.http_protocol import TimedProtocol
 from edgedistill.runtimes.llama_engine import LlamaEngine
 from edgedistill.runtimes.llama_worker import OURS
-from edgedistill.runtimes.openai_api import OpenAiApi
 from edgedistill.runtimes.prompt import PromptFormat, adds_missing_bos, check_text, special_text, write_prompt
-from edgedistill.runtimes.server import ServeSettings
-from edgedistill.runtimes.server_front import ServerFront
-from edgedistill.runtimes.server_page import Health
 from edgedistill.runtimes.worker import Answer, Operation, serve
+from edgedistill.serve.answer_job import Job
+from edgedistill.serve.batching import Batcher
+from edgedistill.serve.constraint import Constraint, ConstraintService
+from edgedistill.serve.http_protocol import TimedProtocol
+from edgedistill.serve.openai_api import OpenAiApi
+from edgedistill.serve.server import ServeSettings
+from edgedistill.serve.server_front import ServerFront
+from edgedistill.serve.server_page import Health
 
 GRACE_S = 3  # for the answers that are being written when the server is told to end
 START_S = 30.0

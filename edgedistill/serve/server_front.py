@@ -13,11 +13,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import unquote, urlsplit
 
-from edgedistill.runtimes.asgi import ClientLeftError, Headers, Receive, Scope, Send, SentAnswer, read_json
-from edgedistill.runtimes.openai_api import CHAT, COMPLETION
-from edgedistill.runtimes.refused import Refused
-from edgedistill.runtimes.server import REQUEST
-from edgedistill.runtimes.server_page import Health, static_answer
+from edgedistill.serve.asgi import ClientLeftError, Headers, Receive, Scope, Send, SentAnswer, read_json
+from edgedistill.serve.openai_api import CHAT, COMPLETION
+from edgedistill.serve.refused import Refused
+from edgedistill.serve.server import REQUEST
+from edgedistill.serve.server_page import Health, static_answer
 
 MODELS = "/v1/models"
 EMBEDDINGS = "/v1/embeddings"

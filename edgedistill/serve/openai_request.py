@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgedistill.runtimes.chat_defaults import ChatDefaults
-from edgedistill.runtimes.messages import read_messages
-from edgedistill.runtimes.refused import Refused
-from edgedistill.runtimes.request_fields import RequestFields
-from edgedistill.runtimes.tools import Tool, ToolChoice, read_choice, read_tools
+from edgedistill.serve.messages import read_messages
+from edgedistill.serve.refused import Refused
+from edgedistill.serve.request_fields import RequestFields
+from edgedistill.serve.tools import Tool, ToolChoice, read_choice, read_tools
 
 MAX_TOKENS = 1 << 31
 MAX_ANSWERS = 128  # of one request: prompts times answers to each

@@ -22,7 +22,7 @@ from edgedistill.runtimes.child import Child
 from edgedistill.runtimes.llama import check_gguf
 
 REQUEST = "request: "  # begins the child's line about a request
-SERVER_WORKER = "edgedistill.runtimes.server_worker"
+SERVER_WORKER = "edgedistill.serve.server_worker"
 READY_S = 30.0
 # Bound to all of a machine's addresses -> one at which it reaches itself.
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -1,6 +1,6 @@
 """Grammars and JSON schemas of requests, each in a process of its own.
 
-`python -m edgedistill.runtimes.constraint_worker FD FILE` is started by the server, see constraint.py.
+`python -m edgedistill.serve.constraint_worker FD FILE` is started by the server, see constraint.py.
 
 They come from whoever asks, and a short one can take minutes, all memory or the process itself (llama.cpp overflows the
 stack on some). So this process loads the vocabulary of the file, and for each request forks one that may use a bounded
@@ -29,7 +29,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from edgedistill.runtimes.llama_engine import keep_errors, token_piece
-from edgedistill.runtimes.tools import LAYOUT
+from edgedistill.serve.tools import LAYOUT
 
 MASK, PROBLEM = b"m", b"p"
 MORE_BYTES = 768 << 20  # beyond what the vocabulary takes

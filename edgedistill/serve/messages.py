@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from edgedistill.runtimes.refused import Refused
+from edgedistill.serve.refused import Refused
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from edgedistill.runtimes.answer_job import End, Event, Failure, Job, Piece, Turn
-from edgedistill.runtimes.asgi import ClientLeftError
-from edgedistill.runtimes.constraint import Constraint
-from edgedistill.runtimes.openai_answer import WrittenAnswer
-from edgedistill.runtimes.openai_request import Question
-from edgedistill.runtimes.refused import Refused
+from edgedistill.serve.answer_job import End, Event, Failure, Job, Piece, Turn
+from edgedistill.serve.asgi import ClientLeftError
+from edgedistill.serve.constraint import Constraint
+from edgedistill.serve.openai_answer import WrittenAnswer
+from edgedistill.serve.openai_request import Question
+from edgedistill.serve.refused import Refused
 
 
 class Model(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgedistill.runtimes.answer_job import TokenLogProb
-from edgedistill.runtimes.tools import ToolCall
+from edgedistill.serve.answer_job import TokenLogProb
+from edgedistill.serve.tools import ToolCall
 
 Json = dict[str, Any]
 SMALLEST = -9999.0  # for a log-probability of -inf, which JSON can't say

@@ -9,11 +9,11 @@ import time
 import pytest
 import uvicorn
 
-from edgedistill.runtimes import http_protocol
-from edgedistill.runtimes.asgi import ClientLeftError, until_gone
-from edgedistill.runtimes.http_protocol import TimedProtocol
-from edgedistill.runtimes.server_front import ServerFront
-from tests.runtimes.test_server_front import HEALTH
+from edgedistill.serve import http_protocol
+from edgedistill.serve.asgi import ClientLeftError, until_gone
+from edgedistill.serve.http_protocol import TimedProtocol
+from edgedistill.serve.server_front import ServerFront
+from tests.serve.test_server_front import HEALTH
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s"

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from edgedistill.runtimes.server import ModelServer, ServeSettings
-from edgedistill.runtimes.server_page import FILES, FOLDER
+from edgedistill.serve.server import ModelServer, ServeSettings
+from edgedistill.serve.server_page import FILES, FOLDER
 from tests.chromium import Page, find_chromium
 from tests.runtimes.conftest import write_gguf
 

@@ -6,15 +6,15 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from edgedistill.errors import InputError
-from edgedistill.runtimes.answer_events import Events, Model, Prepared
-from edgedistill.runtimes.answer_job import End, Piece
-from edgedistill.runtimes.asgi import ClientLeftError, Receive, SentAnswer, until_gone
 from edgedistill.runtimes.chat_defaults import ChatDefaults
-from edgedistill.runtimes.constraint import Constraint, ConstraintError, refusal
-from edgedistill.runtimes.openai_answer import AnswerShape, call_deltas, message, usage
-from edgedistill.runtimes.openai_request import Question, read_chat, read_completion
-from edgedistill.runtimes.refused import Refused
-from edgedistill.runtimes.tools import OPEN, ToolCall, call_grammar, may_be_call, read_answer
+from edgedistill.serve.answer_events import Events, Model, Prepared
+from edgedistill.serve.answer_job import End, Piece
+from edgedistill.serve.asgi import ClientLeftError, Receive, SentAnswer, until_gone
+from edgedistill.serve.constraint import Constraint, ConstraintError, refusal
+from edgedistill.serve.openai_answer import AnswerShape, call_deltas, message, usage
+from edgedistill.serve.openai_request import Question, read_chat, read_completion
+from edgedistill.serve.refused import Refused
+from edgedistill.serve.tools import OPEN, ToolCall, call_grammar, may_be_call, read_answer
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.runtimes.refused import Refused
+from edgedistill.serve.refused import Refused
 
-WORKER = "edgedistill.runtimes.constraint_worker"
+WORKER = "edgedistill.serve.constraint_worker"
 START_S = 60.0  # a vocabulary of 262,144 tokens takes seconds
 FIRST_S = 10.0  # reading a grammar, and the first mask
 NEXT_S = 5.0

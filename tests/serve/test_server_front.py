@@ -5,13 +5,13 @@ import json
 
 import pytest
 
-from edgedistill.runtimes import asgi
 from edgedistill.runtimes.chat_defaults import ChatDefaults
-from edgedistill.runtimes.openai_api import check_log_probs
-from edgedistill.runtimes.openai_request import read_chat, read_completion
-from edgedistill.runtimes.refused import Refused
-from edgedistill.runtimes.server_front import ServerFront, host_name, is_own_page
-from edgedistill.runtimes.server_page import Health
+from edgedistill.serve import asgi
+from edgedistill.serve.openai_api import check_log_probs
+from edgedistill.serve.openai_request import read_chat, read_completion
+from edgedistill.serve.refused import Refused
+from edgedistill.serve.server_front import ServerFront, host_name, is_own_page
+from edgedistill.serve.server_page import Health
 
 HEALTH = Health("tiny", "llama-cpp-python 0", 256, True, False)
 VOCAB = 100

@@ -7,8 +7,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edgedistill.runtimes.asgi import Receive, Scope, Send, SentAnswer
-from edgedistill.runtimes.refused import Refused
+from edgedistill.serve.asgi import Receive, Scope, Send, SentAnswer
+from edgedistill.serve.refused import Refused
 
 HEAD_S = 30.0  # until a request's head has come, the first or one after an answer
 STALL_S = 30.0  # for a client to read on

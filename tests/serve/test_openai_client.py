@@ -8,9 +8,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.runtimes.server import ModelServer, ServeSettings
+from edgedistill.serve.server import ModelServer, ServeSettings
 from tests.runtimes.conftest import write_gguf
-from tests.runtimes.test_server import BABBLE, HELLO, client_of, post
+from tests.serve.test_server import BABBLE, HELLO, client_of, post
 
 TOOLS = (
     "{% if tools %}{{ tools | tojson }}{% if tools | length > 1 %}<tool_call>{% endif %}{% endif %}"

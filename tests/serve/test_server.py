@@ -20,7 +20,7 @@ from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.llama import LlamaCpp
-from edgedistill.runtimes.server import ModelServer, ServeSettings, bind
+from edgedistill.serve.server import ModelServer, ServeSettings, bind
 from tests.runtimes.conftest import write_gguf
 from tests.templates.test_render import TEMPLATES
 from tests.tiny import CHAT_TEMPLATE, make_tiny

@@ -12,10 +12,10 @@ import traceback
 
 import numpy as np
 
-from edgedistill.runtimes.answer_job import Failure, Job, Writing
-from edgedistill.runtimes.constraint import ConstraintError
 from edgedistill.runtimes.llama_engine import LlamaEngine, Purpose
 from edgedistill.runtimes.parallel import BATCH_TOKENS
+from edgedistill.serve.answer_job import Failure, Job, Writing
+from edgedistill.serve.constraint import ConstraintError
 
 LOGIT_BYTES = 32 << 20  # of a prompt's own rows, in one batch
 MASK_WAIT_S = 0.02

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgedistill.errors import did_you_mean
-from edgedistill.runtimes.refused import Refused
+from edgedistill.serve.refused import Refused
 
 
 class RequestFields:

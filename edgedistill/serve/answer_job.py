@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgedistill.runtimes.answer_text import AnswerText
-from edgedistill.runtimes.constraint import Constraint
-from edgedistill.runtimes.openai_request import SamplingSettings
 from edgedistill.runtimes.sampling import Sampler
+from edgedistill.serve.answer_text import AnswerText
+from edgedistill.serve.constraint import Constraint
+from edgedistill.serve.openai_request import SamplingSettings
 
 REPEAT_WINDOW = 64  # tokens that the repeat penalty looks back at, as llama.cpp's does
 

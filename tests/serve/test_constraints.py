@@ -11,15 +11,15 @@ import pytest
 
 from edgedistill.errors import InputError
 from edgedistill.models.pretokenizers import PRE_TOKENIZERS
-from edgedistill.runtimes import constraint
-from edgedistill.runtimes.answer_text import AnswerText
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.long_runs import MOST, SAFE_SPLITS, check_runs
-from edgedistill.runtimes.refused import Refused
-from edgedistill.runtimes.server import ModelServer, ServeSettings
-from edgedistill.runtimes.tools import Tool, ToolChoice, call_grammar
+from edgedistill.serve import constraint
+from edgedistill.serve.answer_text import AnswerText
+from edgedistill.serve.refused import Refused
+from edgedistill.serve.server import ModelServer, ServeSettings
+from edgedistill.serve.tools import Tool, ToolChoice, call_grammar
 from tests.runtimes.conftest import write_gguf
-from tests.runtimes.test_server import HELLO, post
+from tests.serve.test_server import HELLO, post
 
 
 @pytest.fixture(scope="module")
