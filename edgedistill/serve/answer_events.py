@@ -39,18 +39,18 @@ class Model(Protocol):
     def submit(self, job: Job) -> None:
         """Answer a job."""
 
-    def waiting(self) -> int:
-        """Jobs that wait."""
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """A question that can be answered: the ids of its prompts, and what holds its answer."""
+    """A question that can be answered: the ids of its prompts, what holds its answer, and how many log-probabilities
+    that may bring.
+    """
 
     question: Question
     chat: bool
     prompts: list[list[int]]
     constraint: dict[str, Any] | None
+    log_probs: int = 0
 
     @property
     def calls(self) -> bool:

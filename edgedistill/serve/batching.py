@@ -55,10 +55,6 @@ class Batcher:
         """Answer a job; events come through its `emit`."""
         self._coming.put(job)
 
-    def waiting(self) -> int:
-        """How many jobs have no slot yet."""
-        return self._coming.qsize() + len(self._waiting)
-
     def _run(self) -> None:
         while True:
             self._admit()

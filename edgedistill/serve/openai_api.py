@@ -19,8 +19,9 @@ from edgedistill.serve.tools import OPEN, ToolCall, call_grammar, may_be_call, r
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 T = TypeVar("T")
 MASK_POLL_S = 0.01
-MAX_LOG_PROBS = 1 << 20  # of one request; each takes some hundred bytes until the answer is sent
-MAX_WAITING = 512  # answers without a slot, before a request is told to come again
+# Of one request, and of all that are being answered; each takes some hundred bytes until its answer is sent. Beside
+# them an answer is small, and there are as many requests at most as connections.
+MAX_LOG_PROBS, MAX_LOG_PROBS_AT_ONCE = 1 << 20, 1 << 23
 
 
 class OpenAiApi:
@@ -29,6 +30,7 @@ class OpenAiApi:
     def __init__(self, model: Model, defaults: ChatDefaults) -> None:
         """`defaults` are for what a request doesn't say."""
         self._model, self._defaults = model, defaults
+        self._log_probs = 0  # that the requests which are being answered may bring
         # As many processes for grammars as answers at once.
         self._constraints = asyncio.Semaphore(model.parallel)
 
@@ -40,9 +42,11 @@ class OpenAiApi:
             ClientLeftError: nobody waits for it any longer.
         """
         prepared = await asyncio.to_thread(self.prepare, path, body)
-        if self._model.waiting() > MAX_WAITING:
-            raise Refused("the server is busy; ask again later", 503)
+        if self._log_probs + prepared.log_probs > MAX_LOG_PROBS_AT_ONCE:
+            raise Refused("the server is busy with other log-probabilities; ask again later", 503, param="logprobs")
         async with contextlib.AsyncExitStack() as stack:
+            self._log_probs += prepared.log_probs
+            stack.callback(self._forget, prepared)
             gone = asyncio.create_task(until_gone(receive))
             stack.callback(gone.cancel)
             constraint = None
@@ -57,6 +61,9 @@ class OpenAiApi:
                 await self._stream(prepared, shape, events, answer)
             else:
                 await self._whole(prepared, shape, events, answer)
+
+    def _forget(self, prepared: Prepared) -> None:
+        self._log_probs -= prepared.log_probs
 
     def prepare(self, path: str, body: dict[str, Any]) -> Prepared:
         """Read a request.
@@ -82,11 +89,11 @@ class OpenAiApi:
                     code="context_length_exceeded",
                     param="messages" if chat else "prompt",
                 )
-        check_log_probs(question, prompts, self._model.context)
+        log_probs = count_log_probs(question, prompts, self._model.context)
         constraint = question.constraint or call_grammar(question.tools, question.tool_choice, tagged)
         if constraint is not None and question.answers * len(prompts) > 1:
             raise Refused("an answer that follows a grammar, a schema or tools is made alone; leave n out", param="n")
-        return Prepared(question, chat, prompts, constraint)
+        return Prepared(question, chat, prompts, constraint, log_probs)
 
     def _chat_prompt(self, question: Question) -> tuple[list[list[int]], bool]:
         """The prompt's ids, and whether its calls of tools stand between tags.
@@ -177,14 +184,14 @@ class OpenAiApi:
         await answer.end()
 
 
-def check_log_probs(question: Question, prompts: list[list[int]], context: int) -> None:
-    """Refuse more log-probabilities than the answer to one request may hold in memory.
+def count_log_probs(question: Question, prompts: list[list[int]], context: int) -> int:
+    """How many log-probabilities the answer to a request may hold.
 
     Raises:
-        Refused: there would be more.
+        Refused: more than one may.
     """
     if question.log_probs is None:
-        return
+        return 0
     tokens = 0
     for ids in prompts:
         room = context - len(ids)
@@ -197,6 +204,7 @@ def check_log_probs(question: Question, prompts: list[list[int]], context: int) 
             "answers or alternatives at once",
             param="logprobs",
         )
+    return count
 
 
 async def unless_gone(wish: Awaitable[T], gone: "asyncio.Task[float]") -> T:

@@ -100,10 +100,6 @@ class ServedModel:
         """See Model."""
         self._batcher.submit(job)
 
-    def waiting(self) -> int:
-        """See Model."""
-        return self._batcher.waiting()
-
 
 class ServerWorker:
     """The operations on one served file."""

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import openai
@@ -393,6 +394,45 @@ def test_a_request_for_many_answers_holds_up_no_other(file):
         waited = time.monotonic() - started
         thread.join()
         assert waited < took[0] / 4
+
+
+@pytest.fixture
+def roomy(file):
+    """A server whose answers may be long."""
+    with ModelServer(file, ServeSettings(port=0, threads=1, context=8192)) as server:
+        server.start()
+        yield server
+
+
+@contextmanager
+def asked_at_once(server, number, **fields):
+    """Connections on which long streamed answers begin; closed at the end."""
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(number):
+            sock = stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+            body = json.dumps({"prompt": "The", "max_tokens": 8000, "stream": True, **BABBLE, **fields})
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            sock.sendall((head + body).encode())
+            time.sleep(0.05)
+            connections.append(sock)
+        yield connections
+
+
+def test_a_thousand_answers_that_wait_turn_nobody_away(roomy):
+    with asked_at_once(roomy, 9, n=128, max_tokens=100):
+        assert ask(roomy, HELLO, max_tokens=1).choices
+
+
+def test_log_probabilities_that_would_fill_memory_are_refused_until_others_have_theirs(roomy):
+    many = {"n": 6, "logprobs": 20}  # a million
+    with asked_at_once(roomy, 9, **many) as connections:
+        answer = connections[-1].recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"the server is busy with other log-probabilities" in answer
+    time.sleep(1)
+    with asked_at_once(roomy, 1, **many) as connections:
+        assert connections[0].recv(12) == b"HTTP/1.1 200"
 
 
 def test_pages_of_other_sites_may_not_ask(server):

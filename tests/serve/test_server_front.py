@@ -7,7 +7,7 @@ import pytest
 
 from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.serve import asgi
-from edgedistill.serve.openai_api import check_log_probs
+from edgedistill.serve.openai_api import count_log_probs
 from edgedistill.serve.openai_request import read_chat, read_completion
 from edgedistill.serve.refused import Refused
 from edgedistill.serve.server_front import ServerFront, host_name, is_own_page
@@ -109,12 +109,12 @@ def test_log_probabilities_beyond_what_an_answer_may_hold_are_refused():
     asked = {"prompt": ["x"] * 128, "logprobs": 20, "echo": True}
     prompts = [[1] * 4000] * 128
     few = read_completion({**asked, "logprobs": 1, "max_tokens": 1}, defaults, VOCAB)
-    check_log_probs(few, prompts, 4096)
-    check_log_probs(read_completion({**asked, "logprobs": None}, defaults, VOCAB), prompts, 4096)
+    assert count_log_probs(few, prompts, 4096) == 128 * 4001 * 2
+    assert count_log_probs(read_completion({**asked, "logprobs": None}, defaults, VOCAB), prompts, 4096) == 0
     for body in (asked, asked | {"max_tokens": 0}, asked | {"echo": False, "n": 1}):
         question = read_completion(body, defaults, VOCAB)
         with pytest.raises(Refused, match="log-probabilities, and 1048576 is the most"):
-            check_log_probs(question, prompts if question.echo else [[1]] * 128, 4096)
+            count_log_probs(question, prompts if question.echo else [[1]] * 128, 4096)
 
 
 @pytest.mark.parametrize(
