@@ -3,12 +3,12 @@
 Run    python bench/faults.py [SHARE [CLASS...]]     (1: all of them; 0.1: a tenth; mutations corruptions kills disks
                                                 clients)
 Writes bench/results/faults.json: by class, how many were tried, how many ended right, how many wrong, and which.
+Classes that aren't injected stay as they are, such as those of bench/fuzz.py.
 
 A trial is right where the command ends before its deadline, without a traceback, with a sentence where it refuses; and
 where it goes on after a kill, a full disk or a corruption, with the files of a command that nobody disturbed.
 """
 
-import json
 import random
 import sys
 import tempfile
@@ -20,14 +20,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.faults import clients, corruptions, disks, kills, mutations  # noqa: E402, I001 (sets the environment, before torch)
-from tests.faults.counts import Counts  # noqa: E402
+from tests.faults.counts import Counts, record  # noqa: E402
 from tests.faults.forked import preload  # noqa: E402
 from tests.faults.material import make  # noqa: E402
 from tests.faults.sizes import FULL, share_of  # noqa: E402
-
-from edgedistill.machine import machine_facts  # noqa: E402
-
-OUT = ROOT / "bench" / "results" / "faults.json"
 
 
 def main(share: float, chosen: Sequence[str]) -> None:
@@ -50,13 +46,8 @@ def main(share: float, chosen: Sequence[str]) -> None:
                 sys.stdout.write(f"{counts.name}: {counts.tried} tried, {len(counts.wrong)} wrong\n")
                 sys.stdout.write("".join(f"  {wrong}\n" for wrong in counts.wrong))
                 sys.stdout.flush()
-            record = {
-                "command": " ".join(["python bench/faults.py", f"{share:g}", *chosen]),
-                "machine": machine_facts(),
-                "seconds": round(time.monotonic() - started),
-                "classes": [counts.to_json() for counts in done],
-            }
-            OUT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            command = " ".join(["python bench/faults.py", f"{share:g}", *chosen])
+            record(done, command, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from edgedistill.report import render_html  # noqa: E402
+from edgedistill.report.html import render_html  # noqa: E402
 from edgedistill.report.write import read_report  # noqa: E402
 from tests.browser import Browser, Page  # noqa: E402
 

@@ -32,6 +32,9 @@ def prepare_here(job: "Job", config_only: bool) -> "Prepared":
     Raises:
         InputError: no teacher is named, it can't be found or read, or it doesn't go with the recipe.
     """
+    from edgedistill.templates.render import begin
+
+    begin()  # while the rest is imported and the model is read
     from edgedistill.pipeline import prepare
     from edgedistill.plan import this_machine
 

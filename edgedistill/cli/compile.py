@@ -60,7 +60,7 @@ def compile_command(
     from edgedistill.pipeline import compile_model
     from edgedistill.pipeline.prepare import Job
     from edgedistill.plan.here import target_named
-    from edgedistill.report import render_terminal
+    from edgedistill.report.terminal import render_terminal
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
     job = Job(chosen, target_named(target), out, command=repeat(ctx))

@@ -11,10 +11,10 @@ import sys
 from typing import Any, TextIO
 
 from edgedistill.errors import RunError
-from edgedistill.show import visible
 
 # What we write ourselves: colours, and the moves of a progress bar.
 OURS = re.compile(r"(\x1b\[[0-9;]*[mKA]|\x1b\[\?25[lh]|[\r\n\t])")
+HARMLESS = re.compile(r"[\x20-\x7e\r\n\t]*")
 
 
 class SafeStream:
@@ -36,9 +36,8 @@ class SafeStream:
             RunError: what is needed can't be written.
             BrokenPipeError: nobody reads it any more.
         """
-        shown = "".join(part if OURS.fullmatch(part) else visible(part) for part in OURS.split(text))
         try:
-            self._stream.write(shown)
+            self._stream.write(text if HARMLESS.fullmatch(text) else _shown(text))
         except (OSError, ValueError) as error:
             self._failed(error)
         return len(text)
@@ -97,3 +96,9 @@ def finish_streams() -> str | None:
         return None
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return failure
+
+
+def _shown(text: str) -> str:
+    from edgedistill.show import visible  # `--help` does without it
+
+    return "".join(part if OURS.fullmatch(part) else visible(part) for part in OURS.split(text))

@@ -6,18 +6,19 @@ row, so whole packed rows can be moved. Where a norm multiplies by 1 + w, the fi
 Source: LlamaModel.permute and Gemma3Model.norm_shift in llama.cpp's converter, and its llama_model_rope_type.
 """
 
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeVar
 
 from edgedistill.facts import ModelShape
 from edgedistill.families import FAMILIES
 
+if TYPE_CHECKING:  # `plan` does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
 ROPE_FREQS = "rope_freqs.weight"
 ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
-Number = TypeVar("Number", bound=np.generic)
+Number = TypeVar("Number", bound="np.generic")
 
 
 def gguf_names(shape: ModelShape) -> dict[str, str]:
@@ -45,13 +46,13 @@ def permuted_heads(name: str, shape: ModelShape) -> int | None:
     return shape.kv_heads if name.endswith(("self_attn.k_proj.weight", "self_attn.k_proj.bias")) else None
 
 
-def to_gguf_rows(rows: NDArray[Number], heads: int) -> NDArray[Number]:
+def to_gguf_rows(rows: "NDArray[Number]", heads: int) -> "NDArray[Number]":
     """[O, ...] from transformers' order of rows to GGUF's."""
     half = rows.shape[0] // heads // 2
     return rows.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def from_gguf_rows(rows: NDArray[Number], heads: int) -> NDArray[Number]:
+def from_gguf_rows(rows: "NDArray[Number]", heads: int) -> "NDArray[Number]":
     """Undo `to_gguf_rows`."""
     half = rows.shape[0] // heads // 2
     return rows.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(rows.shape)

@@ -12,7 +12,6 @@ from edgedistill.pipeline.prepare import Prepared
 from edgedistill.pipeline.runner import run_stages
 from edgedistill.pipeline.stage import Finished
 from edgedistill.progress import Progress
-from edgedistill.report.comparison import write_csv
 from edgedistill.results.report import Report
 from edgedistill.store.marks import StageResult
 from edgedistill.store.run import RunFolder
@@ -77,6 +76,8 @@ def _carry_out(prepared: Prepared, progress: Progress, csv: str | None) -> Outco
         report = publish_report(run, done)
         files = _packed(prepared, done)
         if csv is not None:
+            from edgedistill.report.comparison import write_csv  # `plan` does without rich
+
             write_csv(report, run.path / csv)
             files = _recommended_first(files, report)
         student = context.float_student

@@ -40,7 +40,8 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
     taught = any(stage.name == "teach" for stage in before)
 
     def work(folder: Path, done: Finished) -> None:
-        from edgedistill.report import build_report, write_report
+        from edgedistill.report.build import build_report
+        from edgedistill.report.write import write_report
 
         plan = PlanFacts.from_json(done.plan.to_dict())
         teach = Teaching.from_json(_read(done.folder("teach") / "teach.json")) if taught else None
@@ -103,7 +104,7 @@ def ship(
         artifacts: what ships, by gguf-MIX or onnx-MIX; the first is what its README shows how to run.
         student: the stage of the float student, whose folder has the tokenizer and the generation settings.
     """
-    from edgedistill.bundle import SUMS, bundle_damage, sums_sha256, write_bundle
+    from edgedistill.bundle.folder import SUMS, bundle_damage, sums_sha256, write_bundle
 
     out, mark = run.path / "bundle", run.path / BUNDLE_MARK
     result = done.results[REPORT]

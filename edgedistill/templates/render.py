@@ -59,6 +59,11 @@ def render(
     return answer["text"]
 
 
+def begin() -> None:
+    """Start the process before it is needed: it is there once a model is read, whose template is then tried."""
+    _RENDERER.begin()
+
+
 def render_for(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> str:
     """The prompt text of a conversation by a tokenizer's default template, as a runtime gives it to the exported files.
 
@@ -76,14 +81,23 @@ class _Renderer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._answers = False  # whether the process has said a word
+
+    def begin(self) -> None:
+        """Start it where there is none."""
+        with self._lock:
+            if not self._alive():
+                self._start()
 
     def ask(self, request: dict[str, Any]) -> dict[str, str] | None:
         """One request's answer; None where it took more than it may."""
         with self._lock:
-            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            if not self._alive():
                 self._start()
-                if self._asked({"template": "", "arguments": {}}, START_S) is None:
-                    return {"error": "its chat template can't be rendered: the process for it doesn't start"}
+            if not self._answers:
+                self._answers = self._asked({"template": "", "arguments": {}}, START_S) is not None
+            if not self._answers:
+                return {"error": "its chat template can't be rendered: the process for it doesn't start"}
             return self._asked(request, DEADLINE_S)
 
     def close(self) -> None:
@@ -91,7 +105,12 @@ class _Renderer:
         if self._process is not None and self._owner == os.getpid():
             self._end(self._process)
 
+    def _alive(self) -> bool:
+        return self._process is not None and self._owner == os.getpid() and self._process.poll() is None
+
     def _start(self) -> None:
+        self.close()
+        self._answers = False
         self._owner = os.getpid()  # after a fork the process is the parent's
         self._process = subprocess.Popen(
             [sys.executable, "-m", WORKER],

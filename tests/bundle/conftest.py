@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.bundle import write_bundle
+from edgedistill.bundle.folder import write_bundle
 from edgedistill.export.gguf.write import write_gguf
 from edgedistill.export.onnx.build import write_onnx
 from edgedistill.mixes import assign_formats

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgedistill.bundle import bundle_damage, safe_name, write_bundle
 from edgedistill.bundle import folder as folder_module
+from edgedistill.bundle.folder import bundle_damage, write_bundle
+from edgedistill.bundle.names import safe_name
 from edgedistill.errors import InputError, RunError
 from edgedistill.show import show
 from tests.bundle.conftest import tiny_gguf

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgedistill.bundle import examples, write_bundle
+from edgedistill.bundle import examples
+from edgedistill.bundle.folder import write_bundle
 from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.bundle.turns import around_question
 from edgedistill.cli.main import cli

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.bundle import write_bundle
+from edgedistill.bundle.folder import write_bundle
 from edgedistill.bundle.recommended import read_chat_defaults, read_recommended
 from edgedistill.models.gguf_file import read_header
 from edgedistill.models.gguf_tokenizer import from_gguf

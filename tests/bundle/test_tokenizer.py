@@ -6,7 +6,7 @@ import shutil
 import pytest
 from transformers import AutoTokenizer
 
-from edgedistill.bundle import write_bundle
+from edgedistill.bundle.folder import write_bundle
 from edgedistill.bundle.settings import MOST_CONTEXT, read_settings
 from edgedistill.bundle.tokenizer import place_tokenizer
 from edgedistill.errors import InputError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgedistill.bundle import write_bundle
+from edgedistill.bundle.folder import write_bundle
 from edgedistill.bundle.recommended import FILE, read_recommended
 from edgedistill.cli.artifacts import find_artifact
 from edgedistill.cli.main import cli

@@ -8,7 +8,8 @@ import math
 from typing import Any
 
 from edgedistill.measure.intervals import paired_difference, wilson
-from edgedistill.report import build_report, render_html
+from edgedistill.report.build import build_report
+from edgedistill.report.html import render_html
 from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import Measurement
 from edgedistill.results.planned import PlanFacts

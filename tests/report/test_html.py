@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgedistill.report import write_report
+from edgedistill.report.write import write_report
 from edgedistill.results.measurement import LayerError, Sample
 from edgedistill.results.report import Report
 from edgedistill.results.row import Row

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgedistill.report import render_terminal
+from edgedistill.report.terminal import render_terminal
 from tests.report.sample import built, page_of, parts, report_of
 
 

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from edgedistill.report import render_terminal
+from edgedistill.report.terminal import render_terminal
 from tests.report.sample import parts, report_of
 
 

@@ -98,3 +98,18 @@ def test_the_process_that_renders_has_no_more_memory_than_it_may():
             bos="",
             eos="",
         )
+
+
+def test_the_process_that_was_begun_renders_and_another_one_follows_it():
+    renderer = template_module._Renderer()
+    request = {"template": "{{ bos_token }}", "arguments": {"bos_token": "<s>"}}
+    renderer.begin()
+    begun = renderer._process
+    renderer.begin()
+    assert renderer.ask(request) == {"text": "<s>"}
+    assert renderer._process is begun
+    begun.kill()
+    begun.wait()
+    assert renderer.ask(request) == {"text": "<s>"}
+    assert renderer._process is not begun
+    renderer.close()
