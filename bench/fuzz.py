@@ -4,13 +4,16 @@ Run    pip install -e '.[fuzz]'
        python bench/fuzz.py [--minutes 15] [gguf safetensors yaml template]     (minutes for each; the hour: all four)
 Writes bench/results/faults.json: a class "fuzz of READER" for each, beside those of bench/faults.py.
 
-Each reader runs in a process of its own with MEMORY_BYTES of memory and DEADLINE_S for an input; what it raises is
-counted by the place that raised it, and the first input of each is kept under build/fuzz/READER. What runs over a limit
-ends the process, is kept too, and another goes on. See tests/faults/readers.py for what is right.
+An input of safetensors or YAML is changed by its structure as often as by its bytes. Each reader runs in a process of
+its own with MEMORY_BYTES of memory and DEADLINE_S for an input; what it raises is counted by the place that raised
+it, and the first input of each is kept under build/fuzz/READER. What runs over a limit ends the process, is kept too,
+and another goes on. See tests/faults/readers.py for what is right.
 """
 
 import argparse
+import contextlib
 import hashlib
+import random
 import re
 import resource
 import shutil
@@ -144,7 +147,14 @@ def child(name: str, scratch: str, options: list[str]) -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    atheris.Setup([sys.argv[0], *options], one)
+    def changed(content: bytes, longest: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if reader.change is not None and rng.random() < 0.5:
+            with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError, OverflowError):
+                return reader.change(content, rng)[:longest]
+        return bytes(atheris.Mutate(content, longest))
+
+    atheris.Setup([sys.argv[0], *options], one, custom_mutator=changed)
     atheris.Fuzz()
 
 

@@ -5,12 +5,16 @@ answers with one). Anything else that it raises is wrong, and so are more time a
 """
 
 import json
+import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from edgedistill.errors import EdgeDistillError
+from tests.faults.mutations import change_node
 
 CONVERSATION = [
     {"role": "system", "content": "Be kind."},
@@ -37,11 +41,14 @@ class Reader:
         read: reads such bytes, which it may write into a folder of its own; raises what is wrong with it.
         bounded: whether the product runs it in a process with a deadline and little memory, so that what takes too
             long or too much ends there.
+        change: changes the structure that the bytes hold, where chance alone seldom leaves one; raises ValueError where
+            they hold none.
     """
 
     seeds: Callable[[], list[bytes]]
     read: Callable[[bytes, Path], None]
     bounded: bool = False
+    change: Callable[[bytes, random.Random], bytes] | None = None
 
 
 def read_gguf(content: bytes, folder: Path) -> None:
@@ -84,6 +91,21 @@ def read_template(content: bytes, folder: Path) -> None:
     found = answer({"template": content.decode(errors="replace"), "arguments": ARGUMENTS})
     assert set(found) in ({"text"}, {"error"})
     json.dumps(found)
+
+
+def change_header(content: bytes, rng: random.Random) -> bytes:
+    """A safetensors file with one node of its header changed."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(change_node(json.loads(content[8 : 8 + length]), rng)).encode()
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+def change_yaml(content: bytes, rng: random.Random) -> bytes:
+    """A YAML file with one node changed."""
+    try:
+        return yaml.safe_dump(change_node(yaml.safe_load(content), rng)).encode()
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def _refusing(read: Callable[[], object]) -> None:
@@ -208,7 +230,7 @@ def template_seeds() -> list[bytes]:
 
 READERS = {
     "gguf": Reader(gguf_seeds, read_gguf),
-    "safetensors": Reader(safetensors_seeds, read_safetensors),
-    "yaml": Reader(yaml_seeds, read_yaml),
+    "safetensors": Reader(safetensors_seeds, read_safetensors, change=change_header),
+    "yaml": Reader(yaml_seeds, read_yaml, change=change_yaml),
     "template": Reader(template_seeds, read_template, bounded=True),
 }

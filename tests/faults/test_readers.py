@@ -1,5 +1,6 @@
 """The readers of foreign files on their seeds and on some changes of each; `bench/fuzz.py` goes on from there."""
 
+import contextlib
 import json
 import random
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_changed_bytes_are_read_or_refused(name: str, tmp_path: Path):
     seeds = reader.seeds()
     for _ in range(CHANGES):
         reader.read(change_bytes(rng.choice(seeds), rng), tmp_path)
+    if reader.change is None:
+        return
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever its parser says
+        reader.change(b"\x05\0\0\0\0\0\0\0[1,: {", rng)
+    for _ in range(CHANGES // 3):
+        content = rng.choice(seeds)
+        with contextlib.suppress(ValueError):
+            content = reader.change(content, rng)
+        reader.read(content, tmp_path)
 
 
 def test_a_record_keeps_the_classes_of_other_commands(tmp_path: Path):
