@@ -112,10 +112,8 @@ class RichProgress(Progress):
             self._live.stop()
             self._live = None
         else:
-            self._line(
-                f"{self._what}: {_number(self._done)} {self._unit} in "
-                f"{_duration(time.monotonic() - self._started)}{self._shown()}"
-            )
+            count = f"{_number(self._done)} {self._unit} in " if self._total or self._done else "done in "
+            self._line(f"{self._what}: {count}{_duration(time.monotonic() - self._started)}{self._shown()}")
         self._what = ""
 
     def _line(self, text: str) -> None:

@@ -11,6 +11,8 @@ from edgedistill.cli.options import NonEmptyPath
 from edgedistill.cli.page import page
 from edgedistill.show import show_bytes, show_seconds
 
+RUNS = Path("runs")  # where they are looked for unless told otherwise
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def runs() -> None:
@@ -23,9 +25,9 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", default="runs", type=NonEmptyPath())
+@click.argument("folder", required=False, type=NonEmptyPath())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-def list_command(folder: Path, as_json: bool) -> None:
+def list_command(folder: Path | None, as_json: bool) -> None:
     """List the runs in FOLDER (default: runs).
 
     \b
@@ -34,7 +36,9 @@ def list_command(folder: Path, as_json: bool) -> None:
     from edgedistill.store import list_runs, list_stages, run_bytes
 
     rows: list[dict[str, Any]] = []
-    for run in list_runs(folder):
+    place = folder or RUNS
+    # The folder that nobody named comes with the first run.
+    for run in list_runs(place) if folder is not None or place.exists() else []:
         stages = list_stages(run)
         rows.append(
             {
@@ -49,7 +53,7 @@ def list_command(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        page(f"No runs in {folder}.")
+        page(f"No runs in {place}.")
     for row in rows:
         teacher = _plain(row["identity"].get("teacher", "unknown"))
         stages_text = f"{row['complete']} of {row['stages']} stages complete"

@@ -2,7 +2,8 @@
 
 Files that are compared are timed in turn, one short trial of each, and that several times over: minutes apart, another
 program, a hot processor or a neighbour on the same machine changes speeds more than a number format does. In turn, what
-disturbs one disturbs all, and the ratio of two files in one round means something. `bench`, which looks at one file
+disturbs one disturbs all, and the ratio of two files in one round means something. What a file leaves behind (a hot
+processor, memory in pieces) meets the next one, so each round has another order. `bench`, which looks at one file
 alone, takes its trials at one go.
 """
 
@@ -70,11 +71,22 @@ def time_in_turn(files: Sequence[Callable[[int], Trial]], rounds: int, progress:
     trials: list[list[Trial]] = [[] for _ in files]
     progress.start("time the files in turn", rounds * len(files), "trials")
     for number in range(rounds):
-        for time_file, of_file in zip(files, trials, strict=True):
-            of_file.append(time_file(number))
+        for index in round_order(len(files), number):
+            trials[index].append(files[index](number))
             progress.advance(1)
     progress.finish()
     return [summary(of_file) for of_file in trials]
+
+
+def round_order(files: int, number: int) -> list[int]:
+    """The order of the files in a round: a row of Williams' Latin square, so that from round to round most files come
+    behind other ones. Squares of an odd size come in pairs, the second backwards.
+
+    Source: E. J. Williams, 1949, Experimental designs balanced for the estimation of residual effects of treatments.
+    """
+    zigzag = [(step + 1) // 2 if step % 2 else -step // 2 for step in range(files)]
+    row = [(index + number) % files for index in zigzag]
+    return row[::-1] if files % 2 and number % 2 else row
 
 
 def time_files(artifacts: Sequence[Artifact], recipe: Recipe, work: Path, progress: Progress) -> None:

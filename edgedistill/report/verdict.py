@@ -113,7 +113,7 @@ def _apart(curve: Curve) -> str:
     if not rounded or start is None or best is None:
         return ""
     fit, training = show(1 - start / rounded, "share"), show((start - best) / rounded, "share")
-    return f"; on validation text the fit {fit}, the training {training}"
+    return f"; on validation text the fit won back {fit}, the training {training}"
 
 
 def _curve(report: Report, mix: str) -> Curve | None:

@@ -270,8 +270,10 @@ def test_a_run_at_work_is_not_cleaned(finished: Path):
     assert "is in use: process" in result.stderr
 
 
-def test_runs_of_nothing_are_named(tmp_path: Path):
+def test_runs_of_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert ok("runs", "list", tmp_path).strip() == f"No runs in {tmp_path}."
+    monkeypatch.chdir(tmp_path)
+    assert ok("runs", "list").strip() == "No runs in runs."  # the folder comes with the first run
     for words in (("list", tmp_path / "none"), ("show", tmp_path), ("clean", tmp_path)):
         result = run("runs", *words)
         assert result.exit_code == 2

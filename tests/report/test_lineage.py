@@ -62,7 +62,7 @@ def test_fit_and_training_are_told_apart():
     curve = next(curve for curve in found["curves"] if curve["stage"] == "recover q4_0")
     rounded, start, best = (curve[name]["kl"] for name in ("rounded", "start", "best"))
     fit, training = (f"{100 * share:.0f} %" for share in (1 - start / rounded, (start - best) / rounded))
-    assert f"on validation text the fit {fit}, the training {training}" in words
+    assert f"on validation text the fit won back {fit}, the training {training}" in words
     for curve in found["curves"]:
         curve["points"] = []
     words = " ".join(built(**found)["verdict"]["sentences"])
