@@ -52,6 +52,26 @@ class Prompt:
         """How many messages are the user's."""
         return sum(message.role == "user" for message in self.messages)
 
+    @property
+    def system(self) -> str | None:
+        """The system's message, if it begins with one."""
+        first = self.messages[0]
+        return first.text if first.role == "system" else None
+
+    @property
+    def characters(self) -> int:
+        """How long its messages are together."""
+        return sum(len(message.text) for message in self.messages)
+
+
+def shared_system(prompts: Sequence[Prompt]) -> str | None:
+    """The system message that every prompt begins with; None where one has another or none.
+
+    A model that never saw a chat without it is to be asked with it.
+    """
+    systems = {prompt.system for prompt in prompts}
+    return next(iter(systems)) if len(systems) == 1 else None
+
 
 def conversation(rows: Sequence[dict[str, Any]], unused: Counter[str]) -> Prompt | None:
     """The prompt of a list of messages; None where no user says anything.

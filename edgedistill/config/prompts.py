@@ -52,6 +52,12 @@ class PromptFile:
         """The last question of one prompt."""
         return self.prompts[index].messages[-1].text
 
+    def asked(self, answers: str) -> tuple[Prompt, ...]:
+        """The prompts that are used with this `teach.answers`: all, or those that bring an answer."""
+        if answers != "own":
+            return self.prompts
+        return tuple(prompt for prompt in self.prompts if prompt.answer is not None)
+
     def notes(self, name: str, answers: str) -> list[str]:
         """What a user should know of the file, a sentence each.
 

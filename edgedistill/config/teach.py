@@ -10,6 +10,8 @@ from edgedistill.config.fields import PositiveInt, Share, Text, no_duplicates
 from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 
 OWN_PROMPTS = "teacher"  # teach.prompts: the teacher makes up the questions itself
+# Tokens that a prompt may have beyond teach.max_prompt_tokens: for the chat template, and for longer user prompts.
+PROMPT_SPARE = 512
 
 
 def _texts(value: Any) -> Any:
@@ -124,6 +126,11 @@ class Teach(Model):
                 f"answers is '{self.answers}', and only a file of prompts brings answers; name one in prompts"
             )
         return self
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt at most, with its template. One that is longer isn't asked."""
+        return self.max_prompt_tokens + PROMPT_SPARE
 
     def styled(self, has_chat_template: bool) -> "Teach":
         """The same with `auto` decided; a teacher that doesn't chat writes free text for the budget of the chats

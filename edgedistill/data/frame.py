@@ -71,10 +71,14 @@ class ChatFrame:
         return text.removeprefix(self.begun).strip() if text.startswith(self.begun) else ""
 
     def shows_system(self) -> bool:
-        """Whether a prompt has the system's words in it."""
+        """Whether a prompt has the system's words in it.
+
+        Raises:
+            LimitError: such a prompt takes more time or memory than it may.
+        """
         try:
             return MARKER in _render(self.tokenizer, [Turn(SYSTEM, MARKER), Turn(USER, "a")])
-        except (RefusedError, LimitError):
+        except RefusedError:
             return False
 
 

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgedistill.config.conversation import Prompt
+from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
+from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.facts import ModelFacts
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
 from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.steps import compare_steps, compile_steps
-from edgedistill.pipeline.template_trial import try_template
+from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
 
 
@@ -63,15 +66,34 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
-    notes: tuple[str, ...] = ()
+    prompts = _chats(recipe.teach)
+    trial = Trial()
     if facts.tokenizer.has_chat_template:
-        longest = min(recipe.measure.context, facts.shape.context)
-        notes = try_template(Path(facts.location), facts.name, recipe.measure.prompts, longest)
+        conversations = Conversations(
+            samples=recipe.measure.prompts,
+            most_tokens=min(recipe.measure.context, facts.shape.context),
+            prompts=() if job.comparing and not job.recovering else prompts,
+            file=Path(recipe.teach.prompts).name,
+            longest_prompt=recipe.teach.longest_prompt,
+        )
+        trial = try_template(Path(facts.location), facts.name, conversations)
     cores = machine.cores
     context = Context(recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text)
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
-    return Prepared(context, stages, replace(plan, notes=notes))
+    return Prepared(context, stages, replace(plan, notes=trial.notes))
+
+
+def _chats(teach: Teach) -> tuple[Prompt, ...]:
+    """The prompts of the recipe's file that the teacher answers in chats.
+
+    Raises:
+        InputError: the file is missing or malformed.
+    """
+    if teach.prompts == OWN_PROMPTS:
+        return ()
+    prompts = read_prompts(Path(teach.prompts), teach.prompt_field).asked(teach.answers)
+    return prompts if teach.style == "chat" and teach.tokens else ()
 
 
 def make_plan(

@@ -88,13 +88,13 @@ class TrainingStages:
             inputs.append("held-out")
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.teach.rounds import longest_prompt, prompt_ids_in
+            from edgedistill.teach.rounds import prompt_ids_in
             from edgedistill.teach.training_text import TeachInputs
             from edgedistill.teach.training_text import teach as write_text
             from edgedistill.teach.writers import open_writer
 
             file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
-            room = max(longest_prompt(teach) + teach.max_answer_tokens, (teach.text_window or 0) + 1)
+            room = max(teach.longest_prompt + teach.max_answer_tokens, (teach.text_window or 0) + 1)
             never = prompt_ids_in(done.folder("held-out")) if held_out else set()
             opened = open_writer(file, context.cores, room, teach.parallel, folder) if writes else nullcontext()
             with opened as writer:
@@ -127,12 +127,11 @@ class TrainingStages:
         teach = _held_out_text(context)
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.teach.rounds import longest_prompt
             from edgedistill.teach.training_text import write_held_out
             from edgedistill.teach.writers import open_writer
 
             file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
-            room = longest_prompt(teach) + teach.max_answer_tokens
+            room = teach.longest_prompt + teach.max_answer_tokens
             recipe = context.recipe.model_copy(update={"teach": teach})
             with open_writer(file, context.cores, room, teach.parallel, folder) as writer:
                 write_held_out(writer, context.teacher, context.facts.name, recipe, folder, done.progress)

@@ -4,7 +4,6 @@ seconds.
 
 from pathlib import Path
 
-from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.config.tasks import read_questions
@@ -141,8 +140,6 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             f"{where}: teacher.top_k is {recipe.teacher.top_k}; the teacher {facts.name} has "
             f"{facts.shape.vocab} tokens."
         )
-    if teach.prompts != OWN_PROMPTS:
-        read_prompts(Path(teach.prompts), teach.prompt_field)
     for entry in recipe.measure.tasks:
         read_questions(entry)
     for path in teach.text or ():

@@ -112,12 +112,21 @@ def own_questions(assignment: Assignment, count: int, seed: int, dropped: Counte
     return drafts
 
 
-def turns_of(prompt: Prompt, shows_system: bool) -> tuple[Turn, ...]:
+def shows_system(frame: ChatFrame | None, prompts: Sequence[Prompt]) -> bool:
+    """Whether the prompts' system messages, if there are any, are asked with them; plain text has all that is said.
+
+    Raises:
+        LimitError: a prompt with one takes more time or memory than it may.
+    """
+    return frame is None or all(prompt.system is None for prompt in prompts) or frame.shows_system()
+
+
+def turns_of(prompt: Prompt, with_system: bool) -> tuple[Turn, ...]:
     """A prompt's messages as turns that don't count; without the system's where the template has no place for it."""
     return tuple(
         Turn(message.role, message.text, train=0.0)
         for message in prompt.messages
-        if shows_system or message.role != SYSTEM
+        if with_system or message.role != SYSTEM
     )
 
 
@@ -126,18 +135,11 @@ def words_of(turns: Sequence[Turn]) -> str:
     return " ".join(turn.text for turn in turns)
 
 
-def given_prompts(
-    assignment: Assignment, prompts: Sequence[Prompt], shows_system: bool, dropped: Counter[str]
-) -> list[Draft]:
-    """The user's prompts as the model reads them; those that the template refuses are counted in `dropped`.
-
-    Args:
-        prompts: some of the assignment's.
-        shows_system: False leaves out system messages, which the template has no place for.
-    """
-    drafts = []
+def given_prompts(assignment: Assignment, prompts: Sequence[Prompt], dropped: Counter[str]) -> list[Draft]:
+    """Some of the user's prompts as the model reads them; those that the template refuses are counted in `dropped`."""
+    drafts, with_system = [], shows_system(assignment.frame, prompts)
     for prompt in prompts:
-        turns = turns_of(prompt, shows_system)
+        turns = turns_of(prompt, with_system)
         question = words_of(turns)
         if assignment.frame is None:
             drafts.append(_text_draft(assignment.tokenizer, question))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgedistill.config.teach import Teach
+from edgedistill.config.teach import PROMPT_SPARE, Teach
 from edgedistill.data.example import Example
 from edgedistill.data.seeds import derived_seed
 from edgedistill.data.trace import SPLITS, iter_traces, normalized, save_traces
@@ -37,8 +37,6 @@ SPARE_ROUNDS = 8
 # Prompts a round for each slot. A slot that ends early takes the next prompt; only the last wave of a round leaves
 # slots idle, and a kill loses at most a round.
 WAVES = 4
-# Tokens that a prompt may have beyond teach.max_prompt_tokens: for the chat template, and for longer user prompts.
-PROMPT_SPARE = 512
 TOO_LONG = "prompt too long"
 TRACES = "traces-*.jsonl"
 
@@ -87,7 +85,7 @@ def write_rounds(
         if tally.barren >= BARREN_ROUNDS:
             raise NothingKeptError(
                 f"{assignment.name}: nothing that the teacher wrote in {tally.barren} rounds could be kept "
-                f"({_reasons(tally)}); it can't teach this recipe"
+                f"({_reasons(tally, assignment.settings)}); it can't teach this recipe"
             )
     progress.finish()
     if tally.tokens < goal:
@@ -103,11 +101,6 @@ def prompt_ids_in(folder: Path) -> set[str]:
     return {trace.prompt_id for trace in iter_traces(folder, TRACES)}
 
 
-def longest_prompt(settings: Teach) -> int:
-    """Tokens of a prompt at most, with its template. One that is longer isn't asked."""
-    return settings.max_prompt_tokens + PROMPT_SPARE
-
-
 def _too_few(assignment: Assignment, tally: Tally, goal: int, progress: Progress) -> None:
     """Note that the prompts ran out before the goal, or raise RunError where the recipe says so."""
     gave = (
@@ -116,8 +109,8 @@ def _too_few(assignment: Assignment, tally: Tally, goal: int, progress: Progress
     )
     if assignment.settings.too_few_prompts == "refuse":
         raise RunError(
-            f"{gave} ({_reasons(tally)}); give more prompts, lower teach.tokens in the recipe, or set "
-            "teach.too_few_prompts to accept"
+            f"{gave} ({_reasons(tally, assignment.settings)}); give more prompts, lower teach.tokens in the recipe, or "
+            "set teach.too_few_prompts to accept"
         )
     progress.note(f"{gave}; training goes over them more often")
 
@@ -132,8 +125,16 @@ def _round_size(assignment: Assignment) -> int:
     return WAVES * assignment.settings.parallel
 
 
-def _reasons(tally: Tally) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in tally.dropped.most_common()) or "nothing dropped"
+def _reasons(tally: Tally, settings: Teach) -> str:
+    """Why texts were dropped, and how often."""
+    limit = (
+        f", where {settings.longest_prompt} tokens are the most with its system message and the chat template: "
+        f"teach.max_prompt_tokens and {PROMPT_SPARE} more"
+    )
+    reasons = [
+        f"{count} {reason}{limit if reason == TOO_LONG else ''}" for reason, count in tally.dropped.most_common()
+    ]
+    return ", ".join(reasons) or "nothing dropped"
 
 
 def _round(assignment: Assignment, source: str, tally: Tally, seen: set[str]) -> list[Text]:
@@ -143,7 +144,7 @@ def _round(assignment: Assignment, source: str, tally: Tally, seen: set[str]) ->
     selection = Selection(assignment, source, tally.rounds, seed, seen, tally.dropped)
     drafts = _drafts(assignment, source, seed, tally)
     tally.rounds += 1
-    fitting = [draft for draft in drafts if len(draft.ids) <= longest_prompt(settings)]
+    fitting = [draft for draft in drafts if len(draft.ids) <= settings.longest_prompt]
     if len(fitting) < len(drafts):
         tally.dropped[TOO_LONG] += len(drafts) - len(fitting)
     texts: list[Text] = []
@@ -168,8 +169,7 @@ def _drafts(assignment: Assignment, source: str, seed: int, tally: Tally) -> lis
         drafts = from_few_words(assignment, count, seed)
     elif assignment.prompts is not None:
         some = assignment.prompts[tally.rounds * count : (tally.rounds + 1) * count]
-        shows_system = assignment.frame is None or assignment.frame.shows_system()
-        drafts = given_prompts(assignment, some, shows_system, tally.dropped)
+        drafts = given_prompts(assignment, some, tally.dropped)
     elif assignment.frame is not None:
         drafts = own_questions(assignment, count, derived_seed(seed, "questions"), tally.dropped)
     else:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from edgedistill.config.conversation import Prompt
+from edgedistill.config.conversation import Prompt, shared_system
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.teach import OWN_PROMPTS, Teach
@@ -28,13 +28,13 @@ from edgedistill.data.example import Example
 from edgedistill.data.frame import ChatFrame, make_frame
 from edgedistill.data.prose import ProseWords, passages
 from edgedistill.data.starters import read_starters
-from edgedistill.data.trace import JUDGE, SYSTEM, Holdout, prompt_id_of
+from edgedistill.data.trace import JUDGE, Holdout, prompt_id_of
 from edgedistill.errors import InputError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import FREE, SOURCES, WRITTEN, count_tokens, iter_shards
 from edgedistill.store.whole import write_json
-from edgedistill.teach.drafts import Assignment, turns_of, words_of
+from edgedistill.teach.drafts import Assignment, shows_system, turns_of, words_of
 from edgedistill.teach.prose import read_all_prose
 from edgedistill.teach.rounds import NothingKeptError, Tally, write_rounds
 from edgedistill.teach.writers import Writer
@@ -102,8 +102,9 @@ def teach(inputs: TeachInputs, work: Path, progress: Progress) -> None:
 def _system_of(assignments: Iterable[Assignment]) -> str | None:
     """The system message that all chats of the training text begin with, if they do."""
     for assignment in assignments:
-        if assignment.prompts is not None and assignment.frame is not None and assignment.frame.shows_system():
-            return shared_system(assignment.prompts)
+        prompts, frame = assignment.prompts, assignment.frame
+        if prompts is not None and frame is not None and shows_system(frame, prompts):
+            return shared_system(prompts)
     return None
 
 
@@ -124,8 +125,8 @@ def _assignments(
     for source, goal in goals.items():
         holdout = holdout_of(inputs.recipe, goal)
         if source == WRITTEN and prompts is not None:
-            shows_system = frame is None or frame.shows_system()
-            questions = [words_of(turns_of(prompt, shows_system)) for prompt in prompts]
+            with_system = shows_system(frame, prompts)
+            questions = [words_of(turns_of(prompt, with_system)) for prompt in prompts]
             holdout = holdout.covering([prompt_id_of(question) for question in questions])
         assignment = Assignment(
             writer=inputs.writer,
@@ -184,16 +185,6 @@ def held_out_documents(folder: Path) -> list[Example]:
     return list(iter_shards(folder / JUDGE))
 
 
-def shared_system(prompts: Sequence[Prompt]) -> str | None:
-    """The system message that every prompt begins with; None where one has another or none.
-
-    A model that never saw a chat without it is to be asked with it.
-    """
-    firsts = {prompt.messages[0] for prompt in prompts}
-    first = next(iter(firsts), None)
-    return first.text if first is not None and len(firsts) == 1 and first.role == SYSTEM else None
-
-
 def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
     """The user's prompts; notes say what of their file isn't used."""
     path = Path(settings.prompts)
@@ -202,11 +193,9 @@ def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tu
         progress.note(note)
     if frame is None and settings.answers != "teacher":
         raise InputError(f"{path}: teach.answers is '{settings.answers}', and answers are trained on in chats alone")
-    prompts = file.prompts
-    if settings.answers == "own":
-        prompts = tuple(prompt for prompt in prompts if prompt.answer is not None)
-        if not prompts:
-            raise InputError(f"{path}: teach.answers is 'own', and no row brings an answer")
+    prompts = file.asked(settings.answers)
+    if not prompts:
+        raise InputError(f"{path}: teach.answers is 'own', and no row brings an answer")
     system = None if frame is None else _system_note(prompts, frame)
     if system:
         progress.note(f"{path.name}: {system}")
@@ -215,8 +204,8 @@ def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tu
 
 def _system_note(prompts: Sequence[Prompt], frame: ChatFrame) -> str | None:
     """What of the prompts' system messages isn't used, or not kept; None where that is nothing."""
-    systems = sum(prompt.messages[0].role == SYSTEM for prompt in prompts)
-    if systems and not frame.shows_system():
+    systems = sum(prompt.system is not None for prompt in prompts)
+    if not shows_system(frame, prompts):
         return f"not used: the system's message, in {systems} rows; the chat template has no place for it"
     if systems and shared_system(prompts) is None:
         return (

@@ -134,6 +134,18 @@ def test_a_conversation_that_the_template_refuses_is_said_so(tokenizer):
     assert frame.shows_system()
 
 
+def test_a_template_that_loops_at_a_system_message_is_not_taken_for_one_without_a_place_for_it(tokenizer, monkeypatch):
+    monkeypatch.setattr(render, "DEADLINE_S", 2.0)
+    template = tokenizer.chat_template
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}" + loop + "{% endif %}" + template
+    try:
+        with pytest.raises(LimitError, match="takes more than"):
+            make_frame(tokenizer, "tiny").shows_system()
+    finally:
+        tokenizer.chat_template = template
+
+
 def test_a_template_that_loops_at_long_conversations_still_frames_a_question(tokenizer, monkeypatch):
     monkeypatch.setattr(render, "DEADLINE_S", 2.0)
     template = tokenizer.chat_template

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgedistill.config import load_recipe
-from edgedistill.config.conversation import Message, Prompt
+from edgedistill.config.conversation import Message, Prompt, shared_system
 from edgedistill.config.teach import Teach
 from edgedistill.data.frame import make_frame
 from edgedistill.data.prose import ProseWords
@@ -25,8 +25,8 @@ from edgedistill.results.report import Teaching
 from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
-from edgedistill.teach.rounds import TOO_LONG, longest_prompt, write_rounds
-from edgedistill.teach.training_text import TeachInputs, shared_system, teach
+from edgedistill.teach.rounds import TOO_LONG, NothingKeptError, write_rounds
+from edgedistill.teach.training_text import TeachInputs, teach
 from edgedistill.teach.writers import Continuation
 
 WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()
@@ -153,7 +153,7 @@ def test_a_prompt_without_room_for_its_answer_is_not_asked(tokenizer, tmp_path: 
     tally = write_rounds(asked, WRITTEN, 5000, tmp_path, QuietProgress())
     assert tally.dropped == {TOO_LONG: 1}
     assert (tally.asked, tally.kept) == (40, 39)
-    assert max(map(len, asked.writer.asked)) <= longest_prompt(asked.settings)
+    assert max(map(len, asked.writer.asked)) <= asked.settings.longest_prompt
 
 
 def test_a_text_that_is_cut_within_a_character_is_kept_and_none_begins_with_half_of_one(tokenizer, tmp_path: Path):
@@ -247,6 +247,12 @@ def test_too_few_prompts_are_refused_or_accepted(tokenizer, tmp_path: Path):
     assert tally.asked == 20
     assert "all 20 prompts gave" in told[0]
     assert "training goes over them more often" in told[0]
+
+
+def test_prompts_that_are_all_too_long_name_the_limit_and_its_key(tokenizer, tmp_path: Path):
+    prompts = [f"{number} " * 700 for number in range(60)]
+    with pytest.raises(NothingKeptError, match=r"prompt too long, where 608 tokens are the most .* teach\.max_prompt"):
+        write_rounds(asked_of(tokenizer, prompts), WRITTEN, 5000, tmp_path, QuietProgress())
 
 
 def prompt_of(system: str | None, question: str) -> Prompt:
