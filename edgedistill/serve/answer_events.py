@@ -23,6 +23,7 @@ class Model(Protocol):
     context: int
     vocab: int
     parallel: int
+    longest_token: int  # bytes
 
     def write(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         """The prompt's text. Raises InputError where the template refuses."""

@@ -181,7 +181,7 @@ class Batcher:
                 if job.constraint:
                     job.constraint.accept(token)
         except ConstraintError as error:
-            self._fail(slot, Failure(str(error), 400))
+            self._fail(slot, Failure(str(error), error.status))
 
     def _end(self, slot: Slot, finish: str) -> None:
         writing, slot.writing = slot.writing, None

@@ -4,7 +4,6 @@ The server's process never reads a grammar or a schema itself. It gets masks ove
 that comes too late.
 """
 
-import contextlib
 import json
 import select
 import socket
@@ -24,11 +23,17 @@ START_S = 60.0  # a vocabulary of 262,144 tokens takes seconds
 FIRST_S = 10.0  # reading a grammar, and the first mask
 NEXT_S = 5.0
 TOO_LONG = "the grammar or JSON schema takes too long to follow; make it simpler"
+NO_PROCESS = "the process that follows grammars and JSON schemas does not run; ask again later, or without one"
 TOO_MUCH = "the grammar or JSON schema takes more memory or time than it may, or llama.cpp fails on it; make it simpler"
 
 
 class ConstraintError(Exception):
     """A grammar that can't be followed further; the text says why."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        """The status is that of the answer; 400 where the grammar is at fault."""
+        super().__init__(message)
+        self.status = status
 
 
 class Constraint:
@@ -124,7 +129,7 @@ class Constraint:
 def refusal(given: dict[str, Any], error: ConstraintError) -> Refused:
     """What a request is told whose constraint can't be followed."""
     where = "grammar" if "gbnf" in given else "response_format" if "schema" in given else "tools"
-    return Refused(str(error), param=where)
+    return Refused(str(error), error.status, param=where)
 
 
 class ConstraintService:
@@ -146,13 +151,18 @@ class ConstraintService:
         """What an answer must follow; its first mask is still to come.
 
         Raises:
-            ConstraintError: the process for it has died.
+            ConstraintError: the process for it doesn't start, or has died.
         """
         ours, theirs = socket.socketpair()
         life, their_life = socket.socketpair()
-        with theirs, their_life, self._lock:
-            socket.send_fds(self._ready(), [b"."], [theirs.fileno(), their_life.fileno()])
-        return Constraint(ours, life, self._vocab, given | {"context": self._context})
+        try:
+            with theirs, their_life, self._lock:
+                self._hand_over([theirs.fileno(), their_life.fileno()])
+            return Constraint(ours, life, self._vocab, given | {"context": self._context})
+        except BaseException:
+            ours.close()
+            life.close()
+            raise
 
     def open(self, given: dict[str, Any]) -> Constraint:
         """What an answer must follow, once its first mask is there.
@@ -172,16 +182,38 @@ class ConstraintService:
 
     def close(self) -> None:
         """End the worker, and with it what it has forked."""
-        if self._control is not None and self._process is not None:
+        if self._control is not None:
             self._control.close()
+        if self._process is not None:
+            self._process.kill()
             self._process.wait()
+        self._control = self._process = None
 
-    def _ready(self) -> socket.socket:
-        """The socket of a worker that runs."""
-        if self._control is not None and self._process is not None and self._process.poll() is None:
-            return self._control
-        self.close()
-        ours, theirs = socket.socketpair()
+    def _hand_over(self, fds: list[int]) -> None:
+        """Send the ends of two sockets to a worker that runs.
+
+        Raises:
+            ConstraintError: none does; what there was of it has ended.
+        """
+        try:
+            if self._process is None or self._process.poll() is not None:
+                self.close()
+                self._start()
+            assert self._control is not None
+            socket.send_fds(self._control, [b"."], fds)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise ConstraintError(NO_PROCESS, 503) from None
+            raise
+
+    def _start(self) -> None:
+        """Start the worker; returns when it has loaded the vocabulary.
+
+        Raises:
+            OSError: it isn't there in START_S, or has died.
+        """
+        self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", WORKER, str(theirs.fileno()), self._path],
@@ -190,12 +222,6 @@ class ConstraintService:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        ours.settimeout(START_S)
-        started = b""
-        with contextlib.suppress(OSError):
-            started = ours.recv(1)
-        if not started:
-            ours.close()
-            raise RuntimeError("the process that reads grammars did not start")
-        self._control = ours
-        return ours
+        self._control.settimeout(START_S)
+        if not self._control.recv(1):
+            raise ConnectionResetError

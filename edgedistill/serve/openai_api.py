@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 from edgedistill.errors import InputError
 from edgedistill.runtimes.chat_defaults import ChatDefaults
@@ -11,13 +10,14 @@ from edgedistill.serve.answer_events import Events, Model, Prepared
 from edgedistill.serve.answer_job import End, Piece
 from edgedistill.serve.asgi import ClientLeftError, Receive, SentAnswer, until_gone
 from edgedistill.serve.constraint import Constraint, ConstraintError, refusal
+from edgedistill.serve.context_bound import ContextBound, conversation_length
 from edgedistill.serve.openai_answer import AnswerShape, call_deltas, message, usage
 from edgedistill.serve.openai_request import Question, read_chat, read_completion
 from edgedistill.serve.refused import Refused
 from edgedistill.serve.tools import OPEN, ToolCall, call_grammar, may_be_call, read_answer
+from edgedistill.serve.turns import Turns, unless_gone
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
-T = TypeVar("T")
 MASK_POLL_S = 0.01
 # Of one request, and of all that are being answered; each takes some hundred bytes until its answer is sent. Beside
 # them an answer is small, and there are as many requests at most as connections.
@@ -31,6 +31,9 @@ class OpenAiApi:
         """`defaults` are for what a request doesn't say."""
         self._model, self._defaults = model, defaults
         self._log_probs = 0  # that the requests which are being answered may bring
+        self._bound = ContextBound(model.context, model.longest_token)
+        self._reading = {CHAT: Turns(), COMPLETION: Turns()}  # one process renders all chats
+        self._starting = Turns()  # a process for grammars starts in one thread, and the others are for other requests
         # As many processes for grammars as answers at once.
         self._constraints = asyncio.Semaphore(model.parallel)
 
@@ -41,14 +44,16 @@ class OpenAiApi:
             Refused: it can't be.
             ClientLeftError: nobody waits for it any longer.
         """
-        prepared = await asyncio.to_thread(self.prepare, path, body)
-        if self._log_probs + prepared.log_probs > MAX_LOG_PROBS_AT_ONCE:
-            raise Refused("the server is busy with other log-probabilities; ask again later", 503, param="logprobs")
         async with contextlib.AsyncExitStack() as stack:
-            self._log_probs += prepared.log_probs
-            stack.callback(self._forget, prepared)
             gone = asyncio.create_task(until_gone(receive))
             stack.callback(gone.cancel)
+            question = await asyncio.to_thread(self.read, path, body)
+            async with self._reading[path].turn(request_size(question), gone):
+                prepared = await asyncio.to_thread(self.prepare, path, question)
+            if self._log_probs + prepared.log_probs > MAX_LOG_PROBS_AT_ONCE:
+                raise Refused("the server is busy with other log-probabilities; ask again later", 503, param="logprobs")
+            self._log_probs += prepared.log_probs
+            stack.callback(self._forget, prepared)
             constraint = None
             if prepared.constraint is not None:
                 await unless_gone(self._constraints.acquire(), gone)
@@ -65,14 +70,30 @@ class OpenAiApi:
     def _forget(self, prepared: Prepared) -> None:
         self._log_probs -= prepared.log_probs
 
-    def prepare(self, path: str, body: dict[str, Any]) -> Prepared:
-        """Read a request.
+    def read(self, path: str, body: dict[str, Any]) -> Question:
+        """Read a request, without its template and its tokens.
 
         Raises:
-            Refused: it is malformed, the template refuses it, or it doesn't fit the context.
+            Refused: it is malformed, or doesn't fit the context whatever its tokens are.
+        """
+        if path == CHAT:
+            self._bound.check_count(body.get("messages"))
+            question = read_chat(body, self._defaults, self._model.vocab)
+            self._bound.check_text(conversation_length(question), chat=True)
+            return question
+        question = read_completion(body, self._defaults, self._model.vocab)
+        for prompt in question.prompts:
+            if isinstance(prompt, str):
+                self._bound.check_text(len(prompt), chat=False)
+        return question
+
+    def prepare(self, path: str, question: Question) -> Prepared:
+        """Make a question's prompts.
+
+        Raises:
+            Refused: the template refuses it, or it doesn't fit the context.
         """
         chat = path == CHAT
-        question = (read_chat if chat else read_completion)(body, self._defaults, self._model.vocab)
         try:
             if chat:
                 prompts, tagged = self._chat_prompt(question)
@@ -81,14 +102,7 @@ class OpenAiApi:
         except InputError as error:
             raise Refused(str(error), param="messages" if chat else "prompt") from None
         for ids in prompts:
-            if len(ids) >= self._model.context:
-                raise Refused(
-                    f"the request has {len(ids)} tokens and the context holds {self._model.context} with the answer; "
-                    f"send {'fewer messages' if chat else 'a shorter prompt'}, or start the server with a larger "
-                    "--context",
-                    code="context_length_exceeded",
-                    param="messages" if chat else "prompt",
-                )
+            self._bound.check_tokens(len(ids), chat)
         log_probs = count_log_probs(question, prompts, self._model.context)
         constraint = question.constraint or call_grammar(question.tools, question.tool_choice, tagged)
         if constraint is not None and question.answers * len(prompts) > 1:
@@ -110,6 +124,7 @@ class OpenAiApi:
             if text == without:
                 raise Refused("the chat template of this model takes no tools; leave tools out", param="tools")
             tagged = OPEN in text and OPEN not in without
+        self._bound.check_text(len(text), chat=True)  # a template may write more than it is given
         return [self._model.encode(text, add_bos=False)], tagged
 
     def _plain_prompt(self, prompt: str | list[int]) -> list[int]:
@@ -127,7 +142,8 @@ class OpenAiApi:
         """
         constraint = None
         try:
-            constraint = await asyncio.to_thread(self._model.constrain, given)
+            async with self._starting.turn(0, gone):
+                constraint = await asyncio.to_thread(self._model.constrain, given)
             while constraint.poll() is None:
                 if gone.done():
                     raise ClientLeftError
@@ -207,18 +223,9 @@ def count_log_probs(question: Question, prompts: list[list[int]], context: int) 
     return count
 
 
-async def unless_gone(wish: Awaitable[T], gone: "asyncio.Task[float]") -> T:
-    """What is waited for.
-
-    Raises:
-        ClientLeftError: the client has left before.
-    """
-    task = asyncio.ensure_future(wish)
-    await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        task.cancel()
-        raise ClientLeftError
-    return task.result()
+def request_size(question: Question) -> int:
+    """Characters and token ids that a request's prompts are made of."""
+    return conversation_length(question) + sum(map(len, question.prompts))
 
 
 class StreamedChoice:

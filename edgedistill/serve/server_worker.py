@@ -51,7 +51,7 @@ class ServedModel:
         self.context = settings.context or min(self.trained, DEFAULT_CONTEXT)
         self.form = self._form()
         self._pieces = [self._engine.piece(token, True) for token in range(self.vocab)]
-        self._longest = max(map(len, self._pieces))
+        self.longest_token = max(map(len, self._pieces))
         stops = frozenset(self._engine.stop_ids())
         self._batcher = Batcher(self._engine, settings.parallel, self.context, stops)
         self._constraints = ConstraintService(path, self.vocab, self.context)
@@ -73,14 +73,8 @@ class ServedModel:
         return write_prompt(self.form, messages, tools=tools)
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """See Model. A text that can't fit the context whatever its tokens is refused before it is split."""
+        """See Model."""
         check_text(text)
-        most = self.context * self._longest
-        if len(text.encode()) > most:
-            raise InputError(
-                f"the request has {len(text.encode())} bytes and the context of {self.context} tokens holds fewer "
-                f"than {most}; send less"
-            )
         return self._engine.tokenize(text, add_special=add_bos, parse_special=True) or self._start()
 
     def _start(self) -> list[int]:

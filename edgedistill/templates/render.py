@@ -26,10 +26,13 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 10.0  # a template takes milliseconds
 START_S = 60.0  # for the process to be there, on a machine with much to do
 MAX_ANSWER_BYTES = 2**26
+# A conversation can be at fault as well as a template, and a machine with much to do is slow at any.
+REMEDY = "shorten the conversation, or repair the template if a short one ends so too"
+TOO_SLOW = f"ask again when the machine has less to do, {REMEDY}"
 
 
 class LimitError(InputError):
-    """A template takes more time or memory than it may."""
+    """A template takes more time or memory than it may, or its process was ended from outside."""
 
 
 def render(
@@ -49,11 +52,8 @@ def render(
     """
     names = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": add_generation_prompt, "tools": tools}
     answer = _RENDERER.ask({"template": template, "arguments": {"messages": messages, **names}})
-    if answer is None:
-        raise LimitError(
-            f"its chat template takes more than {DEADLINE_S:.0f} s or more memory than it may for this conversation; "
-            "repair the template"
-        )
+    if "limit" in answer:
+        raise LimitError(answer["limit"])
     if "text" not in answer:
         raise InputError(answer["error"])
     return answer["text"]
@@ -74,6 +74,16 @@ def render_for(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, An
     return render(template, messages, bos=str(tokenizer.bos_token or ""), eos=str(tokenizer.eos_token or ""))
 
 
+class _NoAnswerError(Exception):
+    """The process gave no answer; the text says why."""
+
+
+def _ending(process: "subprocess.Popen[bytes]") -> str:
+    """How a process ended: "was killed (signal 9)"."""
+    code = process.wait()
+    return f"was killed (signal {-code})" if code < 0 else f"ended (exit code {code})"
+
+
 class _Renderer:
     """The process, started when it is first needed, and anew after one that was ended."""
 
@@ -89,13 +99,13 @@ class _Renderer:
             if not self._alive():
                 self._start()
 
-    def ask(self, request: dict[str, Any]) -> dict[str, str] | None:
-        """One request's answer; None where it took more than it may."""
+    def ask(self, request: dict[str, Any]) -> dict[str, str]:
+        """One request's answer: {"text"}, {"error": why there is none}, or {"limit": which one it went beyond}."""
         with self._lock:
             if not self._alive():
                 self._start()
             if not self._answers:
-                self._answers = self._asked({"template": "", "arguments": {}}, START_S) is not None
+                self._answers = "text" in self._asked({"template": "", "arguments": {}}, START_S)
             if not self._answers:
                 return {"error": "its chat template can't be rendered: the process for it doesn't start"}
             return self._asked(request, DEADLINE_S)
@@ -121,35 +131,51 @@ class _Renderer:
             cwd=PACKAGE_PARENT,
         )
 
-    def _asked(self, request: dict[str, Any], seconds: float) -> dict[str, str] | None:
-        """The answer; None where there is none in time, and then the process is ended."""
+    def _asked(self, request: dict[str, Any], seconds: float) -> dict[str, str]:
+        """The answer; where there is none in time, the process is ended."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
-        line = None
+        answer: dict[str, str] | None = None
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            line = self._line(process, time.monotonic() + seconds)
-        except OSError:
-            line = None
+            with contextlib.suppress(BrokenPipeError):  # how it ended is seen below
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
+            answer = json.loads(self._line(process, seconds))
+        except _NoAnswerError as error:
+            return {"limit": str(error)}
         finally:  # after Ctrl-C too: the answer that is still to come isn't the next one's
-            if line is None:
+            if answer is None:
                 self._end(process)
-        return None if line is None else dict(json.loads(line))
+        return answer
 
     @staticmethod
-    def _line(process: "subprocess.Popen[bytes]", deadline: float) -> bytes | None:
+    def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes:
+        """The line that the process answers with.
+
+        Raises:
+            _NoAnswerError: it writes none in time, or one that is too long, or has ended.
+        """
         assert process.stdout is not None
+        deadline = time.monotonic() + seconds
         received = bytearray()
         while not received.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                return None
+                raise _NoAnswerError(
+                    f"its chat template takes more than {seconds:.0f} s for this conversation; {TOO_SLOW}"
+                )
             part = os.read(process.stdout.fileno(), 1 << 16)
             received += part
-            if not part or len(received) > MAX_ANSWER_BYTES:
-                return None
+            if not part:
+                raise _NoAnswerError(
+                    f"the process that renders its chat template {_ending(process)}, as where a machine has too little "
+                    f"memory; {TOO_SLOW}"
+                )
+            if len(received) > MAX_ANSWER_BYTES:
+                raise _NoAnswerError(
+                    f"its chat template writes more than {MAX_ANSWER_BYTES >> 20} MiB for this conversation; {REMEDY}"
+                )
         return bytes(received)
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:

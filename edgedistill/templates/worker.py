@@ -2,7 +2,7 @@
 
 A template comes from a model's file, so it is hostile: it can't reach attributes that begin with an underscore nor
 change its arguments, and this process, which runs it, has little memory and little time. `python -m
-edgedistill.templates.worker` reads a JSON object a line and answers with one: {"text"} or {"error"}.
+edgedistill.templates.worker` reads a JSON object a line and answers with one: {"text"}, {"error"} or {"limit"}.
 """
 
 import json
@@ -19,6 +19,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 ADDRESS_SPACE_BYTES = 2**30
 TIME_S = 15  # the parent gives up sooner; this ends a process whose parent has died
+OUT_OF_MEMORY = (
+    f"its chat template takes more than {ADDRESS_SPACE_BYTES >> 30} GiB of memory for this conversation; shorten the "
+    "conversation, or repair the template if a short one ends so too"
+)
 KEPT_COMPILED = 8  # a run renders thousands of conversations with one or two templates
 
 
@@ -70,17 +74,27 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for line in sys.stdin:
         signal.alarm(TIME_S)
-        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+        sys.stdout.write(reply(line) + "\n")
         sys.stdout.flush()
         signal.alarm(0)
 
 
+def reply(line: str) -> str:
+    """The line that answers one, without its end."""
+    try:
+        return json.dumps(answer(json.loads(line)))
+    except MemoryError:
+        return json.dumps({"limit": OUT_OF_MEMORY})
+
+
 def answer(request: dict[str, Any]) -> dict[str, str]:
-    """{"text": ...}, or {"error": why not}."""
+    """{"text": ...}, {"error": why not}, or {"limit": which one it went beyond}."""
     try:
         return {"text": render(request["template"], request["arguments"])}
     except ValueError as error:
         return {"error": str(error)[:1000]}
+    except MemoryError:
+        return {"limit": OUT_OF_MEMORY}
     except Exception as error:  # a template can raise what Python can, and its compiler too
         return {"error": f"its chat template fails on this conversation: {type(error).__name__}: {str(error)[:200]}"}
 

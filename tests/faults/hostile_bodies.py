@@ -243,6 +243,27 @@ def many_answers(server: Served, rng: random.Random) -> tuple[str, str | None]:
     return str(body)[:100], answer_trouble(answer)
 
 
+def huge_chats(server: Served, rng: random.Random) -> tuple[str, str | None]:
+    """Conversations that no context holds: many messages, parts, calls or letters."""
+    answer = server.exchange(request("POST", CHAT, json.dumps(huge_chat(rng)).encode()))
+    return "a huge chat", answer_trouble(answer, (400,))
+
+
+def huge_chat(rng: random.Random) -> dict[str, Any]:
+    """The body of one, below the most that is read."""
+    user = {"role": "user", "content": "a"}
+    return rng.choice(
+        (
+            {"messages": [user] * 180_001},
+            {"messages": [user | {"content": "a b " * 1_500_000}]},
+            {"messages": [user | {"content": [{"type": "text", "text": "a"}] * 180_001}]},
+            {"messages": [{"role": "assistant", "tool_calls": [CALL] * 60_000}]},
+            {"messages": [user | {"name": "a" * 6_000_000}]},
+            {"messages": [user], "tools": [TOOL | {"function": TOOL["function"] | {"description": "a " * 3_000_000}}]},  # type: ignore[operator]
+        )
+    )
+
+
 BODIES: tuple[Callable[[Served, random.Random], tuple[str, str | None]], ...] = (
     odd_fields,
     odd_nodes,
@@ -251,4 +272,5 @@ BODIES: tuple[Callable[[Served, random.Random], tuple[str, str | None]], ...] = 
     schemas,
     odd_tools,
     many_answers,
+    huge_chats,
 )

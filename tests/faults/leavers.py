@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.faults.hostile_bodies import chat_of
+from tests.faults.hostile_bodies import chat_of, huge_chat
 from tests.faults.served import CHAT, COMPLETION, HELLO, SOON_S, Served, answer_trouble, read_answer, request
 
 BABBLE = {"logit_bias": {"0": -100, "1": -100, "2": -100}, "temperature": 1.5, "seed": 1}  # no end of text
@@ -52,10 +52,24 @@ def leaves_with_half_closed(server: Served, rng: random.Random) -> tuple[str, st
     return "half closed", answer_trouble(answer) if answer else None
 
 
+def leaves_with_huge_chats(server: Served, rng: random.Random) -> tuple[str, str | None]:
+    """Conversations that no context holds, of several clients that leave; then somebody asks."""
+    body = json.dumps(huge_chat(rng)).encode()
+    socks = [server.connect() for _ in range(4)]
+    for sock in socks:
+        sock.sendall(request("POST", CHAT, body))
+    time.sleep(rng.choice((0.0, 0.5)))
+    for sock in socks:
+        sock.close()
+    seconds = server.ask()
+    return f"4 clients with {body[:50]!r}", None if seconds < SOON_S else f"an ordinary request took {seconds:.0f} s"
+
+
 LEAVERS: tuple[Callable[[Served, random.Random], tuple[str, str | None]], ...] = (
     leaves_while_sending,
     leaves_while_answered,
     leaves_with_half_closed,
+    leaves_with_huge_chats,
 )
 
 

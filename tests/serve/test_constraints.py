@@ -110,6 +110,23 @@ def test_one_that_takes_too_long_is_given_up(service, monkeypatch):
     assert time.monotonic() - started < 5
 
 
+def test_a_process_that_does_not_start_is_ended_and_the_next_request_starts_another(file, vocab, monkeypatch):
+    service = constraint.ConstraintService(str(file), len(vocab), 256)
+    started = set(psutil.Process().children())
+    quick = {"gbnf": 'root ::= "a"'}
+    for _ in range(2):  # a first start, and one after a worker has died
+        with monkeypatch.context() as patch:
+            patch.setattr(constraint, "START_S", 0.01)
+            with pytest.raises(Refused, match="follows grammars and JSON schemas does not run; ask again") as caught:
+                service.open(quick)
+        assert caught.value.status == 503
+        assert set(psutil.Process().children()) <= started
+        service.open(quick).close()
+        psutil.Process(service.pid).kill()
+        time.sleep(0.1)
+    service.close()
+
+
 SLOW = "root ::= " + " ".join(["[a-z]?"] * 300)
 
 

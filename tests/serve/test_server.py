@@ -290,10 +290,50 @@ def test_what_is_wrong_with_a_question_is_said_as_openai_says_it(server, body, s
     assert ask(server, HELLO).choices[0].message.content  # it goes on
 
 
-def test_a_conversation_too_long_has_openais_code(server):
-    with pytest.raises(openai.BadRequestError) as caught:
-        ask(server, [{"role": "user", "content": "word " * 300}])
-    assert caught.value.code == "context_length_exceeded"
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": json.dumps({"text": "y" * 60_000})}}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"messages": [{"role": "user", "content": "word " * 300}]}, "tokens and the context holds 256"),
+        ({"messages": HELLO * 257}, "has 257 messages, parts and tool calls, and the context holds 256"),
+        ({"messages": [{"role": "user", "content": "a" * 60_000}]}, "has 60001 characters and the context of 256"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL]}]}, "characters and the context of 256"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 256}]}, "has 257 messages, parts"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}] * 256}]}, "has 257 messages, parts and tool calls"),
+        ({"prompt": "a" * 60_000}, "has 60000 characters and the context of 256 tokens"),
+    ],
+)
+def test_a_conversation_too_long_has_openais_code(server, body, words):
+    _, _, answer = post(server, body, "/v1/completions" if "prompt" in body else "/v1/chat/completions")
+    assert answer["error"]["code"] == "context_length_exceeded"
+    assert words in answer["error"]["message"]
+
+
+def test_clients_that_left_cost_no_rendering(talking_llama, tmp_path):
+    """Of those that wait for the template, only the one whose conversation is being rendered does."""
+    count = "{% for a in range(5000) %}{% for b in range(4000) %}{% endfor %}{% endfor %}"
+    template = "{% for m in messages %}{% if m.content == 'slow' %}" + count + "{% endif %}{{ m.content }}{% endfor %}"
+    path = write_gguf(talking_llama, tmp_path / "slow.gguf", chat=template)
+    lines: list[str] = []
+    with ModelServer(path, ServeSettings(port=0, threads=1), on_request=lines.append) as server:
+        server.start()
+        slow = [http.client.HTTPConnection(server.host, server.port) for _ in range(8)]
+        for connection in slow:
+            connection.request(
+                "POST", "/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "slow"}]})
+            )
+        time.sleep(0.1)
+        for connection in slow:
+            connection.close()
+        assert post(server, {"messages": HELLO, "max_tokens": 1})[0] == 200
+        limit = time.monotonic() + 10
+        while len(lines) < 9 and time.monotonic() < limit:
+            time.sleep(0.01)
+    *others, rendered = sorted(float(line.split(", ")[1].split()[0]) for line in lines if " left, " in line)
+    assert len(others) == 7
+    assert max(others) < rendered / 2
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Chat templates: transformers' text for real ones, one sentence for the broken and the hostile."""
 
+import threading
+
 import pytest
 
 from edgedistill.errors import InputError
 from edgedistill.templates import render as template_module
-from edgedistill.templates.render import render
+from edgedistill.templates.render import LimitError, render
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
@@ -82,10 +84,21 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
 FILL = "{% set x = 'x' * 99999999 %}{{ x * 99999999 }}"
 
 
-@pytest.mark.parametrize("hostile", [LOOP, FILL], ids=["loops", "fills memory"])
-def test_a_template_has_little_time_and_memory(hostile, monkeypatch):
-    monkeypatch.setattr(template_module, "DEADLINE_S", 2.0)
-    with pytest.raises(InputError, match="its chat template "):
+WRITES = "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        (LOOP, "takes more than 2 s for this conversation; ask again when the machine has less to do, shorten the"),
+        (FILL, "takes more than 1 GiB of memory for this conversation; shorten the conversation, or repair the"),
+        (WRITES, "writes more than 64 MiB for this conversation; shorten the conversation, or repair the template"),
+    ],
+    ids=["loops", "fills memory", "writes much"],
+)
+def test_a_template_has_little_time_and_memory(hostile, words, monkeypatch):
+    monkeypatch.setattr(template_module, "DEADLINE_S", 2.0 if hostile == LOOP else 20.0)
+    with pytest.raises(LimitError, match=f"its chat template {words}"):
         render(hostile, CONVERSATION, bos="", eos="")
     assert render("{{ messages[0].content }}", CONVERSATION, bos="", eos="") == "Be brief."  # the next one is rendered
 
@@ -98,6 +111,15 @@ def test_the_process_that_renders_has_no_more_memory_than_it_may():
             bos="",
             eos="",
         )
+
+
+def test_a_process_that_is_killed_is_said_to_be():
+    renderer = template_module._RENDERER
+    assert render("{{ 5 }}", [], bos="", eos="") == "5"
+    threading.Timer(0.3, renderer._process.kill).start()
+    with pytest.raises(LimitError, match=r"renders its chat template was killed \(signal 9\), as where a machine has"):
+        render(LOOP, [], bos="", eos="")
+    assert render("{{ 5 }}", [], bos="", eos="") == "5"
 
 
 def test_the_process_that_was_begun_renders_and_another_one_follows_it():
