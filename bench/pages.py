@@ -299,6 +299,7 @@ def share(value: float | None) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "recovery": (FIRST, in_short),
     "by-text": (FIRST, by_text),
+    "grid-by-text": ("recovery-grid.json", by_text),
     "comparison": ("recovery.json", comparison),
     "tasks": ("recovery.json", tasks),
     "step": ("trl_step.json", step),

