@@ -201,6 +201,7 @@ class ModelFacts:
     license: str | None
     stated_context: int | None = None  # tokens by the model's own files, where the shape's context is less
     quantized: str | None = None  # the number format of most of its weights, where that is a quantized one
+    system: str | None = None  # the message that all chats of its training with edgedistill began with
 
 
 ONNX_HEAD_MULTIPLE = 8  # what onnxruntime's GroupQueryAttention takes

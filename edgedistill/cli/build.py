@@ -44,6 +44,7 @@ def prepare_here(job: "Job", config_only: bool) -> "Prepared":
 
 def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | None]":
     """The facts of a job's teacher, or of a run's float student, and its licence in full where that is known."""
+    from edgedistill.bundle.recommended import read_chat_defaults
     from edgedistill.errors import InputError
     from edgedistill.models.facts import read_facts
     from edgedistill.models.run import student_of
@@ -63,9 +64,11 @@ def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | Non
     run = student_of(folder) if job.comparing else None
     if run is not None:
         facts = read_facts(run.folder, source)
-        return replace(facts, name=run.name, license=facts.license or run.license), run.license_text
+        return replace(facts, name=run.name, license=facts.license or run.license, system=run.system), run.license_text
     path = (resolve_config_only if config_only else resolve)(source, revision=revision)
     facts = read_facts(path, source, config_only=config_only)
+    if path.is_file():  # a bundle's file is to be asked as its bundle.json says
+        facts = replace(facts, system=read_chat_defaults(path.parent).system)
     return facts, license_text_beside(Path(facts.location))
 
 

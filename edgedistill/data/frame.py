@@ -35,6 +35,7 @@ class ChatFrame:
         begun: text that a tokenizer merges with the user's first word, so that `opening` ends before it; mostly "".
         stop_ids: tokens that end a turn.
         end_ids: what ends an answer: one token of `stop_ids`, or () where the model has none.
+        system: the message that `opening` begins with; None where there is none.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -42,6 +43,7 @@ class ChatFrame:
     begun: str
     stop_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
+    system: str | None = None
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         """Ids of a conversation up to where the next answer begins.
@@ -82,8 +84,8 @@ class ChatFrame:
             return False
 
 
-def make_frame(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFrame:
-    """Find the frame of a tokenizer's chat template.
+def make_frame(tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None) -> ChatFrame:
+    """Find the frame of a tokenizer's chat template; of one question behind a system message, where one is given.
 
     Raises:
         InputError: there is no template, or it doesn't show the user's words as they are.
@@ -93,7 +95,8 @@ def make_frame(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFrame:
             f"{name} has no chat template, and the recipe writes chats; use a chat model, or set teach.style "
             "to text in the recipe"
         )
-    before, marker, after = _render(tokenizer, [Turn(USER, MARKER)]).partition(MARKER)
+    led = [] if system is None else [Turn(SYSTEM, system)]
+    before, marker, after = _render(tokenizer, [*led, Turn(USER, MARKER)]).partition(MARKER)
     if not marker:
         raise InputError(
             f"{name}: its chat template doesn't show the user's message as it is; set teach.style to text in the recipe"
@@ -101,12 +104,17 @@ def make_frame(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatFrame:
     whole = _ids(tokenizer, before)
     length = len(whole)
     for word in FIRST_WORDS:
-        length = min(length, _shared(whole, _ids(tokenizer, _render(tokenizer, [Turn(USER, word)]))))
+        length = min(length, _shared(whole, _ids(tokenizer, _render(tokenizer, [*led, Turn(USER, word)]))))
     begun = str(tokenizer.decode(whole[length:])) if length < len(whole) else ""
     ending = _ending(tokenizer)
     stops = {tokenizer.eos_token_id} | _first_special(tokenizer, _ids(tokenizer, after)) | set(ending)
     return ChatFrame(
-        tokenizer, tuple(whole[:length]), begun, tuple(sorted(stop for stop in stops if stop is not None)), ending
+        tokenizer,
+        tuple(whole[:length]),
+        begun,
+        tuple(sorted(stop for stop in stops if stop is not None)),
+        ending,
+        system,
     )
 
 

@@ -16,16 +16,22 @@ SCHEMA = "edgedistill.student/1"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a student is called, its licence by its SPDX name (None if unknown), and its kind."""
+    """What a student is called, its licence by its SPDX name (None if unknown), and its kind; the system message that
+    all chats began with which the model that it was made from was trained on, where there was one.
+    """
 
     name: str
     license: str | None
     kind: str
+    system: str | None = None
 
 
 def write_identity(identity: Identity, license_text: str | None, folder: Path) -> None:
     """Say in a student's folder what it is."""
-    text = json.dumps({"schema": SCHEMA, **asdict(identity)}, indent=1)
+    entries = {"schema": SCHEMA, **asdict(identity)}
+    if identity.system is None:
+        del entries["system"]
+    text = json.dumps(entries, indent=1)
     (folder / IDENTITY).write_text(text + "\n", encoding="utf-8")
     if license_text is not None:
         (folder / LICENSE).write_text(license_text, encoding="utf-8")
@@ -42,7 +48,7 @@ def read_identity(folder: Path) -> Identity:
         entries = json.loads(path.read_text(encoding="utf-8"))
         if entries["schema"] != SCHEMA:
             raise InputError(f"{path}: schema is {entries['schema']!r}; this version reads {SCHEMA!r}")
-        return Identity(str(entries["name"]), entries["license"], str(entries["kind"]))
+        return Identity(str(entries["name"]), entries["license"], str(entries["kind"]), entries.get("system"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: it doesn't say what the student is ({error}); run its command again") from None
 

@@ -10,17 +10,23 @@ from edgedistill.store.marks import MARK, difference, read_mark
 from edgedistill.store.run import RUN, RunFolder
 
 FLOAT_FILE = "float-gguf"  # the stage that writes the float student as a file, whichever stage trained it last
-STUDENTS = ("student", "distill")  # what the stages that make one are called, before a phase's number
+AS_GIVEN = "student"  # the stage of a student that no phase has trained
+STUDENTS = (AS_GIVEN, "distill")  # what the stages that make one are called, before a phase's number
+TAUGHT, TEACHING = "teach", "teach.json"  # the stage of the text that the phases train on, and what it says of it
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class RunStudent:
-    """What a run says of its float student."""
+    """What a run says of its float student; `system`: the message that all of its training chats began with, if they
+    did.
+    """
 
     folder: Path
     name: str
     license: str | None
     license_text: str | None
+    system: str | None = None
 
 
 def student_of(path: Path) -> RunStudent | None:
@@ -50,7 +56,27 @@ def student_of(path: Path) -> RunStudent | None:
     identity = read_identity(folder)
     text = folder / LICENSE
     license_text = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else None
-    return RunStudent(folder, identity.name, identity.license, license_text)
+    system = identity.system if stage == AS_GIVEN else _taught_system(run)
+    return RunStudent(folder, identity.name, identity.license, license_text, system)
+
+
+def _taught_system(run: RunFolder) -> str | None:
+    """The system message that all chats began with which a student was distilled on, by the stage that wrote them; by
+    the report where that stage's files were removed to save space.
+    """
+    taught, report = run.stages / run.current.get(TAUGHT, TAUGHT) / TEACHING, run.path / REPORT
+    try:
+        if taught.is_file():
+            teaching = json.loads(taught.read_text(encoding="utf-8"))
+        else:
+            teaching = json.loads(report.read_text(encoding="utf-8"))["teach"]
+        system = teaching.get("system")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{run.path}: neither {taught.relative_to(run.path)} nor {REPORT} says what the run's float student was "
+            f"trained on ({error}). Run its command again, which makes them anew."
+        ) from None
+    return system if isinstance(system, str) else None
 
 
 def _last_student(run: RunFolder) -> str | None:

@@ -35,6 +35,7 @@ class Context:
         command: the command line that repeats the run.
         out: the run folder.
         license_text: the teacher's licence in full, if it is known.
+        system: the message that the files are asked behind: all chats of the training begin with it.
     """
 
     recipe: Recipe
@@ -46,6 +47,12 @@ class Context:
     command: str = ""
     out: Path = Path()
     license_text: str | None = None
+    system: str | None = None
+
+    @property
+    def own_system(self) -> str | None:
+        """The system message of the questions that the teacher makes up: the one that it was trained with."""
+        return self.facts.system if self.recipe.teach.style == "chat" else None
 
     @property
     def as_is(self) -> bool:

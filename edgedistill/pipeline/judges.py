@@ -63,11 +63,10 @@ def _judges_of_training(context: Context, taught: Path) -> "list[Judge]":
     return judges
 
 
-def keep_system(folder: Path, written: str | None, done: Finished) -> None:
+def keep_system(folder: Path, written: str | None, done: Finished, system: str | None = None) -> None:
     """Write to the judges' folder what stands before each prompt and request: the system message that all chats of the
-    training text began with, where there was one.
+    training text began with, where there was one; `system` where another run made that text.
     """
-    system = None
     if written == "teach":
         taught = json.loads((done.folder(written) / "teach.json").read_text(encoding="utf-8"))
         system = Teaching.from_json(taught).system

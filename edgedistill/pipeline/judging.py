@@ -111,7 +111,7 @@ class JudgingStages:
             from edgedistill.measure.judge import save_judges
 
             save_judges([*written_judges(context, self.written, done), prose_judge(context)], folder)
-            keep_system(folder, self.written, done)
+            keep_system(folder, self.written, done, context.system)
 
         settings: dict[str, Json] = {
             "format": JUDGES_FORMAT,
@@ -120,6 +120,8 @@ class JudgingStages:
         }
         if self.written == "teach":
             settings |= {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}
+        elif context.system is not None:
+            settings["system"] = context.system
         outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
         outside["teacher"] = context.teacher_files
         inputs = (self.written,) if self.written else ()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from edgedistill.bundle.names import place_of
 from edgedistill.export import PROOF
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
+from edgedistill.pipeline.judges import kept_system
 from edgedistill.pipeline.stage import Finished, Json, Stage
 from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import Measurement
@@ -45,6 +47,9 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
 
         plan = PlanFacts.from_json(done.plan.to_dict())
         teach = Teaching.from_json(_read(done.folder("teach") / "teach.json")) if taught else None
+        system = kept_system(done.folder("judges"))
+        if system is not None:  # what the bundle asks with is what its figures were measured with
+            teach = replace(teach or Teaching(), system=system)
         curves = [Curve.from_json(_read(done.folder(name) / "curve.json")) for name in trained]
         measure = Measurement.from_json(_read(done.folder("measure") / "measure.json"))
         provenance = _provenance(context, before, packed, done)
@@ -56,7 +61,8 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
         "version": __version__,
         "target": context.target.to_dict(),
     }
-    inputs = dict.fromkeys([*(["teach"] if taught else []), student, *trained, *(stage.name for stage in packed)])
+    texts = ["teach", "judges"] if taught else ["judges"]
+    inputs = dict.fromkeys([*texts, student, *trained, *(stage.name for stage in packed)])
     estimate = Estimates(context).papers()
     return Stage(REPORT, "papers", work, settings, (*inputs, "measure"), estimate=estimate)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgedistill.config.conversation import Prompt
+from edgedistill.config.conversation import Message, Prompt
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
@@ -16,6 +16,8 @@ from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.steps import compare_steps, compile_steps
 from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
+
+OWN_CHATS = "the chats that the model was trained on"
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,34 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
-    prompts = _chats(recipe.teach)
+    prompts, file = _chats(recipe.teach), Path(recipe.teach.prompts).name
+    if not prompts and facts.system is not None and recipe.teach.style == "chat":
+        prompts, file = (Prompt((Message("system", facts.system), Message("user", "a"))),), OWN_CHATS
+    taught = file == OWN_CHATS or job.recovering or not job.comparing
     trial = Trial()
     if facts.tokenizer.has_chat_template:
         conversations = Conversations(
             samples=recipe.measure.prompts,
             most_tokens=min(recipe.measure.context, facts.shape.context),
-            prompts=() if job.comparing and not job.recovering else prompts,
-            file=Path(recipe.teach.prompts).name,
+            prompts=prompts if taught else (),
+            file=file,
             longest_prompt=recipe.teach.longest_prompt,
         )
         trial = try_template(Path(facts.location), facts.name, conversations)
     cores = machine.cores
-    context = Context(recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text)
+    system = trial.system or facts.system
+    context = Context(
+        recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text, system
+    )
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
-    return Prepared(context, stages, replace(plan, notes=trial.notes))
+    return Prepared(context, stages, replace(plan, notes=(*trial.notes, *_of_system(facts, system))))
+
+
+def _of_system(facts: ModelFacts, system: str | None) -> tuple[str, ...]:
+    if system is None or system != facts.system:
+        return ()
+    return (f"all chats that {facts.name} was trained on began with a system message; it is asked behind it here too",)
 
 
 def _chats(teach: Teach) -> tuple[Prompt, ...]:

@@ -33,6 +33,8 @@ class TrainingStages:
         context = self.context
         student, phase = context.recipe.student, context.recipe.phases[0]
         settings: dict[str, Json] = {"student": settings_of(student), "layers": context.shape.layers}
+        if context.facts.system is not None:
+            settings["system"] = context.facts.system
         if student.needs_text:
             settings |= {"seq_len": phase.seq_len, "compute": compute_of(phase.compute)}
 
@@ -52,6 +54,7 @@ class TrainingStages:
                 context.license_text,
                 texts,
                 compute_type(phase.compute),
+                facts.system,
             )
             build_student(student, origin, folder, done.progress)
 
@@ -83,6 +86,8 @@ class TrainingStages:
         if teach.prompts != OWN_PROMPTS:
             outside["prompts"] = Outside(Path(teach.prompts))
             settings["prompts"] = Path(teach.prompts).suffix
+        elif context.own_system is not None:
+            settings["system"] = context.own_system
         inputs = [writer_file] if writer_file and writes else []
         if held_out:
             inputs.append("held-out")
@@ -98,7 +103,8 @@ class TrainingStages:
             never = prompt_ids_in(done.folder("held-out")) if held_out else set()
             opened = open_writer(file, context.cores, room, teach.parallel, folder) if writes else nullcontext()
             with opened as writer:
-                text = TeachInputs(writer, context.teacher, context.facts.name, context.recipe, top_k, never)
+                name, system = context.facts.name, context.own_system
+                text = TeachInputs(writer, context.teacher, name, context.recipe, top_k, never, system)
                 write_text(text, folder, done.progress)
 
         return Stage(
@@ -125,22 +131,28 @@ class TrainingStages:
         """
         context = self.context
         teach = _held_out_text(context)
+        settings = settings_of(teach)
+        if context.own_system is not None:
+            settings["system"] = context.own_system
 
         def work(folder: Path, done: Finished) -> None:
-            from edgedistill.teach.training_text import write_held_out
+            from edgedistill.teach.training_text import TeachInputs, write_held_out
             from edgedistill.teach.writers import open_writer
 
             file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
             room = teach.longest_prompt + teach.max_answer_tokens
             recipe = context.recipe.model_copy(update={"teach": teach})
             with open_writer(file, context.cores, room, teach.parallel, folder) as writer:
-                write_held_out(writer, context.teacher, context.facts.name, recipe, folder, done.progress)
+                name, system = context.facts.name, context.own_system
+                write_held_out(
+                    TeachInputs(writer, context.teacher, name, recipe, 0, system=system), folder, done.progress
+                )
 
         return Stage(
             "held-out",
             "held-out",
             work,
-            {"teach": settings_of(teach)},
+            {"teach": settings},
             (writer_file,) if writer_file else (),
             {"teacher": context.teacher_files},
             estimate=self.estimates.held_out(),

@@ -31,6 +31,7 @@ KIND_NAMES = {
 }
 AS_IS_NAMES = {"teacher": "model as given", "float": "float model"}
 AXIS_NAMES = {"file_bytes": "size", "decode_tokens_per_s": "speed", "kl": "KL", "task": "tasks"}
+LONGEST_SYSTEM = 240  # characters that are shown of a system message; bundle.json has all of it
 MANY = 10  # rows; with more, what is looked up more seldom is behind a fold
 
 
@@ -71,6 +72,7 @@ class View:
     tasks: list[TaskChart]
     differences: DifferenceTable | None
     answers: list[Answers]
+    system: str | None
     curve_charts: list[CurveCharts]
     rows: list[Row]
     many: bool
@@ -105,7 +107,7 @@ def view(report: Report) -> View:
         "choice": ("Size, speed, quality", plots.quality or plots.speeds),
         "figures": ("All figures", rows),
         "predicted": ("Predicted", predictions),
-        "training": ("Training", curve_charts or report.teach),
+        "training": ("Training", curve_charts or (report.teach and report.teach.asked is not None)),
         "lost": ("Where it was lost", lost),
         "answers": ("Answers", answers),
         "tasks": ("Tasks and refusals", tasks),
@@ -121,6 +123,7 @@ def view(report: Report) -> View:
         tasks=tasks,
         differences=difference_table(in_order(telling_rows(report))),
         answers=answers,
+        system=svg.shorten(report.teach.system, LONGEST_SYSTEM) if report.teach and report.teach.system else None,
         curve_charts=curve_charts,
         rows=rows,
         many=len(rows) > MANY,

@@ -105,9 +105,10 @@ def own_questions(assignment: Assignment, count: int, seed: int, dropped: Counte
         else:
             dropped[why] += 1
     drafts = []
+    led = () if frame.system is None else (Turn(SYSTEM, frame.system, train=0.0),)
     for number, question in enumerate(questions.values()):
         hint = settings.hints[number % len(settings.hints)]
-        turns = (Turn(USER, f"{question} {hint}".strip(), train=0.0),)
+        turns = (*led, Turn(USER, f"{question} {hint}".strip(), train=0.0))
         drafts.append(_chat_draft(frame, turns, question))
     return drafts
 

@@ -53,6 +53,7 @@ class TeachInputs:
         recipe: its `teach` part, decided (`Recipe.decided`); `measure.tokens` says how much judging reads.
         top_k: log-probabilities to keep of each token; 0 for none.
         never: ids of prompts that must not be kept, as `rounds.prompt_ids_in` gives them.
+        system: what the teacher's own questions stand behind; None for nothing.
     """
 
     writer: Writer | None
@@ -61,6 +62,7 @@ class TeachInputs:
     recipe: Recipe
     top_k: int
     never: Collection[str] = ()
+    system: str | None = None
 
 
 def teach(inputs: TeachInputs, work: Path, progress: Progress) -> None:
@@ -103,6 +105,8 @@ def _system_of(assignments: Iterable[Assignment]) -> str | None:
     """The system message that all chats of the training text begin with, if they do."""
     for assignment in assignments:
         prompts, frame = assignment.prompts, assignment.frame
+        if prompts is None and frame is not None:
+            return frame.system
         if prompts is not None and frame is not None and shows_system(frame, prompts):
             return shared_system(prompts)
     return None
@@ -118,8 +122,11 @@ def _assignments(
         return {}
     if inputs.writer is None:
         raise ValueError("a recipe whose teacher writes needs a writer")
-    frame = make_frame(tokenizer, inputs.name) if settings.style == "chat" and settings.tokens else None
-    prompts = None if settings.prompts == OWN_PROMPTS else _prompts(settings, frame, progress)
+    own = settings.prompts == OWN_PROMPTS
+    frame = None
+    if settings.style == "chat" and settings.tokens:
+        frame = make_frame(tokenizer, inputs.name, inputs.system if own else None)
+    prompts = None if own else _prompts(settings, frame, progress)
     words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
     assignments = {}
     for source, goal in goals.items():
@@ -159,19 +166,21 @@ def holdout_of(recipe: Recipe, goal: int) -> Holdout:
     return Holdout(min(half, MOST_TOKENS / total), min(half, recipe.measure.tokens / goal))
 
 
-def write_held_out(writer: Writer, teacher: Path, name: str, recipe: Recipe, work: Path, progress: Progress) -> None:
+def write_held_out(inputs: TeachInputs, work: Path, progress: Progress) -> None:
     """Write chats to judge on, `teach.tokens` of them, to `work`: judge/ and traces-*.jsonl as `teach` does, and
     `held-out.json`.
 
     A model that has a template may still write nothing that can be kept. It can be judged on prose all the same, so
     that is no error: `held-out.json` then says why ("why", else null).
     """
-    tokenizer = load_tokenizer(teacher)
+    if inputs.writer is None:
+        raise ValueError("chats to judge on need a writer")
+    tokenizer, name, settings = load_tokenizer(inputs.teacher), inputs.name, inputs.recipe.teach
     why = None
-    frame, holdout = make_frame(tokenizer, name), Holdout(0.0, 1.0)
+    frame, holdout = make_frame(tokenizer, name, inputs.system), Holdout(0.0, 1.0)
     try:
-        assignment = Assignment(writer, tokenizer, name, frame, None, None, recipe.teach, 0, holdout)
-        write_rounds(assignment, WRITTEN, recipe.teach.tokens, work, progress, "write chats to judge on")
+        assignment = Assignment(inputs.writer, tokenizer, name, frame, None, None, settings, 0, holdout)
+        write_rounds(assignment, WRITTEN, settings.tokens, work, progress, "write chats to judge on")
     except NothingKeptError as error:
         why = str(error)
         progress.note(f"{error}; the files are judged on prose alone")

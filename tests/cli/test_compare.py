@@ -1,16 +1,19 @@
 """`edgedistill compare` refuses wrong input in one sentence, with exit code 2, before anything is written."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from edgedistill.cli.build import teacher_facts
 from edgedistill.cli.main import cli
-from edgedistill.config import load_recipe
+from edgedistill.config import load_recipe, load_target
 from edgedistill.config.comparison import APART, apart
 from edgedistill.mixes import mix_bytes
 from edgedistill.models.facts import read_facts
+from edgedistill.pipeline.prepare import Job
 from edgedistill.store import RunFolder
 from tests.tiny import make_tiny_llama
 
@@ -106,3 +109,14 @@ def test_the_ladder_has_no_two_files_of_one_size(width: int, ffn: int, tmp_path:
     if width == 64:
         assert "q2_k" not in chosen.mixes
         assert any("fall back to other grids" in sentence for sentence in left_out)
+
+
+def test_a_bundles_file_is_to_be_asked_as_its_bundle_json_says(tiny_llama: Path, tmp_path: Path):
+    held = {"schema": "edgedistill.bundle/1", "system": "Be brief."}
+    exported = CliRunner().invoke(cli, ["export", str(tiny_llama), "-m", "f16", "-o", str(tmp_path), "--name", "tiny"])
+    assert exported.exit_code == 0
+    recipe = load_recipe("compare").with_teacher(str(tmp_path / "tiny-f16.gguf"))
+    job = Job(recipe, load_target("laptop-cpu"), tmp_path / "run", comparing=True)
+    assert teacher_facts(job, config_only=True)[0].system is None
+    (tmp_path / "bundle.json").write_text(json.dumps(held))
+    assert teacher_facts(job, config_only=True)[0].system == "Be brief."

@@ -326,3 +326,19 @@ def test_own_text_judges_and_a_folder_needs_no_name(talking_llama: Path, tmp_pat
     assert f"comparing q4_0 of talking-llama in runs/compare-{talking_llama.name}" in done.stderr
     report = json.loads((tmp_path / "runs" / f"compare-{talking_llama.name}" / "report.json").read_text())
     assert [judge["name"] for judge in report["judges"]] == ["held-out chats", "held-out own text"]
+
+
+def test_a_file_of_a_bundle_is_asked_behind_the_system_message_of_its_training(compared: Path, tmp_path: Path):
+    (tmp_path / "bundle").mkdir()
+    (file,) = (compared / "bundle").glob("*-q8_0.gguf")
+    shutil.copy(file, tmp_path / "bundle")
+    held = json.loads((compared / "bundle" / "bundle.json").read_text())
+    assert held["system"] is None
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(held | {"system": "Be brief."}))
+    done = edgedistill(*words(tmp_path / "bundle" / file.name, tmp_path / "run", "--mixes", "q4_0"))
+    assert done.returncode == 0, done.stderr
+    assert "was trained on began with a system message; it is asked behind it here too" in done.stderr
+    assert json.loads((tmp_path / "run" / "bundle" / "bundle.json").read_text())["system"] == "Be brief."
+    assert "training began with: “Be brief.”" in (tmp_path / "run" / "report.html").read_text()
+    traces = [path.read_text() for path in (tmp_path / "run" / "stages").glob("held-out-*/traces-*.jsonl")]
+    assert all("Be brief." in trace for trace in traces)

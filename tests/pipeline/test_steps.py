@@ -55,6 +55,20 @@ def test_a_comparison_without_recovery_trains_nothing():
     assert {"teach", "capture", "curvature", "recover-q4_0", "gguf-q4_0"} <= set(more)
 
 
+@pytest.mark.parametrize("recovering", [False, True])
+def test_a_model_that_was_trained_behind_a_system_message_is_asked_and_trained_behind_it(recovering: bool):
+    def stages(system: str | None) -> dict[str, Stage]:
+        job = Job(load_recipe("compare"), TARGET, Path("out"), comparing=True, recovering=recovering)
+        result = prepare(job, replace(facts_of(), system=system), MACHINE)
+        assert result.context.system == system
+        assert any("began with a system message" in note for note in result.plan.notes) is (system is not None)
+        return {stage.name: stage for stage in result.stages}
+
+    plain, led = stages(None), stages("Be brief.")
+    told = {name for name in plain if plain[name].settings != led[name].settings}
+    assert told == {"student", "held-out", "judges"} | ({"teach"} if recovering else set())
+
+
 def test_what_a_comparison_judges_on_doesnt_depend_on_its_training():
     """A budget of training changes how much text is written and held out, and no row that was measured."""
     plain, trained = load_recipe("compare"), with_parts("compare", teach={"holdout": 0.3, "tokens": 4_000})

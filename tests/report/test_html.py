@@ -69,6 +69,7 @@ def hostile_report():
     found["measure"]["samples"].append({"prompt": HOSTILE, "answers": {HOSTILE: HOSTILE}})
     found["provenance"]["versions"][HOSTILE] = HOSTILE
     found["teach"]["dropped"][HOSTILE] = 3
+    found["teach"]["system"] = HOSTILE
     found["measure"]["machine"][HOSTILE] = {HOSTILE: [HOSTILE]}
     return built(**found)
 
@@ -97,6 +98,21 @@ MAKERS = {
     "comparison": comparison,
     "comparison without recovery": lambda: comparison(recover=False, given=False),
 }
+
+
+def test_answers_and_refusals_say_what_they_were_asked_behind():
+    report, words = full_report(), "asked behind the system message that all chats of the training began with: “"
+    assert words not in Page(page_of(report)).words
+    report["teach"]["system"] = "Be <brief>.\nBe kind. " + "x" * 600
+    page = Page(page_of(report)).words
+    assert page.count(f"{words}Be <brief>. Be kind. xxx") == 2
+    assert "x" * 200 + "…”" in page
+    assert "x" * 250 not in page
+    report["teach"], report["curves"] = {"system": "Be brief."}, []
+    page = page_of(report)
+    assert Page(page).words.count(f"{words}Be brief.”") == 2
+    assert 'id="training"' not in page
+    assert 'href="#training"' not in page
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())

@@ -17,7 +17,7 @@ from edgedistill.config.teach import Teach
 from edgedistill.data.frame import make_frame
 from edgedistill.data.prose import ProseWords
 from edgedistill.data.starters import read_starters
-from edgedistill.data.trace import SPLITS, Holdout
+from edgedistill.data.trace import SPLITS, Holdout, iter_traces
 from edgedistill.errors import RunError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import QuietProgress
@@ -26,7 +26,7 @@ from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import FREE, WRITTEN, iter_shards, load_split
 from edgedistill.teach.drafts import START_TOKENS, Assignment
 from edgedistill.teach.rounds import TOO_LONG, NothingKeptError, write_rounds
-from edgedistill.teach.training_text import TeachInputs, teach
+from edgedistill.teach.training_text import TeachInputs, teach, write_held_out
 from edgedistill.teach.writers import Continuation
 
 WORDS = "The old cat sees the red fox and the young dog hears a small bird near the quiet river at noon".split()
@@ -299,6 +299,23 @@ def test_prompts_that_are_left_out_have_no_say_in_the_system_message(tokenizer, 
     assert counts["system"] == "Be brief."
     assert any("1 of 61 prompts bring no answer and are left out" in line for line in notes)
     assert not any("and not all the same" in line for line in notes)
+
+
+def test_a_model_that_never_saw_a_chat_without_a_system_message_makes_up_its_questions_behind_it(
+    tokenizer, tiny_llama: Path, tmp_path: Path
+):
+    led = make_frame(tokenizer, "tiny", "Be brief.").opening
+    assert "Be brief." in tokenizer.decode(led)
+    settings = SETTINGS.model_copy(update={"tokens": 60, "text_tokens": 0})
+    recipe = load_recipe("tiny").model_copy(update={"teach": settings})
+    for name, write in (("taught", teach), ("held", write_held_out)):
+        (tmp_path / name).mkdir()
+        writer = MadeUp(tokenizer)
+        write(TeachInputs(writer, tiny_llama, "tiny", recipe, 0, system="Be brief."), tmp_path / name, QuietProgress())
+        assert all(tuple(prompt[: len(led)]) == led for prompt in writer.asked)
+        turns = [trace.turns for trace in iter_traces(tmp_path / name, "traces-*.jsonl")]
+        assert {(first.role, first.text, first.train) for first, *_ in turns} == {("system", "Be brief.", 0.0)}
+    assert json.loads((tmp_path / "taught" / "teach.json").read_text())["system"] == "Be brief."
 
 
 def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):

@@ -35,4 +35,5 @@ def build_student(student: AnyStudent, origin: Origin, work: Path, progress: Pro
     """
     BUILDERS[type(student)](student, origin, work, progress)
     shared_rows(origin.teacher, work)
-    write_identity(Identity(origin.name, origin.license, student.kind), origin.license_text, work)
+    identity = Identity(origin.name, origin.license, student.kind, origin.system)
+    write_identity(identity, origin.license_text, work)

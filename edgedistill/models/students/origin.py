@@ -19,6 +19,7 @@ class Origin:
         license_text: in full; None if unknown.
         texts: token ids of training text, each [n], for kinds that measure the teacher on it.
         compute: the type of the matrix products where they do.
+        system: the message that all chats began with which the teacher was trained on; None where there was none.
     """
 
     teacher: Path
@@ -27,3 +28,4 @@ class Origin:
     license_text: str | None = None
     texts: Iterable[Tensor] = ()
     compute: torch.dtype = torch.float32
+    system: str | None = None
