@@ -17,7 +17,8 @@ MAX_ANSWERS = 128  # of one request: prompts times answers to each
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_LOG_PROBS = 20
 MAX_BIASES = 4096
-# Fields that say who asks, or how fast the answer should come.
+# Fields that change nothing in an answer: the model, since there is one, who asks, notes, and what makes the same
+# answer come sooner: a cache, or a guess at it.
 HARMLESS = (
     "model",
     "user",
@@ -206,7 +207,7 @@ def _stream(fields: RequestFields) -> tuple[bool, bool]:
         return stream, False
     if not stream or not isinstance(options, dict):
         raise Refused("stream_options is an object, and is for stream true", param="stream_options")
-    inner = RequestFields(options)
+    inner = RequestFields(options, "stream_options")
     usage = inner.flag("include_usage")
     inner.pass_over(["include_obfuscation"])
     inner.refuse_rest()
@@ -237,19 +238,33 @@ def _format(form: Any) -> dict[str, Any] | None:
         return None
     if not isinstance(form, dict):
         raise Refused('response_format must be an object, as {"type": "json_object"}', param=where)
-    if form.get("type") == "text":
-        return None
-    if form.get("type") == "json_object":
-        schema = form.get("schema")
+    fields = RequestFields(form, where)
+    kind = fields.take("type")
+    schema: Any = None
+    if kind == "json_object":
+        schema = fields.take("schema")
         schema = {"type": "object"} if schema is None else schema
-    elif form.get("type") == "json_schema":
-        json_schema = form.get("json_schema")
-        schema = json_schema.get("schema") if isinstance(json_schema, dict) else None
-    else:
+    elif kind == "json_schema":
+        schema = _schema(fields.take("json_schema"))
+    elif kind != "text":
         raise Refused("response_format.type must be text, json_object or json_schema", param=where)
+    fields.refuse_rest()
+    if kind == "text":
+        return None
     if not isinstance(schema, dict):
         raise Refused("response_format has no schema that is an object", param=where)
     return {"schema": schema}
+
+
+def _schema(given: Any) -> Any:
+    """The schema of response_format.json_schema, beside which stand its name and what it is for."""
+    if not isinstance(given, dict):
+        return None
+    fields = RequestFields(given, "response_format.json_schema")
+    schema = fields.take("schema")
+    fields.pass_over(["name", "description", "strict"])  # a schema is followed to the letter, strict or not
+    fields.refuse_rest()
+    return schema
 
 
 def _prompts(given: Any, vocab: int) -> list[str | list[int]]:

@@ -1,4 +1,5 @@
-"""The fields of a JSON request: each is read in its type and range, and what nobody has read is refused at the end.
+"""The fields of a JSON request, or of an object in one: each is read in its type and range, and what nobody has read is
+refused at the end.
 
 null means that a field isn't given, as in OpenAI's API.
 """
@@ -12,9 +13,11 @@ from edgedistill.serve.refused import Refused
 
 
 class RequestFields:
-    """The fields of one request, each of which is read once."""
+    """The fields of one object, each of which is read once."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: dict[str, Any], where: str = "") -> None:
+        """`where` the object stands in the request, as "messages[0]"; "" for the request itself."""
+        self._where = f"{where}." if where else ""
         self._left = {name: value for name, value in body.items() if value is not None}
         self._read: set[str] = set()
 
@@ -33,7 +36,7 @@ class RequestFields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not _within(value, low, high):
-            raise Refused(f"{name} must be a number from {low:g} to {high:g}", param=name)
+            raise self._refused(name, f"must be a number from {low:g} to {high:g}")
         return float(value)
 
     def whole(self, name: str, low: int, high: int) -> int | None:
@@ -48,7 +51,7 @@ class RequestFields:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise Refused(f"{name} must be a whole number from {low} to {high}", param=name)
+            raise self._refused(name, f"must be a whole number from {low} to {high}")
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -61,7 +64,18 @@ class RequestFields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise Refused(f"{name} must be true or false", param=name)
+            raise self._refused(name, "must be true or false")
+        return value
+
+    def text(self, name: str) -> str | None:
+        """A text; None where it isn't given.
+
+        Raises:
+            Refused: it is none.
+        """
+        value = self.take(name)
+        if value is not None and not isinstance(value, str):
+            raise self._refused(name, "must be a text")
         return value
 
     def take_false(self, name: str) -> bool:
@@ -79,7 +93,7 @@ class RequestFields:
         """
         value = self.take(name)
         if value is not None and value not in allowed:
-            raise Refused(f"{name} is not offered; leave it out", param=name)
+            raise self._refused(name, "is not offered; leave it out")
 
     def pass_over(self, names: Iterable[str]) -> None:
         """Fields that don't change what is answered."""
@@ -94,7 +108,11 @@ class RequestFields:
         """
         if self._left:
             name = next(iter(self._left))[:100]
-            raise Refused(f"{name!r} is not known here; leave it out.{did_you_mean(name, self._read)}", param=name)
+            where = f"{self._where}{name}"
+            raise Refused(f"{where!r} is not known here; leave it out.{did_you_mean(name, self._read)}", param=where)
+
+    def _refused(self, name: str, why: str) -> Refused:
+        return Refused(f"{self._where}{name} {why}", param=f"{self._where}{name}")
 
 
 def _within(value: float, low: float, high: float) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedistill.serve.refused import Refused
+from edgedistill.serve.request_fields import RequestFields
 
 MAX_TOOLS = 128
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -98,8 +99,15 @@ def read_choice(given: Any, tools: list[Tool], several: bool) -> ToolChoice:
         return ToolChoice("required", several=several)
     function = given.get("function") if isinstance(given, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str):
+    if not isinstance(given, dict) or not isinstance(function, dict) or not isinstance(name, str):
         raise Refused("tool_choice must be 'auto', 'none', 'required' or a function of the tools", param=where)
+    fields = RequestFields(given, where)
+    fields.only("type", "function")
+    fields.take("function")
+    fields.refuse_rest()
+    inner = RequestFields(function, f"{where}.function")
+    inner.take("name")
+    inner.refuse_rest()
     if name not in [tool.name for tool in tools]:
         raise Refused(f"tool_choice names {name[:64]!r}, which is none of the tools", param=where)
     return ToolChoice("required", name, several)

@@ -21,6 +21,7 @@ from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.runtimes.llama import LlamaCpp
+from edgedistill.serve.messages import read_messages
 from edgedistill.serve.server import ModelServer, ServeSettings, bind
 from tests.runtimes.conftest import write_gguf
 from tests.templates.test_render import TEMPLATES
@@ -216,6 +217,24 @@ def test_openais_client_lists_asks_and_streams(server, file):
     assert whole.usage.prompt_tokens + whole.usage.completion_tokens == whole.usage.total_tokens
 
 
+def test_what_clients_send_back_of_an_answer_is_read_as_the_template_expects_it():
+    call = {"id": "1", "index": 0, "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    call["function"]["parsed_arguments"] = {"a": 1}
+    nothing = {"audio": None, "function_call": None, "refusal": None, "annotations": [], "parsed": {"a": 1}}
+    given = [
+        {"content": "Hi", "role": "user", "name": "me"},
+        {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": [call], **nothing},
+        {"role": "tool", "tool_call_id": "1", "content": "x"},
+        {"role": "assistant", "refusal": "No."},
+    ]
+    _, answer, *_, refusal = read = read_messages(given, None)
+    assert list(read[0]) == ["content", "role", "name"]
+    assert refusal == {"role": "assistant", "content": "No."}
+    assert set(answer) == {"role", "content", "reasoning_content", "tool_calls"}
+    assert answer["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
+    assert read[2] == given[2]
+
+
 def test_newer_words_of_the_api_are_understood(server):
     found = ask(server, [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     assert found == ask(
@@ -243,6 +262,30 @@ def test_newer_words_of_the_api_are_understood(server):
         ({}, 400, "messages must be a list with at least one message"),
         ({"messages": [{"role": "user"}, "x"]}, 400, r"messages[1] must be an object with role and content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "messages[0].role must be one of system"),
+        ({"messages": [{"role": "user", "content": "x", "foo": 1}]}, 400, "'messages[0].foo' is not known here"),
+        ({"messages": [{"role": "user", "content": "x", "name": 5}]}, 400, "messages[0].name must be a text"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, 400, "messages[0].audio is not offered"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "foo": 1}]}]},
+            400,
+            "'messages[0].content[0].foo' is not known here",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "foo": 1}}]}]},
+            400,
+            "'messages[0].tool_calls[0].function.foo' is not known here",
+        ),
+        ({"messages": HELLO, "response_format": {"type": "text", "foo": 1}}, 400, "'response_format.foo' is not known"),
+        (
+            {"messages": HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": {}, "foo": 1}}},
+            400,
+            "'response_format.json_schema.foo' is not known here",
+        ),
+        (
+            {"messages": HELLO, "tool_choice": {"type": "function", "function": {"name": "f"}, "foo": 1}},
+            400,
+            "'tool_choice.foo' is not known here",
+        ),
         ({"messages": HELLO, "temperature": "hot"}, 400, "temperature must be a number from 0 to 2"),
         (b'{"messages": [], "temperature": NaN}', 400, "NaN is no number"),
         ({"messages": HELLO, "top_logprobs": 2, "stream": True}, 400, "top_logprobs needs logprobs true"),
