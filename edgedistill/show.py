@@ -118,6 +118,11 @@ def visible(text: Any, lines: bool = True) -> str:
     return "".join(out)
 
 
+def one_line(text: Any) -> str:
+    """`visible` in one line: a name or a path, which may hold newlines as well."""
+    return visible(text, lines=False)
+
+
 def wrapped(line: str, width: int, hanging: int) -> list[str]:
     """A line as several of at most `width` characters, cut between words, but not between a number and its unit.
 

@@ -96,11 +96,11 @@ def bench(
 def _lines(result: "FileFigures") -> str:
     """One file's figures in a few lines."""
     from edgedistill.results.row import NO_SPEED
-    from edgedistill.show import show, show_spread
+    from edgedistill.show import one_line, show, show_spread
 
     speed = result.speed or NO_SPEED
     runtime = f"{result.runtime} {result.runtime_version}, {speed.threads} thread{'s' if speed.threads != 1 else ''}"
-    lines = [f"{result.file}  {show(result.file_bytes, 'bytes')}, {runtime}"]
+    lines = [f"{one_line(result.file)}  {show(result.file_bytes, 'bytes')}, {runtime}"]
     for name, timing in (("prefill", speed.prefill), ("decode", speed.decode)):
         lines.append(f"  {name:8} {show_spread(timing.mean, timing.std)} tokens/s")
     lines.append(f"  load     {show(speed.load_s, 's')}, peak memory {show(speed.peak_rss_bytes, 'bytes')}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedistill.cli.page import page
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.facts import ModelFacts
@@ -106,7 +107,7 @@ def plan_first(job: "Job", dry_run: bool) -> "Prepared | None":
     if dry_run:
         page(stage_table(prepared))
     for note in prepared.plan.notes:
-        click.echo(f"Note: {note}.", err=True)
+        click.echo(f"Note: {one_line(note)}.", err=True)
     if job.comparing:  # that nothing fits the device is a finding
         prepared.plan.require_room()
     else:

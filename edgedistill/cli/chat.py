@@ -21,7 +21,7 @@ from edgedistill.cli.questions import HIDDEN, HINT, help_text, read_lines
 from edgedistill.cli.terminal import note
 from edgedistill.errors import InputError
 from edgedistill.runtimes.chat_defaults import MAX_TOKENS, TEMPERATURE, TOP_P
-from edgedistill.show import visible
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.runtimes.base import Runtime
@@ -107,9 +107,9 @@ def chat(
                     f"{path}: it has no chat template, so it can't be talked to; use a model that was made to chat"
                 )
             threads_word = "thread" if model.threads == 1 else "threads"
-            note(f"{visible(path.name, lines=False)} in {info.version}, {model.threads} {threads_word}")
+            note(f"{one_line(path.name)} in {info.version}, {model.threads} {threads_word}")
             if system is None and defaults.system is not None:
-                note(f"system message, as in training (--system '' for none): {visible(defaults.system, lines=False)}")
+                note(f"system message, as in training (--system '' for none): {one_line(defaults.system)}")
             if sys.stdin.isatty():
                 note(HINT)
             said_first = defaults.system if system is None else system
@@ -163,7 +163,7 @@ def talk(conversation: Conversation, settings: AnswerSettings, as_json: bool) ->
             if not terminal:
                 raise
             conversation.take_back()
-            click.echo(f"Error: {visible(error)}", err=True)
+            click.echo(f"Error: {one_line(error)}", err=True)
             continue
         if answer.answer or answer.finish != "interrupted":
             conversation.say("assistant", answer.answer)

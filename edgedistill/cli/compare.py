@@ -20,6 +20,7 @@ from edgedistill.cli.options import (
 )
 from edgedistill.cli.page import colored, drawn_width, page
 from edgedistill.cli.side_by_side import compare_files
+from edgedistill.show import one_line
 
 DEFAULT = "compare"
 
@@ -110,9 +111,12 @@ def compare(
     prepared = plan_first(job, dry_run)
     if prepared is None:
         return
-    click.echo(f"comparing {', '.join(decided.mixes)} of {prepared.context.facts.name} in {folder}", err=True)
+    click.echo(
+        f"comparing {', '.join(decided.mixes)} of {one_line(prepared.context.facts.name)} in {one_line(folder)}",
+        err=True,
+    )
     for sentence in left_out:
-        click.echo(f"left out {sentence}", err=True)
+        click.echo(f"left out {one_line(sentence)}", err=True)
     outcome = carry_out(job, compare_model)
     files = {key: str(path) for key, path in outcome.files.items()}
     places = {
@@ -128,8 +132,9 @@ def compare(
         page(render_comparison(outcome.report, drawn_width(), colored()))
         chosen = record["recommendation"]
         if chosen and chosen["file"]:
-            click.echo(f"{'take' if chosen['mix'] else 'keep'}    {chosen['file']}")
-        click.echo(f"report  {outcome.report_html}\ntable   {places['csv']}\nbundle  {outcome.bundle}")
+            click.echo(f"{'take' if chosen['mix'] else 'keep'}    {one_line(chosen['file'])}")
+        for name, place in (("report", "report"), ("table", "csv"), ("bundle", "bundle")):
+            click.echo(f"{name:7} {one_line(places[place])}")
     if record["recommendation"] is None:
         raise DoesNotFitError(why_none(outcome.report))
 

@@ -18,6 +18,7 @@ from edgedistill.cli.options import (
     teacher_option,
 )
 from edgedistill.cli.page import colored, drawn_width, page
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.config.overrides import Overrides
@@ -71,7 +72,7 @@ def compile_command(
         click.echo(json.dumps(outcome.report.to_json()))
         return
     page(render_terminal(outcome.report, drawn_width(), colored()))
-    click.echo(f"\nreport  {outcome.report_html}\nbundle  {outcome.bundle}")
+    click.echo(f"\nreport  {one_line(outcome.report_html)}\nbundle  {one_line(outcome.bundle)}")
     file = read_recommended(outcome.bundle).gguf
     if file is not None:
-        click.echo(f"use     {outcome.bundle / file}")
+        click.echo(f"use     {one_line(outcome.bundle / file)}")

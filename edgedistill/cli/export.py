@@ -48,7 +48,7 @@ def export(
     from edgedistill.errors import InputError
     from edgedistill.export import KINDS
     from edgedistill.progress import RichProgress
-    from edgedistill.show import show_bytes
+    from edgedistill.show import one_line, show_bytes
     from edgedistill.store.run import RUN
 
     model = one_model(model, None, "export")
@@ -72,7 +72,7 @@ def export(
         return
     for e in done:
         blocks = f"{e.proof.tensors} tensors, {e.proof.blocks:,} blocks as packed"
-        page(f"{e.path}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.proof.weights_sha256}")
+        page(f"{one_line(e.path)}  {show_bytes(e.size_bytes)}  {blocks}\n  weights {e.proof.weights_sha256}")
 
 
 def _held(

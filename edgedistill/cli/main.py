@@ -56,9 +56,9 @@ class ShownError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it: a message may quote a file, and a terminal obeys control characters."""
-        from edgedistill.show import visible
+        from edgedistill.show import one_line
 
-        click.echo(f"Error: {visible(self.message)}", err=True)
+        click.echo(f"Error: {one_line(self.message)}", err=True)
 
 
 class LazyGroup(click.Group):

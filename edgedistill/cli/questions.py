@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from edgedistill.errors import did_you_mean
-from edgedistill.show import visible
+from edgedistill.show import one_line
 
 COMMANDS = {
     "/reset": "forget the conversation",
@@ -47,7 +47,7 @@ def read_lines(terminal: bool) -> Iterator[str]:
         elif text.startswith("/") and terminal and text not in COMMANDS and text not in HIDDEN:
             # A piped question may begin with a path; a person who mistypes a command wants to hear it.
             name = text.split()[0]
-            click.echo(f"{visible(name)} is no command.{did_you_mean(name, COMMANDS)} /help lists them.", err=True)
+            click.echo(f"{one_line(name)} is no command.{did_you_mean(name, COMMANDS)} /help lists them.", err=True)
         elif text:
             yield text
 

@@ -18,6 +18,7 @@ from edgedistill.cli.options import (
     teacher_option,
 )
 from edgedistill.cli.page import colored, drawn_width, page
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.config.overrides import Overrides
@@ -73,4 +74,4 @@ def recover(
         click.echo(json.dumps(recovery_rows(outcome.report, files)))
         return
     page(render_recovery(outcome.report, files, drawn_width(), colored()))
-    click.echo(f"report  {outcome.report_html}")
+    click.echo(f"report  {one_line(outcome.report_html)}")

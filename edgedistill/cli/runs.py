@@ -9,7 +9,7 @@ import click
 
 from edgedistill.cli.options import NonEmptyPath
 from edgedistill.cli.page import page
-from edgedistill.show import show_bytes, show_seconds
+from edgedistill.show import one_line, show_bytes, show_seconds
 
 RUNS = Path("runs")  # where they are looked for unless told otherwise
 
@@ -53,11 +53,11 @@ def list_command(folder: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        page(f"No runs in {place}.")
+        page(f"No runs in {one_line(place)}.")
     for row in rows:
-        teacher = _plain(row["identity"].get("teacher", "unknown"))
+        teacher = one_line(row["identity"].get("teacher", "unknown"))
         stages_text = f"{row['complete']} of {row['stages']} stages complete"
-        page(f"{row['path']}  {show_bytes(row['size_bytes'])}  {stages_text}  {teacher}")
+        page(f"{one_line(row['path'])}  {show_bytes(row['size_bytes'])}  {stages_text}  {teacher}")
 
 
 @runs.command()
@@ -82,7 +82,7 @@ def show(run: Path, as_json: bool) -> None:
         )
         return
     for key, value in folder.identity.items():
-        page(f"{_plain(key)}: {_plain(value)}")
+        page(f"{one_line(key)}: {one_line(value)}")
     width = max((len(stage.folder) for stage in stages), default=0)
     lines = []
     for stage in stages:
@@ -90,7 +90,7 @@ def show(run: Path, as_json: bool) -> None:
         state = use if stage.state == "complete" else stage.state
         spent = "" if stage.seconds is None else f"  {show_seconds(stage.seconds):>8}"
         peak = "" if stage.peak_rss_bytes is None else f"  {show_bytes(stage.peak_rss_bytes):>9} peak"
-        lines.append(f"{stage.folder:{width}}  {state:8}  {show_bytes(stage.size_bytes):>9}{spent}{peak}")
+        lines.append(f"{one_line(stage.folder):{width}}  {state:8}  {show_bytes(stage.size_bytes):>9}{spent}{peak}")
     page("\n".join(lines))
 
 
@@ -130,18 +130,11 @@ def clean(run: Path, slim: bool, student: bool, dry_run: bool, as_json: bool) ->
         click.echo(json.dumps(rows + [asdict(stage) for stage in emptied], indent=2))
         return
     for stage in removed:
-        page(
-            f"{'would remove' if dry_run else 'removed'} {stage.folder} ({show_bytes(stage.size_bytes)}, {stage.state})"
-        )
+        held = f"{show_bytes(stage.size_bytes)}, {stage.state}"
+        page(f"{'would remove' if dry_run else 'removed'} {one_line(stage.folder)} ({held})")
     for emptied_stage in emptied:
         freed = show_bytes(emptied_stage.freed_bytes)
-        page(f"{'would empty' if dry_run else 'emptied'} {emptied_stage.folder} ({freed})")
+        page(f"{'would empty' if dry_run else 'emptied'} {one_line(emptied_stage.folder)} ({freed})")
     freed_bytes = sum(stage.size_bytes for stage in removed) + sum(stage.freed_bytes for stage in emptied)
     total = show_bytes(freed_bytes)
-    page(f"{total} {'would be freed' if dry_run else 'freed'} in {run}")
-
-
-def _plain(value: object) -> str:
-    from edgedistill.show import visible
-
-    return visible(value, lines=False)
+    page(f"{total} {'would be freed' if dry_run else 'freed'} in {one_line(run)}")

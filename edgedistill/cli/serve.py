@@ -19,7 +19,7 @@ from edgedistill.bundle.recommended import read_chat_defaults
 from edgedistill.cli.artifacts import RUNTIMES, find_artifact
 from edgedistill.cli.options import NonEmptyPath
 from edgedistill.errors import InputError
-from edgedistill.show import visible
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.serve.server import ModelServer
@@ -128,7 +128,7 @@ def serve(
     )
 
     def log(line: str) -> None:
-        click.echo(visible(line, lines=False), err=True)
+        click.echo(one_line(line), err=True)
 
     running: list[ModelServer] = []
     try:
@@ -148,11 +148,11 @@ def serve(
                 )
             if not server.served.has_template:
                 click.echo(
-                    f"Warning: {visible(path)} has no chat template: /v1/completions answers, chats are refused.",
+                    f"Warning: {one_line(path)} has no chat template: /v1/completions answers, chats are refused.",
                     err=True,
                 )
             elif defaults.system is not None:
-                system = visible(defaults.system, lines=False)
+                system = one_line(defaults.system)
                 click.echo(f"A conversation without a system message gets that of the training: {system}", err=True)
             server.start()
             running.append(server)
@@ -199,7 +199,7 @@ def announce(server: "ModelServer", path: Path, key_from_environment: bool, as_j
         }
         click.echo(json.dumps(facts))
         return
-    click.echo(f"{visible(path.name, lines=False)} answers at {server.url} as {json.dumps(served.name)}")
+    click.echo(f"{one_line(path.name)} answers at {server.url} as {json.dumps(served.name)}")
     if served.has_template:
         click.echo(f"A page to chat on is at {server.page}", err=True)
     click.echo(f"{served.version}, context {served.context}. Ctrl-C ends it. To ask:", err=True)

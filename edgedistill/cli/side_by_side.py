@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from edgedistill.cli.page import page
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.measure.bench import BenchSettings
@@ -63,10 +64,8 @@ def measure(question: FilesRequest, settings: "BenchSettings") -> "list[FileFigu
 
 def table(results: "Sequence[FileFigures]") -> str:
     """The results, smallest file first: a line a file, then, behind a blank line, what the columns mean."""
-    from edgedistill.show import visible
-
     rows = [HEADS, *(_cells(result) for result in sorted(results, key=lambda result: result.file_bytes))]
-    rows = [(visible(row[0], lines=False), *row[1:]) for row in rows]
+    rows = [(one_line(row[0]), *row[1:]) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = []
     for row in rows:
@@ -139,4 +138,4 @@ def compare_files(
         click.echo(json.dumps(content, indent=2))
         return
     page(table(results))
-    page(f"reference {chosen}, text {text}, {BenchSettings().tokens} tokens of it at most")
+    page(f"reference {one_line(chosen)}, text {one_line(text)}, {BenchSettings().tokens} tokens of it at most")

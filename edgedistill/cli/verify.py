@@ -10,6 +10,7 @@ import click
 from edgedistill.cli.artifacts import require_paths
 from edgedistill.cli.options import NonEmptyPath
 from edgedistill.cli.page import page
+from edgedistill.show import one_line
 
 if TYPE_CHECKING:
     from edgedistill.export.pairs import PairComparison
@@ -94,7 +95,7 @@ def _verify_exports(folder: Path, files: tuple[Path, ...], mix: str | None, as_j
                 if p.comparison.equal
                 else f"{len(p.comparison.differences)} of {p.comparison.tensors} tensors differ"
             )
-            page(f"{p.path}\n  {p.mix}: {verdict}\n  weights {p.comparison.sha256}")
+            page(f"{one_line(p.path)}\n  {p.mix}: {verdict}\n  weights {p.comparison.sha256}")
     for p in proofs:
         if not p.comparison.equal:
             raise VerifyError(
@@ -128,9 +129,12 @@ def _compare_pairs(first: Path, others: tuple[Path, ...], as_json: bool) -> None
 
 
 def _lines(first: Path, second: Path, comparison: "PairComparison") -> list[str]:
-    from edgedistill.show import visible
-
-    lines = [f"{first}", f"  weights {comparison.sha256[0]}", f"{second}", f"  weights {comparison.sha256[1]}"]
+    lines = [
+        one_line(first),
+        f"  weights {comparison.sha256[0]}",
+        one_line(second),
+        f"  weights {comparison.sha256[1]}",
+    ]
     if comparison.equal:
         return [*lines, f"{comparison.tensors} tensors, {comparison.blocks:,} blocks, bit for bit the same"]
     lines.append(f"{len(comparison.differences)} of {comparison.tensors} common tensors differ")
@@ -138,17 +142,14 @@ def _lines(first: Path, second: Path, comparison: "PairComparison") -> list[str]
         lines.append(f"{'tensor':<48} {'formats':<14} {'differing':>18} {'largest':>10} {'relative':>9}")
     for d in comparison.differences[:SHOWN]:
         formats, share = "/".join(d.formats), f"{d.differing:,} of {d.weights:,}"
-        lines.append(
-            f"{visible(d.tensor, lines=False):<48} {formats:<14} {share:>18} {d.largest:>10.3g} "
-            f"{d.relative_error:>9.2%}"
-        )
+        lines.append(f"{one_line(d.tensor):<48} {formats:<14} {share:>18} {d.largest:>10.3g} {d.relative_error:>9.2%}")
         lines.append(f"  first at row {d.first.row}, block {d.first.block}: {d.first.expected!r} and {d.first.found!r}")
     if len(comparison.differences) > SHOWN:
         lines.append(f"and {len(comparison.differences) - SHOWN} more; --json lists all")
     for path, only in ((first, comparison.only_first), (second, comparison.only_second)):
         if only:
-            names = ", ".join(visible(name, lines=False) for name in only[:SHOWN])
-            lines.append(f"only in {path}: {names}{' and more' if len(only) > SHOWN else ''}")
+            names = ", ".join(one_line(name) for name in only[:SHOWN])
+            lines.append(f"only in {one_line(path)}: {names}{' and more' if len(only) > SHOWN else ''}")
     return lines
 
 
@@ -173,7 +174,8 @@ def _show_hash(path: Path, as_json: bool) -> None:
     else:
         counts = ", ".join(f"{count} {name}" for name, count in formats.items())
         page(
-            f"{path}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n  weights {facts['weights_sha256']}"
+            f"{one_line(path)}\n  {weights.kind}: {len(weights.tensors)} tensors ({counts})\n"
+            f"  weights {facts['weights_sha256']}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from edgedistill.pipeline.prepare import Prepared
 from edgedistill.pipeline.runner import complete_stages
-from edgedistill.show import show_bytes, show_count, show_seconds
+from edgedistill.show import one_line, show_bytes, show_count, show_seconds
 from edgedistill.store.run import RUN, RunFolder
 
 HEADINGS = ("", "stage", "tokens", "time", "memory", "disk", "")
@@ -35,8 +35,9 @@ def stage_table(prepared: Prepared) -> str:
     to_come = sum(stage.estimate.seconds for stage in prepared.stages if stage.name not in complete)
     lines += [
         "",
-        f"{len(prepared.stages)} stages, {len(complete)} of them complete in {out}; about {show_seconds(to_come)} to "
-        f"come, at most {show_bytes(build.ram_bytes)} of memory, {show_bytes(build.disk_bytes)} of disk in all",
+        f"{len(prepared.stages)} stages, {len(complete)} of them complete in {one_line(out)}; about "
+        f"{show_seconds(to_come)} to come, at most {show_bytes(build.ram_bytes)} of memory, "
+        f"{show_bytes(build.disk_bytes)} of disk in all",
         f"estimates, assuming {build.assumption}",
     ]
     return "\n".join(lines)

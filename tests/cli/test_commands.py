@@ -92,6 +92,7 @@ def test_an_error_message_holds_nothing_that_a_terminal_obeys():
     assert result.exit_code == 2
     assert not set("\x1b\x07\u202e") & set(result.stderr)
     assert "red" in result.stderr
+    assert run("recipes", "show", "new\nline").stderr.count("\n") == 1
 
 
 def test_what_nobody_foresaw_is_a_sentence_and_a_log(monkeypatch: pytest.MonkeyPatch):
@@ -245,6 +246,15 @@ def finished(tmp_path: Path) -> Path:
             result = run_folder.stage("teach", {"a": setting}, build=lambda work: (work / "x").write_text("x" * 1000))
         run_folder.set_current([result])
     return run_folder.path
+
+
+def test_a_run_whose_name_holds_a_newline_takes_one_line(finished: Path):
+    strange = finished.rename(finished.parent / "new\nline")
+    assert ok("runs", "list", finished.parent).startswith(f"{finished.parent}/new line  ")
+    assert ok("runs", "clean", strange, "--dry-run").endswith(f"would be freed in {finished.parent}/new line\n")
+    empty = finished.parent / "no\nruns"
+    empty.mkdir()
+    assert ok("runs", "list", empty) == f"No runs in {finished.parent}/no runs.\n"
 
 
 def test_runs_are_listed_shown_and_cleaned(finished: Path):

@@ -39,6 +39,18 @@ def test_several_mixes_of_a_model_in_both_kinds(tiny_llama: Path, tmp_path: Path
     assert tensors["blk.2.ffn_up.weight"].data.tobytes() == ggml.quantize(weight, "q4_0").tobytes()
 
 
+def test_paths_that_hold_a_newline_take_one_line(tiny_llama: Path, tmp_path: Path):
+    code, text = run(tiny_llama, "-m", "q8_0", "-o", tmp_path / "new\nline", "--name", "tiny")
+    assert code == 0
+    assert f"{tmp_path}/new line/tiny-q8_0.gguf  " in text
+    file = tmp_path / "new\nline" / "tiny-q8_0.gguf"
+    for words in (["verify", str(file)], ["verify", str(file), str(file)], ["bench", str(file), "--decode", "2"]):
+        done = CliRunner().invoke(cli, words)
+        assert done.exit_code == 0, done.output
+        assert f"{tmp_path}/new line/tiny-q8_0.gguf" in done.stdout
+        assert "new\nline" not in done.output
+
+
 def test_a_gguf_file_and_its_floats(tiny_llama: Path, tmp_path: Path):
     assert run(tiny_llama, "-m", "f16", "-o", tmp_path, "--name", "tiny")[0] == 0
     code, text = run(tmp_path / "tiny-f16.gguf", "-m", "BF16,q8_0", "-o", tmp_path)  # as llama.cpp spells it
