@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from edgedistill.bundle.settings import ModelSettings
 from edgedistill.bundle.turns import DATE, Turns, find_turns
+from edgedistill.templates.render import LimitError
 
 PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 <>|_-.,:;!?'/()[]=+*#@&")
 MANY_ENDS = 8  # stop words are compared at every token
@@ -68,9 +69,12 @@ def _system(system: str | None) -> list[str]:
 def _template(settings: ModelSettings) -> list[str]:
     if settings.template is None:
         return ["# The model has no chat template: it goes on writing a text.", 'TEMPLATE """{{ .Prompt }}"""']
-    turns = find_turns(settings.template, settings.bos, settings.eos, settings.add_bos)
+    why = "writes today's date" if DATE in settings.template else "does more than put fixed texts between messages"
+    try:
+        turns = find_turns(settings.template, settings.bos, settings.eos, settings.add_bos)
+    except LimitError:
+        turns, why = None, "takes more time or memory than it may for a conversation of several messages"
     if turns is None:
-        why = "writes today's date" if DATE in settings.template else "does more than put fixed texts between messages"
         return [
             f"# No TEMPLATE: the model's own (chat_template.jinja, also in the GGUF) {why}, which wasn't translated.",
             (
@@ -82,7 +86,7 @@ def _template(settings: ModelSettings) -> list[str]:
         "# The model's own chat template in Go's language: the same text for each conversation, but without tools."
     ]
     if turns.system is None:
-        lines.append("# It takes no system message, so SYSTEM has no effect.")
+        lines.append("# It refuses a system message, or takes too long for one, so SYSTEM has no effect.")
     return [*lines, f'TEMPLATE """{go_template(turns)}"""']
 
 

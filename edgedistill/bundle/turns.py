@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgedistill.errors import InputError
-from edgedistill.templates.render import render
+from edgedistill.templates.render import LimitError, render
 
 Chat = Sequence[tuple[str, str]]  # (role, content), a system message first or none at all
 
@@ -72,6 +72,8 @@ def find_turns(template: str, bos: str, eos: str, drop_bos: bool) -> Turns | Non
     Args:
         bos, eos: texts of these tokens.
         drop_bos: leave out the bos token before all of it, since the runtime puts one there.
+    Raises:
+        LimitError: it takes more time or memory than it may for a conversation without a system message.
     """
     if DATE in template:
         return None
@@ -87,6 +89,8 @@ def find_turns(template: str, bos: str, eos: str, drop_bos: bool) -> Turns | Non
         turns = Turns(first, None, answer, again, earlier.removeprefix(answer))
         if any(turns.render(probe) != text_of(probe) for probe in PROBES):
             return None
+    except LimitError:
+        raise
     except (InputError, ValueError):
         return None
     try:
@@ -95,7 +99,7 @@ def find_turns(template: str, bos: str, eos: str, drop_bos: bool) -> Turns | Non
         led: list[Chat] = [(("system", LONG), *probe) for probe in PROBES]
         return with_system if all(with_system.render(probe) == text_of(probe) for probe in led) else None
     except InputError:
-        return turns  # it refuses a system message
+        return turns  # it refuses a system message, or takes more than it may for one
     except ValueError:
         return None  # it drops or repeats it
 

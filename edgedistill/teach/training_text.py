@@ -215,7 +215,7 @@ def _system_note(prompts: Sequence[Prompt], frame: ChatFrame) -> str | None:
     """What of the prompts' system messages isn't used, or not kept; None where that is nothing."""
     systems = sum(prompt.system is not None for prompt in prompts)
     if not shows_system(frame, prompts):
-        return f"not used: the system's message, in {systems} rows; the chat template has no place for it"
+        return f"not used: the system's message, in {systems} rows; the chat template refuses it or has no place for it"
     if systems and shared_system(prompts) is None:
         return (
             f"{systems} of {len(prompts)} prompts have a system's message, and not all the same; none goes into the "

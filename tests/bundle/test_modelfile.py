@@ -14,6 +14,7 @@ from edgedistill.bundle.modelfile import go_string, modelfile
 from edgedistill.bundle.settings import UNTOLD, ModelSettings, read_settings
 from edgedistill.bundle.turns import around_question, find_turns
 from edgedistill.runtimes.chat_defaults import TEMPERATURE, TOP_P, ChatDefaults
+from edgedistill.templates import render
 from tests.bundle.conftest import tiny_gguf
 from tests.tiny import CHAT_TEMPLATE, make_tokenizer
 
@@ -155,6 +156,27 @@ def test_templates_that_are_more_than_fixed_texts_are_left_out(name):
     text = modelfile("m.gguf", [], "m", settings(REFUSED[name]))
     assert [command for command, _ in commands(text)] == ["FROM", *["PARAMETER"] * 8]
     assert "# No TEMPLATE: the model's own" in text
+
+
+@pytest.mark.parametrize(
+    ("when", "reason"),
+    [
+        (
+            "messages | length > 2",
+            "also in the GGUF) takes more time or memory than it may for a conversation of several messages, which",
+        ),
+        (
+            "messages[0].role == 'system'",
+            "It refuses a system message, or takes too long for one, so SYSTEM",
+        ),
+    ],
+)
+def test_a_template_that_takes_too_long_is_not_said_to_be_more_than_fixed_texts(when: str, reason: str, monkeypatch):
+    monkeypatch.setattr(render, "DEADLINE_S", 2.0)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    text = modelfile("m.gguf", [], "m", settings(f"{{% if {when} %}}{loop}{{% endif %}}{CHAT_TEMPLATE}"))
+    assert reason in text
+    assert "more than put fixed texts" not in text
 
 
 def test_the_runtime_s_own_bos_token_is_left_out():
