@@ -50,11 +50,6 @@ class Context:
     system: str | None = None
 
     @property
-    def own_system(self) -> str | None:
-        """The system message of the questions that the teacher makes up: the one that it was trained with."""
-        return self.facts.system if self.recipe.teach.style == "chat" else None
-
-    @property
     def as_is(self) -> bool:
         """Whether the student is the teacher itself."""
         return self.recipe.student.as_is

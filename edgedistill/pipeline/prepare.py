@@ -69,7 +69,9 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
     prompts, file = _chats(recipe.teach), Path(recipe.teach.prompts).name
-    if not prompts and facts.system is not None and recipe.teach.style == "chat":
+    if recipe.teach.style != "chat":
+        facts = replace(facts, system=None)
+    if not prompts and facts.system is not None:
         prompts, file = (Prompt((Message("system", facts.system), Message("user", "a"))),), OWN_CHATS
     taught = file == OWN_CHATS or job.recovering or not job.comparing
     trial = Trial()
@@ -82,6 +84,8 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             longest_prompt=recipe.teach.longest_prompt,
         )
         trial = try_template(Path(facts.location), facts.name, conversations)
+    if file == OWN_CHATS:
+        facts = replace(facts, system=trial.system)
     cores = machine.cores
     system = trial.system or facts.system
     context = Context(

@@ -67,7 +67,7 @@ def try_template(location: Path, name: str, conversations: Conversations = Conve
             prompts' system messages; or a prompt is too long.
     """
     if not location.exists():  # planned from figures alone
-        return Trial()
+        return Trial(system=shared_system(conversations.prompts))
     text, bos, eos = template_and_ends(location)
     if text is None:
         return Trial()

@@ -86,8 +86,8 @@ class TrainingStages:
         if teach.prompts != OWN_PROMPTS:
             outside["prompts"] = Outside(Path(teach.prompts))
             settings["prompts"] = Path(teach.prompts).suffix
-        elif context.own_system is not None:
-            settings["system"] = context.own_system
+        elif context.facts.system is not None:
+            settings["system"] = context.facts.system
         inputs = [writer_file] if writer_file and writes else []
         if held_out:
             inputs.append("held-out")
@@ -103,7 +103,7 @@ class TrainingStages:
             never = prompt_ids_in(done.folder("held-out")) if held_out else set()
             opened = open_writer(file, context.cores, room, teach.parallel, folder) if writes else nullcontext()
             with opened as writer:
-                name, system = context.facts.name, context.own_system
+                name, system = context.facts.name, context.facts.system
                 text = TeachInputs(writer, context.teacher, name, context.recipe, top_k, never, system)
                 write_text(text, folder, done.progress)
 
@@ -132,8 +132,8 @@ class TrainingStages:
         context = self.context
         teach = _held_out_text(context)
         settings = settings_of(teach)
-        if context.own_system is not None:
-            settings["system"] = context.own_system
+        if context.facts.system is not None:
+            settings["system"] = context.facts.system
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.teach.training_text import TeachInputs, write_held_out
@@ -143,7 +143,7 @@ class TrainingStages:
             room = teach.longest_prompt + teach.max_answer_tokens
             recipe = context.recipe.model_copy(update={"teach": teach})
             with open_writer(file, context.cores, room, teach.parallel, folder) as writer:
-                name, system = context.facts.name, context.own_system
+                name, system = context.facts.name, context.facts.system
                 write_held_out(
                     TeachInputs(writer, context.teacher, name, recipe, 0, system=system), folder, done.progress
                 )

@@ -1,5 +1,6 @@
 """The two lists: what is in them for which recipe, that each stage reads earlier ones, and what a setting reaches."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from edgedistill.config import Recipe, load_recipe, load_target
 from edgedistill.errors import RunError
+from edgedistill.models.facts import read_facts
 from edgedistill.pipeline import judging, papers, training
 from edgedistill.pipeline.prepare import Job, Prepared, prepare
 from edgedistill.pipeline.stage import InStage, Outside, Stage, check_order
@@ -67,6 +69,20 @@ def test_a_model_that_was_trained_behind_a_system_message_is_asked_and_trained_b
     plain, led = stages(None), stages("Be brief.")
     told = {name for name in plain if plain[name].settings != led[name].settings}
     assert told == {"student", "held-out", "judges"} | ({"teach"} if recovering else set())
+
+
+def test_a_model_whose_template_no_longer_shows_its_system_message_is_asked_without(tiny_llama: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    template = folder / "chat_template.jinja"
+    facts = replace(read_facts(folder, "model"), system="Be brief.")
+    recipe = with_parts("compare", teach={"max_answer_tokens": 64}, measure={"prefill": 64, "decode": 64})
+    job = Job(recipe, TARGET, Path("out"), comparing=True, recovering=False)
+    assert prepare(job, facts, MACHINE).context.system == "Be brief."
+    template.write_text("{{ raise_exception('no') if messages[0].role == 'system' }}" + template.read_text())
+    result = prepare(job, facts, MACHINE)
+    assert (result.context.system, result.context.facts.system) == (None, None)
+    (note,) = result.plan.notes
+    assert "not used: the system's message" in note
 
 
 def test_what_a_comparison_judges_on_doesnt_depend_on_its_training():
