@@ -87,7 +87,7 @@ def _gguf_facts(path: Path, source: str) -> ModelFacts:
     template = header.get("tokenizer.chat_template", str)
     name = _FORMAT_SUFFIX.sub("", path.stem)
     stated = header.get("general.license", str) or license_beside(path)
-    tokenizer = TokenizerFacts(model, pre, tokens, template is not None)
+    tokenizer = TokenizerFacts(model, pre, tokens, bool(template))
     weight_bytes = sum(tensor.size for tensor in header.tensors.values())
     context = header.get(f"{header.get('general.architecture', str)}.context_length", int)
     limit = _more_than(shape.context, context)

@@ -74,7 +74,7 @@ def from_gguf(header: GGUFHeader) -> Vocabulary:
         ids["unk"],
         header.get("tokenizer.ggml.add_bos_token", bool, adds_bos) and ids["bos"] is not None,
         header.get("tokenizer.ggml.add_eos_token", bool, False) and ids["eos"] is not None,
-        header.get("tokenizer.chat_template", str),
+        header.get("tokenizer.chat_template", str) or None,
         scores=tuple(scores),
         sep=ids["sep"],
         eot=ids["eot"],

@@ -12,14 +12,16 @@ NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def chat_template_of(folder: Path) -> str | None:
-    """A folder's chat template: chat_template.jinja, or tokenizer_config.json's (of several, "default")."""
+    """A folder's chat template: chat_template.jinja, or tokenizer_config.json's (of several, "default"); None for an
+    empty one, which a GGUF file can't hold.
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return _text(file)
+        return _text(file) or None
     template = _stated(folder)
     if isinstance(template, list):
         template = _named(template).get("default")
-    return template if isinstance(template, str) else None
+    return template if isinstance(template, str) and template else None
 
 
 def named_templates_of(folder: Path) -> tuple[tuple[str, str], ...]:
@@ -28,7 +30,7 @@ def named_templates_of(folder: Path) -> tuple[tuple[str, str], ...]:
     templates = _named(template) if isinstance(template, list) else {}
     for file in sorted((folder / NAMED_FOLDER).glob("*.jinja")):
         templates[file.stem] = _text(file)
-    return tuple(sorted((plain_name(name), text) for name, text in templates.items() if name != "default"))
+    return tuple(sorted((plain_name(name), text) for name, text in templates.items() if name != "default" and text))
 
 
 def plain_name(name: str) -> str:

@@ -61,4 +61,4 @@ def template_and_ends(path: Path) -> tuple[str | None, str, str]:
     tokens = header.array("tokenizer.ggml.tokens", str)
     ids = [header.get(f"tokenizer.ggml.{name}_token_id", int, -1) for name in ("bos", "eos")]
     bos, eos = (tokens[index] if 0 <= index < len(tokens) else "" for index in ids)
-    return header.get("tokenizer.chat_template", str), bos, eos
+    return header.get("tokenizer.chat_template", str) or None, bos, eos

@@ -58,6 +58,15 @@ def test_a_gguf_file_and_its_floats(tiny_llama: Path, tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"tiny-f16.gguf", "tiny-bf16.gguf", "tiny-q8_0.gguf"}
 
 
+def test_an_empty_chat_template_is_none(tiny_llama: Path, tmp_path: Path):
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (model / "chat_template.jinja").write_text("")
+    result = CliRunner().invoke(cli, ["export", str(model), "-m", "q4_0", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    reader = gguf.GGUFReader(tmp_path / "out" / "model-q4_0.gguf")
+    assert "tokenizer.chat_template" not in reader.fields
+
+
 def test_what_is_there_is_not_replaced_unasked(tiny_llama: Path, tmp_path: Path):
     (tmp_path / "tiny-q8_0.gguf").write_text("mine")
     code, text = run(tiny_llama, "-m", "q4_0,q8_0", "-o", tmp_path, "--name", "tiny")
