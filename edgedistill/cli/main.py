@@ -13,7 +13,7 @@ import click
 
 from edgedistill import __version__
 from edgedistill.cli.streams import finish_streams, guard_streams
-from edgedistill.errors import EdgeDistillError, LoadError
+from edgedistill.errors import EdgeDistillError, LoadError, did_you_mean
 
 # Name -> module, attribute, what it does. Importing click takes 0.1 s, torch several seconds: `--help` shows this
 # table.
@@ -77,6 +77,15 @@ class LazyGroup(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{attribute} is no Click command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest name for one that isn't a command's."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.message}{did_you_mean(args[0], COMMANDS)}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, from the table alone."""

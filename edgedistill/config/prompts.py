@@ -52,7 +52,7 @@ class PromptFile:
         """The last question of one prompt."""
         return self.prompts[index].messages[-1].text
 
-    def asked(self, answers: str) -> tuple[Prompt, ...]:
+    def used(self, answers: str) -> tuple[Prompt, ...]:
         """The prompts that are used with this `teach.answers`: all, or those that bring an answer."""
         if answers != "own":
             return self.prompts

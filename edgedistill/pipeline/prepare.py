@@ -68,24 +68,7 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
-    prompts, file = _chats(recipe.teach), Path(recipe.teach.prompts).name
-    if recipe.teach.style != "chat":
-        facts = replace(facts, system=None)
-    if not prompts and facts.system is not None:
-        prompts, file = (Prompt((Message("system", facts.system), Message("user", "a"))),), OWN_CHATS
-    taught = file == OWN_CHATS or job.recovering or not job.comparing
-    trial = Trial()
-    if facts.tokenizer.has_chat_template:
-        conversations = Conversations(
-            samples=recipe.measure.prompts,
-            most_tokens=min(recipe.measure.context, facts.shape.context),
-            prompts=prompts if taught else (),
-            file=file,
-            longest_prompt=recipe.teach.longest_prompt,
-        )
-        trial = try_template(Path(facts.location), facts.name, conversations)
-    if file == OWN_CHATS:
-        facts = replace(facts, system=trial.system)
+    trial, facts = _tried(job, recipe, facts)
     cores = machine.cores
     system = trial.system or facts.system
     context = Context(
@@ -94,6 +77,30 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
     return Prepared(context, stages, replace(plan, notes=(*trial.notes, *_of_system(facts, system))))
+
+
+def _tried(job: Job, recipe: Recipe, facts: ModelFacts) -> tuple[Trial, ModelFacts]:
+    """What the template makes of what is asked; the facts without a system message that it doesn't show.
+
+    A model that brings a system message of its own training is asked behind it where no prompts are given.
+    """
+    prompts, file = _chats(recipe.teach), Path(recipe.teach.prompts).name
+    if recipe.teach.style != "chat":
+        facts = replace(facts, system=None)
+    if not prompts and facts.system is not None:
+        prompts, file = (Prompt((Message("system", facts.system), Message("user", "a"))),), OWN_CHATS
+    trial = Trial()
+    if facts.tokenizer.has_chat_template:
+        taught = file == OWN_CHATS or job.recovering or not job.comparing
+        conversations = Conversations(
+            samples=recipe.measure.prompts,
+            most_tokens=min(recipe.measure.context, facts.shape.context),
+            prompts=prompts if taught else (),
+            file=file,
+            longest_prompt=recipe.teach.longest_prompt,
+        )
+        trial = try_template(Path(facts.location), facts.name, conversations)
+    return trial, replace(facts, system=trial.system) if file == OWN_CHATS else facts
 
 
 def _of_system(facts: ModelFacts, system: str | None) -> tuple[str, ...]:
@@ -110,7 +117,7 @@ def _chats(teach: Teach) -> tuple[Prompt, ...]:
     """
     if teach.prompts == OWN_PROMPTS:
         return ()
-    prompts = read_prompts(Path(teach.prompts), teach.prompt_field).asked(teach.answers)
+    prompts = read_prompts(Path(teach.prompts), teach.prompt_field).used(teach.answers)
     return prompts if teach.style == "chat" and teach.tokens else ()
 
 

@@ -56,10 +56,10 @@ class ContextBound:
             raise too_long(f"the request has {count} tokens and the context holds {self._tokens} with the answer", chat)
 
 
-def too_long(found: str, chat: bool) -> Refused:
+def too_long(size: str, chat: bool) -> Refused:
     """The refusal of a request that doesn't fit the context."""
     return Refused(
-        f"{found}; send {'fewer or shorter messages' if chat else 'a shorter prompt'}, {LARGER}",
+        f"{size}; send {'fewer or shorter messages' if chat else 'a shorter prompt'}, {LARGER}",
         code="context_length_exceeded",
         param="messages" if chat else "prompt",
     )

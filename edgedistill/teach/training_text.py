@@ -202,7 +202,7 @@ def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tu
         progress.note(note)
     if frame is None and settings.answers != "teacher":
         raise InputError(f"{path}: teach.answers is '{settings.answers}', and answers are trained on in chats alone")
-    prompts = file.asked(settings.answers)
+    prompts = file.used(settings.answers)
     if not prompts:
         raise InputError(f"{path}: teach.answers is 'own', and no row brings an answer")
     system = None if frame is None else _system_note(prompts, frame)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.environment import child_environment
 from edgedistill.errors import InputError
+from edgedistill.templates import REMEDY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,8 +27,7 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 10.0  # a template takes milliseconds
 START_S = 60.0  # for the process to be there, on a machine with much to do
 MAX_ANSWER_BYTES = 2**26
-# A conversation can be at fault as well as a template, and a machine with much to do is slow at any.
-REMEDY = "shorten the conversation, or repair the template if a short one ends so too"
+# A machine with much to do is slow at any conversation.
 TOO_SLOW = f"ask again when the machine has less to do, {REMEDY}"
 
 

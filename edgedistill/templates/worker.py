@@ -17,11 +17,12 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from edgedistill.templates import REMEDY
+
 ADDRESS_SPACE_BYTES = 2**30
 TIME_S = 15  # the parent gives up sooner; this ends a process whose parent has died
 OUT_OF_MEMORY = (
-    f"its chat template takes more than {ADDRESS_SPACE_BYTES >> 30} GiB of memory for this conversation; shorten the "
-    "conversation, or repair the template if a short one ends so too"
+    f"its chat template takes more than {ADDRESS_SPACE_BYTES >> 30} GiB of memory for this conversation; {REMEDY}"
 )
 KEPT_COMPILED = 8  # a run renders thousands of conversations with one or two templates
 

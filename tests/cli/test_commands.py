@@ -280,6 +280,12 @@ def test_a_run_at_work_is_not_cleaned(finished: Path):
     assert "is in use: process" in result.stderr
 
 
+def test_a_mistyped_command_gets_the_nearest_name():
+    result = run("comple")
+    assert result.exit_code == 2
+    assert "No such command 'comple'. Did you mean 'compile'?" in result.stderr
+
+
 def test_runs_of_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert ok("runs", "list", tmp_path).strip() == f"No runs in {tmp_path}."
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,7 @@
 """Of a conversation the answers count; its ids are those that the model is given when it is used."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.templates import render
 from edgedistill.templates.render import LimitError
 
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 CHAT = (
     Turn("system", "Be kind."),
     Turn("user", "How many cats?"),
@@ -118,44 +121,38 @@ def test_an_answer_never_changes_the_ids_of_its_prompt():
     assert example.tokens.tolist()[: -len(tokenizer("No<end>")["input_ids"])] == frame.prompt(both[:3])
 
 
+@contextmanager
+def led_by(tokenizer, text: str) -> Iterator[None]:
+    """The tokenizer's template with a text before it, for a while."""
+    template = tokenizer.chat_template
+    tokenizer.chat_template = text + template
+    try:
+        yield
+    finally:
+        tokenizer.chat_template = template
+
+
 def test_a_conversation_that_the_template_refuses_is_said_so(tokenizer):
     frame = make_frame(tokenizer, "tiny")
-    template, refusing = (
-        tokenizer.chat_template,
-        "{{ raise_exception('no system here') if messages[0].role == 'system' }}",
-    )
-    tokenizer.chat_template = refusing + template
-    try:
+    with led_by(tokenizer, "{{ raise_exception('no system here') if messages[0].role == 'system' }}"):
         assert not frame.shows_system()
         with pytest.raises(RefusedError, match="refuses this conversation: no system here"):
             frame.prompt(CHAT[:2])
-    finally:
-        tokenizer.chat_template = template
     assert frame.shows_system()
 
 
 def test_a_template_that_loops_at_a_system_message_is_not_taken_for_one_without_a_place_for_it(tokenizer, monkeypatch):
     monkeypatch.setattr(render, "DEADLINE_S", 2.0)
-    template = tokenizer.chat_template
-    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    tokenizer.chat_template = "{% if messages[0].role == 'system' %}" + loop + "{% endif %}" + template
-    try:
-        with pytest.raises(LimitError, match="takes more than"):
-            make_frame(tokenizer, "tiny").shows_system()
-    finally:
-        tokenizer.chat_template = template
+    loop = "{% if messages[0].role == 'system' %}" + LOOP + "{% endif %}"
+    with led_by(tokenizer, loop), pytest.raises(LimitError, match="takes more than"):
+        make_frame(tokenizer, "tiny").shows_system()
 
 
 def test_a_template_that_loops_at_long_conversations_still_frames_a_question(tokenizer, monkeypatch):
     monkeypatch.setattr(render, "DEADLINE_S", 2.0)
-    template = tokenizer.chat_template
-    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    tokenizer.chat_template = "{% if messages | length > 2 %}" + loop + "{% endif %}" + template
-    try:
+    with led_by(tokenizer, "{% if messages | length > 2 %}" + LOOP + "{% endif %}"):
         frame = make_frame(tokenizer, "tiny")
         assert frame.end_ids == (tokenizer.eos_token_id,)
         assert frame.prompt(CHAT[1:2])
         with pytest.raises(LimitError, match="takes more than"):
             frame.prompt((*CHAT[1:3], *CHAT[3:4]))
-    finally:
-        tokenizer.chat_template = template
