@@ -108,7 +108,10 @@ def test_a_damaged_rest_of_an_answered_request_is_no_fault_of_the_server(front, 
     """The path is refused before its body is read."""
     with connect(front) as sock:
         sock.sendall(CHUNKED % b"/nowhere")
-        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 404")
+        answer = b""
+        while not answer.endswith(b"}}"):  # head and body may come apart
+            answer += sock.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 404")
         sock.sendall(b"zz\r\n")
         assert read(sock) == b""
     for _ in range(20):  # or at the same moment
