@@ -12,7 +12,8 @@ from edgedistill.config.loss import SHORT_WEIGHTS
 from edgedistill.config.own_mixes import OwnMix, allowed_mixes, known_mixes, mix_named
 from edgedistill.config.phase import Phase
 from edgedistill.config.recover import Recover
-from edgedistill.config.student import DepthStudent, Student
+from edgedistill.config.students import Student
+from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.tasks import BUILT_IN, check_entry, task_name
 from edgedistill.config.teach import Teach
 from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file

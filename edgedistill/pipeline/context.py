@@ -72,7 +72,7 @@ class Context:
     @property
     def student_name(self) -> str:
         """What the run's files are called after."""
-        return self.facts.name if self.as_is else f"{self.facts.name} {self.shape.layers} layers"
+        return self.recipe.student.name(self.facts.name, self.facts.shape)
 
     @property
     def float_student(self) -> str:

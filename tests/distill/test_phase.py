@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from edgedistill.config.loss import DivergenceTerm, TextTerm
 from edgedistill.config.phase import Phase
-from edgedistill.config.student import DepthStudent, SameStudent
+from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.students.same import SameStudent
 from edgedistill.data.example import Example
 from edgedistill.distill.phase import BY_TEACHER, BY_TEXT, TrainingText, distill, summed_loss
 from edgedistill.errors import InputError

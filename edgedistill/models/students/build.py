@@ -1,13 +1,15 @@
 """The initial student of a recipe, by kind: a Hugging Face folder that everything after it reads.
 
-To add a kind: its planner's half in `config/student.py`, a file like depth.py here, and a line in BUILDERS.
+To add a kind: its planner's half in `config/students/`, a file like depth.py here, and a line in BUILDERS.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgedistill.config.student import AnyStudent, DepthStudent, SameStudent
+from edgedistill.config.students import AnyStudent
+from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.students.same import SameStudent
 from edgedistill.models.identity import Identity, write_identity
 from edgedistill.models.shared_rows import shared_rows
 from edgedistill.models.students.depth import build_depth

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config.student import DepthStudent
+from edgedistill.config.students.depth import DepthStudent
 from edgedistill.models.identity import LAYERS
 from edgedistill.models.load import assemble, load_model, save_model
 from edgedistill.models.students.origin import Origin

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgedistill.config.student import SameStudent
+from edgedistill.config.students.same import SameStudent
 from edgedistill.models.load import load_model, save_model
 from edgedistill.models.students.origin import Origin
 from edgedistill.progress import Progress

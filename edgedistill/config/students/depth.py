@@ -1,0 +1,45 @@
+"""The kind `depth`: the teacher with some of its layers."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgedistill.config.fields import PositiveInt
+from edgedistill.config.yaml_file import Model
+from edgedistill.facts import ModelShape, check_depth
+
+
+class DepthStudent(Model):
+    """The teacher with some of its layers; block influence decides which."""
+
+    kind: Literal["depth"] = Field(default="depth", description="The teacher with some of its layers.")
+    layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
+    depth: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9, description="Share of the teacher's layers, used while layers is null."
+    )
+
+    @property
+    def as_is(self) -> bool:
+        """Whether the student is the teacher, so that there is nothing to distill."""
+        return False
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether building it looks at training text: block influence does."""
+        return True
+
+    def layers_of(self, teacher_layers: int) -> int:
+        """Layers of the student: `layers`, or `depth` of the teacher's, rounded, at least 2."""
+        return self.layers if self.layers is not None else max(2, round(teacher_layers * self.depth))
+
+    def shape(self, teacher: ModelShape) -> ModelShape:
+        """The student's shape."""
+        return teacher.with_layers(self.layers_of(teacher.layers))
+
+    def name(self, teacher: str, shape: ModelShape) -> str:
+        """What the student is called. `shape` is the teacher's."""
+        return f"{teacher} {self.layers_of(shape.layers)} layers"
+
+    def check(self, where: str, teacher: str, shape: ModelShape) -> None:
+        """Raise InputError where runtimes wouldn't run a cut of this teacher as it was trained: see `check_depth`."""
+        check_depth(where, teacher, shape, self.layers_of(shape.layers))

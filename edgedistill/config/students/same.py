@@ -1,0 +1,39 @@
+"""The kind `same`: the student is the teacher itself."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgedistill.config.yaml_file import Model
+from edgedistill.facts import ModelShape
+
+
+class SameStudent(Model):
+    """The teacher itself: no layer is cut, nothing is distilled."""
+
+    kind: Literal["same"] = Field(default="same", description="The student is the teacher itself.")
+
+    @property
+    def as_is(self) -> bool:
+        """Whether the student is the teacher, so that there is nothing to distill."""
+        return True
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether building it looks at training text."""
+        return False
+
+    def layers_of(self, teacher_layers: int) -> int:
+        """Layers of the student: all."""
+        return teacher_layers
+
+    def shape(self, teacher: ModelShape) -> ModelShape:
+        """The student's shape."""
+        return teacher
+
+    def name(self, teacher: str, shape: ModelShape) -> str:
+        """What the student is called."""
+        return teacher
+
+    def check(self, where: str, teacher: str, shape: ModelShape) -> None:
+        """Any teacher will do."""
