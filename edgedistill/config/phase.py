@@ -1,22 +1,30 @@
-"""A phase: one training of the student in float, towards its teacher or its text.
+"""A phase: one training in float, of the teacher on labelled answers, or of the student towards its teacher.
 
-The phases of a recipe follow each other; each is a stage of its own, which begins with the student that the one before
-left.
+The phases of a recipe follow each other; each is a stage of its own, which begins with the model that the one before
+left. Those of the teacher come first: it writes and scores as they leave it.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from edgedistill.config.fields import PositiveFloat, PositiveInt
-from edgedistill.config.loss import DEFAULT_LOSS, DivergenceTerm, Loss
+from edgedistill.config.fields import PositiveFloat, PositiveInt, Share
+from edgedistill.config.loss import DEFAULT_LOSS, DivergenceTerm, Loss, TextTerm
 from edgedistill.config.training import Training
+
+SHUFFLED, SHORT_FIRST, EASY_FIRST = "shuffled", "short_first", "easy_first"
 
 
 class Phase(Training):
-    """How the student is trained in float. Rates are peaks."""
+    """How a model is trained in float. Rates are peaks."""
 
-    train: Literal["student"] = Field(default="student", description="Whose weights are trained.")
+    train: Literal["student", "teacher"] = Field(
+        default="student",
+        description=(
+            "Whose weights are trained. teacher: it learns the answers that teach.prompts brings, before it writes and "
+            "scores."
+        ),
+    )
     tokens: PositiveInt = Field(default=60_000, description="Training tokens.")
     batch_tokens: PositiveInt = Field(default=1024, description="Tokens of a step; a multiple of seq_len.")
     learning_rate: PositiveFloat = Field(default=2.0e-4, description="Of all weights.")
@@ -25,12 +33,50 @@ class Phase(Training):
         description="Terms that are added up, or the short form {forward_kl: 0.9, cross_entropy: 0.1}.",
     )
 
+    general: Share | None = Field(
+        default=None,
+        description=(
+            "Share of the rows that are prose and free text, against forgetting; the others are chats. null: all rows "
+            "alike, as teach made them."
+        ),
+    )
+    order: Literal["shuffled", "short_first", "easy_first"] = Field(
+        default="shuffled",
+        description=(
+            "Of the rows. short_first: from the shortest texts on; easy_first: from those that the teacher finds "
+            "likeliest on; half of the training opens up to all of them."
+        ),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_teach(cls, given: Any) -> Any:
+        """A teacher's phase whose loss is left open learns from the text alone."""
+        if isinstance(given, dict) and given.get("train") == "teacher":
+            return {"loss": [{"text": True}], **given}
+        return given
+
+    @model_validator(mode="after")
+    def _together(self) -> "Phase":
+        if self.train == "teacher" and not all(isinstance(term, TextTerm) for term in self.loss):
+            raise ValueError(
+                "train is teacher, and a term of loss compares with the teacher; leave loss out, or write "
+                "loss: [{text: true}]"
+            )
+        if self.order == EASY_FIRST and not self.compares:
+            raise ValueError(
+                "order is easy_first, and no term of loss reads the teacher's probabilities, which say what is easy; "
+                "choose short_first or shuffled"
+            )
+        return self
+
     @property
     def compares(self) -> bool:
         """Whether a term compares with the teacher's distribution; else the text alone is learned."""
         return any(isinstance(term, DivergenceTerm) for term in self.loss)
 
 
-def stage_of(index: int) -> str:
-    """The name of a phase's stage, phases counted from 0: distill, distill-2, distill-3."""
-    return "distill" if index == 0 else f"distill-{index + 1}"
+def stage_of(index: int, train: str = "student") -> str:
+    """The name of a phase's stage, those of one model counted from 0: distill, distill-2; specialise, specialise-2."""
+    name = "distill" if train == "student" else "specialise"
+    return name if index == 0 else f"{name}-{index + 1}"

@@ -15,7 +15,7 @@ from edgedistill.config.recover import Recover
 from edgedistill.config.students import Student
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.tasks import BUILT_IN, check_entry, task_name
-from edgedistill.config.teach import Teach
+from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 from edgedistill.errors import did_you_mean
 from edgedistill.mixes import MIXES, Mix
@@ -112,7 +112,10 @@ class Recipe(Model):
     teach: Teach = Teach()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
         default=(Phase(),),
-        description="Trainings in float, one after the other. `distill: {...}` is the short form of one.",
+        description=(
+            "Trainings in float, one after the other, the teacher's before the student's. `distill: {...}` is the "
+            "short form of one."
+        ),
     )
     recover: Recover = Recover()
     mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
@@ -167,6 +170,25 @@ class Recipe(Model):
         return self
 
     @model_validator(mode="after")
+    def _phases_in_order(self) -> "Recipe":
+        trained = [phase.train for phase in self.phases]
+        if trained != sorted(trained, reverse=True):
+            place = f"phases.{trained.index('student') + 1 + trained[trained.index('student') :].index('teacher')}"
+            raise ValueError(
+                f"{place}.train is teacher, and a phase of the student comes before it; the teacher's phases come first"
+            )
+        if self.teacher_phases and self.teach.prompts == OWN_PROMPTS:
+            raise ValueError(
+                "a phase trains the teacher on the answers that a file of prompts brings; name the file in "
+                "teach.prompts"
+            )
+        if not self.student_phases and not self.student.as_is:
+            raise ValueError(
+                "phases has none that trains the student; add {train: student}, or let student.kind be same"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _known_mixes(self) -> "Recipe":
         for name in self.define_mixes:
             if name in MIXES:
@@ -194,9 +216,24 @@ class Recipe(Model):
         return next(iter(self.teachers.values()))
 
     @property
+    def teacher_phases(self) -> tuple[Phase, ...]:
+        """The phases that train the teacher."""
+        return tuple(phase for phase in self.phases if phase.train == "teacher")
+
+    @property
+    def student_phases(self) -> tuple[Phase, ...]:
+        """The phases that train the student."""
+        return tuple(phase for phase in self.phases if phase.train == "student")
+
+    @property
     def distill(self) -> Phase:
-        """The first phase."""
-        return self.phases[0]
+        """The first phase of the student; the first of all where it has none."""
+        return (self.student_phases or self.phases)[0]
+
+    @property
+    def trained_phases(self) -> tuple[Phase, ...]:
+        """The phases that a compile runs: a student that is the teacher itself has none of its own."""
+        return self.teacher_phases if self.student.as_is else self.phases
 
     def place_of(self, index: int) -> str:
         """What messages call a phase, counted from 0: its short form where it is the only one."""
@@ -205,7 +242,7 @@ class Recipe(Model):
     @property
     def top_k(self) -> int:
         """Log-probabilities that the teacher gives of each token; 0 where no loss compares with them."""
-        in_phases = not self.student.as_is and any(phase.compares for phase in self.phases)
+        in_phases = not self.student.as_is and any(phase.compares for phase in self.student_phases)
         return self.teacher.top_k if in_phases or self.recover.compares else 0
 
     def with_teacher(self, model: str | None, revision: str | None = None) -> "Recipe":
@@ -221,8 +258,7 @@ class Recipe(Model):
         teach = self.teach.styled(has_chat_template)
         if teach.text_window is None:
             lengths = [self.recover.seq_len]
-            if not self.student.as_is:
-                lengths += [phase.seq_len for phase in self.phases]
+            lengths += [phase.seq_len for phase in self.trained_phases]
             teach = teach.model_copy(update={"text_window": min(lengths)})
         return self.model_copy(update={"teach": teach})
 

@@ -1,10 +1,12 @@
-"""The distill stage: one phase, which trains a student in float on the teacher's signals and its text.
+"""The distill stage: one phase, which trains a model in float: a student on the teacher's signals and its text, or the
+teacher on labelled answers.
 
 The loss is the sum of the phase's terms: divergences from the teacher's k likeliest tokens, cross-entropy on the text.
 The embedding, which a depth-cut student inherits whole, stays frozen: it is a fifth of a small model's weights and of
 its training time, and what it knows is not what the cut took away.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgedistill.config.phase import Phase
+from edgedistill.config.phase import EASY_FIRST, SHORT_FIRST, Phase
 from edgedistill.data.example import Example
-from edgedistill.data.packing import counting, counting_sources, make_batch, pack_rows, schedule_rows
+from edgedistill.data.packing import counting_sources, make_batch
+from edgedistill.data.schedule import Budget, Pool, plan_rows
 from edgedistill.data.spread import spread_sources
+from edgedistill.errors import InputError
 from edgedistill.losses.objective import TEACHER, TEXT, Objective, ObjectiveTerm, of_recipe
 from edgedistill.models.identity import copy_identity
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
+from edgedistill.signals.shards import SOURCE_NAMES, WRITTEN
 from edgedistill.signals.sources import Shared, Source, StoredTopK, Written, views
 from edgedistill.train.forward import batches, compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
@@ -36,12 +41,12 @@ class TrainingText:
     """What a phase trains on.
 
     Attributes:
-        training: examples, with the signals `ids` and `log_probs` where a term compares with the teacher.
+        training: examples by source, with the signals `ids` and `log_probs` where a term compares with the teacher.
         validation: the same, by source, never trained on.
         place: where in the recipe the phase is, for messages.
     """
 
-    training: Sequence[Example]
+    training: Mapping[str, Sequence[Example]]
     validation: Mapping[str, Sequence[Example]]
     place: str = "distill"
 
@@ -59,14 +64,16 @@ def distill(
         progress: where it is shown.
         stage: the stage's name.
     Raises:
-        InputError: rows are so short that no document reaches beyond what was asked.
+        InputError: rows are so short that no document reaches beyond what was asked; or the phase asks for a share of
+            general text, and there is none, or nothing else.
         RunError: a loss stopped being a finite number.
     """
     if is_whole(work):
         remove_checkpoints(work)
         return
     dtype, seq_len = compute_type(phase.compute), phase.seq_len
-    training = counting(text.training, seq_len, f"{text.place}.seq_len")
+    training_sources = counting_sources(text.training, seq_len, f"{text.place}.seq_len")
+    training = [example for examples in training_sources.values() for example in examples]
     checks = phase.validation_of(phase.tokens)
     validation = counting_sources(text.validation, seq_len, f"{text.place}.seq_len")
     validation = spread_sources(validation, checks.tokens, seq_len)
@@ -76,12 +83,16 @@ def distill(
     sources = sources_of(len(head))
     objective = of_recipe(phase.loss)
 
-    rows = pack_rows([len(d.tokens) for d in training], seq_len)
     steps = phase.steps_of(phase.tokens)
-    plan = schedule_rows(len(rows), phase.step_tokens // seq_len, steps, phase.seed)
+    plan = plan_rows(
+        [len(example.tokens) for example in training],
+        pools_of(training_sources, phase.general, text.place),
+        Budget(seq_len, phase.step_tokens // seq_len, steps, phase.seed),
+        difficulties(training, phase.order),
+    )
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
-        batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], seq_len)
+        batch = make_batch([[training[i] for i in row] for row in plan[step]], seq_len)
         seen = views(sources, objective.needs, batch)
         total, counted = objective.step(kept_hidden(model, batch, dtype), head, seen, batch.weights)
         return total / counted, len(batch.kept)
@@ -103,6 +114,45 @@ def distill(
     copy_identity(student, work)
     write_curve(work, curve.to_json(stage, "KL" if phase.compares else "cross-entropy"))
     remove_checkpoints(work)
+
+
+def pools_of(sources: Mapping[str, Sequence[Example]], general: float | None, place: str) -> list[Pool]:
+    """Which of all examples, the sources' end to end, are drawn together: all, or chats and general text apart.
+
+    Raises:
+        InputError: a share of general text is asked for, and there is none, or nothing else.
+    """
+    ends = list(itertools.accumulate(len(examples) for examples in sources.values()))
+    if general is None:
+        return [Pool(range(ends[-1]), 1.0)]
+    ranges = {name: range(end - len(sources[name]), end) for name, end in zip(sources, ends, strict=True)}
+    chats = list(ranges.pop(SOURCE_NAMES[WRITTEN], ()))
+    others = [index for indices in ranges.values() for index in indices]
+    if not chats or not others:
+        missing = "prose nor free text; raise teach.text_tokens or teach.free_tokens" if chats else "chats"
+        raise InputError(f"{place}.general is {general:g}, and the training text has no {missing}")
+    return [Pool(chats, 1 - general), Pool(others, general)]
+
+
+def difficulties(examples: Sequence[Example], order: str) -> list[float] | None:
+    """What each example counts as by the phase's order, the easy ones least; None where all are drawn alike.
+
+    easy_first: the mean of minus the teacher's log-probability of the text's own tokens, in nats; a token that isn't
+    among those stored counts as the least likely of them.
+    """
+    if order == SHORT_FIRST:
+        return [float(len(example.tokens)) for example in examples]
+    if order == EASY_FIRST:
+        return [_surprise(example) for example in examples]
+    return None
+
+
+def _surprise(example: Example) -> float:
+    ids, log_probs = example.signal["ids"], example.signal["log_probs"].float()
+    own = (ids == example.labels[:, None]).to(log_probs.dtype)
+    known = (own * log_probs).sum(-1)
+    of_text = torch.where(own.any(-1), known, log_probs.min(-1).values)
+    return float(-(of_text * example.weights).sum() / example.weights.sum())
 
 
 def sources_of(rows: int) -> dict[str, Source]:

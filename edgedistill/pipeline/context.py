@@ -15,10 +15,12 @@ from edgedistill.formats import NumberFormat
 from edgedistill.machine import compute_of
 from edgedistill.mixes import Mix
 from edgedistill.models.source import public_source
-from edgedistill.pipeline.stage import Json, Outside
+from edgedistill.pipeline.stage import InStage, Json, Outside
 
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
+# Settings that came later: a stage that leaves one as it is here keeps the key that it had before.
+LATER: dict[str, Json] = {"general": None, "order": "shuffled"}
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,27 @@ class Context:
         return self.recipe.student.as_is
 
     @property
-    def teacher(self) -> Path:
-        """The teacher's folder or file."""
+    def given_teacher(self) -> Path:
+        """The teacher's folder or file as it was given; its tokenizer and template stay, whatever trains it."""
         return Path(self.facts.location)
 
     @property
+    def given_files(self) -> Outside:
+        """The teacher as it was given, as a stage reads it."""
+        return Outside(self.given_teacher, model=True)
+
+    @property
     def teacher_files(self) -> Outside:
-        """The teacher, as a stage reads it."""
-        return Outside(self.teacher, model=True)
+        """The teacher that writes and scores, as a stage reads it: as given, or as its own phases left it."""
+        phases = self.recipe.teacher_phases
+        if not phases:
+            return self.given_files
+        return Outside(InStage(stage_of(len(phases) - 1, "teacher"), ""), model=True)
 
     @property
     def own_file(self) -> bool:
         """Whether the teacher is a GGUF file, which llama.cpp runs as it is."""
-        return self.facts.kind == "gguf"
+        return self.facts.kind == "gguf" and not self.recipe.teacher_phases
 
     @property
     def student_name(self) -> str:
@@ -77,7 +87,7 @@ class Context:
     @property
     def float_student(self) -> str:
         """The stage whose folder is the trained float student."""
-        return "student" if self.as_is else stage_of(len(self.recipe.phases) - 1)
+        return "student" if self.as_is else stage_of(len(self.recipe.student_phases) - 1)
 
     @property
     def mixes(self) -> list[Mix]:
@@ -111,6 +121,7 @@ class Context:
 def settings_of(part: BaseModel) -> dict[str, Json]:
     """A recipe part as JSON types, without what changes no result, and with the number type that is computed in."""
     settings: dict[str, Json] = part.model_dump(mode="json", exclude=NO_RESULT)
+    settings = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
     if "compute" in settings:
         settings["compute"] = compute_of(str(settings["compute"]))
     return settings

@@ -130,13 +130,27 @@ class Estimates:
         seconds = START_S + 2 * self.teacher_size * tokens / KEPT_SHARE / self._write_flops
         return StageEstimate(tokens, seconds, self.teach().ram_bytes, 8 * tokens)
 
+    def labels(self) -> StageEstimate:
+        """Labelled answers read from a file."""
+        tokens = self.context.recipe.teach.tokens
+        return StageEstimate(tokens, START_S, BASE_RAM_BYTES, 8 * tokens)
+
+    def specialise(self, settings: Phase) -> StageEstimate:
+        """The teacher trained on labelled answers."""
+        return self._trained(settings, self.context.facts.shape)
+
     def distill(self, settings: Phase) -> StageEstimate:
-        """The student trained in float; two checkpoints of weights and of moments of two bytes."""
+        """The student trained in float."""
+        return self._trained(settings, self.context.shape)
+
+    def _trained(self, settings: Phase, shape: ModelShape) -> StageEstimate:
+        """A model trained in float; two checkpoints of weights and of moments of two bytes."""
         # Validations are forward passes.
         work = 6 * settings.tokens + 2 * settings.validation_of(settings.tokens).all_tokens
-        seconds = START_S + self.size * work / self._flops(settings.compute)
-        ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * self.size + self._activations(settings.batch_tokens)
-        return StageEstimate(settings.tokens, seconds, ram, (4 + 2 * 8) * self.size)
+        seconds = START_S + shape.parameters * work / self._flops(settings.compute)
+        activations = _activation_bytes(shape, settings.batch_tokens)
+        ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * shape.parameters + activations
+        return StageEstimate(settings.tokens, seconds, ram, (4 + 2 * 8) * shape.parameters)
 
     def capture(self) -> StageEstimate:
         """The float student's last hidden states of the text."""
@@ -233,7 +247,7 @@ class Estimates:
         return TRAIN_FLOPS_PER_CORE[compute_of(compute)] * self.context.cores
 
     def _activations(self, tokens: int) -> int:
-        return tokens * self.context.shape.layers * self.context.shape.width * ACTIVATION_WIDTHS * 2
+        return _activation_bytes(self.context.shape, tokens)
 
     def _asked_tokens(self) -> int:
         """Tokens of questions and requests that each file reads and writes."""
@@ -254,3 +268,8 @@ class Estimates:
         """
         shape = self.context.shape
         return BASE_RAM_BYTES + 8 * self.size + 4 * tokens * (shape.vocab + shape.layers * shape.width)
+
+
+def _activation_bytes(shape: ModelShape, tokens: int) -> int:
+    """What is kept for backward."""
+    return tokens * shape.layers * shape.width * ACTIVATION_WIDTHS * 2

@@ -18,7 +18,7 @@ def teacher_gguf(context: Context) -> Stage:
     """The teacher of a folder as an F16 file: llama.cpp writes with it, and it is a row to compare with."""
 
     def work(folder: Path, done: Finished) -> None:
-        _write_float(context, context.teacher, context.facts.shape, folder, "teacher")
+        _write_float(context, done.locate(context.teacher_files.place), context.facts.shape, folder, "teacher")
 
     outside = {"teacher": context.teacher_files}
     estimate = Estimates(context).written()

@@ -87,7 +87,7 @@ def prose_judge(context: Context) -> "Judge":
     text = context.recipe.teach.text
     name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
     tokens = context.recipe.measure.tokens
-    return Judge(name, source, prose_documents(context.teacher, passages("judge", text), tokens))
+    return Judge(name, source, prose_documents(context.given_teacher, passages("judge", text), tokens))
 
 
 def item_files(context: Context) -> dict[str, Outside]:

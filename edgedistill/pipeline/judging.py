@@ -84,7 +84,7 @@ class JudgingStages:
         files: list[PackedFile] = []
         if context.own_file or not context.as_is:
             label = "model as given" if context.as_is else "teacher"
-            place: Path | InStage = context.teacher if context.own_file else InStage(TEACHER_FILE, GGUF_NAME)
+            place: Path | InStage = context.given_teacher if context.own_file else InStage(TEACHER_FILE, GGUF_NAME)
             files.append(PackedFile(label, "teacher", None, LLAMA_CPP, place))
         label = "float model" if context.as_is else "float student"
         files.append(PackedFile(label, "float", None, LLAMA_CPP, InStage(FLOAT_FILE, GGUF_NAME)))
@@ -123,7 +123,7 @@ class JudgingStages:
         elif context.system is not None:
             settings["system"] = context.system
         outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
-        outside["teacher"] = context.teacher_files
+        outside["teacher"] = context.given_files
         inputs = (self.written,) if self.written else ()
         return Stage("judges", "judges", work, settings, inputs, outside, estimate=self.estimates.judges())
 
@@ -135,7 +135,8 @@ class JudgingStages:
         def work(what: str, folder: Path, done: Finished) -> None:
             from edgedistill.measure.judge import REFERENCE, load_judges, make_reference
 
-            model = done.folder(self.student) if what == "student" else context.teacher
+            place = context.teacher_files.place
+            model = done.folder(self.student) if what == "student" else done.locate(place)
             judges = load_judges(done.folder("judges"))
             make_reference(model, judges, folder / REFERENCE, f"float {what}", done.progress)
 

@@ -3,6 +3,7 @@
     compile   [teacher-gguf] ─► teach ─► student ─► distill ─► capture, curvature ─► recover-MIX ─► gguf-, onnx-MIX ─┐
                                                        └─► float-gguf, rounded-MIX ──────────────────────────────────┤
                                                        judges, references ─► rows, layers, speeds ─► measure ┴─► report
+              a teacher with phases of its own first: labels ─► specialise ─► teacher-gguf
 
     compare   student ─► float-gguf, rounded-MIX, held-out ─► rows ... ─► measure ─► report
               with --recover also teach ─► capture, curvature ─► recover-MIX ─► gguf-MIX
@@ -23,7 +24,7 @@ from edgedistill.pipeline.training import TrainingStages
 def compile_steps(context: Context) -> list[Stage]:
     """All stages of a compile, in order."""
     training = TrainingStages(context)
-    stages: list[Stage] = []
+    stages = training.specialise()
     if context.as_is:
         stages += [training.student(), float_gguf(context, "student")]
         stages += [training.teach(None if context.own_file else FLOAT_FILE, held_out=False)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from edgedistill.config.phase import stage_of
+from edgedistill.config.phase import Phase, stage_of
 from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
@@ -31,7 +31,7 @@ class TrainingStages:
     def student(self) -> Stage:
         """The initial student, as a folder; all that comes after it reads that and never the teacher."""
         context = self.context
-        student, phase = context.recipe.student, context.recipe.phases[0]
+        student, phase = context.recipe.student, context.recipe.distill
         settings: dict[str, Json] = {"student": settings_of(student), "layers": context.shape.layers}
         if context.facts.system is not None:
             settings["system"] = context.facts.system
@@ -48,7 +48,7 @@ class TrainingStages:
             texts = (example.tokens[: phase.seq_len] for example in examples)
             facts = context.facts
             origin = Origin(
-                context.teacher,
+                done.locate(context.teacher_files.place),
                 context.student_name,
                 facts.license,
                 context.license_text,
@@ -98,13 +98,13 @@ class TrainingStages:
             from edgedistill.teach.training_text import teach as write_text
             from edgedistill.teach.writers import open_writer
 
-            file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
+            file = done.folder(writer_file) / GGUF_NAME if writer_file else context.given_teacher
             room = max(teach.longest_prompt + teach.max_answer_tokens, (teach.text_window or 0) + 1)
             never = prompt_ids_in(done.folder("held-out")) if held_out else set()
             opened = open_writer(file, context.cores, room, teach.parallel, folder) if writes else nullcontext()
             with opened as writer:
                 name, system = context.facts.name, context.facts.system
-                text = TeachInputs(writer, context.teacher, name, context.recipe, top_k, never, system)
+                text = TeachInputs(writer, context.given_teacher, name, context.recipe, top_k, never, system)
                 write_text(text, folder, done.progress)
 
         return Stage(
@@ -139,13 +139,13 @@ class TrainingStages:
             from edgedistill.teach.training_text import TeachInputs, write_held_out
             from edgedistill.teach.writers import open_writer
 
-            file = done.folder(writer_file) / GGUF_NAME if writer_file else context.teacher
+            file = done.folder(writer_file) / GGUF_NAME if writer_file else context.given_teacher
             room = teach.longest_prompt + teach.max_answer_tokens
             recipe = context.recipe.model_copy(update={"teach": teach})
             with open_writer(file, context.cores, room, teach.parallel, folder) as writer:
                 name, system = context.facts.name, context.facts.system
                 write_held_out(
-                    TeachInputs(writer, context.teacher, name, recipe, 0, system=system), folder, done.progress
+                    TeachInputs(writer, context.given_teacher, name, recipe, 0, system=system), folder, done.progress
                 )
 
         return Stage(
@@ -158,27 +158,64 @@ class TrainingStages:
             estimate=self.estimates.held_out(),
         )
 
+    def specialise(self) -> list[Stage]:
+        """The teacher's own phases and the labelled answers that they learn; none where the recipe has none."""
+        phases = self.context.recipe.teacher_phases
+        if not phases:
+            return []
+        return [self._labels(), *(self._phase(index, phase) for index, phase in enumerate(phases))]
+
+    def _labels(self) -> Stage:
+        """The answers that the file of prompts brings."""
+        context, teach = self.context, self.context.recipe.teach
+        outside = {"teacher": context.given_files, "prompts": Outside(Path(teach.prompts))}
+        outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
+        settings = settings_of(teach) | {"text": len(teach.text or ()), "prompts": Path(teach.prompts).suffix}
+
+        def work(folder: Path, done: Finished) -> None:
+            from edgedistill.teach.labels import write_labels
+
+            write_labels(context.given_teacher, context.facts.name, context.recipe, folder, done.progress)
+
+        return Stage(
+            "labels",
+            "labels",
+            work,
+            {"teach": settings, "judged": context.recipe.measure.tokens},
+            outside=outside,
+            estimate=self.estimates.labels(),
+        )
+
     def phases(self) -> list[Stage]:
-        """The trainings in float, each from the student that the one before left; none of the teacher as it is."""
+        """The student's trainings in float, each from the student that the one before left; none of the teacher as it
+        is.
+        """
         if self.context.as_is:
             return []
-        return [self._phase(index) for index in range(len(self.context.recipe.phases))]
+        return [self._phase(index, phase) for index, phase in enumerate(self.context.recipe.student_phases)]
 
-    def _phase(self, index: int) -> Stage:
-        phase, name = self.context.recipe.phases[index], stage_of(index)
-        place = self.context.recipe.place_of(index)
-        before = stage_of(index - 1) if index else "student"
+    def _phase(self, index: int, phase: Phase) -> Stage:
+        """A training of one model; `index`: among that model's phases."""
+        context, name = self.context, stage_of(index, phase.train)
+        place = context.recipe.place_of(context.recipe.phases.index(phase))
+        taught, first, estimate = "teach", "student", self.estimates.distill(phase)
+        if phase.train == "teacher":
+            taught, first, estimate = "labels", "", self.estimates.specialise(phase)
+        before = stage_of(index - 1, phase.train) if index else first
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.distill.phase import TrainingText, distill
-            from edgedistill.signals.shards import load_sources, load_split
+            from edgedistill.signals.shards import load_sources
 
-            taught = done.folder("teach")
-            text = TrainingText(load_split(taught, "train"), load_sources(taught, "validation"), place)
-            distill(done.folder(before), text, phase, folder, done.progress, name)
+            text = done.folder(taught)
+            model = done.folder(before) if before else context.given_teacher
+            trained = TrainingText(load_sources(text, "train"), load_sources(text, "validation"), place)
+            distill(model, trained, phase, folder, done.progress, name)
 
         settings: dict[str, Json] = {"phase": settings_of(phase)}
-        return Stage(name, "distill", work, settings, (before, "teach"), estimate=self.estimates.distill(phase))
+        inputs = (before, taught) if before else (taught,)
+        outside = {} if before else {"teacher": context.given_files}
+        return Stage(name, "distill", work, settings, inputs, outside, estimate=estimate)
 
 
 def _held_out_text(context: Context) -> Teach:

@@ -102,8 +102,9 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             "in teach.prompts."
         )
     trainings: dict[str, int] = {}
-    if not recipe.student.as_is:
-        trainings |= {f"{recipe.place_of(index)}.seq_len": phase.seq_len for index, phase in enumerate(recipe.phases)}
+    for index, phase in enumerate(recipe.phases):
+        if phase in recipe.trained_phases:
+            trainings[f"{recipe.place_of(index)}.seq_len"] = phase.seq_len
     trainings["recover.seq_len"] = recipe.recover.seq_len
     if not recovering:
         del trainings["recover.seq_len"]

@@ -126,15 +126,13 @@ def _assignments(
     frame = None
     if settings.style == "chat" and settings.tokens:
         frame = make_frame(tokenizer, inputs.name, inputs.system if own else None)
-    prompts = None if own else _prompts(settings, frame, progress)
+    prompts = None if own else given_prompts_of(settings, frame, progress)
     words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
     assignments = {}
     for source, goal in goals.items():
         holdout = holdout_of(inputs.recipe, goal)
         if source == WRITTEN and prompts is not None:
-            with_system = shows_system(frame, prompts)
-            questions = [words_of(turns_of(prompt, with_system)) for prompt in prompts]
-            holdout = holdout.covering([prompt_id_of(question) for question in questions])
+            holdout = written_holdout(inputs.recipe, prompts, shows_system(frame, prompts))
         assignment = Assignment(
             writer=inputs.writer,
             tokenizer=tokenizer,
@@ -166,6 +164,12 @@ def holdout_of(recipe: Recipe, goal: int) -> Holdout:
     return Holdout(min(half, MOST_TOKENS / total), min(half, recipe.measure.tokens / goal))
 
 
+def written_holdout(recipe: Recipe, prompts: Sequence[Prompt], with_system: bool) -> Holdout:
+    """The same of a file's prompts, so large that each split has some of them."""
+    questions = [words_of(turns_of(prompt, with_system)) for prompt in prompts]
+    return holdout_of(recipe, recipe.teach.tokens).covering([prompt_id_of(question) for question in questions])
+
+
 def write_held_out(inputs: TeachInputs, work: Path, progress: Progress) -> None:
     """Write chats to judge on, `teach.tokens` of them, to `work`: judge/ and traces-*.jsonl as `teach` does, and
     `held-out.json`.
@@ -194,7 +198,7 @@ def held_out_documents(folder: Path) -> list[Example]:
     return list(iter_shards(folder / JUDGE))
 
 
-def _prompts(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
+def given_prompts_of(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
     """The user's prompts; notes say what of their file isn't used."""
     path = Path(settings.prompts)
     file = read_prompts(path, settings.prompt_field)

@@ -170,7 +170,7 @@ def test_schemas_are_json_and_name_every_key():
         ("student: 5", "student is 5; it must be a group of keys: kind, layers, depth."),
         ("phases: []", "phases is empty; it must have at least one entry."),
         ("phases: [{tokens: 0}]", "phases.0.tokens is 0; it must be above 0."),
-        ("phases: [{train: teacher}]", "phases.0.train is 'teacher'; it must be student."),
+        ("phases: [{train: all}]", "phases.0.train is 'all'; it must be one of student, teacher."),
         ("phases: [{tokns: 1}]", "phases.0.tokns is not a key; allowed are tokens, seq_len, "),
         ("phases: []\ndistill: {}", "distill is a short form of phases, and both are there; leave out one of them."),
         ("distill: {loss: []}", "distill.loss is empty; it must have at least one entry."),

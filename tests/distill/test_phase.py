@@ -56,7 +56,7 @@ def phase_of(*loss, **changes) -> Phase:
 
 
 def text_of(examples: list[Example]) -> TrainingText:
-    return TrainingText(examples[:4], {"written": examples[4:]})
+    return TrainingText({"written": examples[:4]}, {"written": examples[4:]})
 
 
 def student_of(teacher: Path, folder: Path, layers: int = 2) -> Path:
