@@ -5,7 +5,7 @@ eight. Here each document is a causal attention of its own, which the kernel als
 transformers as "edgedistill_documents"; every family hands its keywords through to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def attend_by_document(
     sliding_window: int | None = None,
     *,
     documents: Sequence[int],
+    watch: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface.
@@ -36,9 +37,12 @@ def attend_by_document(
         attention_mask: not looked at.
         sliding_window: how many tokens back a token sees, itself included; None for all.
         documents: lengths, in the order of the flattened rows, that sum to B · T; padding counts as documents too.
+        watch: is shown the block's index, from 0, and its query, key and value.
     Returns:
         [B, T, H, D], and no weights.
     """
+    if watch is not None:
+        watch(int(module.layer_idx), query, key, value)  # type: ignore[arg-type]
     batch, heads, width, _size = query.shape
     shared = heads // key.shape[1]
     parts: list[Sequence[Tensor]] = []

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from edgedistill.data.example import Example
 from edgedistill.data.packing import Batch, make_batch, pack_rows
+from edgedistill.losses.blocks import Attending, BlockNeeds, BlockOutputs
 from edgedistill.machine import compute_of
 from edgedistill.train import attention
 from edgedistill.train.lean import lean
@@ -35,6 +37,50 @@ def kept_hidden(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Ten
         ).last_hidden_state
     kept = hidden.flatten(0, 1)[batch.kept]
     return (kept / getattr(model.config, "logits_scaling", 1.0)).to(dtype)
+
+
+def kept_blocks(
+    model: PreTrainedModel, batch: Batch, dtype: torch.dtype, needs: BlockNeeds
+) -> tuple[Tensor, BlockOutputs]:
+    """`kept_hidden`, and what else the same pass leaves of the model's blocks, with its graph.
+
+    States are those of the residual stream in float32; the last layer's are taken behind the final norm, and a family
+    that scales its logits has them unscaled.
+    """
+    states: dict[int, Tensor] = {}
+    attention: dict[int, Attending] = {}
+
+    def watch(index: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        if index + 1 in needs.attention:
+            attention[index + 1] = Attending(
+                *(side.transpose(1, 2).flatten(2).flatten(0, 1) for side in (query, key, value))
+            )
+
+    def hook(layer: int) -> Any:
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            after = output[0] if isinstance(output, tuple) else output
+            states[layer] = after.flatten(0, 1)[batch.kept]
+
+        return keep
+
+    last = len(model.model.layers)
+    hooks = [model.model.layers[n - 1].register_forward_hook(hook(n)) for n in needs.states if n != last]
+    try:
+        with compute_in(dtype), by_document(model), lean(model):
+            hidden = model.model(
+                input_ids=batch.tokens,
+                position_ids=batch.positions,
+                use_cache=False,
+                documents=batch.documents,
+                watch=watch,
+            ).last_hidden_state
+    finally:
+        for each in hooks:
+            each.remove()
+    kept = hidden.flatten(0, 1)[batch.kept]
+    if last in needs.states:
+        states[last] = kept
+    return (kept / getattr(model.config, "logits_scaling", 1.0)).to(dtype), BlockOutputs(states, attention)
 
 
 @contextmanager

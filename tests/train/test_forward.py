@@ -6,7 +6,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgedistill.data.example import counted_from
 from edgedistill.data.packing import make_batch
-from edgedistill.train.forward import compute_type, kept_hidden
+from edgedistill.losses.blocks import needs_of
+from edgedistill.train.forward import compute_type, kept_blocks, kept_hidden
 
 SIZES = {
     "hidden_size": 64,
@@ -44,6 +45,46 @@ def test_packing_changes_nothing(family):
         found = kept_hidden(model, batch, torch.float32) @ head.T
         expected = torch.cat([model(d.tokens.unsqueeze(0)).logits[0, :-1] for d in documents])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_states_and_what_attends_are_transformers_own(family):
+    """States of packed documents are `hidden_states` of each alone; what attends gives its eager attention weights."""
+    torch.manual_seed(0)
+    changes = {"attn_implementation": "eager"}
+    config = AutoConfig.for_model(family, **SIZES, **CASES[family])
+    model = AutoModelForCausalLM.from_config(config, **changes).eval()
+    documents = [counted_from(torch.randint(3, 97, (n,))) for n in (5, 4, 6)]
+    batch = make_batch([documents[:2], documents[2:]], seq_len=16)
+    needs = needs_of([1, 3, 4], [2, 4])
+    scaling = float(model.model.layers[0].self_attn.scaling)
+    with torch.no_grad():
+        alone = [
+            model(d.tokens.unsqueeze(0), output_hidden_states=True, output_attentions=True, use_cache=False)
+            for d in documents
+        ]
+        hidden, outputs = kept_blocks(model, batch, torch.float32, needs)
+        assert torch.equal(hidden, kept_hidden(model, batch, torch.float32))
+    assert (set(outputs.states), set(outputs.attention)) == (needs.states, needs.attention)
+    for layer, found in outputs.states.items():
+        expected = torch.cat([each.hidden_states[layer][0, :-1] for each in alone])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    starts = [0, 5, 9]
+    for block, attending in outputs.attention.items():
+        for start, document, each in zip(starts, documents, alone, strict=True):
+            length = len(document.tokens)
+            rows = slice(start, start + length)
+            q, k = (
+                side[rows].view(length, -1, side.shape[-1] // count).transpose(0, 1)
+                for side, count in ((attending.queries, 4), (attending.keys, 2))
+            )
+            scores = q @ k.repeat_interleave(2, 0).transpose(1, 2) * scaling
+            scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
+            if length <= 5:  # the shortest window
+                torch.testing.assert_close(
+                    torch.softmax(scores, -1), each.attentions[block - 1][0], rtol=1e-4, atol=1e-5
+                )
+            assert attending.values[rows].shape == attending.keys[rows].shape
 
 
 @pytest.mark.parametrize(("flags", "computed"), [({"avx2", "fma"}, "float32"), ({"avx512_bf16"}, "bfloat16")])
