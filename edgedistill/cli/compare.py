@@ -9,6 +9,7 @@ import click
 from edgedistill.cli.build import DRY_RUN
 from edgedistill.cli.options import (
     absolute,
+    data_option,
     mix_option,
     one_model,
     option,
@@ -37,6 +38,7 @@ DEFAULT = "compare"
 @option(
     "--text", "texts", multiple=True, metavar="FILE", help="Your own text to judge on, in place of prose. Repeatable."
 )
+@data_option("What the model is for: rows of prompt and answer that every file is asked too.")
 @option(
     "--reference",
     metavar="MODEL",
@@ -55,6 +57,7 @@ def compare(
     mixes: tuple[str, ...],
     recover: str | None,
     texts: tuple[str, ...],
+    data: str | None,
     reference: str | None,
     target: str | None,
     out: Path | None,
@@ -97,7 +100,11 @@ def compare(
         raise InputError("--reference is for several FILEs; of one MODEL the float student is the reference")
     model = one_model(models[0] if models else None, teacher, "compare")
     overrides = Overrides(
-        mixes=mixes, tokens=recover, texts=[absolute(text) for text in texts], tokens_option="--recover"
+        mixes=mixes,
+        tokens=recover,
+        texts=[absolute(text) for text in texts],
+        data=None if data is None else absolute(data),
+        tokens_option="--recover",
     )
     decided = comparison_recipe(load_recipe(recipe).with_teacher(model), overrides)
     device = target_named(target or HERE)

@@ -172,6 +172,11 @@ def format_option(text: str) -> Callable[[Function], Function]:
     )
 
 
+def data_option(text: str) -> Callable[[Function], Function]:
+    """--data."""
+    return option("--data", metavar="FILE", help=text)
+
+
 OVERRIDES = (
     mix_option(
         "Such as q4_0,q4_k_m; auto_q4_0: grids chosen by what each costs, in the bytes of q4_0. The recipe's if not "
@@ -195,6 +200,7 @@ OVERRIDES = (
         metavar="FILE",
         help="Prompts that the model answers: .jsonl, .json, .csv, .parquet or .txt.",
     ),
+    data_option("What the model is for: rows of prompt and answer, .jsonl, .json, .csv or .parquet."),
     format_option("gguf, onnx, or both; the recipe's if not given."),
 )
 LAYERS = option("--layers", type=click.IntRange(min=1), help="Layers of the student; the recipe's if not given.")
@@ -215,6 +221,7 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
             texts: tuple[str, ...],
             text_only: bool,
             prompts: str | None,
+            data: str | None,
             formats: tuple[str, ...],
             layers: int | None = None,
             **others: Any,
@@ -227,6 +234,7 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
                 texts=[absolute(text) for text in texts],
                 text_only=text_only,
                 prompts=None if prompts is None else absolute(prompts),
+                data=None if data is None else absolute(data),
                 formats=formats,
                 layers=layers,
             )

@@ -25,6 +25,7 @@ BUILDING = {
     "teacher": "--teacher",
     "mixes": "--mix",
     "recover": "--recover",
+    "data": "--data",
     "target": "--target",
     "out": "--out",
     "recipe": "--recipe",

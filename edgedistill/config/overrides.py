@@ -28,6 +28,7 @@ class Overrides:
         texts: absolute paths of text files, which take the place of the recipe's prose and half of the training text.
         text_only: the model writes nothing: the text is all there is.
         prompts: absolute path of a prompts file, in place of the questions that the model makes up.
+        data: absolute path of a task's rows, in place of the recipe's.
         formats: "gguf", "onnx".
         layers: of the student.
         tokens_option: what the command calls its option for `tokens`.
@@ -38,6 +39,7 @@ class Overrides:
     texts: Sequence[str] = ()
     text_only: bool = False
     prompts: str | None = None
+    data: str | None = None
     formats: Sequence[str] = ()
     layers: int | None = None
     tokens_option: str = "--tokens"
@@ -74,6 +76,8 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     if budget is not None:
         content["recover"] |= {"tokens": budget, "tokens_by_mix": {}}
     content["teach"] = _text_of(content["teach"], overrides)
+    if overrides.data is not None:
+        content["task"] = (content["task"] or {}) | {"file": overrides.data}
     try:
         changed = Recipe.model_validate(content)
     except ValidationError as error:
@@ -159,6 +163,8 @@ def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
         raise InputError("--text-only trains on the text that you give; name it with --text FILE")
     if overrides.text_only and overrides.prompts is not None:
         raise InputError("--text-only lets the model write nothing, and --prompts makes it answer; give one of them")
+    if overrides.prompts is not None and overrides.data is not None:
+        raise InputError("--prompts and --data both say what the model is asked; give one of them")
     if overrides.layers is not None and (as_is or recipe.student.as_is):
         raise InputError(
             f"--layers cuts the student, and recipe {recipe.name} keeps the model as it is; leave one of them out"

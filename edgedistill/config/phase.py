@@ -21,8 +21,8 @@ class Phase(Training):
     train: Literal["student", "teacher"] = Field(
         default="student",
         description=(
-            "Whose weights are trained. teacher: it learns the answers that teach.prompts brings, before it writes and "
-            "scores."
+            "Whose weights are trained. teacher: it learns the answers that the task's rows or teach.prompts bring, "
+            "before it writes and scores."
         ),
     )
     tokens: PositiveInt = Field(default=60_000, description="Training tokens.")

@@ -4,12 +4,8 @@ A prompt is a text, or a conversation up to a user's turn (config/conversation.p
 plan checks the file before anything long begins, and teach reads it again.
 """
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +18,15 @@ from edgedistill.config.conversation import (
     conversation,
     first_turn,
 )
-from edgedistill.config.parquet_file import parquet_rows
+from edgedistill.config.rows import RowFile, file_rows, kind_of, names_of
 from edgedistill.errors import InputError, did_you_mean
-from edgedistill.reading import (
-    ENCODING,
-    MAX_JSON_BYTES,
-    MAX_LINE_CHARACTERS,
-    bounded_lines,
-    refuse_surrogates,
-    text_lines,
-)
 
 MAX_ROW_CHARACTERS = 2**20
+PROMPT_ROWS = RowFile(
+    "prompts",
+    (".jsonl", ".json", ".csv", ".parquet", ".txt"),
+    "there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder",
+)
 
 
 @dataclass(frozen=True)
@@ -97,99 +90,17 @@ def read_prompts(path: Path, field: str | None = None) -> PromptFile:
     Raises:
         InputError: the file is missing, of another kind, empty, or a row is malformed; "FILE:LINE: ...".
     """
-    readers: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
-        ".jsonl": _json_lines,
-        ".json": _json_list,
-        ".csv": _csv_rows,
-        ".parquet": partial(_parquet_rows, field=field),
-        ".txt": _text_lines,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: prompts are read from {', '.join(readers)} files, not '{path.suffix or path.name}'.")
-    if not path.is_file():
-        raise InputError(
-            f"{path}: there is no such prompts file. teach.prompts is 'teacher', or a path from the recipe's folder."
-        )
     unused: Counter[str] = Counter()
     prompts: list[Prompt] = []
     usual: str | None = None
-    try:
-        for where, row in reader(path):
-            name = field or _field_of(row, usual)
-            prompts.append(_prompt(row, where, name, unused))
-            usual = usual or name
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: it is not a text in UTF-8 (byte {error.start}); save it as UTF-8.") from None
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be read ({error.strerror}).") from None
+    names = (*FIELDS, *ANSWER_FIELDS, *SYSTEM_FIELDS, "input", *((field,) if field else ()))
+    for where, row in file_rows(path, PROMPT_ROWS, names):
+        name = field or _field_of(row, usual)
+        prompts.append(_prompt(row, where, name, unused))
+        usual = usual or name
     if not prompts:
         raise InputError(f"{path}: it holds no prompts. Give at least one, or set teach.prompts to 'teacher'.")
     return PromptFile(tuple(prompts), dict(unused))
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in text_lines(path):
-        if line.strip():
-            where = f"{path}:{number}"
-            yield where, _json(line, where)
-
-
-def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(f"{path}: a .json file is read as a whole, up to {MAX_JSON_BYTES} bytes; write it as .jsonl.")
-    text = path.read_text(encoding=ENCODING)
-    content = _json(text, str(path)) if text.strip() else []
-    if not isinstance(content, list):
-        raise InputError(
-            f"{path}: it holds {_kind(content)}; a .json file of prompts is one list, [...]. Is it .jsonl?"
-        )
-    yield from ((f"{path}: entry {number}", row) for number, row in enumerate(content, 1))
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    csv.field_size_limit(MAX_LINE_CHARACTERS)  # a prompt that is too long is then named as one
-    with path.open(encoding=ENCODING, newline="") as file:
-        rows = csv.reader(bounded_lines(path, file), strict=True)
-        try:
-            names: list[str] | None = None
-            for row in rows:
-                where = f"{path}:{rows.line_num}"
-                if not row:
-                    continue
-                if names is None:
-                    names = row
-                    if twice := [name for name, count in Counter(names).items() if count > 1]:
-                        raise InputError(f"{where}: two columns have the name {twice[0][:40]!r}; rename one.")
-                    continue
-                if len(row) != len(names):
-                    raise InputError(f"{where}: the row has not as many cells as the first line, {names}.")
-                yield where, dict(zip(names, row, strict=True))
-        except csv.Error as error:
-            raise InputError(f"{path}:{rows.line_num}: it is not CSV ({error}).") from None
-
-
-def _parquet_rows(path: Path, field: str | None) -> Iterator[tuple[str, Any]]:
-    names = (*FIELDS, *ANSWER_FIELDS, *SYSTEM_FIELDS, "input", *((field,) if field else ()))
-    for number, row in enumerate(parquet_rows(path, names), 1):
-        where = f"{path}: row {number}"
-        refuse_surrogates(row, "\\ud", where)
-        yield where, row
-
-
-def _text_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    yield from ((f"{path}:{number}", line.strip()) for number, line in text_lines(path) if line.strip())
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: it is not JSON ({error.msg}, column {error.colno}).") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
-    refuse_surrogates(value, text, where)
-    return value
 
 
 def _prompt(row: Any, where: str, name: str | None, unused: Counter[str]) -> Prompt:
@@ -198,11 +109,12 @@ def _prompt(row: Any, where: str, name: str | None, unused: Counter[str]) -> Pro
         return Prompt((Message("user", _text(row, where)),))
     if name is None:
         raise InputError(
-            f"{where}: the row has no field {', '.join(FIELDS)}; it has {_names(row)}. Name one in teach.prompt_field."
+            f"{where}: the row has no field {', '.join(FIELDS)}; it has {names_of(row)}. "
+            "Name one in teach.prompt_field."
         )
     if name not in row:
         raise InputError(
-            f"{where}: the row has no field '{name}'; it has {_names(row)}.{did_you_mean(name, map(str, row))}"
+            f"{where}: the row has no field '{name}'; it has {names_of(row)}.{did_you_mean(name, map(str, row))}"
         )
     content = row[name]
     if isinstance(content, list) and all(isinstance(message, dict) for message in content):
@@ -236,7 +148,7 @@ def _text(content: Any, where: str) -> str:
     """A prompt's text, checked."""
     if not isinstance(content, str):
         empty = " (empty)" if content is None else ""
-        raise InputError(f"{where}: the prompt is {_kind(content)}{empty}; it must be a text.")
+        raise InputError(f"{where}: the prompt is {kind_of(content)}{empty}; it must be a text.")
     if not content.strip():
         raise InputError(f"{where}: the prompt is empty; remove the row, or write one.")
     if len(content) > MAX_ROW_CHARACTERS:
@@ -251,22 +163,3 @@ def _first_text(row: dict[Any, Any], names: tuple[str, ...], but: str = "") -> s
         if name != but and isinstance(content, str) and content.strip():
             return content
     return None
-
-
-def _kind(value: Any) -> str:
-    kinds = {
-        dict: "an object",
-        list: "a list",
-        type(None): "null",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return kinds.get(type(value), type(value).__name__)
-
-
-def _names(row: dict[Any, Any]) -> str:
-    names = [str(name)[:40] for name in row]
-    if not names:
-        return "none"
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -14,6 +14,7 @@ from edgedistill.config.phase import Phase
 from edgedistill.config.recover import Recover
 from edgedistill.config.students import Student
 from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.task import Task
 from edgedistill.config.tasks import BUILT_IN, check_entry, task_name
 from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
@@ -109,6 +110,7 @@ class Recipe(Model):
         description="By name; exactly one for now. `teacher: {...}` is its short form.",
     )
     student: Student = Field(default=DepthStudent(), description="What of the teacher becomes the student.")
+    task: Task | None = Field(default=None, description="What the model is for, as labelled rows; null: it just talks.")
     teach: Teach = Teach()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
         default=(Phase(),),
@@ -177,14 +179,29 @@ class Recipe(Model):
             raise ValueError(
                 f"{place}.train is teacher, and a phase of the student comes before it; the teacher's phases come first"
             )
-        if self.teacher_phases and self.teach.prompts == OWN_PROMPTS:
+        if self.teacher_phases and self.teach.prompts == OWN_PROMPTS and self.task is None:
             raise ValueError(
-                "a phase trains the teacher on the answers that a file of prompts brings; name the file in "
-                "teach.prompts"
+                "a phase trains the teacher on the answers that a task or a file of prompts brings; name the file in "
+                "task.file or teach.prompts"
             )
         if not self.student_phases and not self.student.as_is:
             raise ValueError(
                 "phases has none that trains the student; add {train: student}, or let student.kind be same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_and_answers(self) -> "Recipe":
+        own = self.teach.prompts == OWN_PROMPTS
+        if self.task is not None and not own:
+            raise ValueError(
+                f"task.file and teach.prompts ('{self.teach.prompts}') both say what the teacher is asked; "
+                "leave out one"
+            )
+        if own and self.task is None and self.teach.answers != "teacher":
+            raise ValueError(
+                f"teach.answers is '{self.teach.answers}', and only a file of prompts or a task brings answers; "
+                "name one in teach.prompts or task.file"
             )
         return self
 
@@ -260,6 +277,9 @@ class Recipe(Model):
             lengths = [self.recover.seq_len]
             lengths += [phase.seq_len for phase in self.trained_phases]
             teach = teach.model_copy(update={"text_window": min(lengths)})
+        if self.task is not None:  # its rows are all there is, and none of their answers is cut off
+            longest = max(teach.max_answer_tokens, self.task.max_answer_tokens)
+            teach = teach.model_copy(update={"too_few_prompts": "accept", "max_answer_tokens": longest})
         return self.model_copy(update={"teach": teach})
 
     def to_dict(self) -> dict[str, Any]:

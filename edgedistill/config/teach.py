@@ -30,7 +30,8 @@ class Teach(Model):
     )
     prompts: Text = Field(
         default=OWN_PROMPTS,
-        description="'teacher' (it makes up the questions), or a file of prompts beside the recipe.",
+        description="'teacher' (it makes up the questions, or answers those of a task), or a file of prompts "
+        "beside the recipe.",
     )
     hints: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("", "Answer in one or two sentences.", "Answer in a short paragraph."),
@@ -45,7 +46,8 @@ class Teach(Model):
     answers: Literal["teacher", "own", "both"] = Field(
         default="teacher",
         description=(
-            "Of a prompts file: teacher writes them all; own takes those that the file brings; both trains on either."
+            "Of a prompts file or a task: teacher writes them all; own takes those that the file brings; both trains "
+            "on either."
         ),
     )
     too_few_prompts: Literal["refuse", "accept"] = Field(
@@ -120,10 +122,6 @@ class Teach(Model):
         if self.prompts == OWN_PROMPTS and self.style != "text" and all(hint.strip() for hint in self.hints):
             raise ValueError(
                 'none of hints is empty, so no question would be trained on as it is asked later; add "" to the list'
-            )
-        if self.prompts == OWN_PROMPTS and self.answers != "teacher":
-            raise ValueError(
-                f"answers is '{self.answers}', and only a file of prompts brings answers; name one in prompts"
             )
         return self
 

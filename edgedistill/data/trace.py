@@ -6,20 +6,19 @@ question that is asked twice never lies on both sides, and writers that work at 
 Traces lie in shards, one file each, written whole: `.jsonl` with a trace a line, or `.parquet`.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistill.config.prompt_id import normalized, place_of, prompt_id_of
 from edgedistill.errors import RunError
 from edgedistill.store.whole import atomic_write, whole
 
 TRAIN, VALIDATION, JUDGE = SPLITS = ("train", "validation", "judge")
 SYSTEM, USER, ASSISTANT, TEXT = ROLES = ("system", "user", "assistant", "text")
-ID_DIGITS = 16  # of SHA-256 in hexadecimal
+__all__ = ["normalized", "prompt_id_of"]  # of config/prompt_id.py, for those who make traces
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Holdout:
         """Shares that are larger where too few of some prompts would be held out: at least two a split, or one where
         there are fewer than eight prompts.
         """
-        places = sorted(_place(prompt_id) for prompt_id in set(prompt_ids))
+        places = sorted(place_of(prompt_id) for prompt_id in set(prompt_ids))
         least = min(2, max(1, len(places) // 4))
         if len(places) < 3:
             return self
@@ -125,32 +124,17 @@ class Holdout:
         return Holdout(validation, judge)
 
 
-def normalized(text: str) -> str:
-    """What two texts must share to be the same: their words in lower case."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def prompt_id_of(text: str) -> str:
-    """The id of what was asked, by its words: 16 hexadecimal digits."""
-    return hashlib.sha256(normalized(text).encode()).hexdigest()[:ID_DIGITS]
-
-
 def split_of(prompt_id: str, holdout: Holdout) -> str:
     """The split of all traces with this prompt: one of SPLITS.
 
     Validation takes the lowest hashes and the judges the highest, so with other shares none goes from one to the other.
     """
-    place = _place(prompt_id)
+    place = place_of(prompt_id)
     if place < holdout.validation:
         return VALIDATION
     if place >= 1 - holdout.judge:
         return JUDGE
     return TRAIN
-
-
-def _place(prompt_id: str) -> float:
-    """Where a prompt's hash lies in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:6], "big") / 2**48
 
 
 def save_traces(path: Path, traces: Sequence[Trace]) -> None:

@@ -10,6 +10,8 @@ from edgedistill import __version__
 from edgedistill.config.phase import stage_of
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
+from edgedistill.config.task import Task
+from edgedistill.config.task_data import TaskData
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.formats import NumberFormat
 from edgedistill.machine import compute_of
@@ -38,6 +40,7 @@ class Context:
         out: the run folder.
         license_text: the teacher's licence in full, if it is known.
         system: the message that the files are asked behind: all chats of the training begin with it.
+        task: the rows of the recipe's task, if it has one.
     """
 
     recipe: Recipe
@@ -50,6 +53,7 @@ class Context:
     out: Path = Path()
     license_text: str | None = None
     system: str | None = None
+    task: TaskData | None = None
 
     @property
     def as_is(self) -> bool:
@@ -116,6 +120,25 @@ class Context:
             "version": __version__,
         }
         return {key: value for key, value in entries.items() if value}
+
+
+def task_files(task: Task) -> dict[str, Outside]:
+    """A task's files, as a stage reads them."""
+    files = {"task": Outside(Path(task.file))}
+    if isinstance(task.test, str):
+        files["task test"] = Outside(Path(task.test))
+    return files
+
+
+def task_rows(task: Task) -> dict[str, Json]:
+    """The settings by which a task's files become rows and are split."""
+    return {
+        "kind": task.kind,
+        "test": "file" if isinstance(task.test, str) else task.test,
+        "prompt_field": task.prompt_field,
+        "answer_field": task.answer_field,
+        "suffix": Path(task.file).suffix,
+    }
 
 
 def settings_of(part: BaseModel) -> dict[str, Json]:

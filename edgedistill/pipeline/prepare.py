@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedistill.config.conversation import Message, Prompt
-from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
-from edgedistill.config.teach import OWN_PROMPTS, Teach
+from edgedistill.config.task import CLASSIFY, EXTRACT, TEXT
+from edgedistill.config.task_data import TaskData, read_task, teaching_prompts
+from edgedistill.config.teach import Teach
 from edgedistill.facts import ModelFacts
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
@@ -68,23 +69,25 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
             big is in the plan; `Plan.require_fit` raises it.
     """
     recipe, shape = decide(job.recipe, facts, job.recovering)
-    trial, facts = _tried(job, recipe, facts)
+    task = None if recipe.task is None else read_task(recipe.task)
+    trial, facts = _tried(job, recipe, task, facts)
     cores = machine.cores
     system = trial.system or facts.system
     context = Context(
-        recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text, system
+        recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text, system, task
     )
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
-    return Prepared(context, stages, replace(plan, notes=(*trial.notes, *_of_system(facts, system))))
+    notes = (*trial.notes, *_of_system(facts, system), *_of_task(recipe, task))
+    return Prepared(context, stages, replace(plan, notes=notes))
 
 
-def _tried(job: Job, recipe: Recipe, facts: ModelFacts) -> tuple[Trial, ModelFacts]:
+def _tried(job: Job, recipe: Recipe, task: TaskData | None, facts: ModelFacts) -> tuple[Trial, ModelFacts]:
     """What the template makes of what is asked; the facts without a system message that it doesn't show.
 
     A model that brings a system message of its own training is asked behind it where no prompts are given.
     """
-    prompts, file = _chats(recipe.teach), Path(recipe.teach.prompts).name
+    prompts, file = _chats(recipe.teach, task), Path(recipe.task.file if recipe.task else recipe.teach.prompts).name
     if recipe.teach.style != "chat":
         facts = replace(facts, system=None)
     if not prompts and facts.system is not None:
@@ -109,15 +112,30 @@ def _of_system(facts: ModelFacts, system: str | None) -> tuple[str, ...]:
     return (f"all chats that {facts.name} was trained on began with a system message; it is asked behind it here too",)
 
 
-def _chats(teach: Teach) -> tuple[Prompt, ...]:
-    """The prompts of the recipe's file that the teacher answers in chats.
+def _of_task(recipe: Recipe, task: TaskData | None) -> tuple[str, ...]:
+    """What the task is, and what a user should know of its rows."""
+    if recipe.task is None or task is None:
+        return ()
+    asked = len(task.asked(recipe.task.items))
+    kinds = {
+        CLASSIFY: f"{len(task.labels or ())} labels",
+        EXTRACT: f"objects with the fields {', '.join(task.fields or ())}",
+        TEXT: "texts",
+    }
+    rows = f"{len(task.learn)} rows to learn from, {len(task.test)} to test, of which every file is asked {asked}"
+    return (f"task {recipe.task.name} ({task.kind}, {kinds[task.kind]}): {rows}", *task.notes)
+
+
+def _chats(teach: Teach, task: TaskData | None) -> tuple[Prompt, ...]:
+    """The prompts of the recipe's file or task that the teacher answers in chats.
 
     Raises:
         InputError: the file is missing or malformed.
     """
-    if teach.prompts == OWN_PROMPTS:
+    file = teaching_prompts(task, teach)
+    if file is None:
         return ()
-    prompts = read_prompts(Path(teach.prompts), teach.prompt_field).used(teach.answers)
+    prompts = file.used(teach.answers)
     return prompts if teach.style == "chat" and teach.tokens else ()
 
 

@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 
 from edgedistill.config.phase import Phase, stage_of
+from edgedistill.config.task_data import teaching_prompts
 from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
 from edgedistill.machine import compute_of
-from edgedistill.pipeline.context import Context, settings_of
+from edgedistill.pipeline.context import Context, settings_of, task_files, task_rows
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 
@@ -81,12 +82,11 @@ class TrainingStages:
         writes = teach.tokens + teach.free_tokens + top_k > 0
         outside = {"teacher": context.teacher_files}
         outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
-        # Of files it is the content that counts, wherever they lie; and of the prompts' how it is read.
         settings = settings_of(teach) | {"text": len(teach.text or ())}
-        if teach.prompts != OWN_PROMPTS:
-            outside["prompts"] = Outside(Path(teach.prompts))
-            settings["prompts"] = Path(teach.prompts).suffix
-        elif context.facts.system is not None:
+        files, read = _asked(context)
+        outside |= files
+        settings |= read
+        if not files and context.facts.system is not None:
             settings["system"] = context.facts.system
         inputs = [writer_file] if writer_file and writes else []
         if held_out:
@@ -101,10 +101,12 @@ class TrainingStages:
             file = done.folder(writer_file) / GGUF_NAME if writer_file else context.given_teacher
             room = max(teach.longest_prompt + teach.max_answer_tokens, (teach.text_window or 0) + 1)
             never = prompt_ids_in(done.folder("held-out")) if held_out else set()
+            never |= context.task.test_ids() if context.task else set()
             opened = open_writer(file, context.cores, room, teach.parallel, folder) if writes else nullcontext()
             with opened as writer:
                 name, system = context.facts.name, context.facts.system
-                text = TeachInputs(writer, context.given_teacher, name, context.recipe, top_k, never, system)
+                prompts = teaching_prompts(context.task, teach)
+                text = TeachInputs(writer, context.given_teacher, name, context.recipe, top_k, prompts, never, system)
                 write_text(text, folder, done.progress)
 
         return Stage(
@@ -145,7 +147,9 @@ class TrainingStages:
             with open_writer(file, context.cores, room, teach.parallel, folder) as writer:
                 name, system = context.facts.name, context.facts.system
                 write_held_out(
-                    TeachInputs(writer, context.given_teacher, name, recipe, 0, system=system), folder, done.progress
+                    TeachInputs(writer, context.given_teacher, name, recipe, 0, None, system=system),
+                    folder,
+                    done.progress,
                 )
 
         return Stage(
@@ -168,14 +172,18 @@ class TrainingStages:
     def _labels(self) -> Stage:
         """The answers that the file of prompts brings."""
         context, teach = self.context, self.context.recipe.teach
-        outside = {"teacher": context.given_files, "prompts": Outside(Path(teach.prompts))}
+        files, read = _asked(context)
+        outside = {"teacher": context.given_files, **files}
         outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
-        settings = settings_of(teach) | {"text": len(teach.text or ()), "prompts": Path(teach.prompts).suffix}
+        settings = settings_of(teach) | {"text": len(teach.text or ()), **read}
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.teach.labels import write_labels
 
-            write_labels(context.given_teacher, context.facts.name, context.recipe, folder, done.progress)
+            prompts = teaching_prompts(context.task, teach)
+            if prompts is None:
+                raise ValueError("a teacher's phases learn from a task's rows or a file of prompts")
+            write_labels(context.given_teacher, context.facts.name, prompts, context.recipe, folder, done.progress)
 
         return Stage(
             "labels",
@@ -216,6 +224,19 @@ class TrainingStages:
         inputs = (before, taught) if before else (taught,)
         outside = {} if before else {"teacher": context.given_files}
         return Stage(name, "distill", work, settings, inputs, outside, estimate=estimate)
+
+
+def _asked(context: Context) -> tuple[dict[str, Outside], dict[str, Json]]:
+    """The files that the teacher's prompts are read from, and how; none where it makes up the questions.
+
+    Of files it is the content that counts, wherever they lie.
+    """
+    task, teach = context.recipe.task, context.recipe.teach
+    if task is not None:
+        return task_files(task), {"task": task_rows(task)}
+    if teach.prompts == OWN_PROMPTS:
+        return {}, {}
+    return {"prompts": Outside(Path(teach.prompts))}, {"prompts": Path(teach.prompts).suffix}
 
 
 def _held_out_text(context: Context) -> Teach:

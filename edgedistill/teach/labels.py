@@ -15,6 +15,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.conversation import Prompt
+from edgedistill.config.prompts import PromptFile
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.example import Example
 from edgedistill.data.frame import ChatFrame, RefusedError, make_frame
@@ -35,13 +36,14 @@ NO_ANSWER = "no answer"
 SHARD_EXAMPLES = 4096
 
 
-def write_labels(teacher: Path, name: str, recipe: Recipe, work: Path, progress: Progress) -> None:
+def write_labels(teacher: Path, name: str, file: PromptFile, recipe: Recipe, work: Path, progress: Progress) -> None:
     """Write the labelled answers to `work`; see the top of this file.
 
     Args:
         teacher: a folder or GGUF file, for its tokenizer and template.
         name: what messages call it.
-        recipe: decided (`Recipe.decided`); its teach.prompts names the file.
+        file: of a task or of prompts.
+        recipe: decided (`Recipe.decided`); names the file.
         work: the stage's folder.
         progress: where it is shown.
     Raises:
@@ -51,7 +53,7 @@ def write_labels(teacher: Path, name: str, recipe: Recipe, work: Path, progress:
     settings = recipe.teach
     tokenizer = load_tokenizer(teacher)
     frame = make_frame(tokenizer, name)
-    prompts = given_prompts_of(settings, frame, progress)
+    prompts = given_prompts_of(file, recipe, frame, progress)
     with_system = shows_system(frame, prompts)
     holdout = written_holdout(recipe, prompts, with_system)
     dropped: Counter[str] = Counter()
@@ -77,8 +79,9 @@ def write_labels(teacher: Path, name: str, recipe: Recipe, work: Path, progress:
     for split in (TRAIN, VALIDATION):
         if not kept[split]:
             reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common()) or "nothing dropped"
+            name_of_file = recipe.task.file if recipe.task else settings.prompts
             raise RunError(
-                f"{settings.prompts}: its {len(prompts)} prompts give no answer for {split} ({reasons}); give more "
+                f"{name_of_file}: its {len(prompts)} prompts give no answer for {split} ({reasons}); give more "
                 "labelled prompts, or raise teach.holdout"
             )
         _save(kept[split], work / split)

@@ -20,9 +20,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from edgedistill.config.conversation import Prompt, shared_system
-from edgedistill.config.prompts import read_prompts
+from edgedistill.config.prompts import PromptFile
 from edgedistill.config.recipe import Recipe
-from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.config.validation import MOST_TOKENS
 from edgedistill.data.example import Example
 from edgedistill.data.frame import ChatFrame, make_frame
@@ -52,6 +51,7 @@ class TeachInputs:
         name: what messages call it.
         recipe: its `teach` part, decided (`Recipe.decided`); `measure.tokens` says how much judging reads.
         top_k: log-probabilities to keep of each token; 0 for none.
+        prompts: what it is asked; None: it makes up the questions, or writes from nothing.
         never: ids of prompts that must not be kept, as `rounds.prompt_ids_in` gives them.
         system: what the teacher's own questions stand behind; None for nothing.
     """
@@ -61,6 +61,7 @@ class TeachInputs:
     name: str
     recipe: Recipe
     top_k: int
+    prompts: PromptFile | None
     never: Collection[str] = ()
     system: str | None = None
 
@@ -122,11 +123,11 @@ def _assignments(
         return {}
     if inputs.writer is None:
         raise ValueError("a recipe whose teacher writes needs a writer")
-    own = settings.prompts == OWN_PROMPTS
+    own = inputs.prompts is None
     frame = None
     if settings.style == "chat" and settings.tokens:
         frame = make_frame(tokenizer, inputs.name, inputs.system if own else None)
-    prompts = None if own else given_prompts_of(settings, frame, progress)
+    prompts = None if inputs.prompts is None else given_prompts_of(inputs.prompts, inputs.recipe, frame, progress)
     words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
     assignments = {}
     for source, goal in goals.items():
@@ -198,10 +199,12 @@ def held_out_documents(folder: Path) -> list[Example]:
     return list(iter_shards(folder / JUDGE))
 
 
-def given_prompts_of(settings: Teach, frame: ChatFrame | None, progress: Progress) -> tuple[Prompt, ...]:
+def given_prompts_of(
+    file: PromptFile, recipe: Recipe, frame: ChatFrame | None, progress: Progress
+) -> tuple[Prompt, ...]:
     """The user's prompts; notes say what of their file isn't used."""
-    path = Path(settings.prompts)
-    file = read_prompts(path, settings.prompt_field)
+    settings = recipe.teach
+    path = Path(recipe.task.file if recipe.task else settings.prompts)
     for note in file.notes(path.name, settings.answers):
         progress.note(note)
     if frame is None and settings.answers != "teacher":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.data.trace import Holdout, prompt_id_of, split_of
 from edgedistill.errors import RunError
@@ -35,7 +36,7 @@ def recipe_with(rows: list[dict[str, object]], folder: Path, **teach: object) ->
 def labelled(teacher: Path, recipe: Recipe, folder: Path) -> dict[str, object]:
     work = folder / "labels"
     work.mkdir()
-    write_labels(teacher, "tiny", recipe, work, QuietProgress())
+    write_labels(teacher, "tiny", read_prompts(Path(recipe.teach.prompts)), recipe, work, QuietProgress())
     counts: dict[str, object] = json.loads((work / "labels.json").read_text())
     return counts
 

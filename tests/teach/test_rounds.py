@@ -13,6 +13,7 @@ import torch
 
 from edgedistill.config import load_recipe
 from edgedistill.config.conversation import Message, Prompt, shared_system
+from edgedistill.config.prompts import read_prompts
 from edgedistill.config.teach import Teach
 from edgedistill.data.frame import make_frame
 from edgedistill.data.prose import ProseWords
@@ -285,7 +286,11 @@ def taught_on(rows: Sequence[dict[str, str]], tokenizer, model: Path, folder: Pa
     recipe = load_recipe("tiny").model_copy(update={"teach": SETTINGS.model_copy(update=settings | changes)})
     (folder / "work").mkdir()
     progress = Told()
-    teach(TeachInputs(MadeUp(tokenizer), model, "tiny", recipe, 0), folder / "work", progress)
+    teach(
+        TeachInputs(MadeUp(tokenizer), model, "tiny", recipe, 0, read_prompts(folder / "asked.jsonl")),
+        folder / "work",
+        progress,
+    )
     return json.loads((folder / "work" / "teach.json").read_text()), progress.notes
 
 
@@ -311,7 +316,11 @@ def test_a_model_that_never_saw_a_chat_without_a_system_message_makes_up_its_que
     for name, write in (("taught", teach), ("held", write_held_out)):
         (tmp_path / name).mkdir()
         writer = MadeUp(tokenizer)
-        write(TeachInputs(writer, tiny_llama, "tiny", recipe, 0, system="Be brief."), tmp_path / name, QuietProgress())
+        write(
+            TeachInputs(writer, tiny_llama, "tiny", recipe, 0, None, system="Be brief."),
+            tmp_path / name,
+            QuietProgress(),
+        )
         assert all(tuple(prompt[: len(led)]) == led for prompt in writer.asked)
         turns = [trace.turns for trace in iter_traces(tmp_path / name, "traces-*.jsonl")]
         assert {(first.role, first.text, first.train) for first, *_ in turns} == {("system", "Be brief.", 0.0)}
@@ -329,7 +338,7 @@ def test_text_alone_asks_nobody(tiny_llama: Path, tmp_path: Path):
         True
     )
     (tmp_path / "work").mkdir()
-    teach(TeachInputs(None, tiny_llama, "tiny", recipe, 0), tmp_path / "work", QuietProgress())
+    teach(TeachInputs(None, tiny_llama, "tiny", recipe, 0, None), tmp_path / "work", QuietProgress())
     counts = json.loads((tmp_path / "work" / "teach.json").read_text())
     documents = load_split(tmp_path / "work", "train")
     assert counts["asked"] == 0
