@@ -14,11 +14,9 @@ from typing import Any
 
 from edgedistill.config.conversation import Message, Prompt
 from edgedistill.config.prompt_id import place_of, prompt_id_of
-from edgedistill.config.prompts import PromptFile, read_prompts
 from edgedistill.config.task import AUTO, CLASSIFY, EXTRACT, TEXT, Task, TaskKind
 from edgedistill.config.task_rows import TaskRow, read_rows
 from edgedistill.config.tasks import evenly
-from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.errors import InputError
 
 LEAST_ROWS = 10
@@ -94,19 +92,6 @@ class TaskData:
     def asked(self, most: int) -> tuple[Labelled, ...]:
         """At most so many of the test rows, evenly over them."""
         return tuple(evenly(self.test, most))
-
-
-def teaching_prompts(task: TaskData | None, teach: Teach) -> PromptFile | None:
-    """What the teacher is asked: a task's rows to learn from, the recipe's file, or None: it makes up the questions.
-
-    Raises:
-        InputError: the file is missing or malformed.
-    """
-    if task is not None:
-        return PromptFile(task.learning_prompts(), {})
-    if teach.prompts == OWN_PROMPTS:
-        return None
-    return read_prompts(Path(teach.prompts), teach.prompt_field)
 
 
 def canonical(value: Any) -> str:

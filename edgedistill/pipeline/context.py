@@ -10,7 +10,6 @@ from edgedistill import __version__
 from edgedistill.config.phase import stage_of
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
-from edgedistill.config.task import Task
 from edgedistill.config.task_data import TaskData
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.formats import NumberFormat
@@ -120,25 +119,6 @@ class Context:
             "version": __version__,
         }
         return {key: value for key, value in entries.items() if value}
-
-
-def task_files(task: Task) -> dict[str, Outside]:
-    """A task's files, as a stage reads them."""
-    files = {"task": Outside(Path(task.file))}
-    if isinstance(task.test, str):
-        files["task test"] = Outside(Path(task.test))
-    return files
-
-
-def task_rows(task: Task) -> dict[str, Json]:
-    """The settings by which a task's files become rows and are split."""
-    return {
-        "kind": task.kind,
-        "test": "file" if isinstance(task.test, str) else task.test,
-        "prompt_field": task.prompt_field,
-        "answer_field": task.answer_field,
-        "suffix": Path(task.file).suffix,
-    }
 
 
 def settings_of(part: BaseModel) -> dict[str, Json]:

@@ -8,9 +8,10 @@ from edgedistill.config.conversation import Message, Prompt
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.config.task import CLASSIFY, EXTRACT, TEXT
-from edgedistill.config.task_data import TaskData, read_task, teaching_prompts
+from edgedistill.config.task_data import TaskData, read_task
 from edgedistill.config.teach import Teach
 from edgedistill.facts import ModelFacts
+from edgedistill.pipeline.asked import teaching_prompts
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
 from edgedistill.pipeline.stage import Stage

@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 
 from edgedistill.config.phase import Phase, stage_of
-from edgedistill.config.task_data import teaching_prompts
 from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
 from edgedistill.machine import compute_of
-from edgedistill.pipeline.context import Context, settings_of, task_files, task_rows
+from edgedistill.pipeline.asked import asked_files, teaching_prompts
+from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 
@@ -83,7 +83,7 @@ class TrainingStages:
         outside = {"teacher": context.teacher_files}
         outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
         settings = settings_of(teach) | {"text": len(teach.text or ())}
-        files, read = _asked(context)
+        files, read = asked_files(context)
         outside |= files
         settings |= read
         if not files and context.facts.system is not None:
@@ -172,7 +172,7 @@ class TrainingStages:
     def _labels(self) -> Stage:
         """The answers that the file of prompts brings."""
         context, teach = self.context, self.context.recipe.teach
-        files, read = _asked(context)
+        files, read = asked_files(context)
         outside = {"teacher": context.given_files, **files}
         outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
         settings = settings_of(teach) | {"text": len(teach.text or ()), **read}
@@ -224,19 +224,6 @@ class TrainingStages:
         inputs = (before, taught) if before else (taught,)
         outside = {} if before else {"teacher": context.given_files}
         return Stage(name, "distill", work, settings, inputs, outside, estimate=estimate)
-
-
-def _asked(context: Context) -> tuple[dict[str, Outside], dict[str, Json]]:
-    """The files that the teacher's prompts are read from, and how; none where it makes up the questions.
-
-    Of files it is the content that counts, wherever they lie.
-    """
-    task, teach = context.recipe.task, context.recipe.teach
-    if task is not None:
-        return task_files(task), {"task": task_rows(task)}
-    if teach.prompts == OWN_PROMPTS:
-        return {}, {}
-    return {"prompts": Outside(Path(teach.prompts))}, {"prompts": Path(teach.prompts).suffix}
 
 
 def _held_out_text(context: Context) -> Teach:

@@ -12,8 +12,9 @@ from edgedistill.config.overrides import Overrides, overridden
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.task import Task
-from edgedistill.config.task_data import TaskData, canonical, label_of, read_task, teaching_prompts
+from edgedistill.config.task_data import TaskData, canonical, label_of, read_task
 from edgedistill.errors import InputError
+from edgedistill.pipeline.asked import teaching_prompts
 from tests.config.test_prompts import DATA
 
 LABELS = ("open", "close", "stop")
