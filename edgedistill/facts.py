@@ -82,6 +82,16 @@ class ModelShape:
         windowed, no_rope = self.windowed and self.windowed[:layers], self.no_rope and self.no_rope[:layers]
         return replace(self, layers=layers, windowed=windowed, no_rope=no_rope)
 
+    def with_sizes(self, width: int, heads: int, kv_heads: int, ffn: int) -> "ModelShape":
+        """The same model with other sizes; a gemma's embedding scale is the root of its width, in every runtime."""
+        scale = width**0.5 if self.family == "gemma3_text" else self.embedding_scale
+        return replace(self, width=width, heads=heads, kv_heads=kv_heads, ffn=ffn, embedding_scale=scale)
+
+    @property
+    def table_parameters(self) -> int:
+        """Weights of the embedding, and of the output layer where it is a table of its own."""
+        return self.vocab * self.width * (1 if self.tied else 2)
+
     @property
     def norm_offset(self) -> bool:
         """Whether a norm multiplies by 1 + its stored w, as gemma's do. GGUF and ONNX files hold float32(1 + w)."""

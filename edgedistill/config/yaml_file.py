@@ -34,6 +34,9 @@ PLAIN = {
 }
 
 
+_TAG = re.compile(r"\[[\w+]+\]")  # of a union's kind, as it stands in the place of an error
+
+
 class Model(BaseModel):
     """What all parts of a recipe and a target share: unknown keys are errors, nothing is converted, nothing changes."""
 
@@ -159,14 +162,15 @@ def explain(error: ValidationError, model: type[Model], content: Mapping[str, An
     kind, given, context = first["type"], first["input"], first.get("ctx", {})
     # pydantic puts the tag of a union and the text "[key]" into the location; neither is in the file. Our tags have
     # brackets too.
-    path = [str(part) for part in first["loc"] if not re.fullmatch(r"\[\w+\]", str(part))]
+    tagged = [str(part) for part in first["loc"]]
+    path = [part for part in tagged if not _TAG.fullmatch(part)]
     key = ".".join(_shown(path, model, content or {}))
     value = _value(given)
     if kind == "extra_forbidden":
-        allowed = _keys(model, path[:-1])
+        allowed = _keys(model, tagged[:-1])
         return f"{key} is not a key; allowed are {', '.join(allowed)}.{did_you_mean(path[-1], allowed)}"
     if kind == "missing":
-        keys = _keys(model, path)
+        keys = _keys(model, tagged)
         with_keys = f" with the keys {', '.join(keys)}" if keys else ""
         return f"{key} is missing; it must be given{with_keys}."
     if kind == "literal_error":
@@ -240,6 +244,9 @@ def _keys(model: type[Model], path: list[str]) -> list[str]:
     models: list[type[BaseModel]] = [model]
     parts = iter(path)
     for part in parts:
+        if _TAG.fullmatch(part):
+            models = [each for each in models if _kind_of(each) == part[1:-1]] or models
+            continue
         fields = [each.model_fields[name] for each in models for name in each.model_fields if part == _name(each, name)]
         if not fields:
             return []
@@ -249,6 +256,11 @@ def _keys(model: type[Model], path: list[str]) -> list[str]:
             return []
         models = _models_in(annotation)
     return _names(models)
+
+
+def _kind_of(model: type[BaseModel]) -> Any:
+    """What sets a group apart from others that stand in its place, where it has such a key."""
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
 
 
 def _name(model: type[BaseModel], field: str) -> str:

@@ -197,10 +197,11 @@ def rejected(
     """
     alternatives = []
     if whole is not None:
-        reason = (
-            f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {shape.layers} layers"
-        )
-        alternatives.append(_alternative(f"{chosen.mix}, all {facts.shape.layers} layers", None, whole, reason))
+        cut = shape.layers < facts.shape.layers
+        what = f"all {facts.shape.layers} layers" if cut else "the teacher uncut"
+        fewer = f"{shape.layers} layers" if cut else "a narrower student"
+        reason = f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {fewer}"
+        alternatives.append(_alternative(f"{chosen.mix}, {what}", None, whole, reason))
     for name, other in sorted(others.items(), key=lambda item: item[1].file_bytes):
         reason = (
             f"{other.file_bytes / chosen.file_bytes:.2g} times the bytes of {chosen.mix}, and the recipe doesn't "

@@ -5,6 +5,7 @@ seconds.
 from pathlib import Path
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.config.students.sizes import block_of
 from edgedistill.config.target import Target
 from edgedistill.config.tasks import read_questions
 from edgedistill.config.teach import OWN_PROMPTS
@@ -29,7 +30,8 @@ def decide(recipe: Recipe, facts: ModelFacts, recovering: bool = True) -> tuple[
     recipe = recipe.decided(facts.tokenizer.has_chat_template)
     _check(recipe, facts, recovering)
     recipe.student.check(f"recipe {recipe.name}", facts.name, facts.shape)
-    return recipe, recipe.student.shape(facts.shape)
+    student = recipe.student.decided(facts.shape, block_of([recipe.mix(name) for name in recipe.mixes]))
+    return recipe.model_copy(update={"student": student}), student.shape(facts.shape)
 
 
 def weigh(
@@ -64,7 +66,7 @@ def weigh(
     uncut = recipe.mix(chosen.mix)
     whole = None
     # A fitted mix may be as large for the teacher as for the student: no alternative to weigh.
-    if student.layers < facts.shape.layers and uncut.size is None:
+    if student != facts.shape and uncut.size is None:
         whole = plan_mix(facts.shape, uncut, target, tokens)
     return Plan(
         recipe=recipe,

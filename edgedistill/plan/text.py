@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgedistill.plan.device import MixPlan
+from edgedistill.plan.kept import kept_words
 from edgedistill.show import show_bytes, show_count, show_rate, show_seconds, visible, wrapped
 
 if TYPE_CHECKING:
@@ -20,14 +21,13 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
     fits.
     """
     teacher, student, target = plan.facts, plan.student, plan.target
-    kept = f"{student.layers} of {teacher.shape.layers} layers"
     head = [
         (
             f"Teacher   {teacher.name}: {show_count(teacher.shape.parameters)} parameters, "
             f"{teacher.shape.layers} layers ({teacher.source})"
         ),
         (
-            f"Student   {show_count(student.parameters)} parameters, {kept}, width {student.width}, vocabulary "
+            f"Student   {show_count(student.parameters)} parameters, {kept_words(student, teacher.shape)}, vocabulary "
             f"{show_count(student.vocab)}"
         ),
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",

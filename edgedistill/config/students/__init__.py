@@ -9,9 +9,10 @@ from pydantic import BeforeValidator, Discriminator, Tag
 
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.same import SameStudent
+from edgedistill.config.students.width import WidthStudent
 from edgedistill.errors import did_you_mean
 
-AnyStudent = SameStudent | DepthStudent
+AnyStudent = SameStudent | DepthStudent | WidthStudent
 KINDS = tuple(kind.model_fields["kind"].default for kind in get_args(AnyStudent))
 
 
@@ -45,7 +46,9 @@ def _tag(student: Any) -> str:
 
 
 Student = Annotated[
-    Annotated[SameStudent, Tag("[same]")] | Annotated[DepthStudent, Tag("[depth]")],
+    Annotated[SameStudent, Tag("[same]")]
+    | Annotated[DepthStudent, Tag("[depth]")]
+    | Annotated[WidthStudent, Tag("[width]")],
     Discriminator(_tag),
     BeforeValidator(_with_kind),
 ]

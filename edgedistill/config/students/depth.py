@@ -32,6 +32,10 @@ class DepthStudent(Model):
         """Layers of the student: `layers`, or `depth` of the teacher's, rounded, at least 2."""
         return self.layers if self.layers is not None else max(2, round(teacher_layers * self.depth))
 
+    def decided(self, teacher: ModelShape, block: int) -> "DepthStudent":
+        """The same: it leaves nothing open."""
+        return self
+
     def shape(self, teacher: ModelShape) -> ModelShape:
         """The student's shape."""
         return teacher.with_layers(self.layers_of(teacher.layers))

@@ -27,6 +27,10 @@ class SameStudent(Model):
         """Layers of the student: all."""
         return teacher_layers
 
+    def decided(self, teacher: ModelShape, block: int) -> "SameStudent":
+        """The same: it leaves nothing open."""
+        return self
+
     def shape(self, teacher: ModelShape) -> ModelShape:
         """The student's shape."""
         return teacher
