@@ -11,6 +11,7 @@ from pathlib import Path
 from edgedistill.errors import InputError
 
 IDENTITY, LICENSE, LAYERS = "student.json", "LICENSE", "layers.json"
+KEPT_TOKENS = "tokens.json"  # of a student with fewer tokens than its teacher: whose they are
 SCHEMA = "edgedistill.student/1"
 
 
@@ -55,6 +56,6 @@ def read_identity(folder: Path) -> Identity:
 
 def copy_identity(student: Path, folder: Path) -> None:
     """Copy what a student's folder says of itself to that of the student after training."""
-    for name in (IDENTITY, LICENSE, LAYERS):
+    for name in (IDENTITY, LICENSE, LAYERS, KEPT_TOKENS):
         if (student / name).is_file():
             shutil.copyfile(student / name, folder / name)
