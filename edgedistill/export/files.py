@@ -76,7 +76,6 @@ def export_model(
             checkpoint = round_weights(weights, formats[mix], mix)
             progress.advance(len(formats[mix]))
             done += _write(Packed(checkpoint, folder, shape), request, finished, progress)
-    finished.forget()
     return done
 
 
@@ -92,7 +91,6 @@ def export_checkpoints(checkpoints: Mapping[str, Path], request: ExportRequest, 
             done += _there(mix, request, finished, progress)
         else:
             done += _write(Packed(load_grid(folder), folder, read_shape(folder)), request, finished, progress)
-    finished.forget()
     return done
 
 

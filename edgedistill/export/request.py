@@ -1,6 +1,7 @@
-"""What an export writes and where, and what of it is there already: an earlier start that was killed goes on.
+"""What an export writes and where, and what of it is there already: the same export again, killed or not, goes on.
 
-.NAME-MIX.gguf.proof.json      a note, written when a file is proven, before it takes its name; gone when all are there
+.NAME-MIX.gguf.proof.json      a note, written when a file is proven, before it takes its name; it stays beside it,
+                               since a command may be killed after its last file as well as before
 """
 
 import hashlib
@@ -67,7 +68,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Finished:
-    """The keys of all files of an export, and the proofs of those that are there already."""
+    """The keys of all files of an export, and the proofs of those that are there already, as they were proven."""
 
     keys: Mapping[Path, str]
     proofs: Mapping[Path, Proof]
@@ -75,11 +76,6 @@ class Finished:
     def holds(self, paths: Iterable[Path]) -> bool:
         """Whether all of some files are there."""
         return all(path in self.proofs for path in paths)
-
-    def forget(self) -> None:
-        """Remove the notes, once the export is complete."""
-        for path in self.keys:
-            _note_of(path).unlink(missing_ok=True)
 
 
 def find_finished(

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from edgedistill.cli.main import cli
-from edgedistill.export.request import Finished
 from tests import ggml
 
 
@@ -55,7 +54,7 @@ def test_a_gguf_file_and_its_floats(tiny_llama: Path, tmp_path: Path):
     assert run(tiny_llama, "-m", "f16", "-o", tmp_path, "--name", "tiny")[0] == 0
     code, text = run(tmp_path / "tiny-f16.gguf", "-m", "BF16,q8_0", "-o", tmp_path)  # as llama.cpp spells it
     assert code == 0, text
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny-f16.gguf", "tiny-bf16.gguf", "tiny-q8_0.gguf"}
+    assert names(tmp_path) == {"tiny-f16.gguf", "tiny-bf16.gguf", "tiny-q8_0.gguf"}
 
 
 def test_an_empty_chat_template_is_none(tiny_llama: Path, tmp_path: Path):
@@ -148,7 +147,8 @@ def test_an_empty_name_is_not_the_current_folder(tiny_llama: Path, tmp_path: Pat
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    """What a user sees in a folder: notes of proofs are hidden."""
+    return {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.exists() else set()
 
 
 def test_a_killed_export_goes_on_with_the_same_command(tiny_llama: Path, tmp_path: Path):
@@ -169,15 +169,23 @@ def test_a_killed_export_goes_on_with_the_same_command(tiny_llama: Path, tmp_pat
     }
 
 
-def test_a_file_that_changed_after_a_kill_is_not_gone_on_with(tiny_llama: Path, tmp_path: Path, monkeypatch):
+def test_a_finished_export_is_complete_already(tiny_llama: Path, tmp_path: Path):
+    words = [tiny_llama, "-m", "q4_0,q8_0", "-f", "gguf,onnx", "-o", tmp_path, "--name", "tiny"]
+    code, first = run(*words)
+    assert code == 0, first
+    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    code, again = run(*words)
+    assert code == 0, again
+    assert "q4_0: complete already" in again
+    assert [line for line in again.splitlines() if "weights" in line] == [
+        line for line in first.splitlines() if "weights" in line
+    ]
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made
+
+
+def test_a_file_that_changed_afterwards_is_not_taken_for_proven(tiny_llama: Path, tmp_path: Path):
     words = [tiny_llama, "-m", "q4_0,q8_0", "-o", tmp_path, "--name", "tiny"]
-
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Finished, "forget", stopped)
-        run(*words)
+    assert run(*words)[0] == 0
     file = tmp_path / "tiny-q4_0.gguf"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
