@@ -1,4 +1,5 @@
-"""The loss of a phase: a list of terms, each a distance from the teacher's distribution or from the text. No torch.
+"""The loss of a phase: a list of terms, each a distance from the teacher's distribution, from its inside, or from the
+text. No torch.
 
 loss: [{kl: forward, weight: 0.9, temperature: 2.0}, {text: true, weight: 0.1}]
 """
@@ -7,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from edgedistill.config.block_terms import RelationsTerm, StatesTerm
 from edgedistill.config.fields import PositiveFloat, Share
 from edgedistill.config.yaml_file import Model
+from edgedistill.errors import did_you_mean
 
 Kind = Literal["forward", "reverse", "jsd", "skew", "skew_reverse", "tvd"]
 # A term's `kl` -> what the losses call it.
@@ -26,6 +29,16 @@ SETTING_OF_LOSS = {"jsd": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha"
 GROUPED, RENORMALIZED = "grouped", "renormalized"
 # The older form's keys, and the weight of one that is left out.
 SHORT_WEIGHTS = {"forward_kl": 0.9, "cross_entropy": 0.1}
+# Losses by name. distilbert: Sanh et al. 2019 (arXiv 1910.01108), with the weights and the temperature of the released
+# command and its defaults (huggingface/transformers, examples/research_projects/distillation): --alpha_ce 5.0
+# --alpha_mlm 2.0 --alpha_cos 1.0, --temperature 2.0. Its masked words are the next words here.
+PRESETS: dict[str, tuple[dict[str, Any], ...]] = {
+    "distilbert": (
+        {"kl": "forward", "weight": 5.0, "temperature": 2.0},
+        {"text": True, "weight": 2.0},
+        {"states": "cosine", "weight": 1.0},
+    ),
+}
 
 
 class DivergenceTerm(Model):
@@ -96,9 +109,14 @@ class TextTerm(Model):
 
 
 def _spelled_out(given: Any) -> Any:
-    """A list of terms as the tuple that a frozen model holds; the older mapping of weights as terms."""
+    """A list of terms as the tuple that a frozen model holds; a name or the older mapping of weights as terms."""
     if isinstance(given, list):
         return tuple(given)
+    if isinstance(given, str):
+        if given not in PRESETS:
+            names = ", ".join(PRESETS)
+            raise ValueError(f"a loss by name is {names}; or write a list of terms.{did_you_mean(given, PRESETS)}")
+        return PRESETS[given]
     if not isinstance(given, dict):
         return given
     if unknown := sorted(set(given) - set(SHORT_WEIGHTS)):
@@ -122,19 +140,31 @@ def _spelled_out(given: Any) -> Any:
 
 def _tag(term: Any) -> str:
     """Which of the kinds validates; in brackets, so that messages leave it out."""
-    has_text = "text" in term if isinstance(term, dict) else isinstance(term, TextTerm)
-    return "[text]" if has_text else "[kl]"
+    kinds = {"text": TextTerm, "states": StatesTerm, "relations": RelationsTerm}
+    for key, kind in kinds.items():
+        if key in term if isinstance(term, dict) else isinstance(term, kind):
+            return f"[{key}]"
+    return "[kl]"
 
 
 def _grid_terms(given: Any) -> Any:
     """A list of terms as a tuple; one divergence's name as the only term."""
     if isinstance(given, str):
         return ({"kl": KIND_OF.get(given, given)},)
-    return tuple(given) if isinstance(given, list) else given
+    if not isinstance(given, list):
+        return given
+    for term in given:
+        for key in ("states", "relations"):
+            if isinstance(term, dict) and key in term:
+                raise ValueError(f"a term of {key} is for phases; on the grid there are kl and text")
+    return tuple(given)
 
 
 Term = Annotated[
-    Annotated[DivergenceTerm, Tag("[kl]")] | Annotated[TextTerm, Tag("[text]")],
+    Annotated[DivergenceTerm, Tag("[kl]")]
+    | Annotated[TextTerm, Tag("[text]")]
+    | Annotated[StatesTerm, Tag("[states]")]
+    | Annotated[RelationsTerm, Tag("[relations]")],
     Discriminator(_tag),
 ]
 Loss = Annotated[tuple[Term, ...], Field(min_length=1), BeforeValidator(_spelled_out)]

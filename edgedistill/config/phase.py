@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from edgedistill.config.block_terms import BlockTerm, RelationsTerm, StatesTerm
 from edgedistill.config.fields import PositiveFloat, PositiveInt, Share
 from edgedistill.config.loss import DEFAULT_LOSS, DivergenceTerm, Loss, TextTerm
 from edgedistill.config.training import Training
@@ -30,7 +31,10 @@ class Phase(Training):
     learning_rate: PositiveFloat = Field(default=2.0e-4, description="Of all weights.")
     loss: Loss = Field(
         default=DEFAULT_LOSS,
-        description="Terms that are added up, or the short form {forward_kl: 0.9, cross_entropy: 0.1}.",
+        description=(
+            "Terms that are added up; or the short form {forward_kl: 0.9, cross_entropy: 0.1}, or distilbert: its "
+            "three terms with its weights."
+        ),
     )
 
     general: Share | None = Field(
@@ -74,6 +78,11 @@ class Phase(Training):
     def compares(self) -> bool:
         """Whether a term compares with the teacher's distribution; else the text alone is learned."""
         return any(isinstance(term, DivergenceTerm) for term in self.loss)
+
+    @property
+    def block_terms(self) -> tuple[BlockTerm, ...]:
+        """The terms that look inside the models."""
+        return tuple(term for term in self.loss if isinstance(term, (StatesTerm, RelationsTerm)))
 
 
 def stage_of(index: int, train: str = "student") -> str:

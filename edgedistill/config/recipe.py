@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, Name, PositiveInt, Text, no_duplicates
-from edgedistill.config.loss import SHORT_WEIGHTS
+from edgedistill.config.loss import PRESETS, SHORT_WEIGHTS
 from edgedistill.config.own_mixes import OwnMix, allowed_mixes, known_mixes, mix_named
 from edgedistill.config.phase import Phase
 from edgedistill.config.recover import Recover
@@ -42,6 +42,14 @@ class Teacher(Model):
     does: Annotated[tuple[Literal["write", "score"], ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("write", "score"),
         description="write: the training text is its writing; score: its probabilities are what a student learns.",
+    )
+    blocks: Literal["auto", "stored", "live"] = Field(
+        default="auto",
+        description=(
+            "Where its hidden states and attention come from, if a loss looks at them. stored: written once, before "
+            "the student is trained; live: it stays in memory beside the student; auto: stored where that takes less "
+            "than the teacher's weights."
+        ),
     )
 
     _unique = field_validator("does")(no_duplicates)
@@ -164,9 +172,11 @@ class Recipe(Model):
                 f"teach asks for {asked_tokens} tokens of writing, and no teacher writes; "
                 f"add write to teachers.{name}.does, or set teach.tokens and teach.free_tokens to 0"
             )
-        if not scores and self.top_k:
+        looks = not self.student.as_is and any(phase.block_terms for phase in self.phases)
+        if not scores and (self.top_k or looks):
+            what = "probabilities" if self.top_k else "hidden states or attention"
             raise ValueError(
-                "a loss compares with a teacher's probabilities, and no teacher scores; "
+                f"a loss compares with a teacher's {what}, and no teacher scores; "
                 f"add score to teachers.{name}.does, or learn from the text alone: loss: [{{text: true}}]"
             )
         return self
@@ -296,7 +306,11 @@ def recipe_schema() -> dict[str, Any]:
     short_loss = {name: {"type": "number", "minimum": 0} for name in SHORT_WEIGHTS}
     loss = schema["$defs"]["Phase"]["properties"]["loss"]
     terms = {key: loss.pop(key) for key in ("items", "minItems", "type")}
-    loss["anyOf"] = [terms, {"type": "object", "properties": short_loss, "additionalProperties": False}]
+    loss["anyOf"] = [
+        terms,
+        {"type": "object", "properties": short_loss, "additionalProperties": False},
+        {"enum": list(PRESETS)},
+    ]
     for kind in ("SameStudent", "DepthStudent"):
         schema["$defs"][kind]["properties"]["as_is"] = {
             "type": "boolean",

@@ -21,6 +21,7 @@ class Example:
         weight: [n - 1] float16, at least 0: how much the prediction at each position counts.
         signal: by name, tensors with one row for each kept position, in order.
         trace_id: the trace that it was made of; "" where there is none.
+        every: by name, tensors with one row for each token, for what a kept position sees of those before it.
     Raises:
         ValueError: there are not n - 1 weights.
     """
@@ -29,6 +30,7 @@ class Example:
     weight: Tensor
     signal: dict[str, Tensor] = field(default_factory=dict)
     trace_id: str = ""
+    every: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.weight) != len(self.tokens) - 1:
@@ -67,6 +69,7 @@ class Example:
             tokens=self.tokens[:length],
             weight=weight,
             signal={name: rows[:kept] for name, rows in self.signal.items()},
+            every={name: rows[:length] for name, rows in self.every.items()},
         )
 
     def with_signal(self, **signal: Tensor) -> "Example":

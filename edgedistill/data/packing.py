@@ -9,7 +9,7 @@ import bisect
 import heapq
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Batch:
         labels: [N] int64, those next tokens.
         weights: [N] float32, how much each of them counts, above 0.
         signal: by name, [N, ...] rows of the teacher's signal.
+        every: by name, [B · T, ...] rows of all positions, 0 on padding.
     """
 
     tokens: Tensor
@@ -43,6 +44,7 @@ class Batch:
     labels: Tensor
     weights: Tensor
     signal: dict[str, Tensor]
+    every: dict[str, Tensor] = field(default_factory=dict)
 
 
 def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
@@ -169,4 +171,18 @@ def make_batch(rows: Sequence[Sequence[Example]], seq_len: int) -> Batch:
         torch.cat([example.labels for example in counted]),
         torch.cat([example.weights for example in counted]),
         {name: torch.cat([example.signal[name] for example in counted]) for name in counted[0].signal},
+        _every(cut_rows, width),
     )
+
+
+def _every(rows: Sequence[Sequence[Example]], width: int) -> dict[str, Tensor]:
+    """The rows of all positions, end to end, of signals that every token has."""
+    first = rows[0][0].every
+    gathered = {name: each.new_zeros(len(rows) * width, *each.shape[1:]) for name, each in first.items()}
+    for name, whole in gathered.items():
+        for number, row in enumerate(rows):
+            at = number * width
+            for example in row:
+                whole[at : at + len(example.tokens)] = example.every[name]
+                at += len(example.tokens)
+    return gathered

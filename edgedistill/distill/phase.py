@@ -1,7 +1,8 @@
 """The distill stage: one phase, which trains a model in float: a student on the teacher's signals and its text, or the
 teacher on labelled answers.
 
-The loss is the sum of the phase's terms: divergences from the teacher's k likeliest tokens, cross-entropy on the text.
+The loss is the sum of the phase's terms: divergences from the teacher's k likeliest tokens, cross-entropy on the text,
+distances from what is inside the teacher.
 The embedding, which a depth-cut student inherits whole, stays frozen: it is a fifth of a small model's weights and of
 its training time, and what it knows is not what the cut took away.
 """
@@ -17,9 +18,10 @@ from transformers import PreTrainedModel
 
 from edgedistill.config.phase import EASY_FIRST, SHORT_FIRST, Phase
 from edgedistill.data.example import Example
-from edgedistill.data.packing import counting_sources, make_batch
+from edgedistill.data.packing import Batch, counting_sources, make_batch
 from edgedistill.data.schedule import Budget, Pool, plan_rows
 from edgedistill.data.spread import spread_sources
+from edgedistill.distill.step import FIT_STEPS, BlockTarget, StepLoss
 from edgedistill.errors import InputError
 from edgedistill.losses.objective import TEACHER, TEXT, Objective, ObjectiveTerm, of_recipe
 from edgedistill.models.identity import copy_identity
@@ -44,11 +46,13 @@ class TrainingText:
         training: examples by source, with the signals `ids` and `log_probs` where a term compares with the teacher.
         validation: the same, by source, never trained on.
         place: where in the recipe the phase is, for messages.
+        blocks: what of the teacher's blocks is compared; None where no term looks at them.
     """
 
     training: Mapping[str, Sequence[Example]]
     validation: Mapping[str, Sequence[Example]]
     place: str = "distill"
+    blocks: BlockTarget | None = None
 
 
 def distill(
@@ -80,8 +84,9 @@ def distill(
     model = load_model(student)
     head = model.get_output_embeddings().weight.detach().to(dtype)
     parameters = _trained(model)
-    sources = sources_of(len(head))
-    objective = of_recipe(phase.loss)
+    on_logits = len(phase.block_terms) < len(phase.loss)
+    objective = of_recipe(phase.loss) if on_logits else None
+    loss = StepLoss(model, dtype, head, sources_of(len(head)), objective, text.blocks)
 
     steps = phase.steps_of(phase.tokens)
     plan = plan_rows(
@@ -91,11 +96,15 @@ def distill(
         difficulties(training, phase.order),
     )
 
+    def batch_of(step: int) -> Batch:
+        return make_batch([[training[i] for i in row] for row in plan[step]], seq_len)
+
     def loss_of_step(step: int) -> tuple[Tensor, int]:
-        batch = make_batch([[training[i] for i in row] for row in plan[step]], seq_len)
-        seen = views(sources, objective.needs, batch)
-        total, counted = objective.step(kept_hidden(model, batch, dtype), head, seen, batch.weights)
+        batch = batch_of(step)
+        total, counted = loss.of(batch)
         return total / counted, len(batch.kept)
+
+    parameters |= loss.projections(map(batch_of, range(min(FIT_STEPS, steps))))
 
     chooser = BY_TEACHER if phase.compares else BY_TEXT
 

@@ -1,9 +1,10 @@
 """The part of an objective that looks inside the models: a weighted sum of losses on states and on relations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import or_
 
+import torch
 from torch import Tensor, nn
 
 from edgedistill.losses.blocks import BlockNeeds, BlockOutputs, Places
@@ -37,17 +38,28 @@ class BlockObjective:
         """What must be known of the teacher's."""
         return reduce(or_, (loss.teacher for loss in self.losses))
 
-    def fit_projections(self, student: BlockOutputs, teacher: BlockOutputs) -> None:
+    def fit_projections(self, samples: Iterable[tuple[BlockOutputs, BlockOutputs]]) -> None:
         """Begin with the projections that pairs of unequal width need, fitted to some text.
 
         Args:
-            student, teacher: what their forward passes left of it, without a graph.
+            samples: of some batches, what the student's and the teacher's forward passes left, without a graph; only
+                the first is taken where all widths agree.
         """
-        for loss in self.losses:
-            for ours, theirs in loss.pairs if isinstance(loss, StatesLoss) else ():
-                states, taught = student.states[ours], teacher.states[theirs]
-                if states.shape[-1] != taught.shape[-1]:
-                    self.projections[projection_name(ours, theirs)] = nn.Parameter(fitted_projection(states, taught))
+        taken: list[tuple[BlockOutputs, BlockOutputs]] = []
+        for sample in samples:
+            taken.append(sample)
+            if not self._unequal(*sample):
+                return
+        for ours, theirs in sorted(self._unequal(*taken[0])):
+            states = torch.cat([student.states[ours].float() for student, _ in taken])
+            taught = torch.cat([teacher.states[theirs].float() for _, teacher in taken])
+            self.projections[projection_name(ours, theirs)] = nn.Parameter(fitted_projection(states, taught))
+
+    def _unequal(self, student: BlockOutputs, teacher: BlockOutputs) -> set[tuple[int, int]]:
+        """The pairs of layers whose states have other widths."""
+        pairs = [pair for loss in self.losses if isinstance(loss, StatesLoss) for pair in loss.pairs]
+        widths = {pair: (student.states[pair[0]].shape[-1], teacher.states[pair[1]].shape[-1]) for pair in pairs}
+        return {pair for pair, (ours, theirs) in widths.items() if ours != theirs}
 
     def summed(self, student: BlockOutputs, teacher: BlockOutputs, places: Places) -> Tensor:
         """The sum over a batch's kept positions, weighted, with its graph; see the losses."""

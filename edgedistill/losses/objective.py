@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from edgedistill.config.loss import DivergenceTerm, GridTerm, OnGrid, Term
+from edgedistill.config.loss import DivergenceTerm, GridTerm, OnGrid, Term, TextTerm
 from edgedistill.losses.choose import CROSS_ENTROPY, make_loss
 from edgedistill.losses.head import HeadLoss, head_loss
 from edgedistill.losses.teachers import ExactTeacher, LiveLogits, Teacher
@@ -99,14 +99,17 @@ def rows_of(views: Iterable[Teacher], rows: int) -> int:
 
 
 def of_recipe(loss: Sequence[Term | OnGrid]) -> Objective:
-    """The objective that a recipe's terms say: divergences from TEACHER, or on the grid from the model that the term
-    goes towards, and cross-entropy on TEXT.
+    """The objective that a recipe's terms on logits say: divergences from TEACHER, or on the grid from the model that
+    the term goes towards, and cross-entropy on TEXT. Terms that look inside the models are `losses.of_terms`'s.
+
+    Raises:
+        ValueError: there is no term on logits.
     """
     terms: list[ObjectiveTerm] = []
     for term in loss:
         if isinstance(term, DivergenceTerm):
             source = term.towards if isinstance(term, GridTerm) else TEACHER
             terms.append(ObjectiveTerm(source, term.name, term.weight, term.settings, term.renormalized))
-        else:
+        elif isinstance(term, TextTerm):
             terms.append(ObjectiveTerm(TEXT, CROSS_ENTROPY, term.weight))
     return Objective(terms)

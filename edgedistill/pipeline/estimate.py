@@ -6,9 +6,10 @@ section 2.1). The plan's totals are the sum of the seconds and of the disk, and 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from edgedistill.config.block_terms import BlockTerm, RelationsTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.recover import CURVATURE_BYTES
 from edgedistill.facts import ModelShape
@@ -46,6 +47,24 @@ START_S = 4.0  # a model loaded, a runtime started
 PARAMETERS_PER_S = {"write": 30e6, "round": 12e6}  # of a model written as it is, or rounded and written
 TRIAL_TOKENS_SHARE = 4  # a token that is decoded alone costs so many times one of a prompt
 COMPARED = 3  # mixes of about a size: the one that was chosen and built-in ones
+
+
+RELATION_COPIES = 6  # of a row of a relation in float32, kept for backward: scores, logarithms and probabilities
+
+
+@dataclass(frozen=True)
+class BlockBytes:
+    """What the teacher's blocks take that the student's phases look at.
+
+    Attributes:
+        text: bytes of them for the whole training text, stored.
+        live: bytes of the teacher that stays in memory instead.
+        stored: whether they are stored.
+    """
+
+    text: int
+    live: int
+    stored: bool
 
 
 def plan_build(stages: Sequence[Stage], context: Context) -> BuildPlan:
@@ -140,8 +159,40 @@ class Estimates:
         return self._trained(settings, self.context.facts.shape)
 
     def distill(self, settings: Phase) -> StageEstimate:
-        """The student trained in float."""
-        return self._trained(settings, self.context.shape)
+        """The student trained in float; beside it in memory, what it is compared with of the teacher's blocks."""
+        trained = self._trained(settings, self.context.shape)
+        if not settings.block_terms:
+            return trained
+        taken, relations = self.block_bytes(), self._relation_bytes(settings)
+        beside = taken.text if taken.stored else taken.live
+        forward = 0.0 if taken.stored else 2 * self.teacher_size * settings.tokens / self._flops(settings.compute)
+        return replace(
+            trained, seconds=trained.seconds + forward, ram_bytes=trained.ram_bytes + beside + sum(relations)
+        )
+
+    def blocks(self) -> StageEstimate:
+        """The teacher's blocks, read once over the training text."""
+        phase = next(phase for phase in self.context.recipe.student_phases if phase.block_terms)
+        seconds = START_S + 2 * self.teacher_size * self.training_text / self._flops(phase.compute)
+        shape = self.context.facts.shape
+        ram = BASE_RAM_BYTES + 4 * self.teacher_size + _activation_bytes(shape, 2 * phase.seq_len)
+        return StageEstimate(self.training_text, seconds, ram, self.block_bytes().text)
+
+    def block_bytes(self) -> BlockBytes:
+        """What the teacher's blocks take, stored in two bytes an element, or live with the teacher in float32."""
+        phases, shape = self.context.recipe.student_phases, self.context.facts.shape
+        terms = [term for phase in phases for term in phase.block_terms]
+        elements = sum({place: _looked_at(term, shape) for term in terms for place in _places(term)}.values())
+        text, live = 2 * elements * self.training_text, 4 * self.teacher_size
+        wish = self.context.recipe.teacher.blocks
+        return BlockBytes(text, live, text <= live if wish == "auto" else wish == "stored")
+
+    def _relation_bytes(self, phase: Phase) -> list[int]:
+        """Of each term, the rows of a step's relations that are kept for backward."""
+        rows = phase.batch_tokens * phase.seq_len * 4 * RELATION_COPIES
+        heads = self.context.shape.heads
+        relations = [term for term in phase.block_terms if isinstance(term, RelationsTerm)]
+        return [rows * (term.heads or heads) * len(term.relations) for term in relations]
 
     def _trained(self, settings: Phase, shape: ModelShape) -> StageEstimate:
         """A model trained in float; two checkpoints of weights and of moments of two bytes."""
@@ -273,3 +324,18 @@ class Estimates:
 def _activation_bytes(shape: ModelShape, tokens: int) -> int:
     """What is kept for backward."""
     return tokens * shape.layers * shape.width * ACTIVATION_WIDTHS * 2
+
+
+def _places(term: BlockTerm) -> list[tuple[str, int | None, int | None]]:
+    """What each place is called that a term looks at; terms that look at one place share what is stored of it."""
+    if isinstance(term, RelationsTerm):
+        return [("attention", term.layer, term.teacher_layer)]
+    layers = term.layers or (None,)
+    return [("states", *pair) for pair in zip(layers, term.teacher_layers or (None,) * len(layers), strict=True)]
+
+
+def _looked_at(term: BlockTerm, shape: ModelShape) -> int:
+    """Elements a token of one such place in a model of a shape."""
+    if isinstance(term, RelationsTerm):
+        return (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    return shape.width

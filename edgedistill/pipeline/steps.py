@@ -4,6 +4,7 @@
                                                        └─► float-gguf, rounded-MIX ──────────────────────────────────┤
                                                        judges, references ─► rows, layers, speeds ─► measure ┴─► report
               a teacher with phases of its own first: labels ─► specialise ─► teacher-gguf
+              phases that look inside the teacher: student ─► blocks ─► distill
 
     compare   student ─► float-gguf, rounded-MIX, held-out ─► rows ... ─► measure ─► report
               with --recover also teach ─► capture, curvature ─► recover-MIX ─► gguf-MIX

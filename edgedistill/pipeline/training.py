@@ -11,6 +11,7 @@ from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
 from edgedistill.machine import compute_of
 from edgedistill.pipeline.asked import asked_files, teaching_prompts
+from edgedistill.pipeline.blocks import BlockStages
 from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
@@ -28,6 +29,11 @@ class TrainingStages:
     def estimates(self) -> Estimates:
         """What they take."""
         return Estimates(self.context)
+
+    @cached_property
+    def blocks(self) -> BlockStages:
+        """What the phases look at inside the teacher."""
+        return BlockStages(self.context)
 
     def student(self) -> Stage:
         """The initial student, as a folder; all that comes after it reads that and never the teacher."""
@@ -200,11 +206,12 @@ class TrainingStages:
         """
         if self.context.as_is:
             return []
-        return [self._phase(index, phase) for index, phase in enumerate(self.context.recipe.student_phases)]
+        stages = [self._phase(index, phase) for index, phase in enumerate(self.context.recipe.student_phases)]
+        return [*self.blocks.all(), *stages]
 
     def _phase(self, index: int, phase: Phase) -> Stage:
         """A training of one model; `index`: among that model's phases."""
-        context, name = self.context, stage_of(index, phase.train)
+        context, name, blocks = self.context, stage_of(index, phase.train), self.blocks
         place = context.recipe.place_of(context.recipe.phases.index(phase))
         taught, first, estimate = "teach", "student", self.estimates.distill(phase)
         if phase.train == "teacher":
@@ -217,12 +224,18 @@ class TrainingStages:
 
             text = done.folder(taught)
             model = done.folder(before) if before else context.given_teacher
-            trained = TrainingText(load_sources(text, "train"), load_sources(text, "validation"), place)
+            training = blocks.joined(phase, load_sources(text, "train"), done)
+            target = blocks.target(phase, done)
+            trained = TrainingText(training, load_sources(text, "validation"), place, target)
             distill(model, trained, phase, folder, done.progress, name)
 
         settings: dict[str, Json] = {"phase": settings_of(phase)}
         inputs = (before, taught) if before else (taught,)
         outside = {} if before else {"teacher": context.given_files}
+        if phase.block_terms:
+            # The initial student says which of the teacher's layers it has.
+            inputs = tuple(dict.fromkeys((*inputs, "student", *blocks.inputs(phase))))
+            outside |= {} if blocks.inputs(phase) else {"teacher": context.teacher_files}
         return Stage(name, "distill", work, settings, inputs, outside, estimate=estimate)
 
 

@@ -13,6 +13,7 @@ from edgedistill.config.text_file import check_text
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, ModelShape, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
+from edgedistill.plan.blocks import check_blocks
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.types import BuildMachine, BuildPlan, Plan
 
@@ -31,7 +32,9 @@ def decide(recipe: Recipe, facts: ModelFacts, recovering: bool = True) -> tuple[
     _check(recipe, facts, recovering)
     recipe.student.check(f"recipe {recipe.name}", facts.name, facts.shape)
     student = recipe.student.decided(facts.shape, block_of([recipe.mix(name) for name in recipe.mixes]))
-    return recipe.model_copy(update={"student": student}), student.shape(facts.shape)
+    shape = student.shape(facts.shape)
+    check_blocks(recipe, shape, facts.shape)
+    return recipe.model_copy(update={"student": student}), shape
 
 
 def weigh(

@@ -10,6 +10,8 @@ A shard is one safetensors file, written whole, readable alone, so memory doesn'
     log_probs  float16 [M, K]  and their log-probabilities over the full vocabulary at temperature 1
     hidden     bfloat16 [M, H] `hidden` signal: the teacher's last hidden state after the final norm; in validation
                                text float32
+    state-L    bfloat16 [M, D] the teacher's hidden state after L blocks; see losses/blocks.py
+    every/NAME bfloat16 [S, W] queries, keys and values of a block of the teacher, at each token
 
 Kept positions are those whose weight is above 0, end to end over examples.
 """
@@ -27,6 +29,7 @@ from edgedistill.errors import RunError
 from edgedistill.store.whole import whole
 
 PATTERN = "signals-*.safetensors"
+EVERY = "every/"  # what signals begin with that have a row for each token
 # What the folders of a split's sources begin with: what the teacher wrote, wrote freely, and read.
 WRITTEN, FREE, PROSE = SOURCES = ("", "free-", "prose-")
 SOURCE_NAMES = {WRITTEN: "written", FREE: "free", PROSE: "prose"}
@@ -41,9 +44,14 @@ def save_shard(path: Path, examples: Sequence[Example]) -> None:
     """Write examples as one shard; the name appears only when the file is whole.
 
     Raises:
-        ValueError: a signal's rows aren't the kept positions.
+        ValueError: a signal's rows aren't the kept positions, or aren't all tokens where they must be.
     """
     for number, example in enumerate(examples):
+        for name, rows in example.every.items():
+            if len(rows) != len(example.tokens):
+                raise ValueError(
+                    f"example {number}: signal '{name}' has {len(rows)} rows for {len(example.tokens)} tokens"
+                )
         for name, rows in example.signal.items():
             if len(rows) != example.kept:
                 raise ValueError(
@@ -58,6 +66,8 @@ def save_shard(path: Path, examples: Sequence[Example]) -> None:
     }
     for name in examples[0].signal if examples else ():
         tensors[name] = torch.cat([example.signal[name] for example in examples]).contiguous()
+    for name in examples[0].every if examples else ():
+        tensors[f"{EVERY}{name}"] = torch.cat([example.every[name] for example in examples]).contiguous()
     with whole(path) as temporary:
         save_file(tensors, temporary)
 
@@ -83,8 +93,9 @@ def load_shard(path: Path) -> list[Example]:
         # Each example before this one has one weight less than it has tokens.
         own = weight[start - index : stop - index - 1]
         kept = int((own > 0).sum())
-        signal = {name: rows[row : row + kept] for name, rows in tensors.items()}
-        examples.append(Example(tokens[start:stop], own, signal, trace_ids[index]))
+        signal = {name: rows[row : row + kept] for name, rows in tensors.items() if not name.startswith(EVERY)}
+        every = {name.removeprefix(EVERY): rows[start:stop] for name, rows in tensors.items() if name.startswith(EVERY)}
+        examples.append(Example(tokens[start:stop], own, signal, trace_ids[index], every))
         row += kept
     return examples
 

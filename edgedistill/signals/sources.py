@@ -5,7 +5,7 @@ A source whose teacher has other padding rows in its table than the student has 
 same words) goes through `Shared`, which leaves the rows that both have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgedistill.data.packing import Batch
 from edgedistill.errors import RunError
+from edgedistill.losses.blocks import Attending, BlockNeeds, BlockOutputs
 from edgedistill.losses.teachers import ExactTeacher, LiveLogits, Teacher, TopKTeacher, WrittenText
 
 
@@ -102,6 +103,58 @@ class Shared:
         order = beyond.to(torch.int8).argsort(dim=-1, stable=True)[:, :fewest]
         kept = log_probs.gather(-1, order) - torch.log1p(-dropped.clamp_max(1 - 1e-6))
         return TopKTeacher(teacher.ids.gather(-1, order), kept)
+
+
+class BlockSource(Protocol):
+    """What is known of a teacher's blocks."""
+
+    def blocks(self, batch: Batch) -> BlockOutputs:
+        """Their hidden states at the batch's kept positions, and what attends at all of its positions."""
+        ...
+
+
+SIDES = ("queries", "keys", "values")
+
+
+def state_name(layer: int) -> str:
+    """What the stored hidden states of a layer are called."""
+    return f"state-{layer}"
+
+
+def side_name(side: str, block: int) -> str:
+    """What a block's stored queries, keys or values are called."""
+    return f"{side}-{block}"
+
+
+@dataclass(frozen=True)
+class StoredBlocks:
+    """A teacher's blocks, as the batch's signals hold them."""
+
+    needs: BlockNeeds
+
+    def blocks(self, batch: Batch) -> BlockOutputs:
+        """See `BlockSource`."""
+        states = {layer: batch.signal[state_name(layer)] for layer in self.needs.states}
+        attention = {
+            block: Attending(*(batch.every[side_name(side, block)] for side in SIDES)) for block in self.needs.attention
+        }
+        return BlockOutputs(states, attention)
+
+
+@dataclass(frozen=True)
+class LiveBlocks:
+    """A teacher beside the student, whose forward pass is run for each batch.
+
+    Attributes:
+        forward: a batch's forward pass of the frozen teacher.
+    """
+
+    forward: Callable[[Batch], BlockOutputs]
+
+    def blocks(self, batch: Batch) -> BlockOutputs:
+        """See `BlockSource`."""
+        with torch.no_grad():
+            return self.forward(batch)
 
 
 def views(sources: Mapping[str, Source], needs: frozenset[str], batch: Batch) -> dict[str, Teacher]:

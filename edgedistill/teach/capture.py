@@ -72,9 +72,9 @@ def capture(
         meters = _watch_inputs(model, real) if measured else []
         # Validation text is kept in full: rounding it would be part of every KL that a checkpoint is chosen by.
         stored = torch.bfloat16 if position == 0 else torch.float32
-        parts = _parts(documents, seq_len)
+        parts = parts_of(documents, seq_len)
         progress.start(
-            f"capture the float student on {name} text", sum(_length(d, seq_len) for d in documents), "tokens"
+            f"capture the float student on {name} text", sum(read_length(d, seq_len) for d in documents), "tokens"
         )
         for number, part in enumerate(parts):
             if not shard_path(folder, number).is_file():
@@ -85,7 +85,7 @@ def capture(
                     _save_meters(meters, folder / METERS.format(number))
                 save_shard(shard_path(folder, number), captured)
             else:
-                progress.advance(sum(_length(d, seq_len) for d in part))
+                progress.advance(sum(read_length(d, seq_len) for d in part))
         progress.finish()
         if meters:
             _load_meters(meters, folder / METERS.format(len(parts) - 1))
@@ -96,7 +96,7 @@ def capture(
             left.unlink()
 
 
-def _parts(documents: Sequence[Example], seq_len: int) -> list[list[Example]]:
+def parts_of(documents: Sequence[Example], seq_len: int) -> list[list[Example]]:
     """The documents in order, in parts of about PART_TOKENS tokens."""
     parts: list[list[Example]] = []
     tokens = PART_TOKENS
@@ -105,11 +105,12 @@ def _parts(documents: Sequence[Example], seq_len: int) -> list[list[Example]]:
             parts.append([])
             tokens = 0
         parts[-1].append(document)
-        tokens += _length(document, seq_len)
+        tokens += read_length(document, seq_len)
     return parts
 
 
-def _length(document: Example, seq_len: int) -> int:
+def read_length(document: Example, seq_len: int) -> int:
+    """Tokens of a document that a row holds."""
     return min(len(document.tokens), seq_len)
 
 
@@ -135,7 +136,7 @@ def _capture_part(
                 signal = {name: document.signal[name] for name in settings.keep}
                 captured[index] = document.with_signal(**signal, hidden=hidden[row : row + kept].clone())
             row += kept
-        progress.advance(sum(_length(documents[i], seq_len) for i in order))
+        progress.advance(sum(read_length(documents[i], seq_len) for i in order))
     return [captured[i] for i in sorted(captured)]
 
 

@@ -205,8 +205,14 @@ def test_schemas_are_json_and_name_every_key():
         ),
         ("teachers: {}", "teachers has 0 entries (none); it must have exactly one."),
         ("teachers: {a: {}, b: {}}", "teachers has 2 entries (a, b); it must have exactly one."),
-        ("teachers: {a: {topk: 5}}", "teachers.a.topk is not a key; allowed are model, revision, top_k, does. Did"),
-        ("teacher: {topk: 5}", "teacher.topk is not a key; allowed are model, revision, top_k, does. Did you mean"),
+        (
+            "teachers: {a: {topk: 5}}",
+            "teachers.a.topk is not a key; allowed are model, revision, top_k, does, blocks. Did",
+        ),
+        (
+            "teacher: {topk: 5}",
+            "teacher.topk is not a key; allowed are model, revision, top_k, does, blocks. Did you mean",
+        ),
         (
             "teachers: {a: {does: [score]}}",
             "teach asks for 40000 tokens of writing, and no teacher writes; add write to teachers.a.does, or set",
@@ -215,6 +221,36 @@ def test_schemas_are_json_and_name_every_key():
             "teachers: {a: {does: [write]}}",
             "a loss compares with a teacher's probabilities, and no teacher scores; add score to teachers.a.does",
         ),
+        (
+            "teachers: {a: {does: [write]}}\nphases: [{loss: [{text: true}, {states: mse}]}]",
+            "a loss compares with a teacher's hidden states or attention, and no teacher scores; add score to",
+        ),
+        ("teacher: {blocks: disk}", "teacher.blocks is 'disk'; it must be one of auto, stored, live."),
+        ("distill: {loss: distilbart}", "a loss by name is distilbert; or write a list of terms. Did you mean 'distil"),
+        ("distill: {loss: [{states: l2}]}", "distill.loss.0.states is 'l2'; it must be one of cosine, mse."),
+        ("distill: {loss: [{states: mse, layers: [0]}]}", "distill.loss.0.layers.0 is 0; it must be above 0."),
+        (
+            "distill: {loss: [{states: mse, layers: [2, 2]}]}",
+            "layers names a layer twice; each may be there only once.",
+        ),
+        (
+            "distill: {loss: [{states: mse, layers: [2, 3], teacher_layers: [4]}]}",
+            "teacher_layers has 1 entries and layers 2; each layer of the student needs one of the teacher.",
+        ),
+        (
+            "distill: {loss: [{relations: [qk]}]}",
+            "distill.loss.0.relations.0 is 'qk'; it must be one of qq, kk, vv.",
+        ),
+        ("distill: {loss: [{relations: []}]}", "distill.loss.0.relations is empty; it must have at least one entry."),
+        (
+            "distill: {loss: [{relations: [qq, qq]}]}",
+            "distill.loss.0.relations is a list; each entry may be there only",
+        ),
+        (
+            "distill: {loss: [{states: mse, layer: 3}]}",
+            "distill.loss.0.layer is not a key; allowed are kl, weight, temperature, share, outcomes, text, states, ",
+        ),
+        ("recover: {loss: [{states: mse}]}", "a term of states is for phases; on the grid there are kl and text."),
     ],
 )
 def test_a_wrong_key_or_value_is_one_sentence_with_the_way_out(recipe_of, text: str, expected: str):
@@ -339,6 +375,20 @@ def test_short_forms_are_the_long_ones(recipe_of):
 def test_a_named_teacher_keeps_its_name_on_the_command_line(recipe_of):
     recipe = recipe_of("teachers: {big: {top_k: 8, does: [write, score]}}\n").with_teacher("org/b")
     assert (list(recipe.teachers), recipe.teacher.model, recipe.teacher.top_k) == (["big"], "org/b", 8)
+
+
+def test_the_preset_is_the_three_terms_of_the_paper(recipe_of):
+    """The released command's --alpha_ce 5.0 --alpha_mlm 2.0 --alpha_cos 1.0, at --temperature 2.0."""
+    terms = recipe_of("distill: {loss: distilbert}\n").distill.loss
+    assert [(type(term).__name__, term.weight) for term in terms] == [
+        ("DivergenceTerm", 5.0),
+        ("TextTerm", 2.0),
+        ("StatesTerm", 1.0),
+    ]
+    kl, _, states = terms
+    assert (kl.kl, kl.temperature, states.states, states.layers) == ("forward", 2.0, "cosine", None)
+    written = "[{kl: forward, weight: 5.0, temperature: 2.0}, {text: true, weight: 2.0}, {states: cosine}]"
+    assert recipe_of(f"distill: {{loss: {written}}}\n").distill.loss == terms
 
 
 def test_a_loss_on_the_grid_says_whose_distribution_each_term_goes_towards(recipe_of):

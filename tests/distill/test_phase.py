@@ -8,19 +8,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from edgedistill.config.block_terms import RelationsTerm, StatesTerm
 from edgedistill.config.loss import DivergenceTerm, TextTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.same import SameStudent
 from edgedistill.data.example import Example
 from edgedistill.distill.phase import BY_TEACHER, BY_TEXT, TrainingText, distill, summed_loss
+from edgedistill.distill.step import BlockTarget
 from edgedistill.errors import InputError
+from edgedistill.losses.of_terms import Pairing, block_objective
+from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.identity import read_identity
+from edgedistill.models.layer_map import read_layer_map
 from edgedistill.models.load import load_model
 from edgedistill.models.shared_rows import shared_rows
 from edgedistill.models.students.build import build_student
 from edgedistill.models.students.origin import Origin
 from edgedistill.progress import QuietProgress
+from edgedistill.train.live import live_blocks
 from tests.tiny import make_tiny
 
 K, SEQ = 6, 32
@@ -204,3 +210,81 @@ def test_other_words_are_refused(teacher: Path, tmp_path: Path):
     (other / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=r"words of the teacher .* differ \(id 300 is '.*' and '.*'\)"):
         shared_rows(teacher, other)
+
+
+class Killed(QuietProgress):
+    """Ends the run after so many reports of progress."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, amount: float, **figures: float) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+BLOCK_TERMS = (
+    StatesTerm(states="cosine", weight=0.5),
+    StatesTerm(states="mse", layers=(1, 2), weight=0.1),
+    RelationsTerm(relations=("qq", "kk", "vv"), layer=1, weight=0.2),
+)
+
+
+def target_of(student: Path, teacher: Path) -> BlockTarget:
+    shapes = read_shape(student), read_shape(teacher)
+    layers = read_layer_map(student, shapes[0].layers, shapes[1].layers)
+    objective = block_objective(BLOCK_TERMS, Pairing(*shapes, layers.state, layers.block))
+    return BlockTarget(objective, live_blocks(teacher, objective.teacher, torch.float32))
+
+
+def test_a_phase_comes_nearer_inside_too(teacher: Path, examples, tmp_path: Path):
+    """With terms that look inside alone; states after all blocks come nearer to the teacher's, by transformers."""
+    student, work = student_of(teacher, tmp_path / "student"), tmp_path / "distill"
+    work.mkdir()
+    text = TrainingText({"written": examples[:4]}, {"written": examples[4:]}, "distill", target_of(student, teacher))
+    distill(student, text, phase_of(*BLOCK_TERMS, tokens=512), work, QuietProgress())
+
+    def distance(folder: Path) -> float:
+        ours, theirs = (AutoModelForCausalLM.from_pretrained(each) for each in (folder, teacher))
+        total = 0.0
+        for example in examples[:4]:
+            with torch.no_grad():
+                states = [
+                    model(example.tokens.long()[None], output_hidden_states=True).hidden_states[-1][0]
+                    for model in (ours, theirs)
+                ]
+            total += float(1 - torch.cosine_similarity(*states, dim=-1).mean())
+        return total
+
+    assert distance(work) < 0.9 * distance(student)
+    assert json.loads((work / "curve.json").read_text())["verdict"].startswith("cross-entropy")
+
+
+@pytest.mark.parametrize("after", [2, 3, 4])
+def test_a_killed_phase_with_projections_ends_with_the_same_bytes(examples, teacher: Path, tmp_path: Path, after: int):
+    """A narrower student: its projections are trained, kept in checkpoints and not in what ships."""
+    narrow = make_tiny("llama", tmp_path / "narrow", seed=3, num_hidden_layers=2, hidden_size=48, head_dim=16)
+    student = tmp_path / "student"
+    student.mkdir()
+    build_student(SameStudent(), Origin(narrow, "narrow", "mit"), student, QuietProgress())
+    phase = phase_of(*BLOCK_TERMS, TextTerm(text=True), checkpoint_seconds=1e-6)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for work in (whole, killed):
+        work.mkdir()
+
+    def run(work: Path, progress: QuietProgress) -> None:
+        text = TrainingText(
+            {"written": examples[:4]}, {"written": examples[4:]}, "distill", target_of(student, teacher)
+        )
+        distill(student, text, phase, work, progress)
+
+    run(whole, QuietProgress())
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, Killed(after))
+    saved = load_file(killed / "training" / "checkpoint" / "weights.safetensors")
+    assert saved["projection.2-3"].shape == (64, 48)
+    run(killed, QuietProgress())
+    for name in ("model.safetensors", "curve.json"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert not any("projection" in name for name in load_file(whole / "model.safetensors"))

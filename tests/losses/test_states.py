@@ -72,7 +72,16 @@ def test_a_projection_stands_between_unequal_widths(name):
     theirs = {2: states(2, WIDE), 6: states(3, WIDE)}
     weights = [1.0, 0.5, 0.0, 2.0, 1.0, 0.25]
     objective = BlockObjective([StatesLoss(name, ((1, 2), (3, 6)), 0.3)])
-    objective.fit_projections(BlockOutputs({k: v.detach() for k, v in ours.items()}), BlockOutputs(theirs))
+    parts = (slice(0, 4), slice(4, N))
+    objective.fit_projections(
+        (
+            BlockOutputs({k: v.detach()[part] for k, v in ours.items()}),
+            BlockOutputs({k: v[part] for k, v in theirs.items()}),
+        )
+        for part in parts
+    )
+    whole = fitted_projection(ours[1].detach().float(), theirs[2].float())
+    assert torch.equal(objective.projections["projection.1-2"], whole)
     assert {p.shape for p in objective.projections.values()} == {(WIDE, D)}
     total = objective.summed(BlockOutputs(ours), BlockOutputs(theirs), places_of(weights))
     expected = 0.0

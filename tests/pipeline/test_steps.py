@@ -27,8 +27,12 @@ def names(recipe: Recipe, **how: bool) -> list[str]:
     return [stage.name for stage in prepared(recipe, **how).stages]
 
 
-def with_parts(name: str, **parts: dict[str, object]) -> Recipe:
+def with_parts(name: str, **parts: dict[str, object] | list[dict[str, object]]) -> Recipe:
     recipe = load_recipe(name).to_dict()
+    for part, values in parts.items():
+        if isinstance(values, list):
+            recipe[part] = values
+    parts = {part: values for part, values in parts.items() if isinstance(values, dict)}
     return Recipe.model_validate(recipe | {part: recipe[part] | values for part, values in parts.items()})
 
 
@@ -41,6 +45,26 @@ def test_a_compile_teaches_cuts_distils_recovers_packs_and_measures():
     assert listed[-3:] == ["speeds", "measure", "report"]
     rows = [name for name in listed if name.startswith("measure-")]
     assert len(rows) == 2 + 2 * 3  # teacher and float student; of each mix one rounded and two recovered
+
+
+def test_a_loss_that_looks_inside_the_teacher_has_it_stored_or_beside_the_student():
+    """Stored: a stage reads the teacher once, and no phase does. Live: the phase reads the teacher itself."""
+    stored = with_parts("demo", phases=[{"loss": "distilbert"}, {}])
+    stages = {stage.name: stage for stage in prepared(stored).stages}
+    assert [name for name in stages if name in ("student", "blocks", "distill", "distill-2")] == [
+        "student",
+        "blocks",
+        "distill",
+        "distill-2",
+    ]
+    assert "blocks" in stages["distill"].inputs
+    assert not stages["distill"].outside
+    assert "blocks" not in stages["distill-2"].inputs
+    live = with_parts("demo", phases=[{"loss": "distilbert"}, {}], teachers={"teacher": {"blocks": "live"}})
+    stages = {stage.name: stage for stage in prepared(live).stages}
+    assert "blocks" not in stages
+    assert set(stages["distill"].outside) == {"teacher"}
+    assert not stages["distill-2"].outside
 
 
 def test_a_model_as_it_is_isnt_distilled():

@@ -317,11 +317,52 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
             "/none/q.jsonl: there is no such file of questions",
         ),
         (recipe_with(teach={"text": "/none/t.txt"}), facts_of(), "/none/t.txt: teach.text cannot be read"),
+        (
+            recipe_with(distill={"loss": [{"text": True}, {"states": "mse", "layers": [5, 28]}]}),
+            facts_of(),
+            r"recipe chat: distill.loss.1.layers has 28, and the student has 27 layers\. Choose at most that\.",
+        ),
+        (
+            recipe_with(distill={"loss": [{"states": "mse", "layers": [5], "teacher_layers": [31]}]}),
+            facts_of(),
+            "distill.loss.0.teacher_layers has 31, and the teacher has 30 layers",
+        ),
+        (
+            recipe_with(distill={"loss": [{"relations": ["vv"], "layer": 30}]}),
+            facts_of(),
+            "distill.loss.0.layer is 30, and the student has 27 layers",
+        ),
+        (
+            recipe_with(distill={"loss": [{"relations": ["qq", "vv"], "heads": 9}]}),
+            facts_of(),
+            "distill.loss.0.heads is 9, and vectors of 192 elements don't divide into as many; choose a divisor",
+        ),
     ],
 )
 def test_what_would_fail_later_fails_in_the_plan(recipe: Recipe, facts: ModelFacts, words: str):
     with pytest.raises(InputError, match=words):
         make_plan(recipe, load_target("laptop-cpu"), facts, MACHINE)
+
+
+def test_what_a_loss_looks_at_inside_the_teacher_is_in_the_plan():
+    """Two layers of 576 elements and a block's 15 heads of 64, two bytes each, for all tokens of the text; or the
+    teacher in float32, where that is less.
+    """
+    loss = [{"text": True}, {"states": "mse", "layers": [9, 27]}, {"relations": ["qq"]}, {"states": "cosine"}]
+    plain = make_plan(recipe_with(), load_target("phone"), facts_of(), MACHINE).build.stages
+    stored = make_plan(recipe_with(distill={"loss": loss}), load_target("phone"), facts_of(), MACHINE).build.stages
+    text_bytes = 2 * 48_000 * (2 * 576 + 576 + 15 * 64)
+    assert stored["blocks"].disk_bytes == text_bytes
+    beside = stored["distill"].ram_bytes - plain["distill"].ram_bytes
+    relations = 1024 * 512 * 4 * 6 * 9
+    assert beside == text_bytes + relations
+    much = recipe_with(distill={"loss": loss}, teach={"tokens": 4_000_000})
+    live = make_plan(much, load_target("phone"), facts_of(), MACHINE).build.stages
+    assert "blocks" not in live
+    assert live["distill"].ram_bytes - plain["distill"].ram_bytes == 4 * SMOL.parameters + relations
+    assert live["distill"].seconds > plain["distill"].seconds
+    wished = recipe_with(distill={"loss": loss}, teach={"tokens": 4_000_000}, teacher={"blocks": "stored"})
+    assert "blocks" in make_plan(wished, load_target("phone"), facts_of(), MACHINE).build.stages
 
 
 def test_files_that_the_recipe_names_are_read_in_the_plan(tmp_path: Path):

@@ -45,6 +45,24 @@ def test_weights_with_gaps_and_trace_ids_come_back(tmp_path):
         assert one.trace_id == other.trace_id
 
 
+def test_what_every_token_has_comes_back_and_is_cut_with_the_tokens(tmp_path):
+    examples = []
+    for length in (7, 4):
+        plain = document(length, 2, 10 * length)
+        every = {"keys-3": torch.randn(length, 6).bfloat16()}
+        examples.append(Example(plain.tokens, plain.weight, plain.signal, "", every))
+    save_shard(shard_path(tmp_path, 0), examples)
+    for one, other in zip(load_shard(shard_path(tmp_path, 0)), examples, strict=True):
+        assert set(one.signal) == {"ids", "log_probs"}
+        assert torch.equal(one.every["keys-3"], other.every["keys-3"])
+        assert torch.equal(one.cut(3).every["keys-3"], other.every["keys-3"][:3])
+    with pytest.raises(ValueError, match="example 0: signal 'keys-3' has 6 rows for 7 tokens"):
+        save_shard(
+            shard_path(tmp_path, 1),
+            [Example(examples[0].tokens, examples[0].weight, {}, "", {"keys-3": torch.zeros(6, 2)})],
+        )
+
+
 def test_misaligned_signals_are_refused(tmp_path):
     good = document(9, 0, 0)
     with pytest.raises(ValueError, match=r"example 0: signal 'ids' has 7 rows for 8 kept positions"):
