@@ -27,6 +27,8 @@ WRITE_FLOPS_PER_CORE = 15e9
 READ_FLOPS_PER_CORE = 40e9
 # Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
 KEPT_SHARE = 0.6
+# Tokens of a labelled conversation, for each token of its answer.
+PROMPT_SHARE = 3
 # Python with torch and transformers loaded.
 BASE_RAM_BYTES = 900 * 2**20
 # Weights and gradients in float32, AdamW's two moments in bfloat16, and a bfloat16 copy for the products.
@@ -137,7 +139,11 @@ class Estimates:
         context = self.context
         teach, top_k = context.recipe.teach, context.recipe.top_k
         written = (teach.tokens + teach.free_tokens) / KEPT_SHARE / self._write_flops
-        read = teach.text_tokens / self._flops(context.recipe.distill.compute) if top_k else 0.0
+        read_tokens = teach.text_tokens if top_k else 0
+        if teach.answers == "own":  # they are there already, and read with their prompts where a student is distilled
+            written = teach.free_tokens / KEPT_SHARE / self._write_flops
+            read_tokens += PROMPT_SHARE * teach.tokens if top_k else 0
+        read = read_tokens / self._flops(context.recipe.distill.compute)
         answer = teach.max_prompt_tokens + teach.max_answer_tokens
         ram = BASE_RAM_BYTES + context.facts.weight_bytes + context.facts.shape.kv_bytes(teach.parallel * answer)
         seconds = START_S + 2 * self.teacher_size * (written + read)

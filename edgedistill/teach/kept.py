@@ -4,7 +4,7 @@ as a trace and an example.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -24,7 +24,7 @@ from edgedistill.data.trace import (
 from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.teach.drafts import HALF, Assignment, Draft
 from edgedistill.teach.filters import CUT_OFF, DUPLICATE, why_dropped
-from edgedistill.teach.writers import Continuation, read_signal
+from edgedistill.teach.writers import Continuation, read_signals
 
 FILTERS = "filters"
 HELD_OUT = "asked to judge on"
@@ -122,20 +122,28 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
     return texts
 
 
-def own_text(selection: Selection, draft: Draft) -> Text | None:
-    """A draft with the file's own answer and the teacher's log-probabilities of it; None where it isn't kept.
+def own_texts(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
+    """The drafts that have an answer of the file's, with the teacher's log-probabilities of it, as many as are kept.
 
-    All answers of a conversation that the file brings count, those before the last too.
+    All answers of a conversation that the file brings count, those before the last too. The teacher reads all of a
+    round at once.
     """
+    texts = [text for draft in drafts if draft.own is not None and (text := _own_text(selection, draft, draft.own))]
     assignment = selection.assignment
-    if draft.own is None:
-        raise ValueError("a draft without an answer of its own can't be trained on as it is")
+    if not assignment.top_k or not texts:
+        return texts
+    examples = read_signals(assignment.writer, [text.example for text in texts], assignment.top_k)
+    return [replace(text, example=example) for text, example in zip(texts, examples, strict=True)]
+
+
+def _own_text(selection: Selection, draft: Draft, answer: str) -> Text | None:
+    """A draft with an answer; None where it isn't kept."""
+    assignment = selection.assignment
     before = tuple(Turn(turn.role, turn.text, train=float(turn.role == ASSISTANT)) for turn in draft.turns)
-    turns = (*before, Turn(ASSISTANT, draft.own))
+    turns = (*before, Turn(ASSISTANT, answer))
     prompt_id = prompt_id_of(draft.question)
     settings = assignment.settings
-    trace = Trace("", prompt_id, turns)
-    example = tokenize(trace, assignment.tokenizer, assignment.frame)
+    example = tokenize(Trace("", prompt_id, turns), assignment.tokenizer, assignment.frame)
     answer_tokens = len(example.tokens) - len(draft.ids)
     too_long = settings.cut_answers == "drop" and answer_tokens > settings.max_answer_tokens
     if not selection.keeps(turns, prompt_id, CUT_OFF if too_long else None):
@@ -143,10 +151,7 @@ def own_text(selection: Selection, draft: Draft) -> Text | None:
     if answer_tokens > settings.max_answer_tokens:
         example = example.cut(len(draft.ids) + settings.max_answer_tokens)
     trace = selection.trace(turns, prompt_id, None)
-    example = Example(example.tokens, example.weight, {}, trace.id)
-    if assignment.top_k:
-        example = read_signal(assignment.writer, example, assignment.top_k)
-    return Text(split_of(prompt_id, assignment.holdout), trace, example)
+    return Text(split_of(prompt_id, assignment.holdout), trace, replace(example, trace_id=trace.id))
 
 
 def written_example(opening: Sequence[int], continuation: Continuation, first: int, trace_id: str = "") -> Example:

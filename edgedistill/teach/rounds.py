@@ -28,7 +28,7 @@ from edgedistill.progress import Progress
 from edgedistill.signals.shards import FREE, PATTERN, save_shard, shard_path
 from edgedistill.store.whole import atomic_write
 from edgedistill.teach.drafts import Assignment, Draft, from_few_words, from_nothing, given_prompts, own_questions
-from edgedistill.teach.kept import Selection, Text, own_text, written_text
+from edgedistill.teach.kept import Selection, Text, own_texts, written_text
 
 # Rounds without a single kept text after which the teacher is taken to be unable to write any.
 BARREN_ROUNDS = 3
@@ -149,7 +149,7 @@ def _round(assignment: Assignment, source: str, tally: Tally, seen: set[str]) ->
         tally.dropped[TOO_LONG] += len(drafts) - len(fitting)
     texts: list[Text] = []
     if settings.answers != "teacher" and assignment.frame is not None and source != FREE:
-        texts += [text for draft in fitting if draft.own is not None and (text := own_text(selection, draft))]
+        texts += own_texts(selection, fitting)
         fitting = [] if settings.answers == "own" else fitting
     if fitting:
         texts += written_text(selection, fitting)

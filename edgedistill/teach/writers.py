@@ -87,11 +87,22 @@ class LlamaWriter:
 
 def read_signal(writer: Writer, example: Example, top_k: int) -> Example:
     """An example with the teacher's log-probabilities at each token that counts, instead of its own signal."""
-    # One token more than the text is generated and dropped: only the signal of the text's own positions counts.
-    (read,) = writer.write([example.tokens.tolist()], 1, BatchSettings(stop_ids=(), top_k=top_k), seed=0)
-    if read.ids is None or read.log_probs is None:
-        raise ValueError(f"a writer that was asked for {top_k} log-probabilities gave none")
-    return example.with_signal(ids=read.ids[example.positions], log_probs=read.log_probs[example.positions])
+    (read,) = read_signals(writer, [example], top_k)
+    return read
+
+
+def read_signals(writer: Writer, examples: Sequence[Example], top_k: int) -> list[Example]:
+    """The same of several examples, which the teacher reads at once."""
+    # One token more than each text is generated and dropped: only the signal of the text's own positions counts.
+    texts = [example.tokens.tolist() for example in examples]
+    read = writer.write(texts, 1, BatchSettings(stop_ids=(), top_k=top_k), seed=0)
+    with_signals = []
+    for example, continuation in zip(examples, read, strict=True):
+        if continuation.ids is None or continuation.log_probs is None:
+            raise ValueError(f"a writer that was asked for {top_k} log-probabilities gave none")
+        rows = example.positions
+        with_signals.append(example.with_signal(ids=continuation.ids[rows], log_probs=continuation.log_probs[rows]))
+    return with_signals
 
 
 def open_writer(teacher: Path, threads: int, context: int, parallel: int, work: Path) -> LlamaWriter:
