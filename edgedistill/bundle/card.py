@@ -94,6 +94,7 @@ def model_card(
         "",
         _summary(report),
         "",
+        *([f"**{text(report.verdict.contest.sentence)}**", ""] if report.verdict.contest else []),
         *([text(report.verdict.lineage), ""] if report.verdict.lineage else []),
         f"**{text(report.verdict.headline)}**",
         *(["", f"**Warning: {text(report.verdict.warning)}**"] if report.verdict.warning else []),

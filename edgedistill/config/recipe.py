@@ -128,6 +128,13 @@ class Recipe(Model):
         ),
     )
     recover: Recover = Recover()
+    rival: bool = Field(
+        default=True,
+        description=(
+            "Whether the teacher itself is put on grids in the student's bytes and measured too: what a student must "
+            "beat."
+        ),
+    )
     mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("q4_0", "q8_0"),
         description=(

@@ -19,7 +19,7 @@ from edgedistill.measure.row import load_row
 from edgedistill.measure.speed import load_speeds
 from edgedistill.results.measurement import JudgedText, Layers, Measurement, RowFigures, Sample, WonBack
 from edgedistill.results.record import Record
-from edgedistill.results.row import LLAMA_CPP, Artifact, Row, Speed
+from edgedistill.results.row import LLAMA_CPP, RIVAL, Artifact, Row, Speed
 
 FILE = "measure.json"
 
@@ -70,7 +70,7 @@ def join_rows(files: Sequence[MeasuredFile], layers: Mapping[str, Layers], setti
         setting: what they share.
     """
     source = RecordSource(machine_facts(), setting.command)
-    rows = _with_differences([_row(file) for file in files], files)
+    rows = _over_rival(_with_differences([_row(file) for file in files], files), files)
     errors = {mix: each.tensors for mix, each in layers.items()}
     records: list[Record] = []
     for file, row in zip(files, rows, strict=True):
@@ -130,6 +130,19 @@ def _with_differences(rows: Sequence[Row], files: Sequence[MeasuredFile]) -> lis
         pairs = {} if file is base else differences(base_bits, file.figures.bits, comparisons)
         compared.append(replace(row, differences=pairs))
     return compared
+
+
+def _over_rival(rows: Sequence[Row], files: Sequence[MeasuredFile]) -> list[Row]:
+    """The packed rows, each with its paired differences from the rival's answers, where there is a rival."""
+    rival = next((file for file in files if file.artifact.kind == RIVAL), None)
+    if rival is None:
+        return list(rows)
+    bits = rival.figures.bits
+    # One file is compared with it in the end, on each set of items.
+    return [
+        replace(row, over_rival=differences(bits, file.figures.bits, len(bits))) if row.packed else row
+        for row, file in zip(rows, files, strict=True)
+    ]
 
 
 def _sample(prompt: str, files: Sequence[MeasuredFile]) -> Sample:

@@ -14,7 +14,7 @@ from edgedistill.mixes.assign import (
     size_bytes,
     storable,
 )
-from edgedistill.mixes.choices import Group, fit_groups, flat_bytes, groups_of, measured_once
+from edgedistill.mixes.choices import Group, fit_groups, flat_bytes, groups_of, least_bytes, measured_once
 from edgedistill.mixes.definition import CANDIDATES, NAME, SENSITIVITY_TOKENS, Layers, Mix, Rule, Size, layer_of
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "format_bytes",
     "groups_of",
     "layer_of",
+    "least_bytes",
     "measured_once",
     "mix_bytes",
     "size_bytes",

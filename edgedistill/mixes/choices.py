@@ -77,7 +77,7 @@ def fit_groups(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
     groups = groups_of(shape, mix)
     assert mix.size is not None
     allowed = size_bytes(shape, mix.size)
-    least = flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
+    least = least_bytes(shape, groups)
     if least > allowed:
         raise InputError(
             f"mix '{mix.name}': auto allows {show_bytes(allowed)} for all weights; with the smallest of its grids they "
@@ -85,6 +85,11 @@ def fit_groups(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
             "smaller grids."
         )
     return groups
+
+
+def least_bytes(shape: ModelShape, groups: Sequence[Group]) -> int:
+    """Bytes of all weights with each group in the smallest of its formats."""
+    return flat_bytes(shape) + sum(group.bytes_in(group.formats[0]) for group in groups)
 
 
 def flat_bytes(shape: ModelShape) -> int:

@@ -17,6 +17,7 @@ from edgedistill.machine import compute_of
 from edgedistill.mixes import Mix
 from edgedistill.models.source import public_source
 from edgedistill.pipeline.stage import InStage, Json, Outside
+from edgedistill.plan.rival import RivalPlan
 
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
@@ -40,6 +41,7 @@ class Context:
         license_text: the teacher's licence in full, if it is known.
         system: the message that the files are asked behind: all chats of the training begin with it.
         task: the rows of the recipe's task, if it has one.
+        rival: the teacher in the student's bytes, where it is made and measured too.
     """
 
     recipe: Recipe
@@ -53,6 +55,7 @@ class Context:
     license_text: str | None = None
     system: str | None = None
     task: TaskData | None = None
+    rival: RivalPlan | None = None
 
     @property
     def as_is(self) -> bool:

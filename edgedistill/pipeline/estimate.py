@@ -48,6 +48,7 @@ SENSITIVITY_SHARE = 0.6
 START_S = 4.0  # a model loaded, a runtime started
 PARAMETERS_PER_S = {"write": 30e6, "round": 12e6}  # of a model written as it is, or rounded and written
 TRIAL_TOKENS_SHARE = 4  # a token that is decoded alone costs so many times one of a prompt
+SAMPLED_SHARE = 1 / 8  # of a tensor's rows, on which the rival's grids are tried
 COMPARED = 3  # mixes of about a size: the one that was chosen and built-in ones
 
 
@@ -239,6 +240,15 @@ class Estimates:
         """The grids of a mix chosen, and the choice compared with mixes of about its size."""
         seconds = START_S + COMPARED * self.size / QUICKLY_FITTED_PER_S
         return StageEstimate(mix.tokens, seconds, self._choosing_bytes(mix.tokens), 10**6)
+
+    def rival(self, groups: Sequence[Group], weight_bytes: int) -> StageEstimate:
+        """Grids chosen by a sample of rows, and all weights fitted to them quickly; of a context with the teacher as
+        the student.
+        """
+        tried = SAMPLED_SHARE * sum(len(group.formats) * sum(t.size for t in group.tensors) for group in groups)
+        seconds = START_S + (tried + self.size) / QUICKLY_FITTED_PER_S
+        ram = BASE_RAM_BYTES + UNTRAINED_BYTES_PER_PARAMETER * self.size
+        return StageEstimate(0, seconds, ram, weight_bytes)
 
     def rounded(self, mix: Mix) -> StageEstimate:
         """A mix rounded and written."""

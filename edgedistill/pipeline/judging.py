@@ -26,6 +26,7 @@ from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
 from edgedistill.pipeline.judges import JUDGES_FORMAT, item_files, keep_system, kept_system, prose_judge, written_judges
 from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
+from edgedistill.plan.rival import FILE_STAGE as RIVAL_FILE
 from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Artifact
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class PackedFile:
     """A file that is to be measured: its row's label, what it is, and where it will lie."""
 
     label: str
-    kind: str  # "teacher", "float", "rounded" or "recovered"
+    kind: str  # one of results.row.KINDS
     mix: str | None
     runtime: str
     place: Path | InStage
@@ -86,6 +87,9 @@ class JudgingStages:
             label = "model as given" if context.as_is else "teacher"
             place: Path | InStage = context.given_teacher if context.own_file else InStage(TEACHER_FILE, GGUF_NAME)
             files.append(PackedFile(label, "teacher", None, LLAMA_CPP, place))
+        if context.rival is not None:
+            place = InStage(RIVAL_FILE, GGUF_NAME)
+            files.append(PackedFile(context.rival.label, "rival", None, LLAMA_CPP, place))
         label = "float model" if context.as_is else "float student"
         files.append(PackedFile(label, "float", None, LLAMA_CPP, InStage(FLOAT_FILE, GGUF_NAME)))
         for mix in (mix.name for mix in self.mixes):

@@ -18,6 +18,7 @@ from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.steps import compare_steps, compile_steps
 from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
+from edgedistill.plan.rival import plan_rival, rival_note
 
 OWN_CHATS = "the chats that the model was trained on"
 
@@ -74,13 +75,26 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
     trial, facts = _tried(job, recipe, task, facts)
     cores = machine.cores
     system = trial.system or facts.system
+    rival = None if job.comparing else plan_rival(recipe, job.target, facts, shape)
     context = Context(
-        recipe, job.target, facts, shape, cores, job.recovering, job.command, job.out, license_text, system, task
+        recipe,
+        job.target,
+        facts,
+        shape,
+        cores,
+        job.recovering,
+        job.command,
+        job.out,
+        license_text,
+        system,
+        task,
+        rival,
     )
     stages = job.steps(context)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
-    notes = (*trial.notes, *_of_system(facts, system), *_of_task(recipe, task))
-    return Prepared(context, stages, replace(plan, notes=notes))
+    without = () if job.comparing else rival_note(recipe, rival)
+    notes = (*trial.notes, *_of_system(facts, system), *_of_task(recipe, task), *without)
+    return Prepared(context, stages, replace(plan, notes=notes, rival=rival))
 
 
 def _tried(job: Job, recipe: Recipe, task: TaskData | None, facts: ModelFacts) -> tuple[Trial, ModelFacts]:

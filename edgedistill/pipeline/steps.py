@@ -2,6 +2,7 @@
 
     compile   [teacher-gguf] ─► teach ─► student ─► distill ─► capture, curvature ─► recover-MIX ─► gguf-, onnx-MIX ─┐
                                                        └─► float-gguf, rounded-MIX ──────────────────────────────────┤
+              teach ─► rival-curvature ─► rival-fit ─► rival-gguf: the teacher in the student's bytes ───────────────┤
                                                        judges, references ─► rows, layers, speeds ─► measure ┴─► report
               a teacher with phases of its own first: labels ─► specialise ─► teacher-gguf
               phases that look inside the teacher: student ─► blocks ─► distill
@@ -18,6 +19,7 @@ from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, float_gguf, rou
 from edgedistill.pipeline.judging import JudgingStages
 from edgedistill.pipeline.papers import report
 from edgedistill.pipeline.recovering import RecoveryStages
+from edgedistill.pipeline.rival import RivalStages
 from edgedistill.pipeline.stage import Stage, check_order
 from edgedistill.pipeline.training import TrainingStages
 
@@ -35,6 +37,8 @@ def compile_steps(context: Context) -> list[Stage]:
         stages.append(training.teach(None if context.own_file else TEACHER_FILE, held_out=False))
         stages += [training.student(), *training.phases(), float_gguf(context, context.float_student)]
     stages += RecoveryStages(context).all()
+    if context.rival is not None:
+        stages += RivalStages(context, context.rival).all()
     stages += JudgingStages(context, context.mixes, context.float_student, "teach", "capture").all()
     stages.append(report(context, tuple(stages), context.float_student))
     check_order(stages)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.plan.device import MixPlan
 from edgedistill.plan.kept import kept_words
+from edgedistill.plan.rival import STAGES
 from edgedistill.show import show_bytes, show_count, show_rate, show_seconds, visible, wrapped
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
         f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
         *_context(plan),
+        *_rival(plan),
         "",
     ]
     rest = [
@@ -80,6 +82,20 @@ def _context(plan: "Plan") -> list[str]:
             f"{kept}: beyond them llama.cpp computes otherwise than the model's own code (its sliding window or "
             "its scaling of positions)"
         )
+    ]
+
+
+def _rival(plan: "Plan") -> list[str]:
+    """The teacher in the student's bytes, and what making it takes."""
+    rival = plan.rival
+    if rival is None:
+        return []
+    seconds = sum(plan.build.stages[name].seconds for name in STAGES)
+    size = f"{show_bytes(rival.planned.file_bytes)}, {show_bytes(rival.planned.ram_bytes)} of memory"
+    excess = f", {show_bytes(rival.excess_bytes)} more than the student's file" if rival.excess_bytes else ""
+    return [
+        f"Rival     the {rival.label} ({size}{excess}): what the student must beat. Making it takes "
+        f"{show_seconds(seconds)} of the build; rival: false in the recipe leaves it out"
     ]
 
 

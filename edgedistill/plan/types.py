@@ -12,6 +12,7 @@ from edgedistill.errors import DoesNotFitError
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.machine import free_memory_bytes, usable_cores
 from edgedistill.plan.device import Alternative, MixPlan, target_facts
+from edgedistill.plan.rival import STAGES, RivalPlan
 from edgedistill.show import show_bytes
 from edgedistill.store import RunFolder, run_bytes
 from edgedistill.store.run import RUN
@@ -104,6 +105,7 @@ class Plan:
         context: tokens planned for.
         formats: of each mix, each tensor's number format.
         notes: what will be done without, a sentence each.
+        rival: the teacher in the student's bytes, where it is made too.
     """
 
     recipe: Recipe
@@ -117,6 +119,7 @@ class Plan:
     machine: BuildMachine
     alternatives: list[Alternative]
     notes: tuple[str, ...] = ()
+    rival: RivalPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -155,6 +158,7 @@ class Plan:
             "machine": asdict(self.machine),
             "alternatives": [asdict(alternative) for alternative in self.alternatives],
             "notes": list(self.notes),
+            "rival": None if self.rival is None else self.rival.to_dict(),
             "fits": not self.troubles(),
         }
 
@@ -177,8 +181,7 @@ class Plan:
         if free_memory is not None and self.build.ram_bytes > free_memory:
             sentences.append(
                 f"building it needs about {show_bytes(self.build.ram_bytes)} of memory; "
-                f"{show_bytes(free_memory)} are free here. "
-                "Close programs, or lower distill.batch_tokens, recover.batch_tokens or teach.parallel."
+                f"{show_bytes(free_memory)} are free here. {self._less_memory(free_memory)}"
             )
         if free_disk is not None and self.build.disk_bytes > free_disk:
             sentences.append(
@@ -187,6 +190,13 @@ class Plan:
                 "Free some, or choose an output folder on another disk."
             )
         return sentences
+
+    def _less_memory(self, free: int) -> str:
+        """What to do about too little memory."""
+        without = max((s.ram_bytes for name, s in self.build.stages.items() if name not in STAGES), default=0)
+        if self.rival is not None and without <= free:
+            return "Close programs, or leave out the teacher on grids in the student's bytes: rival: false."
+        return "Close programs, or lower distill.batch_tokens, recover.batch_tokens or teach.parallel."
 
     def require_fit(self) -> None:
         """Raise DoesNotFitError when the student fits the device in no mix, or the build doesn't fit this machine."""

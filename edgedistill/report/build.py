@@ -7,6 +7,7 @@ is left out and named in `left_out`. The renderers see the report and nothing el
 from collections.abc import Sequence
 from dataclasses import replace
 
+from edgedistill.report.contest import contest
 from edgedistill.report.lineage import lineage, warning
 from edgedistill.report.recommend import recommend
 from edgedistill.report.rows import rounding_pair, shipped_row
@@ -17,7 +18,7 @@ from edgedistill.results.front import front_of
 from edgedistill.results.measurement import Measurement, WonBack
 from edgedistill.results.planned import PlanFacts
 from edgedistill.results.report import Prediction, Provenance, Report, Teaching
-from edgedistill.results.row import Row
+from edgedistill.results.row import RIVAL, Row
 
 
 def build_report(
@@ -54,6 +55,7 @@ def build_report(
         layers_by=measure.layers_by if layers else None,
         samples=measure.samples,
         build=plan.build,
+        rival=plan.rival,
         provenance=provenance,
         records=measure.records,
         left_out=tuple(sources.left_out),
@@ -61,12 +63,13 @@ def build_report(
     report = replace(report, front=front_of(report))
     report = replace(report, recommendation=recommend(report))
     report = replace(report, verdict=give_verdict(report))
-    return replace(report, verdict=replace(report.verdict, lineage=lineage(report), warning=warning(report)))
+    told = replace(report.verdict, lineage=lineage(report), warning=warning(report), contest=contest(report))
+    return replace(report, verdict=told)
 
 
 def _with_bits(row: Row, plan: PlanFacts) -> Row:
     """The row with its bits a weight, where its size is known, which is a fact of the hashed file itself."""
-    owner = plan.teacher if row.kind == "teacher" else plan.student
+    owner = plan.teacher if row.kind in ("teacher", RIVAL) else plan.student
     file_bytes = row.file_bytes if row.sha256 else None
     bits = file_bytes * 8 / owner.parameters if file_bytes and owner.parameters else None
     return replace(row, file_bytes=file_bytes, bits_per_weight=bits)

@@ -1,8 +1,8 @@
 """Quality against size and against speed; marks of files on the report's Pareto front are filled, and a line joins
 them. Each gives one inline SVG or None.
 
-A kind of row (teacher, float, rounded, recovered) has one color and one shape everywhere. KL is drawn on a logarithmic
-axis where the files differ much, since half the loss is worth as much at 3 bits as at 8.
+A kind of row (teacher, float, rounded, recovered, ...) has one color and one shape everywhere. KL is drawn on a
+logarithmic axis where the files differ much, since half the loss is worth as much at 3 bits as at 8.
 """
 
 import math
@@ -18,7 +18,7 @@ from edgedistill.results.front import unbeaten
 from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Row
 from edgedistill.show import NATS, show, show_bytes, show_spread
 
-SHAPES = {"teacher": "triangle", "float": "square", "rounded": "circle", "recovered": "diamond"}
+SHAPES = {"teacher": "triangle", "rival": "triangle", "float": "square", "rounded": "circle", "recovered": "diamond"}
 LOG_FROM = 6.0  # KLs that differ by more than this factor are drawn on a logarithmic axis
 FEW = 6  # points; a plot of more is higher
 CLOSE = 16.0  # units; a rounded and a recovered mark nearer than this share one name, and no arrow fits between them

@@ -28,7 +28,7 @@ from edgedistill.store.whole import atomic_write
 
 SCHEMA = "edgedistill.compare/1"
 FRONT, CHOSEN = "●", "★"
-ORDER = ("teacher", "float", "rounded", "recovered")
+ORDER = ("teacher", "rival", "float", "rounded", "recovered")
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LEFT = ("", "file", "fits")  # columns of words

@@ -11,7 +11,7 @@ from edgedistill.results.front import GIVEN, LEAST_KL, OFFERED, in_steps, worst_
 from edgedistill.results.limits import Figures, first_token_s, troubles
 from edgedistill.results.planned import PlannedMix
 from edgedistill.results.report import Recommendation, Report
-from edgedistill.results.row import LLAMA_CPP, Row
+from edgedistill.results.row import LLAMA_CPP, RIVAL, Row
 from edgedistill.show import NATS, show, show_bytes, show_rate
 
 # A difference of mean KL(float ‖ file) that is noticed, in nats a token. KL is what the file's logarithm of perplexity
@@ -160,6 +160,8 @@ def _planned(row: Row, report: Report) -> PlannedMix | None:
     """What the plan foretold of a row's mix; of a file that isn't in one of the mixes, what its size makes of another's
     plan.
     """
+    if row.kind == RIVAL and report.rival is not None:
+        return report.rival.planned
     if row.mix is not None or not report.mixes:
         return report.mixes.get(row.mix or "")
     other, size = next(iter(report.mixes.values())), row.file_bytes

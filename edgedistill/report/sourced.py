@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from edgedistill.results.measurement import LayerError
 from edgedistill.results.record import Record
-from edgedistill.results.row import LLAMA_CPP, Difference, Quality, Row, Speed, TaskShare, Timing
+from edgedistill.results.row import LLAMA_CPP, RIVAL, Difference, Quality, Row, Speed, TaskShare, Timing
 
 COUNTS = ("tokens",)  # how much was judged; not itself a measurement
 
@@ -54,9 +54,18 @@ def sourced_row(row: Row, sources: Sources) -> Row:
 
 
 def sourced_differences(rows: Sequence[Row], sources: Sources) -> list[Row]:
-    """The rows with their paired differences from the float row, where both shares are there and differ by so much."""
-    base = next((shares_of(row) for row in rows if row.kind == "float"), {})
-    return [replace(row, differences=_differences(row, base, sources)) for row in rows]
+    """The rows with their paired differences from the float row and from the rival's, where both shares are there and
+    differ by so much.
+    """
+    base, rival = (next((shares_of(row) for row in rows if row.kind == kind), {}) for kind in ("float", RIVAL))
+    return [
+        replace(
+            row,
+            differences=_differences(row, row.differences, base, sources),
+            over_rival=_differences(row, row.over_rival, rival, sources),
+        )
+        for row in rows
+    ]
 
 
 def shares_of(row: Row) -> dict[str, float]:
@@ -110,9 +119,11 @@ def _shares(row: Row, key: str, shares: Mapping[str, TaskShare], sources: Source
     return {name: share for name, share in shares.items() if sources.vouch(row, share.share, f"{key} share", name)}
 
 
-def _differences(row: Row, base: Mapping[str, float], sources: Sources) -> dict[str, Difference]:
+def _differences(
+    row: Row, differences: Mapping[str, Difference], base: Mapping[str, float], sources: Sources
+) -> dict[str, Difference]:
     shares, kept = shares_of(row), {}
-    for name, difference in row.differences.items():
+    for name, difference in differences.items():
         both = name in shares and name in base
         if both and same(shares[name] - base[name], difference.difference):
             kept[name] = difference

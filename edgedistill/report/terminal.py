@@ -18,7 +18,7 @@ from edgedistill.results.row import Row, Timing
 from edgedistill.show import DASH, NATS, show, show_bytes, show_seconds, visible
 
 WIDE, NARROW = 132, 80
-STYLES = {"teacher": "dim", "float": "dim", "rounded": "yellow", "recovered": "bold"}
+STYLES = {"teacher": "dim", "rival": "magenta", "float": "dim", "rounded": "yellow", "recovered": "bold"}
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -71,8 +71,13 @@ def render_terminal(report: Report, width: int, color: bool = False) -> str:
 
 
 def print_verdict(console: Console, report: Report) -> None:
-    """From which teacher to which file, whether it fits, what is wrong with it, which to take: as the page's head."""
+    """Whether to ship the student or the teacher, from which teacher to which file, whether it fits, what is wrong with
+    it, which to take: as the page's head.
+    """
     verdict = report.verdict
+    if verdict.contest:
+        style = "bold red" if verdict.contest.lost else "bold green"
+        console.print(Text(visible(verdict.contest.sentence, lines=False), style=style))
     if verdict.lineage:
         console.print(Text(visible(verdict.lineage, lines=False), style="bold"))
     if verdict.warning:

@@ -25,6 +25,7 @@ from edgedistill.show import show_bytes, show_count
 
 KIND_NAMES = {
     "teacher": "teacher",
+    "rival": "teacher in the student's bytes",
     "float": "float student",
     "rounded": "rounded",
     "recovered": "recovered by training on the grid",

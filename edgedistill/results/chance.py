@@ -48,4 +48,5 @@ def without_tasks(row: Row, names: Collection[str]) -> Row:
     """A row without some tasks, and without its differences on them."""
     tasks = {name: share for name, share in row.tasks.items() if name not in names}
     differences = {name: difference for name, difference in row.differences.items() if name not in names}
-    return replace(row, tasks=tasks, differences=differences)
+    over_rival = {name: difference for name, difference in row.over_rival.items() if name not in names}
+    return replace(row, tasks=tasks, differences=differences, over_rival=over_rival)

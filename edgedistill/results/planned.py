@@ -75,6 +75,19 @@ class PlannedMix(JsonData):
 
 
 @dataclass(frozen=True)
+class PlannedRival(JsonData):
+    """The teacher in the bytes of the student's file: the mix whose file it is compared with, the name of its row, by
+    how many bytes it had to be larger, and what it would be on the device.
+    """
+
+    mix: str
+    label: str
+    excess_bytes: int = 0
+    planned: PlannedMix = field(default_factory=PlannedMix)
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PlanFacts(JsonData):
     """What a report takes of a plan's JSON (schema edgedistill.plan/1)."""
 
@@ -83,4 +96,5 @@ class PlanFacts(JsonData):
     target: TargetFacts = field(default_factory=TargetFacts)
     mixes: dict[str, PlannedMix] = field(default_factory=dict)
     build: dict[str, Any] = field(default_factory=dict)
+    rival: PlannedRival | None = None
     more: dict[str, Any] = field(default_factory=dict)

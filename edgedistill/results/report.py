@@ -6,7 +6,7 @@ from typing import Any
 from edgedistill.results.codec import JsonData, absent
 from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import JudgedText, LayerError, Sample, TaskSet, WonBack
-from edgedistill.results.planned import PlannedMix, StudentFacts, TargetFacts, TeacherFacts
+from edgedistill.results.planned import PlannedMix, PlannedRival, StudentFacts, TargetFacts, TeacherFacts
 from edgedistill.results.record import Record
 from edgedistill.results.row import Row
 from edgedistill.show import show_machine
@@ -50,9 +50,25 @@ class Recommendation(JsonData):
 
 
 @dataclass(frozen=True)
+class Contest(JsonData):
+    """The student's file against the teacher in its bytes: which of the two to ship ("student" or "teacher"), and why,
+    in a sentence.
+    """
+
+    ship: str
+    sentence: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether the student lost."""
+        return self.ship != "student"
+
+
+@dataclass(frozen=True)
 class Verdict(JsonData):
     """What comes first: whether any mix fits the target, a headline, the sentences below it, and the mix that the key
-    figures are about; from which teacher to which file (`lineage`), and why that file is a poor one, where it is.
+    figures are about; from which teacher to which file (`lineage`), why that file is a poor one, where it is, and
+    whether it beats the teacher in its bytes (`contest`).
     """
 
     fits: bool
@@ -61,11 +77,12 @@ class Verdict(JsonData):
     mix: str | None = None
     lineage: str | None = absent()
     warning: str | None = absent()
+    contest: Contest | None = absent()
 
     @property
     def good(self) -> bool:
         """Whether a file fits, and nothing says that it is a poor one."""
-        return self.fits and self.warning is None
+        return self.fits and self.warning is None and not (self.contest and self.contest.lost)
 
 
 NO_VERDICT = Verdict(False, "")
@@ -140,6 +157,7 @@ class Report(JsonData):
     layers_by: str | None = None
     samples: tuple[Sample, ...] = ()
     build: dict[str, Any] = field(default_factory=dict)
+    rival: PlannedRival | None = absent()
     provenance: Provenance = field(default_factory=Provenance)
     records: tuple[Record, ...] = ()
     left_out: tuple[str, ...] = ()

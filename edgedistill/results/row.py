@@ -8,7 +8,8 @@ from typing import Any
 from edgedistill.errors import RunError
 from edgedistill.results.codec import JsonData, absent
 
-KINDS = ("teacher", "float", "rounded", "recovered")
+KINDS = ("teacher", "rival", "float", "rounded", "recovered")
+RIVAL = "rival"  # the teacher on grids in the bytes of a student's file: what distilling must beat
 FLOAT = "student"  # the reference whose model the files were rounded from
 LLAMA_CPP, ONNXRUNTIME = "llama.cpp", "onnxruntime"
 
@@ -193,7 +194,10 @@ class WorstToken(JsonData):
 
 @dataclass(frozen=True)
 class Row(JsonData):
-    """One file with all that was measured of it: quality by judge; tasks, refusals and differences by name."""
+    """One file with all that was measured of it: quality by judge; tasks, refusals and differences by name.
+
+    `differences` are from the float model, `over_rival` from the rival's file.
+    """
 
     label: str
     kind: str
@@ -209,6 +213,7 @@ class Row(JsonData):
     refusals: dict[str, TaskShare] = absent({})
     worst: tuple[WorstToken, ...] = absent(())
     differences: dict[str, Difference] = absent({})
+    over_rival: dict[str, Difference] = absent({})
 
     def __post_init__(self) -> None:
         if not self.label:

@@ -26,7 +26,7 @@ def test_it_leaves_report_and_bundle(compiled: Path):
     assert report["schema"] == "edgedistill.report/1"
     assert report["left_out"] == [], "every figure has its record"
     labels = [row["label"] for row in report["rows"]]
-    assert labels[:2] == ["teacher", "float student"]
+    assert labels[:3] == ["teacher", "teacher in q4_0's bytes", "float student"]
     for mix in ("q4_0", "q8_0"):
         assert {f"{mix} rounded", f"{mix} recovered, llama.cpp", f"{mix} recovered, onnxruntime"} <= set(labels)
     for row in report["rows"]:
@@ -49,6 +49,28 @@ def test_it_leaves_report_and_bundle(compiled: Path):
     assert len(list((compiled / "bundle").glob("onnx-*/onnx/*.onnx"))) == 2
     beside = {"Modelfile", "tokenizer.json", "chat_template.jinja", "generation_config.json", "examples"}
     assert beside <= {path.name for path in (compiled / "bundle").iterdir()}
+
+
+def test_the_teacher_in_the_students_bytes_is_a_row_and_the_verdict_leads_with_it(compiled: Path):
+    report = json.loads((compiled / "report.json").read_text())
+    rows = {row["label"]: row for row in report["rows"]}
+    rival, student = rows["teacher in q4_0's bytes"], rows["q4_0 recovered, llama.cpp"]
+    # Rows of 64 have no grid below q4_0, so all of the teacher in it is larger than three of its layers.
+    excess = rival["file_bytes"] - student["file_bytes"]
+    assert 0 < excess < report["rival"]["excess_bytes"] < excess + 4096
+    file = gguf.GGUFReader(compiled / rival["file"])
+    whole = gguf.GGUFReader(compiled / rows["teacher"]["file"])
+    assert [tensor.name for tensor in file.tensors] == [tensor.name for tensor in whole.tensors]
+    assert {tensor.tensor_type.name for tensor in file.tensors} <= {"F32", "Q4_0", "IQ4_NL"}
+    assert {"openbookqa", "refusals unsafe", "refusals safe"} == set(student["over_rival"])
+    shares = [row["tasks"]["openbookqa"]["share"] for row in (student, rival)]
+    assert student["over_rival"]["openbookqa"]["difference"] == pytest.approx(shares[0] - shares[1])
+    contest = report["verdict"]["contest"]
+    assert contest["sentence"].startswith("Ship the student" if contest["ship"] == "student" else "The student loses.")
+    assert f"{excess / 1000:.2f} kB larger than the student" in contest["sentence"]
+    page = (compiled / "report.html").read_text()
+    assert page.index(contest["sentence"][:30]) < page.index('class="tiles"')
+    assert (compiled / "bundle" / "README.md").read_text().count(contest["sentence"][:30]) == 1
 
 
 def test_the_float_rows_are_what_they_are_compared_with(compiled: Path):

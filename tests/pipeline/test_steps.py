@@ -44,7 +44,7 @@ def test_a_compile_teaches_cuts_distils_recovers_packs_and_measures():
     assert [name for name in listed if name in of_mixes] == of_mixes
     assert listed[-3:] == ["speeds", "measure", "report"]
     rows = [name for name in listed if name.startswith("measure-")]
-    assert len(rows) == 2 + 2 * 3  # teacher and float student; of each mix one rounded and two recovered
+    assert len(rows) == 3 + 2 * 3  # teacher, rival and float student; of each mix one rounded and two recovered
 
 
 def test_a_loss_that_looks_inside_the_teacher_has_it_stored_or_beside_the_student():
