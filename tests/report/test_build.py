@@ -221,7 +221,7 @@ def test_on_the_target_it_says_so():
     ("change", "words"),
     [
         ({"label": None}, "rows\\[0\\]: label is 'None'; it must be a text"),
-        ({"kind": "best"}, "of kind 'best'; it must be one of teacher, float, rounded, recovered"),
+        ({"kind": "best"}, "of kind 'best'; it must be one of teacher, rival, float, rounded, recovered"),
     ],
 )
 def test_a_row_that_does_not_say_what_it_is_is_an_error(change, words):
