@@ -160,6 +160,12 @@ class ModelShape:
         return self.layers * self.kv_heads * self.head_dim * 2 * tokens * element_bytes
 
 
+def allowed_layers(shape: ModelShape) -> list[int]:
+    """The numbers of layers, rising, whose last is of the kind of the model's last; see `check_depth`."""
+    last = shape.layer_kind(shape.layers - 1)
+    return [count for count in range(min(2, shape.layers), shape.layers + 1) if shape.layer_kind(count - 1) == last]
+
+
 def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> None:
     """Raise InputError where runtimes would run a student of `layers` layers otherwise than it was trained.
 
@@ -172,9 +178,8 @@ def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> Non
             f"{where}: the student would have {layers} layers; the teacher {teacher} has {shape.layers}, "
             f"so student.layers must be from 2 to {shape.layers}."
         )
-    if shape.layer_kind(layers - 1) != shape.layer_kind(shape.layers - 1):
-        last = shape.layer_kind(shape.layers - 1)
-        allowed = [count for count in range(2, shape.layers + 1) if shape.layer_kind(count - 1) == last]
+    allowed = allowed_layers(shape)
+    if layers not in allowed:
         raise InputError(
             f"{where}: {shape.family} layers differ by their place, and in a student of {layers} the last of the "
             f"teacher's {shape.layers} layers would stand in the place of another kind; student.layers must be one of "

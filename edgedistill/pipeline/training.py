@@ -39,7 +39,10 @@ class TrainingStages:
         """The initial student, as a folder; all that comes after it reads that and never the teacher."""
         context = self.context
         student, phase = context.recipe.student, context.recipe.distill
-        settings: dict[str, Json] = {"student": settings_of(student), "layers": context.shape.layers}
+        part = settings_of(student)
+        if part.get("choose") == "influence":
+            del part["choose"]  # what was built before there was a choice keeps its key
+        settings: dict[str, Json] = {"student": part, "layers": context.shape.layers}
         if context.facts.system is not None:
             settings["system"] = context.facts.system
         if student.needs_text:

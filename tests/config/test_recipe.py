@@ -158,8 +158,20 @@ def test_schemas_are_json_and_name_every_key():
             "student: {as_is: true, layers: 4}",
             "as_is keeps all of the teacher's layers; leave out layers (4), or set as_is to false.",
         ),
-        ("student: {kind: deep}", "student is a group of keys; kind is 'deep'; it must be one of same, depth, width."),
+        (
+            "student: {kind: deep}",
+            "student is a group of keys; kind is 'deep'; it must be one of same, depth, width, depth+width.",
+        ),
         ("student: {kind: width}", "the kind width cuts nothing without one of ffn, heads, kv_heads, width and share."),
+        (
+            "student: {kind: depth+width, layers: 3}",
+            "takes share, or layers and one of ffn, heads, kv_heads and width;",
+        ),
+        (
+            "student: {kind: depth+width, ffn: 32}",
+            "with layers alone it is the kind depth, without them the kind width.",
+        ),
+        ("student: {choose: best}", "student.choose is 'best'; it must be one of influence, contiguous."),
         ("student: {kind: width, share: 1.5}", "student.share is 1.5; it must be below 1."),
         (
             "student: {kind: width, fn: 32}",
@@ -168,7 +180,7 @@ def test_schemas_are_json_and_name_every_key():
         ("student: {kind: dept}", "Did you mean 'depth'?"),
         (
             "student: {kind: depth, layrs: 3}",
-            "student.layrs is not a key; allowed are kind, layers, depth. Did",
+            "student.layrs is not a key; allowed are kind, layers, depth, choose. Did",
         ),
         ("student: {kind: same, layers: 3}", "student.layers is not a key; allowed are kind."),
         ("student: {depth: 1.5}", "student.depth is 1.5; it must be at most 1."),

@@ -1,10 +1,18 @@
 """Block influence against an independent computation, and the model that is cut out."""
 
+import json
+import math
+
 import pytest
 import torch
 
+from edgedistill.config.students.depth import DepthStudent
 from edgedistill.models.load import load_model
+from edgedistill.models.students.build import build_student
+from edgedistill.models.students.contiguous import angular_distances, choose_contiguous
 from edgedistill.models.students.depth import block_influence, choose_layers, cut_layers
+from edgedistill.models.students.origin import Origin
+from edgedistill.progress import QuietProgress
 
 BATCHES = [torch.arange(3, 63).view(2, 30), torch.arange(100, 117).view(1, 17)]
 
@@ -95,3 +103,62 @@ def test_a_cut_model_shares_the_weights_that_it_keeps(model):
 def test_layers_to_keep_must_be_there(keep, model):
     with pytest.raises(ValueError, match="rising indices from 0 to 3"):
         cut_layers(model, keep)
+
+
+def test_angular_distance_is_the_papers_formula_over_all_tokens(model):
+    with torch.no_grad():
+        sums, tokens = [0.0] * 3, 0
+        for ids in BATCHES:
+            # The blocks' own inputs: the last of transformers' states has passed the final norm, and isn't compared.
+            states = [state.double() for state in model(ids, output_hidden_states=True).hidden_states]
+            for index in range(3):
+                for one, other in zip(states[index].flatten(0, 1), states[index + 1].flatten(0, 1), strict=True):
+                    cosine = (one @ other / one.norm() / other.norm()).item()
+                    sums[index] += math.acos(cosine) / math.pi
+            tokens += ids.numel()
+    before = [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.model.layers]
+    found = angular_distances(model, BATCHES, 1)
+    assert found[:3] == pytest.approx([total / tokens for total in sums], abs=1e-5)
+    assert len(found) == 4
+    assert len(angular_distances(model, BATCHES, 3)) == 2
+    for count in (0, 5):
+        with pytest.raises(ValueError, match=f"a model of 4 blocks has no {count} neighbouring ones"):
+            angular_distances(model, BATCHES, count)
+    with pytest.raises(ValueError, match="at least one batch"):
+        angular_distances(model, [], 1)
+    assert [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.model.layers] == before
+
+
+def test_neighbours_that_undo_each_other_go_together(tiny_llama):
+    """Block 2 takes back what block 1 adds: each has influence, the two together have none."""
+    model = load_model(tiny_llama)
+    for layer in model.model.layers[1:3]:
+        layer.mlp.down_proj.weight.data.zero_()
+        layer.self_attn.o_proj.weight.data.zero_()
+    bias = torch.nn.Parameter(torch.linspace(-3, 3, 64))
+    for layer, sign in zip(model.model.layers[1:3], (1, -1), strict=True):
+        layer.mlp.down_proj.bias = torch.nn.Parameter(sign * bias.data)
+    assert min(block_influence(model, BATCHES)[1:3]) > 0.1
+    distances = angular_distances(model, BATCHES, 2)
+    assert distances[1] == pytest.approx(0, abs=1e-3)
+    assert choose_contiguous(distances, 2, [0] * 4) == [0, 3]
+
+
+def test_contiguous_layers_keep_the_ends_and_their_kinds():
+    assert choose_contiguous([0.0, 0.3, 0.2, 0.1, 0.0], 4, ["a"] * 6) == [0, 1, 2, 5]
+    assert choose_contiguous([0.0, 0.1, 0.2, 0.3, 0.0], 4, ["a"] * 6) == [0, 3, 4, 5]
+    assert choose_contiguous([0.5], 6, ["a"] * 6) == [0, 1, 2, 3, 4, 5]
+    kinds = [(index + 1) % 4 == 0 for index in range(12)]
+    kept = choose_contiguous([0.0, 0.5, 0.1, 0.4, 0.3, 0.2, 0.6, 0.7, 0.0], 8, kinds)
+    assert kept == [0, 1, 6, 7, 8, 9, 10, 11]
+    # With six of twelve gone the last would stand in another's place.
+    with pytest.raises(ValueError, match="no 6 neighbouring layers of 12 can go"):
+        choose_contiguous([0.1] * 7, 6, kinds)
+
+
+def test_a_student_of_contiguous_layers_says_which(tiny_llama, tmp_path):
+    student = DepthStudent(layers=2, choose="contiguous")
+    build_student(student, Origin(tiny_llama, "S", texts=[BATCHES[0][0]]), tmp_path, QuietProgress())
+    layers = json.loads((tmp_path / "layers.json").read_text())
+    assert layers["kept"] == [0, 3]
+    assert layers["angular_distance"] == pytest.approx(angular_distances(load_model(tiny_llama), [BATCHES[0][:1]], 2))

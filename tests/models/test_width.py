@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.width import WidthStudent
-from edgedistill.facts import ModelShape
+from edgedistill.facts import ModelShape, allowed_layers
 from edgedistill.families import FAMILIES
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.hf_weights import check_weights
@@ -111,7 +112,7 @@ def masked(folder: Path, kept: Kept, squares: dict[str, torch.Tensor]) -> torch.
 
 def close(cut: torch.nn.Module, by_hand: torch.nn.Module) -> None:
     with torch.no_grad():
-        found, expected = cut(IDS).logits, by_hand(IDS).logits
+        found, expected = (model(IDS, use_cache=False).logits for model in (cut, by_hand))
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
@@ -140,7 +141,7 @@ def test_a_narrower_student_is_its_teacher_with_the_rest_set_to_zero(family, cut
 
 
 def hand_importance(folder: Path, layer: int, head_dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ |a| · ‖w‖ of a layer's FFN channels and Σ ‖W a‖ of its heads over IDS, in float64 loops."""
+    """Σ a² · ‖w‖² of a layer's FFN channels and Σ ‖W a‖² of its heads over IDS, in float64 loops."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     seen: dict[str, torch.Tensor] = {}
     for name in ("mlp.down_proj", "self_attn.o_proj"):
@@ -150,12 +151,12 @@ def hand_importance(folder: Path, layer: int, head_dim: int = 16) -> tuple[torch
         model(IDS)
     down, out = (model.model.layers[layer].get_submodule(name).weight.detach() for name in seen_names())
     ffn = torch.stack(
-        [sum(abs(a) * down[:, c].norm() for a in seen["mlp.down_proj"][:, c]) for c in range(down.shape[1])]
+        [sum(a**2 * down[:, c].norm() ** 2 for a in seen["mlp.down_proj"][:, c]) for c in range(down.shape[1])]
     )
     heads = []
     for head in range(out.shape[1] // head_dim):
         part = slice(head * head_dim, (head + 1) * head_dim)
-        heads.append(sum((out[:, part] @ a).norm() for a in seen["self_attn.o_proj"][:, part]))
+        heads.append(sum((out[:, part] @ a).norm() ** 2 for a in seen["self_attn.o_proj"][:, part]))
     return ffn, torch.stack(heads)
 
 
@@ -177,10 +178,10 @@ def test_importance_by_activations_is_the_sum_over_tokens(tiny_llama):
         assert torch.allclose(found, (embedded / embedded.mean(1, keepdim=True)).mean(0), rtol=1e-5)
         states = model(IDS, output_hidden_states=True).hidden_states
         expected = sum(
-            layer.input_layernorm(state).abs().sum((0, 1))
+            layer.input_layernorm(state).square().sum((0, 1))
             for layer, state in zip(model.model.layers, states, strict=False)
         )
-        left = whole.width - expected - states[-1].abs().sum((0, 1))  # the MLPs' inputs
+        left = whole.width - expected - states[-1].square().sum((0, 1))  # the MLPs' inputs
     assert (left > 0).all()
 
 
@@ -206,8 +207,8 @@ def test_importance_by_gradient_is_that_of_a_mask_a_token(family, tmp_path):
     layer.self_attn.o_proj.register_forward_pre_hook(masking("heads", head_dim))
     loss = model(input_ids=IDS, labels=IDS).loss * (IDS.shape[1] - 1)
     loss.backward()
-    assert torch.allclose(importance.ffn[1], masks["ffn"].grad.abs().sum((0, 1)), rtol=1e-3, atol=1e-6)
-    assert torch.allclose(importance.heads[1], masks["heads"].grad.abs().sum((0, 1)), rtol=1e-3, atol=1e-6)
+    assert torch.allclose(importance.ffn[1], masks["ffn"].grad.square().sum((0, 1)), rtol=2e-3, atol=1e-7)
+    assert torch.allclose(importance.heads[1], masks["heads"].grad.square().sum((0, 1)), rtol=2e-3, atol=1e-7)
 
 
 def test_importance_leaves_the_model_as_it_was(tiny_llama):
@@ -267,3 +268,28 @@ def test_a_narrower_student_says_what_it_is(tiny_llama, tmp_path):
     assert [len(heads) for heads in kept.heads] == [shape.heads] * 4
     again = built(tiny_llama, tmp_path / "again", share=0.5)
     assert (again / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("choose", ["influence", "contiguous"])
+def test_fewer_and_narrower_layers_are_those_of_the_teacher(family, choose, tmp_path):
+    changes = {"num_hidden_layers": 9} if family == "smollm3" else {}
+    folder = make_tiny(family, tmp_path / "teacher", **changes)
+    shape = read_shape(folder)
+    layers = max(count for count in allowed_layers(shape) if count < shape.layers)
+    given = DepthWidthStudent.model_validate({"kind": "depth+width", "layers": layers, "ffn": 32, "choose": choose})
+    given.check("recipe r", "T", shape)
+    student = given.decided(shape, 32)
+    build_student(student, Origin(folder, "S", texts=TEXTS), tmp_path / "student", QuietProgress())
+    assert read_shape(tmp_path / "student") == student.shape(shape)
+    kept = json.loads((tmp_path / "student" / "layers.json").read_text())["kept"]
+    channels = kept_of(tmp_path / "student")
+    by_hand = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    by_hand.model.layers = torch.nn.ModuleList([by_hand.model.layers[index] for index in kept])
+    by_hand.config.num_hidden_layers = by_hand.model.config.num_hidden_layers = len(kept)
+    with torch.no_grad():
+        for layer, ffn in zip(by_hand.model.layers, channels.ffn, strict=True):
+            there = torch.zeros(shape.ffn)
+            there[list(ffn)] = 1
+            layer.mlp.down_proj.weight *= there
+    close(loaded(tmp_path / "student"), by_hand)

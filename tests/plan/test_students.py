@@ -125,3 +125,42 @@ def test_the_plan_says_what_is_cut():
     student = plan.recipe.student
     assert student.name("SmolLM2", SMOL) == "SmolLM2 ffn 768, 6 heads over 2, width 384"
     assert (student.as_is, student.needs_text, student.layers_of(30)) == (False, True, 30)
+
+
+def test_layers_and_sizes_in_one_block():
+    plan = planned({"kind": "depth+width", "layers": 15, "ffn": 768})
+    assert (plan.student.layers, *sizes(plan)) == (15, 768, 9, 3, 576)
+    assert plan.recipe.student.name("SmolLM2", SMOL) == "SmolLM2 15 layers, ffn 768"
+    text = " ".join(plan.to_text().split())
+    assert "15 of 30 layers, ffn 768 of 1536, width 576, vocabulary" in text
+    assert "q4_0, all 30 layers" in text
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_share_of_both_cuts_layers_by_its_root(share):
+    plan = planned({"kind": "depth+width", "share": share})
+    assert plan.student.layers == round(30 * share**0.5)
+    assert 0.9 * share * non_embedding(SMOL) < non_embedding(plan.student) <= share * non_embedding(SMOL)
+    assert plan.recipe.student.layers == plan.student.layers
+
+
+def test_a_share_takes_a_depth_that_the_family_can_have():
+    smollm3 = replace(SMOL, family="smollm3", no_rope=tuple(index % 4 == 3 for index in range(32)), layers=32)
+    plan = planned({"kind": "depth+width", "share": 0.5}, smollm3)
+    assert (
+        plan.student.layers == 24
+    )  # the root of 0.5 would be 23, and the last layer of the 32 has no rotary embedding
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ({"layers": 31, "ffn": 768}, "the student would have 31 layers; the teacher SmolLM2 has 30"),
+        ({"layers": 15, "ffn": 768, "heads": 4}, "4 heads over 1 key heads"),
+        ({"layers": 30, "share": 0.01}, "no student has at most 0.01"),
+        ({"layers": 30, "ffn": 1536}, "would have all of the teacher SmolLM2's sizes"),
+    ],
+)
+def test_what_cannot_be_cut_both_ways_is_refused(student, said):
+    with pytest.raises(InputError, match=said):
+        planned({"kind": "depth+width", **student})

@@ -7,12 +7,13 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
+from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.same import SameStudent
 from edgedistill.config.students.width import WidthStudent
 from edgedistill.errors import did_you_mean
 
-AnyStudent = SameStudent | DepthStudent | WidthStudent
+AnyStudent = SameStudent | DepthStudent | WidthStudent | DepthWidthStudent
 KINDS = tuple(kind.model_fields["kind"].default for kind in get_args(AnyStudent))
 
 
@@ -48,7 +49,8 @@ def _tag(student: Any) -> str:
 Student = Annotated[
     Annotated[SameStudent, Tag("[same]")]
     | Annotated[DepthStudent, Tag("[depth]")]
-    | Annotated[WidthStudent, Tag("[width]")],
+    | Annotated[WidthStudent, Tag("[width]")]
+    | Annotated[DepthWidthStudent, Tag("[depth+width]")],
     Discriminator(_tag),
     BeforeValidator(_with_kind),
 ]

@@ -8,14 +8,23 @@ from edgedistill.config.fields import PositiveInt
 from edgedistill.config.yaml_file import Model
 from edgedistill.facts import ModelShape, check_depth
 
+Choose = Literal["influence", "contiguous"]
+
 
 class DepthStudent(Model):
-    """The teacher with some of its layers; block influence decides which."""
+    """The teacher with some of its layers, the first and the last among them."""
 
     kind: Literal["depth"] = Field(default="depth", description="The teacher with some of its layers.")
     layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
     depth: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="Share of the teacher's layers, used while layers is null."
+    )
+    choose: Choose = Field(
+        default="influence",
+        description=(
+            "Which layers go: those of least influence, each for itself; or the neighbouring ones between whose input "
+            "and output the angle is smallest."
+        ),
     )
 
     @property

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.config.students import AnyStudent
+from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.same import SameStudent
 from edgedistill.config.students.width import WidthStudent
 from edgedistill.models.identity import Identity, write_identity
 from edgedistill.models.shared_rows import shared_rows
+from edgedistill.models.students.both import build_depth_width
 from edgedistill.models.students.depth import build_depth
 from edgedistill.models.students.origin import Origin
 from edgedistill.models.students.same import build_same
@@ -24,6 +26,7 @@ BUILDERS: dict[type, Callable[[Any, Origin, Path, Progress], None]] = {
     SameStudent: build_same,
     DepthStudent: build_depth,
     WidthStudent: build_width,
+    DepthWidthStudent: build_depth_width,
 }
 
 

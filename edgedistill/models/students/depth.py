@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.students.depth import Choose, DepthStudent
 from edgedistill.models.identity import LAYERS
 from edgedistill.models.load import assemble, load_model, save_model
-from edgedistill.models.students.origin import Origin
+from edgedistill.models.students.contiguous import angular_distances, choose_contiguous
+from edgedistill.models.students.origin import Origin, first_tokens
 from edgedistill.progress import Progress
 
 if TYPE_CHECKING:
@@ -148,24 +149,39 @@ def cut_layers(model: "PreTrainedModel", keep: Sequence[int]) -> "PreTrainedMode
 
 
 def build_depth(student: DepthStudent, origin: Origin, work: Path, progress: Progress) -> None:
-    """Write the teacher's most influential layers to `work`, and those and every layer's influence to `layers.json`.
+    """Write the layers of the teacher that stay to `work`, and which they are and why to `layers.json`.
 
     The teacher is in memory once: what is written are its own weights.
     """
     model = load_model(origin.teacher)
-    sample: list[Tensor] = []
-    tokens = 0
-    for text in origin.texts:
-        sample.append(text.long().unsqueeze(0))
-        tokens += len(text)
-        if tokens >= INFLUENCE_TOKENS:
-            break
-    progress.start("block influence", tokens, "tokens")
+    keep = student.layers_of(len(model.model.layers))
+    save_model(shallower_by_text(model, keep, student.choose, origin, (work, progress)), origin.teacher, work)
+
+
+def shallower_by_text(
+    model: "PreTrainedModel", keep: int, choose: Choose, origin: Origin, out: tuple[Path, Progress]
+) -> "PreTrainedModel":
+    """The model of the layers that stay, chosen on the origin's text; `layers.json` is written to the folder `out`.
+
+    It shares its weights with `model`.
+    """
+    work, progress = out
+    texts = first_tokens(origin.texts, INFLUENCE_TOKENS)
+    tokens = sum(text.numel() for text in texts)
+    gone = len(model.model.layers) - keep
+    report: dict[str, Any]
+    progress.start("block influence" if choose == "influence" else "angular distance", tokens, "tokens")
     with torch.autocast("cpu", origin.compute, enabled=origin.compute != torch.float32):
-        influence = block_influence(model, sample)
+        if choose == "influence" or gone == 0:
+            influence = block_influence(model, texts)
+            kept = choose_layers(influence, keep, layer_kinds(model))
+            report = {"kept": kept, "influence": influence}
+        else:
+            distances = angular_distances(model, texts, gone)
+            kept = choose_contiguous(distances, keep, layer_kinds(model))
+            report = {"kept": kept, "angular_distance": distances}
     progress.advance(tokens)
     progress.finish()
-    kept = choose_layers(influence, student.layers_of(len(model.model.layers)), layer_kinds(model))
-    save_model(cut_layers(model, kept), origin.teacher, work)
-    report = {"kept": kept, "influence": influence}
+    work.mkdir(parents=True, exist_ok=True)
     (work / LAYERS).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return cut_layers(model, kept)

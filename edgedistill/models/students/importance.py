@@ -1,11 +1,11 @@
 """What each FFN channel, attention head and hidden channel of a model is worth, measured on text.
 
-By activations: how large an output is on average. Of an FFN channel |a| · ‖w‖, a its input to the down projection and w
-its column there; of a head ‖W a‖, what it adds to the residual stream; of a hidden channel |x| behind the norms.
-By gradient: |a · ∂L/∂a| summed over what goes together, L the cross-entropy on the text: what L would change by at
-first order without it, taken token by token so that rises and falls don't cancel out.
+By activations: how much an output adds, squared. Of an FFN channel a² · ‖w‖², a its input to the down projection and w
+its column there; of a head ‖W a‖², what it adds to the residual stream; of a hidden channel x² behind the norms.
+By gradient: (Σ a · ∂L/∂a)², summed over what goes together, L the cross-entropy on the text: the square of what L would
+change by at first order without it, taken token by token so that rises and falls don't cancel out.
 Sources: Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2) for activations; Molchanov et al. 2019
-(arXiv 1906.10771) and Michel et al. 2019 (arXiv 1905.10650) for the gradient.
+(arXiv 1906.10771, equation 8) for the gradient, and Kwon et al. 2022 (arXiv 2204.09656) for that of a mask.
 """
 
 from collections.abc import Callable, Iterable
@@ -88,18 +88,17 @@ class _Activations:
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
     def ffn(self, layer: int, module: nn.Module, x: Tensor) -> None:
-        norms = module.weight.detach().float().norm(dim=0)  # type: ignore[operator]
-        self.found.ffn[layer] += (_flat(x).abs().double().sum(0)) * norms.double()
+        weight = module.weight.detach().double()  # type: ignore[operator]
+        self.found.ffn[layer] += _flat(x).square().double().sum(0) * weight.square().sum(0)
 
     def heads(self, layer: int, module: nn.Module, x: Tensor) -> None:
         each = _flat(x).unflatten(-1, (-1, self.head_dim))  # [N, H, d]
         weight = module.weight.detach().float().unflatten(1, (-1, self.head_dim))  # type: ignore[operator]  # [D, H, d]
         gram = torch.einsum("dhi,dhj->hij", weight, weight)
-        squares = torch.einsum("nhi,hij,nhj->nh", each, gram, each)
-        self.found.heads[layer] += squares.clamp_min(0).sqrt().double().sum(0)
+        self.found.heads[layer] += torch.einsum("nhi,hij,nhj->nh", each, gram, each).double().sum(0)
 
     def width(self, module: nn.Module, x: Tensor) -> None:
-        self.found.width += _flat(x).abs().double().sum(0)
+        self.found.width += _flat(x).square().double().sum(0)
 
 
 class _Gradients(_Activations):
@@ -127,12 +126,12 @@ class _Gradients(_Activations):
 
     @staticmethod
     def _effect(x: Tensor, add: Callable[[Tensor], Any], together: int = 1) -> None:
-        """Give |Σ x · ∂L/∂x| over each `together` neighbouring channels, summed over tokens, once that is known."""
+        """Give (Σ x · ∂L/∂x)² over each `together` neighbouring channels, summed over tokens, once that is known."""
         value = x.detach()
 
         def with_gradient(gradient: Tensor) -> None:
             product = _flat(value) * _flat(gradient)
-            add(product.unflatten(-1, (-1, together)).sum(-1).abs().double().sum(0))
+            add(product.unflatten(-1, (-1, together)).sum(-1).square().double().sum(0))
 
         x.register_hook(with_gradient)
 

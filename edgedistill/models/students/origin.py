@@ -29,3 +29,15 @@ class Origin:
     texts: Iterable[Tensor] = ()
     compute: torch.dtype = torch.float32
     system: str | None = None
+
+
+def first_tokens(texts: Iterable[Tensor], most: int) -> list[Tensor]:
+    """The first texts that have so many tokens together, each [1, n]."""
+    sample: list[Tensor] = []
+    tokens = 0
+    for text in texts:
+        sample.append(text.long().unsqueeze(0))
+        tokens += len(text)
+        if tokens >= most:
+            break
+    return sample

@@ -1,19 +1,17 @@
 """The kind `width`: a narrower model cut out of a wider one, without what matters least on training text."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from edgedistill.config.students.width import Narrower, WidthStudent
 from edgedistill.models.hf_folder import shape_of
 from edgedistill.models.load import load_model, save_model
 from edgedistill.models.students.importance import measure_importance
 from edgedistill.models.students.narrow import Kept, choose_kept, narrowed
-from edgedistill.models.students.origin import Origin
+from edgedistill.models.students.origin import Origin, first_tokens
 from edgedistill.progress import Progress
 
 if TYPE_CHECKING:
@@ -46,18 +44,6 @@ def narrow_by_text(
     work.mkdir(parents=True, exist_ok=True)
     _write_kept(kept, work / CHANNELS)
     return narrowed(model, kept, importance.squares)
-
-
-def first_tokens(texts: Iterable[Tensor], most: int) -> list[Tensor]:
-    """The first texts that have so many tokens together, each [1, n]."""
-    sample: list[Tensor] = []
-    tokens = 0
-    for text in texts:
-        sample.append(text.long().unsqueeze(0))
-        tokens += len(text)
-        if tokens >= most:
-            break
-    return sample
 
 
 def _write_kept(kept: Kept, path: Path) -> None:
