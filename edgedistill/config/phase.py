@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from edgedistill.config.block_terms import BlockTerm, RelationsTerm, StatesTerm
 from edgedistill.config.fields import PositiveFloat, PositiveInt, Share
 from edgedistill.config.loss import DEFAULT_LOSS, DivergenceTerm, Loss, TextTerm
+from edgedistill.config.on_policy import OnPolicy
 from edgedistill.config.training import Training
 
 SHUFFLED, SHORT_FIRST, EASY_FIRST = "shuffled", "short_first", "easy_first"
@@ -52,6 +53,14 @@ class Phase(Training):
         ),
     )
 
+    on_policy: OnPolicy | None = Field(
+        default=None,
+        description=(
+            "Rounds in which the student writes answers to the training prompts itself, in llama.cpp, and the teacher "
+            "scores them; null: the training text is all there is."
+        ),
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _labels_teach(cls, given: Any) -> Any:
@@ -66,6 +75,11 @@ class Phase(Training):
             raise ValueError(
                 "train is teacher, and a term of loss compares with the teacher; leave loss out, or write "
                 "loss: [{text: true}]"
+            )
+        if self.on_policy is not None and not (self.compares or self.block_terms):
+            raise ValueError(
+                "on_policy has the student write, and no term of loss compares that with the teacher; add a kl term, "
+                "or leave on_policy out"
             )
         if self.order == EASY_FIRST and not self.compares:
             raise ValueError(
@@ -83,6 +97,11 @@ class Phase(Training):
     def block_terms(self) -> tuple[BlockTerm, ...]:
         """The terms that look inside the models."""
         return tuple(term for term in self.loss if isinstance(term, (StatesTerm, RelationsTerm)))
+
+    @property
+    def stored_blocks(self) -> bool:
+        """Whether what it looks at inside the teacher can be stored before: not of text that is yet to be written."""
+        return bool(self.block_terms) and self.on_policy is None
 
 
 def stage_of(index: int, train: str = "student") -> str:

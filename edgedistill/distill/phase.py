@@ -8,7 +8,7 @@ its training time, and what it knows is not what the cut took away.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from edgedistill.config.phase import EASY_FIRST, SHORT_FIRST, Phase
 from edgedistill.data.example import Example
-from edgedistill.data.packing import Batch, counting_sources, make_batch
+from edgedistill.data.packing import counting_sources, make_batch
 from edgedistill.data.schedule import Budget, Pool, plan_rows
 from edgedistill.data.spread import spread_sources
 from edgedistill.distill.step import FIT_STEPS, BlockTarget, StepLoss
@@ -29,8 +29,10 @@ from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import SOURCE_NAMES, WRITTEN
 from edgedistill.signals.sources import Shared, Source, StoredTopK, Written, views
+from edgedistill.train.checkpoints import FOLDER as CHECKPOINTS
 from edgedistill.train.forward import batches, compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
+from edgedistill.train.rounds import RoundPlan, Rounds
 from edgedistill.train.validation import ValidationLoss, validate_sources
 
 # What a checkpoint is chosen by: the distance from the teacher, or where no term looks at it, from the text.
@@ -47,12 +49,14 @@ class TrainingText:
         validation: the same, by source, never trained on.
         place: where in the recipe the phase is, for messages.
         blocks: what of the teacher's blocks is compared; None where no term looks at them.
+        author: of on-policy rounds: (the student as it is, a seed) -> text that it wrote, with the teacher's signals.
     """
 
     training: Mapping[str, Sequence[Example]]
     validation: Mapping[str, Sequence[Example]]
     place: str = "distill"
     blocks: BlockTarget | None = None
+    author: Callable[[PreTrainedModel, int], Sequence[Example]] | None = None
 
 
 def distill(
@@ -96,15 +100,20 @@ def distill(
         difficulties(training, phase.order),
     )
 
-    def batch_of(step: int) -> Batch:
-        return make_batch([[training[i] for i in row] for row in plan[step]], seq_len)
+    rounds = _rounds(model, text, phase, work)
+    if rounds and not phase.compares:  # rows of its own text have no signal that these could have
+        training = [example.with_signal() for example in training]
+
+    def rows_of(step: int) -> list[list[Example]]:
+        return [[training[i] for i in row] for row in plan[step]]
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
-        batch = batch_of(step)
+        rows, own = rows_of(step), rounds.rows(step) if rounds else []
+        batch = make_batch([*rows[len(own) :], *own], seq_len)
         total, counted = loss.of(batch)
         return total / counted, len(batch.kept)
 
-    parameters |= loss.projections(map(batch_of, range(min(FIT_STEPS, steps))))
+    parameters |= loss.projections(make_batch(rows_of(step), seq_len) for step in range(min(FIT_STEPS, steps)))
 
     chooser = BY_TEACHER if phase.compares else BY_TEXT
 
@@ -123,6 +132,16 @@ def distill(
     copy_identity(student, work)
     write_curve(work, curve.to_json(stage, "KL" if phase.compares else "cross-entropy"))
     remove_checkpoints(work)
+
+
+def _rounds(model: PreTrainedModel, text: TrainingText, phase: Phase, work: Path) -> Rounds | None:
+    """The phase's on-policy rounds, if it has any."""
+    author = text.author
+    if phase.on_policy is None or author is None:
+        return None
+    rows_per_step = phase.step_tokens // phase.seq_len
+    plan = RoundPlan(phase.on_policy, rows_per_step, phase.seq_len, phase.seed, f"{text.place}.seq_len")
+    return Rounds(plan, work / CHECKPOINTS, lambda seed: author(model, seed))
 
 
 def pools_of(sources: Mapping[str, Sequence[Example]], general: float | None, place: str) -> list[Pool]:

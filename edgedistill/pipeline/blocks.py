@@ -11,7 +11,7 @@ from edgedistill.config.block_terms import BlockTerm, StatesTerm
 from edgedistill.config.phase import Phase
 from edgedistill.machine import compute_of
 from edgedistill.pipeline.context import Context
-from edgedistill.pipeline.estimate import BlockBytes, Estimates
+from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Stage
 
 if TYPE_CHECKING:
@@ -32,30 +32,23 @@ class BlockStages:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """The phases that look inside the teacher."""
-        if self.context.as_is:
+        """The phases that find stored what they look at inside the teacher."""
+        if self.context.as_is or not Estimates(self.context).block_bytes().stored:
             return []
-        return [phase for phase in self.context.recipe.student_phases if phase.block_terms]
+        return [phase for phase in self.context.recipe.student_phases if phase.stored_blocks]
 
     @cached_property
     def terms(self) -> tuple[BlockTerm, ...]:
         """Their terms."""
         return tuple(term for phase in self.phases for term in phase.block_terms)
 
-    @cached_property
-    def bytes(self) -> BlockBytes:
-        """What they take, stored or live."""
-        return Estimates(self.context).block_bytes()
-
     def all(self) -> list[Stage]:
         """The stage; none where nothing is stored."""
-        if not self.phases or not self.bytes.stored:
-            return []
-        return [self._stage()]
+        return [self._stage()] if self.phases else []
 
     def inputs(self, phase: Phase) -> tuple[str, ...]:
         """Stages that a phase reads for it."""
-        return (BLOCKS,) if phase.block_terms and self.bytes.stored else ()
+        return (BLOCKS,) if phase in self.phases else ()
 
     def target(self, phase: Phase, done: Finished) -> "BlockTarget | None":
         """What a phase compares inside the models; None where it compares nothing there."""
@@ -67,7 +60,7 @@ class BlockStages:
         from edgedistill.train.live import live_blocks
 
         objective = self._objective(phase.block_terms, done)
-        if self.bytes.stored:
+        if self.inputs(phase):
             return BlockTarget(objective, StoredBlocks(objective.teacher))
         teacher = done.locate(self.context.teacher_files.place)
         return BlockTarget(objective, live_blocks(teacher, objective.teacher, compute_type(phase.compute)))

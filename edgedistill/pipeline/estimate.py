@@ -167,19 +167,40 @@ class Estimates:
 
     def distill(self, settings: Phase) -> StageEstimate:
         """The student trained in float; beside it in memory, what it is compared with of the teacher's blocks."""
-        trained = self._trained(settings, self.context.shape)
+        trained = self._with_rounds(self._trained(settings, self.context.shape), settings)
         if not settings.block_terms:
             return trained
         taken, relations = self.block_bytes(), self._relation_bytes(settings)
-        beside = taken.text if taken.stored else taken.live
-        forward = 0.0 if taken.stored else 2 * self.teacher_size * settings.tokens / self._flops(settings.compute)
+        stored = taken.stored and settings.stored_blocks
+        beside = taken.text if stored else taken.live
+        forward = 0.0 if stored else 2 * self.teacher_size * settings.tokens / self._flops(settings.compute)
         return replace(
             trained, seconds=trained.seconds + forward, ram_bytes=trained.ram_bytes + beside + sum(relations)
         )
 
+    def _with_rounds(self, trained: StageEstimate, settings: Phase) -> StageEstimate:
+        """A training and its on-policy rounds: the student as a file that writes, then the teacher's that reads."""
+        if settings.on_policy is None:
+            return trained
+        rounds = settings.on_policy.rounds(settings.steps_of(settings.tokens))
+        written = rounds * settings.on_policy.round_tokens(settings.step_tokens)
+        seconds = rounds * (2 * START_S + self.size / PARAMETERS_PER_S["write"])
+        seconds += 2 * written * self.size / self._write_flops
+        file_bytes = 2 * self.size
+        if settings.compares:
+            seconds += 2 * written * self.teacher_size / (READ_FLOPS_PER_CORE * self.context.cores)
+            file_bytes = max(file_bytes, self.context.facts.weight_bytes)
+        return replace(
+            trained,
+            tokens=trained.tokens + written,
+            seconds=trained.seconds + seconds,
+            ram_bytes=trained.ram_bytes + file_bytes,
+            disk_bytes=trained.disk_bytes + file_bytes,
+        )
+
     def blocks(self) -> StageEstimate:
         """The teacher's blocks, read once over the training text."""
-        phase = next(phase for phase in self.context.recipe.student_phases if phase.block_terms)
+        phase = next(phase for phase in self.context.recipe.student_phases if phase.stored_blocks)
         seconds = START_S + 2 * self.teacher_size * self.training_text / self._flops(phase.compute)
         shape = self.context.facts.shape
         ram = BASE_RAM_BYTES + 4 * self.teacher_size + _activation_bytes(shape, 2 * phase.seq_len)
@@ -188,7 +209,7 @@ class Estimates:
     def block_bytes(self) -> BlockBytes:
         """What the teacher's blocks take, stored in two bytes an element, or live with the teacher in float32."""
         phases, shape = self.context.recipe.student_phases, self.context.facts.shape
-        terms = [term for phase in phases for term in phase.block_terms]
+        terms = [term for phase in phases if phase.stored_blocks for term in phase.block_terms]
         elements = sum({place: _looked_at(term, shape) for term in terms for place in _places(term)}.values())
         text, live = 2 * elements * self.training_text, 4 * self.teacher_size
         wish = self.context.recipe.teacher.blocks

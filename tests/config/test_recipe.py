@@ -262,6 +262,12 @@ def test_schemas_are_json_and_name_every_key():
             "distill: {loss: [{states: mse, layer: 3}]}",
             "distill.loss.0.layer is not a key; allowed are kl, weight, temperature, share, outcomes, text, states, ",
         ),
+        (
+            "distill: {loss: [{text: true}], on_policy: {every: 5}}",
+            "on_policy has the student write, and no term of loss compares that with the teacher; add a kl term, or",
+        ),
+        ("distill: {on_policy: {tokens: 5}}", "distill.on_policy.every is missing; it must be given."),
+        ("distill: {on_policy: {every: 5, share: 0}}", "distill.on_policy.share is 0; it must be above 0."),
         ("recover: {loss: [{states: mse}]}", "a term of states is for phases; on the grid there are kl and text."),
     ],
 )
