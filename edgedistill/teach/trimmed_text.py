@@ -1,0 +1,101 @@
+"""The training text in the ids of a student whose vocabulary was cut down: the same files, renumbered.
+
+A text with a token that is gone would be spelled otherwise, where the teacher's signals say nothing; it is left out and
+counted. Of the likeliest tokens of a position, one that is gone gets an id beyond the student's rows, which
+`signals.sources.Shared` drops.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgedistill.data.example import Example
+from edgedistill.data.trace import SPLITS
+from edgedistill.errors import RunError
+from edgedistill.progress import Progress
+from edgedistill.signals.shards import PATTERN, SOURCES, count_kept, count_tokens, load_shard, save_shard
+from edgedistill.store.whole import write_json
+
+TEACHING = "teach.json"
+GONE = "a token that the student's vocabulary lost"
+
+
+class Renumbering:
+    """Old ids -> new ones."""
+
+    def __init__(self, kept: Tensor) -> None:
+        """Take the old id [V] of each new one."""
+        self.rows = len(kept)
+        self._kept = kept
+        self._new = torch.full((int(kept.max()) + 2,), self.rows, dtype=torch.int64)
+        self._new[kept] = torch.arange(self.rows)
+
+    def new(self, ids: Tensor) -> Tensor:
+        """New ids, of the same type; `rows` for what is gone."""
+        return self._new[ids.long().clamp_max(len(self._new) - 1)].to(ids.dtype)
+
+    def old(self, ids: Tensor) -> Tensor:
+        """The old ids of new ones, of the same type."""
+        return self._kept[ids.long()].to(ids.dtype)
+
+    def example(self, example: Example) -> Example | None:
+        """An example in new ids; None where one of its tokens is gone."""
+        tokens = self.new(example.tokens)
+        if bool((tokens == self.rows).any()):
+            return None
+        signal = {name: self.new(rows) if name == "ids" else rows for name, rows in example.signal.items()}
+        return Example(tokens, example.weight, signal, example.trace_id)
+
+
+def write_trimmed_text(taught: Path, kept: Tensor, work: Path, progress: Progress) -> None:
+    """Write the examples of all splits and `teach.json` to `work`, as teach/training_text.py describes them.
+
+    Args:
+        taught: the text in old ids.
+        kept: [V] the old id of each of the student's tokens.
+        work: the stage's folder; whole shards that a killed run left in it are kept.
+        progress: where it is shown.
+    Raises:
+        RunError: no text of a split has only tokens that are left.
+    """
+    numbers = Renumbering(kept)
+    folders = [f"{source}{split}" for source in SOURCES for split in SPLITS]
+    shards = [shard for folder in folders for shard in sorted((taught / folder).glob(PATTERN))]
+    progress.start("the training text in the smaller vocabulary", len(shards), "files")
+    for shard in shards:
+        place = work / shard.relative_to(taught)
+        place.parent.mkdir(exist_ok=True)
+        if not place.is_file():
+            examples = list(_renumbered(numbers, shard))
+            if examples:
+                save_shard(place, examples)
+        progress.advance(1)
+    progress.finish()
+    for folder in dict.fromkeys(shard.parent.name for shard in shards):
+        if not any((work / folder).glob(PATTERN)):
+            raise RunError(
+                f"none of the {folder} text has only tokens of the student's vocabulary of {numbers.rows}; raise "
+                "student.vocabulary"
+            )
+    write_json(work / TEACHING, _counts(taught, work, folders))
+
+
+def _renumbered(numbers: Renumbering, shard: Path) -> Iterator[Example]:
+    for example in load_shard(shard):
+        renumbered = numbers.example(example)
+        if renumbered is not None:
+            yield renumbered
+
+
+def _counts(taught: Path, work: Path, folders: list[str]) -> dict[str, object]:
+    """What the text's own stage counted, with what is left of it."""
+    counts: dict[str, object] = json.loads((taught / TEACHING).read_text(encoding="utf-8"))
+    before = sum(count_kept(taught / folder) for folder in folders)
+    after = sum(count_kept(work / folder) for folder in folders)
+    counts["train_tokens"] = sum(count_tokens(work / f"{source}train") for source in SOURCES)
+    if before > after:
+        counts["lost_tokens"] = {GONE: before - after}
+    return counts
