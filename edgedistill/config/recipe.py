@@ -192,14 +192,10 @@ class Recipe(Model):
     def _phases_in_order(self) -> "Recipe":
         trained = [phase.train for phase in self.phases]
         if trained != sorted(trained, reverse=True):
-            place = f"phases.{trained.index('student') + 1 + trained[trained.index('student') :].index('teacher')}"
+            late = trained.index("teacher", trained.index("student"))
             raise ValueError(
-                f"{place}.train is teacher, and a phase of the student comes before it; the teacher's phases come first"
-            )
-        if self.teacher_phases and self.teach.prompts == OWN_PROMPTS and self.task is None:
-            raise ValueError(
-                "a phase trains the teacher on the answers that a task or a file of prompts brings; name the file in "
-                "task.file or teach.prompts"
+                f"phases.{late}.train is teacher, and a phase of the student comes before it; the teacher's phases "
+                "come first"
             )
         if not self.student_phases and not self.student.as_is:
             raise ValueError(
@@ -215,12 +211,21 @@ class Recipe(Model):
                 f"task.file and teach.prompts ('{self.teach.prompts}') both say what the teacher is asked; "
                 "leave out one"
             )
-        if own and self.task is None and self.teach.answers != "teacher":
-            raise ValueError(
-                f"teach.answers is '{self.teach.answers}', and only a file of prompts or a task brings answers; "
-                "name one in teach.prompts or task.file"
-            )
         return self
+
+    @property
+    def lacks_answers(self) -> str | None:
+        """What of the recipe needs labelled answers, where it names no file that brings any; else None.
+
+        A recipe may wait for the file of the command's --data.
+        """
+        if self.task is not None or self.teach.prompts != OWN_PROMPTS:
+            return None
+        if self.teacher_phases:
+            return "a phase trains the teacher on labelled answers"
+        if self.teach.answers != "teacher":
+            return f"teach.answers is '{self.teach.answers}'"
+        return None
 
     @model_validator(mode="after")
     def _known_mixes(self) -> "Recipe":

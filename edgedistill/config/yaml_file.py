@@ -195,7 +195,10 @@ def explain(error: ValidationError, model: type[Model], content: Mapping[str, An
     if kind == "value_error":
         text = str(context["error"])
         end = "" if text.endswith((".", "?")) else "."
-        return f"{key} is {value}; {text}{end}" if key else f"{text}{end}"
+        if not key:
+            return f"{text}{end}"
+        # Of a part with several keys, which one is wrong is in the text.
+        return f"{key}: {text}{end}" if isinstance(given, dict) else f"{key} is {value}; {text}{end}"
     return f"{key} is {value}; {first['msg'][:1].lower()}{first['msg'][1:]}."
 
 

@@ -96,6 +96,11 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
     """Raise InputError for what would stop a later stage."""
     teach, context = recipe.teach, facts.shape.context
     where = f"recipe {recipe.name}"
+    if recipe.lacks_answers is not None:
+        raise InputError(
+            f"{where}: {recipe.lacks_answers}, and no file brings answers. Give one with --data FILE, or name it in "
+            "task.file or teach.prompts."
+        )
     if teach.style == "chat" and not facts.tokenizer.has_chat_template:
         raise InputError(
             f"{where}: teach.style is 'chat', but the teacher {facts.name} has no chat template. "

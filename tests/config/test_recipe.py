@@ -125,7 +125,7 @@ def test_schemas_are_json_and_name_every_key():
         ("distill:", "distill is null; it must be a group of keys: "),
         (
             "distill: {batch_tokens: 700}",
-            "distill is a group of keys; batch_tokens (700) must be a multiple of seq_len (512).",
+            "distill: batch_tokens (700) must be a multiple of seq_len (512).",
         ),
         ("distill: {loss: {forward_kl: 0, cross_entropy: 0}}", "one of forward_kl and cross_entropy must be above 0"),
         ("mixes: [q4_0, q4_km]", "mixes has 'q4_km'; it must be one of q4_0, q8_0, q4_k_m, "),
@@ -158,10 +158,7 @@ def test_schemas_are_json_and_name_every_key():
             "student: {as_is: true, layers: 4}",
             "as_is keeps all of the teacher's layers; leave out layers (4), or set as_is to false.",
         ),
-        (
-            "student: {kind: deep}",
-            "student is a group of keys; kind is 'deep'; it must be one of same, depth, width, depth+width.",
-        ),
+        ("student: {kind: deep}", "student: kind is 'deep'; it must be one of same, depth, width, "),
         ("student: {kind: width}", "the kind width cuts nothing without one of ffn, heads, kv_heads, width and share."),
         (
             "student: {kind: depth+width, layers: 3}",
@@ -190,9 +187,25 @@ def test_schemas_are_json_and_name_every_key():
         ("phases: [{tokens: 0}]", "phases.0.tokens is 0; it must be above 0."),
         ("phases: [{train: all}]", "phases.0.train is 'all'; it must be one of student, teacher."),
         ("phases: [{tokns: 1}]", "phases.0.tokns is not a key; allowed are tokens, seq_len, "),
+        (
+            "phases: [{train: student}, {train: teacher}]",
+            "phases.1.train is teacher, and a phase of the student comes before it; the teacher's phases come first.",
+        ),
+        (
+            "phases: [{train: teacher}]",
+            "phases has none that trains the student; add {train: student}, or let student.kind be same.",
+        ),
+        (
+            "phases: [{train: teacher, loss: [{kl: forward}]}, {train: student}]",
+            "phases.0: train is teacher, and a term of loss compares with the teacher; leave loss out",
+        ),
+        (
+            "phases: [{order: easy_first, loss: [{text: true}]}]",
+            "phases.0: order is easy_first, and no term of loss reads the teacher's probabilities",
+        ),
         ("phases: []\ndistill: {}", "distill is a short form of phases, and both are there; leave out one of them."),
         ("distill: {loss: []}", "distill.loss is empty; it must have at least one entry."),
-        ("distill: {loss: {kl: 1}}", "distill.loss is a group of keys; 'kl' is not a key of its short form, which has"),
+        ("distill: {loss: {kl: 1}}", "distill.loss: 'kl' is not a key of its short form, which has"),
         ("distill: {loss: {forward_kl: x}}", "forward_kl is 'x'; it must be a number of at least 0."),
         (
             "distill: {loss: [{kl: forwards}]}",
@@ -485,10 +498,10 @@ def test_a_definition_goes_before_what_a_name_would_mean(recipe_of):
     [
         ("{base: q4km}", "define_mixes.a.base is 'q4km'; it must be one of q4_0, "),
         ("{base: q4km}", "Did you mean 'q4_k_m'?"),
-        ("{}", "define_mixes.a is a group of keys; it must have either base, with rules, or auto."),
+        ("{}", "define_mixes.a: it must have either base, with rules, or auto."),
         (
             "{auto: 4.5, base: q4_0}",
-            "define_mixes.a is a group of keys; it must have either base, with rules, or auto.",
+            "define_mixes.a: it must have either base, with rules, or auto.",
         ),
         ("{auto: 4.5, rules: [{tensors: x, grid: q4_0}]}", "rules go with base; auto chooses every grid itself."),
         ("{base: q4_0, grids: [q4_0, q8_0]}", "grids and tokens go with auto."),

@@ -463,3 +463,18 @@ def test_the_passes_in_which_curvature_is_measured_are_planned():
         for shape in (SMOL, replace(SMOL, ffn=8192, width=2048, heads=32, kv_heads=8))
     )
     assert wide.tokens > 3 * narrow.tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"teach": {"answers": "own"}}, "teach.answers is 'own'"),
+        ({"phases": [{"train": "teacher"}, {"train": "student"}]}, "a phase trains the teacher on labelled answers"),
+    ],
+)
+def test_a_recipe_that_waits_for_labels_says_how_to_give_them(changes: dict[str, object], why: str):
+    chat = load_recipe("chat").to_dict()
+    teach = chat["teach"] | changes.get("teach", {})
+    recipe = Recipe.model_validate(chat | changes | {"teach": teach})
+    with pytest.raises(InputError, match=f"recipe chat: {why}, and no file brings answers. Give one with --data FILE"):
+        make_plan(recipe, load_target("laptop-cpu"), facts_of(), MACHINE)
