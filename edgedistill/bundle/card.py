@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgedistill import licences
-from edgedistill.bundle.figures import figure_table, task_table
+from edgedistill.bundle.figures import figure_table, own_task_table, task_table
 from edgedistill.bundle.front_matter import front_matter
 from edgedistill.bundle.harmless import text, word
 from edgedistill.bundle.recommended import Recommended, recommended
@@ -115,6 +115,7 @@ def model_card(
         "",
         "`sha256sum -c SHA256SUMS` checks them all.",
         "",
+        *own_task_table(report, rows),
         *figure_table(report, rows),
         *task_table(rows),
         *_programs(folder, chosen, chat),
@@ -232,7 +233,7 @@ def _limits(report: Report) -> list[str]:
         limits.append(
             "Training on the grid followed a sample of text; on other text less of the loss may have been won back."
         )
-    if not any(row.tasks for row in rows):
+    if not any(row.tasks or row.task for row in rows):
         limits.append(
             "No task was measured: nearness to the float weights says how much rounding changed, not how "
             "able the model is."

@@ -2,7 +2,9 @@
 
 from edgedistill.bundle.harmless import text
 from edgedistill.results.report import Report
-from edgedistill.results.row import Row, TaskShare
+from edgedistill.results.row import Row
+from edgedistill.results.share import Difference, TaskShare
+from edgedistill.results.task import FIGURES
 from edgedistill.show import DASH, NATS, show, show_bytes, show_count
 
 HEADS = "| artifact | runtime | size | perplexity | KL | KL 99 % | same top | decode | prefill | peak RSS |"
@@ -35,6 +37,43 @@ def figure_table(report: Report, rows: list[Row]) -> list[str]:
     ]
     lines += [f"| {' | '.join(_cells(row, report.first_judge))} |" for row in rows]
     return [*lines, ""]
+
+
+def own_task_table(report: Report, rows: list[Row]) -> list[str]:
+    """The user's own task with intervals and differences; nothing where there is none."""
+    scored = [(row, row.task) for row in rows if row.task is not None]
+    if report.task is None or not scored:
+        return []
+    facts = report.task
+    known = [name for name in FIGURES if any(score.figures.get(name) is not None for _, score in scored)]
+    against = [f"to the {report.float_name}"]
+    if any(score.to_teacher for _, score in scored):
+        against.insert(0, "to the teacher")
+    heads = [text(facts.metric), *against, *(FIGURES[name] for name in known)]
+    lines = [
+        f"## The task: {text(facts.name)}",
+        "",
+        f"{facts.items} test rows that no training saw, the likeliest answer each. 95 % intervals in brackets; "
+        "differences in points of percent on the same rows, with intervals that hold for all files at once.",
+        "",
+        f"| artifact | size | {' | '.join(heads)} |",
+        f"|---|---:|{'---:|' * len(heads)}",
+    ]
+    for row, score in scored:
+        share = f"{show(score.share, 'share')} ({show(score.low, 'share')} to {show(score.high, 'share')})"
+        pairs = [score.to_teacher, score.to_float][-len(against) :]
+        others = [show(score.figures.get(name), "share") for name in known]
+        cells = [text(row.label), show_bytes(row.file_bytes), share, *map(_points, pairs), *others]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _points(difference: Difference | None) -> str:
+    """'-2.5 (-6.0 to +1.0)', in points of percent."""
+    if difference is None:
+        return DASH
+    own, low, high = (f"{100 * value:+.1f}" for value in (difference.difference, difference.low, difference.high))
+    return f"{own} ({low} to {high})"
 
 
 def task_table(rows: list[Row]) -> list[str]:

@@ -146,10 +146,15 @@ def object_of(text: str) -> dict[str, Any] | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _no_json(name: str) -> None:
+    """NaN and infinities, which Python reads and JSON doesn't have."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def _text(content: Any, what: str, where: str) -> str:

@@ -9,7 +9,7 @@ from edgedistill.measure.intervals import CONFIDENCE, paired_difference, wilson
 from edgedistill.measure.multiple_choice import Question, answer_questions, right_answers
 from edgedistill.measure.refusals import reply_to
 from edgedistill.progress import Progress
-from edgedistill.results.row import Difference, TaskShare
+from edgedistill.results.share import Difference, TaskShare
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 

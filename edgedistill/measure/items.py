@@ -12,6 +12,7 @@ from pathlib import Path
 from edgedistill.config.recipe import Measure
 from edgedistill.config.tasks import Choice, Item, ItemSet, chance_share, read_questions, read_requests
 from edgedistill.measure.refusals import MAX_NEW, asking
+from edgedistill.measure.task_items import SLACK, TaskItems
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -19,13 +20,11 @@ from edgedistill.results.measurement import TaskSet
 from edgedistill.show import visible
 from edgedistill.templates.render import render_for
 
-SLACK = 8  # tokens by which a runtime's count may differ from the tokenizer's: a blank of its own, a bos token
-
 
 @dataclass(frozen=True)
 class Items:
     """Questions and requests, by set, and the room in tokens that the longest of each needs with its option or its
-    answer; the system message that requests begin with.
+    answer; the system message that requests begin with; and the user's task, if there is one.
     """
 
     questions: tuple[ItemSet[Choice], ...]
@@ -33,6 +32,7 @@ class Items:
     question_tokens: int
     request_tokens: int
     system: str | None = None
+    task: TaskItems | None = None
 
     def task_sets(self) -> tuple[TaskSet, ...]:
         """What the sets are, for measure.json."""

@@ -17,6 +17,7 @@ from edgedistill.measure.kept import write_whole
 from edgedistill.measure.records import RecordSource, layer_record, row_records
 from edgedistill.measure.row import load_row
 from edgedistill.measure.speed import load_speeds
+from edgedistill.measure.task_answers import with_differences
 from edgedistill.results.measurement import JudgedText, Layers, Measurement, RowFigures, Sample, WonBack
 from edgedistill.results.record import Record
 from edgedistill.results.row import LLAMA_CPP, RIVAL, Artifact, Row, Speed
@@ -71,6 +72,7 @@ def join_rows(files: Sequence[MeasuredFile], layers: Mapping[str, Layers], setti
     """
     source = RecordSource(machine_facts(), setting.command)
     rows = _over_rival(_with_differences([_row(file) for file in files], files), files)
+    rows = _with_task_differences(rows, files)
     errors = {mix: each.tensors for mix, each in layers.items()}
     records: list[Record] = []
     for file, row in zip(files, rows, strict=True):
@@ -83,6 +85,7 @@ def join_rows(files: Sequence[MeasuredFile], layers: Mapping[str, Layers], setti
         machine=source.machine,
         on_target=setting.on_target,
         judges=tuple(JudgedText(judge.name, judge.source, judge.tokens) for judge in setting.judges),
+        task=setting.items.task.facts if setting.items.task else None,
         task_sets=setting.items.task_sets(),
         rows=tuple(rows),
         recovered=recovered_shares(rows, [judge.name for judge in setting.judges]),
@@ -111,6 +114,7 @@ def _row(file: MeasuredFile) -> Row:
         file_bytes=artifact.file_bytes,
         quality=dict(figures.quality),
         speed=file.speed,
+        task=figures.task.score if figures.task else None,
         tasks=figures.tasks,
         refusals=figures.refusals,
         worst=figures.worst,
@@ -143,6 +147,25 @@ def _over_rival(rows: Sequence[Row], files: Sequence[MeasuredFile]) -> list[Row]
         replace(row, over_rival=differences(bits, file.figures.bits, len(bits))) if row.packed else row
         for row, file in zip(rows, files, strict=True)
     ]
+
+
+def _with_task_differences(rows: Sequence[Row], files: Sequence[MeasuredFile]) -> list[Row]:
+    """The rows, each with its paired differences from the answers of the float model, the teacher and the rival to the
+    user's task.
+    """
+    bases: dict[str, tuple[MeasuredFile, str]] = {}
+    for file in files:
+        if file.artifact.kind in ("float", "teacher", RIVAL) and file.figures.task is not None:
+            bases.setdefault(file.artifact.kind, (file, file.figures.task.bits))
+    compared = []
+    for row, file in zip(rows, files, strict=True):
+        task = file.figures.task
+        if task is None:
+            compared.append(row)
+            continue
+        others = {name: bits for name, (base, bits) in bases.items() if base is not file}
+        compared.append(replace(row, task=with_differences(task, others, len(files) - 1)))
+    return compared
 
 
 def _sample(prompt: str, files: Sequence[MeasuredFile]) -> Sample:

@@ -7,7 +7,8 @@ from typing import Any
 
 from edgedistill.results.measurement import LayerError
 from edgedistill.results.record import Record
-from edgedistill.results.row import Artifact, Quality, Row, Speed, TaskShare
+from edgedistill.results.row import Artifact, Quality, Row, Speed
+from edgedistill.results.share import TaskShare
 
 UNITS = {"ppl": "perplexity", "kl": "nats per token", "top1": "share"}
 DECODER = "gguf"  # what reads a file's weights for their errors
@@ -44,6 +45,9 @@ def row_records(artifact: Artifact, row: Row, source: RecordSource) -> list[Reco
     records += _speed_records(artifact, row.speed, source)
     records += _share_records(artifact, "task", row.tasks, source)
     records += _share_records(artifact, "refusals", row.refusals, source)
+    if row.task is not None:
+        figures = {row.task.metric: row.task.share, **row.task.figures}
+        records += [source.record(artifact, f"own task, {name}", value, "share") for name, value in figures.items()]
     if row.worst:
         mean = sum(token.kl for token in row.worst) / len(row.worst)
         records.append(source.record(artifact, "worst tokens, mean kl", mean, "nats per token"))

@@ -1,5 +1,5 @@
-"""Measures one packed file on texts, questions and requests. Each part is written at once, so that a kill costs no more
-than the part that is being measured.
+"""Measures one packed file on texts, questions, requests and the user's task. Each part is written at once, so that a
+kill costs no more than the part that is being measured.
 
 Nothing in a row depends on other files, nor on what the file is called: join.py joins rows, and adds the speeds that
 were taken in turn.
@@ -20,10 +20,12 @@ from edgedistill.measure.kept import keep, keep_typed, read_json, write_whole
 from edgedistill.measure.load import LazyRuntime, context_of, open_runtime, threads_of
 from edgedistill.measure.quality import measure_quality
 from edgedistill.measure.refusals import asking
+from edgedistill.measure.task_answers import AllSaid, ask_rows, grade
+from edgedistill.measure.task_items import TaskItems
 from edgedistill.measure.worst import WorstTokens
 from edgedistill.progress import Progress
 from edgedistill.results.codec import JsonData
-from edgedistill.results.measurement import RowFigures
+from edgedistill.results.measurement import RowFigures, TaskAnswers
 from edgedistill.results.row import LLAMA_CPP, Artifact, Quality, WorstToken
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
@@ -31,7 +33,7 @@ from edgedistill.runtimes.repetition import STOPPED, RepetitionGuard
 from edgedistill.show import visible
 
 ROW = "row.json"
-PARALLEL = 16  # answers to requests written at once
+PARALLEL = 16  # answers written at once
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def measure_row(artifact: Artifact, inputs: RowInputs) -> None:
         samples = keep(inputs.part("samples"), lambda: _samples(model(), artifact, inputs))
     questions = _answers(artifact, inputs)
     requests = _refusals(artifact, inputs)
+    task = None if inputs.items.task is None else _task(artifact, inputs, inputs.items.task)
     figures = RowFigures(
         quality=judged.quality,
         worst=judged.worst,
@@ -77,6 +80,7 @@ def measure_row(artifact: Artifact, inputs: RowInputs) -> None:
         bits=questions | {f"refusals {name}": bits for name, bits in requests.items()},
         tasks={name: share_right(bits) for name, bits in questions.items()},
         refusals={name: share_refused(bits) for name, bits in requests.items()},
+        task=task,
     )
     write_whole(inputs.folder / ROW, figures.to_json())
 
@@ -147,6 +151,29 @@ def _answers(artifact: Artifact, inputs: RowInputs) -> dict[str, Bits]:
         for index, choices in enumerate(inputs.items.questions):
             answers[choices.name] = keep(inputs.part(f"task-{index}"), partial(ask, model, choices))
     return answers
+
+
+def _task(artifact: Artifact, inputs: RowInputs, items: TaskItems) -> TaskAnswers:
+    """The user's task: asked, then graded."""
+    progress, name, threads = inputs.progress, visible(items.facts.name, lines=False), threads_of(inputs.recipe)
+
+    def ask() -> AllSaid:
+        progress.start(f"{artifact.label}: task {name}", len(items.rows), "answers")
+        with closing(open_runtime(artifact.runtime, artifact.path, threads, items.tokens, PARALLEL)) as model:
+            said = ask_rows(model, items, progress)
+        progress.finish()
+        return said
+
+    def check() -> TaskAnswers:
+        if items.settings.verify is None:
+            return grade(items, said, lambda: None)
+        progress.start(f"{artifact.label}: answers of task {name} verified", len(items.rows), "answers")
+        graded = grade(items, said, lambda: progress.advance(1))
+        progress.finish()
+        return graded
+
+    said = keep_typed(AllSaid, inputs.part("said"), ask)
+    return keep_typed(TaskAnswers, inputs.part("graded"), check)
 
 
 def _refusals(artifact: Artifact, inputs: RowInputs) -> dict[str, Bits]:

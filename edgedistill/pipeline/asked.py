@@ -44,6 +44,13 @@ def task_files(task: Task) -> dict[str, Outside]:
     return files
 
 
+def asked_task(task: Task) -> dict[str, Json]:
+    """The settings by which files are asked a task and graded. Of a verifier's own files the content counts."""
+    words: list[Json] = [Path(word).name if Path(word) in task.verify_files else word for word in task.verify or ()]
+    limits: dict[str, Json] = {"items": task.items, "max_answer_tokens": task.max_answer_tokens}
+    return task_rows(task) | limits | {"verify": words, "verify_seconds": task.verify_seconds}
+
+
 def task_rows(task: Task) -> dict[str, Json]:
     """The settings by which a task's files become rows and are split."""
     return {

@@ -43,6 +43,8 @@ QUICKLY_FITTED_PER_S = 4e6
 ACTIVATION_WIDTHS = 18
 # Tokens of a question of openbookqa with its options, and of a request with its template and the start of an answer.
 QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
+# Of a task's rows: tokens of a chat template, and characters a token, of which JSON and names have fewer.
+TEMPLATE_TOKENS, TOKEN_CHARACTERS, ANSWER_CHARACTERS = 32, 4, 3
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6
 START_S = 4.0  # a model loaded, a runtime started
@@ -306,9 +308,11 @@ class Estimates:
 
     def row(self) -> StageEstimate:
         """One file judged and asked."""
-        tokens = self.judged_tokens + self._asked_tokens()
+        read, written = self._task_tokens()
+        tokens = self.judged_tokens + self._asked_tokens() + read
         seconds = START_S + 2 * self.size * tokens / (READ_FLOPS_PER_CORE * self.context.cores)
-        return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * self.size, 10**5)
+        seconds += 2 * self.size * written / self._write_flops
+        return StageEstimate(tokens + written, seconds, BASE_RAM_BYTES + 4 * self.size, 10**5)
 
     def layers(self) -> StageEstimate:
         """A mix's errors by layer."""
@@ -343,6 +347,16 @@ class Estimates:
         chats = self.context.facts.tokenizer.has_chat_template
         requests = 2 * measure.refusal_items * REQUEST_TOKENS if chats else 0
         return len(measure.tasks) * measure.task_items * QUESTION_TOKENS + requests
+
+    def _task_tokens(self) -> tuple[int, int]:
+        """Tokens of the user's task that each file reads and writes, by the characters of its rows."""
+        settings, task = self.context.recipe.task, self.context.task
+        if settings is None or task is None:
+            return 0, 0
+        rows = task.asked(settings.items)
+        read = sum(TEMPLATE_TOKENS + row.prompt.characters // TOKEN_CHARACTERS for row in rows)
+        written = sum(1 + min(settings.max_answer_tokens, len(row.answer) // ANSWER_CHARACTERS) for row in rows)
+        return read, written
 
     def _curvature_bytes(self) -> int:
         """Of a matrix over the inputs of each linear layer in float16, as they are kept."""

@@ -13,7 +13,7 @@ another sitting.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint
 from edgedistill.mixes import Mix
+from edgedistill.pipeline.asked import asked_task, task_files
 from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
@@ -199,18 +200,39 @@ class JudgingStages:
             "machine": fingerprint(),
             "cores": context.cores,
         }
+        if context.recipe.task is not None:
+            settings["task"] = asked_task(context.recipe.task)
         inputs = ("judges", *self._reference_stages.values())
-        outside = {"file": Outside(file.place), **item_files(context)}
+        outside = {"file": Outside(file.place), **item_files(context), **self._task_files}
         estimate = self.estimates.row()
         return Stage(file.stage, "row", work, settings, inputs, outside, mix=file.mix, estimate=estimate)
+
+    @property
+    def _task_files(self) -> dict[str, Outside]:
+        """The user's task and its verifier, as a stage reads them."""
+        task = self.context.recipe.task
+        if task is None:
+            return {}
+        verifier = {f"verify {number}": Outside(path) for number, path in enumerate(task.verify_files)}
+        return task_files(task) | verifier
 
     def _items(self, done: Finished) -> "Items":
         """The recipe's questions and requests that fit the model."""
         from edgedistill.measure.items import choose_items
+        from edgedistill.measure.task_items import choose_task_items
 
         measure = self.context.recipe.measure
         system = kept_system(done.folder("judges"))
-        return done.once("items", lambda: choose_items(measure, done.folder(self.student), done.progress, system))
+        task, model = self.context.recipe.task, done.folder(self.student)
+        chats = self.context.recipe.teach.style == "chat"
+
+        def choose() -> "Items":
+            items = choose_items(measure, model, done.progress, system)
+            if task is None or self.context.task is None:
+                return items
+            return replace(items, task=choose_task_items(task, self.context.task, chats, model, done.progress))
+
+        return done.once("items", choose)
 
     def _layers(self, mix: str) -> Stage:
         """A mix's errors by layer, of its files in llama.cpp."""
@@ -281,8 +303,10 @@ class JudgingStages:
             "on_target": context.target.this_machine,
             "rows": table,
         }
+        if context.recipe.task is not None:
+            settings["task"] = {"name": context.recipe.task.name, **asked_task(context.recipe.task)}
         inputs = ("judges", *(stage.name for stage in (*rows, *layers)), "speeds")
-        outside = item_files(context)
+        outside = item_files(context) | self._task_files
         return Stage(JOINED, "papers", work, settings, inputs, outside, estimate=self.estimates.papers())
 
     def _artifacts(self, done: Finished) -> list[Artifact]:

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from edgedistill.report import svg
 from edgedistill.report.charts import SHAPES
 from edgedistill.report.rows import shipped_row, short_name
-from edgedistill.results.row import Row, TaskShare
+from edgedistill.results.row import Row
+from edgedistill.results.share import TaskShare
 from edgedistill.show import show, show_spread
 
 ROW = 24.0  # units high

@@ -50,6 +50,7 @@ def build_report(
         predictions=tuple(_predictions(plan, rows)),
         teach=teach,
         curves=tuple(curves),
+        task=measure.task,
         task_sets=measure.task_sets,
         layers=layers,
         layers_by=measure.layers_by if layers else None,

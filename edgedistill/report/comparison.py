@@ -20,9 +20,11 @@ from rich.text import Text
 from edgedistill.report.recommend import row_troubles, why_none
 from edgedistill.report.terminal import STYLES, left_out_note, paper, print_table, speed_cell
 from edgedistill.results.chance import guessed_tasks, telling_rows, without_tasks
-from edgedistill.results.front import mean_kl, mean_task
+from edgedistill.results.front import mean_kl, mean_task, task_score
 from edgedistill.results.report import Report
-from edgedistill.results.row import Row, TaskShare
+from edgedistill.results.row import Row
+from edgedistill.results.share import Difference, TaskShare
+from edgedistill.results.task import TaskScore
 from edgedistill.show import DASH, NATS, show, show_bytes, visible
 from edgedistill.store.whole import atomic_write
 
@@ -83,6 +85,7 @@ def comparison(
         "files": dict(files),
         "target": report.target.to_json(),
         "on_target": report.on_target,
+        "task": report.task.to_json() if report.task else None,
         "judges": [judge.to_json() for judge in report.judges],
         "front": report.front.to_json(),
         "recommendation": recommendation,
@@ -108,6 +111,11 @@ def flat(row: Row, report: Report) -> dict[str, Any]:
         "fits": None if clauses is None else not clauses,
         "why_not": "; ".join(clauses or ()),
     }
+    if row.task is not None:
+        cells |= _share_cells("task", row.task)
+        cells |= {f"task_{name}": value for name, value in row.task.figures.items()}
+        for name, difference in (("float", row.task.to_float), ("teacher", row.task.to_teacher)):
+            cells |= _difference_cells(f"task_minus_{name}", difference)
     for judge in report.judge_names:
         quality, word = row.on(judge), _word(judge)
         cells[f"{word}_perplexity"] = quality.ppl
@@ -160,7 +168,9 @@ def render_comparison(report: Report, width: int, color: bool = False) -> str:
     chosen = report.recommendation
     sentence = chosen.sentence if chosen else why_none(report)
     print_table(console, _table(report), WHOLE)
-    axes = f"size, tokens/s, KL{', tasks' if _with_tasks(report) else ''}"
+    axes = f"size, tokens/s, KL{', tasks' if _with_tasks(report) and not report.task else ''}"
+    if report.task:
+        axes += ", the task"
     marks = (
         f"{FRONT} on the Pareto front ({axes}): no other file is as good in all and better in one.  {CHOSEN} "
         "recommended."
@@ -185,7 +195,13 @@ def render_comparison(report: Report, width: int, color: bool = False) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _share_cells(name: str, share: TaskShare) -> dict[str, Any]:
+def _difference_cells(name: str, difference: Difference | None) -> dict[str, Any]:
+    if difference is None:
+        return {}
+    return {f"{name}": difference.difference, f"{name}_low": difference.low, f"{name}_high": difference.high}
+
+
+def _share_cells(name: str, share: TaskShare | TaskScore) -> dict[str, Any]:
     return {
         f"{name}_share": share.share,
         f"{name}_low": share.low,
@@ -220,7 +236,7 @@ def _is_chosen(row: Row, report: Report) -> bool:
 def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     short = [name.removeprefix("held-out ") for name in report.judge_names]
-    names = ["", "file", "size", *(f"KL {name}" for name in short)]
+    names = ["", "file", "size", *([report.task.metric] if report.task else []), *(f"KL {name}" for name in short)]
     names.append(f"same top {short[0]}" if short else "same top")
     if _with_tasks(report):
         names.append("tasks")
@@ -238,6 +254,8 @@ def _cells(row: Row, report: Report) -> list[str]:
     front = FRONT if row.label in report.front.labels else " "
     chosen = CHOSEN if _is_chosen(row, report) else " "
     cells = [front + chosen, visible(row.label, lines=False), show_bytes(row.file_bytes)]
+    if report.task is not None:
+        cells.append(show(task_score(row), "share"))
     cells += [show(row.on(judge).student.kl_mean, NATS) for judge in judges]
     cells.append(show(row.on(judges[0]).student.top1, "share") if judges else DASH)
     if _with_tasks(report):

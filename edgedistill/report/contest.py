@@ -1,8 +1,9 @@
 """The student's file against the rival that costs nothing, the teacher on grids in the same bytes: which one to ship.
 
 The one that alone meets the target's limits; else the better one; else the faster one; else the teacher, which takes no
-distilling. Better is: a difference on a task that is certain (its whole paired interval lies on one side of 0), else a
-mean KL to the teacher that is lower by more than is noticed, on the text where it is highest.
+distilling. Better is a certain difference on the user's own task: its whole paired interval lies on one side of 0.
+Where there is no such task it is a certain difference on a set of questions, else a mean KL to the teacher that is
+lower by more than is noticed, on the text where it is highest.
 """
 
 from dataclasses import dataclass
@@ -66,7 +67,21 @@ def _limits(report: Report, student: Row, rival: Row) -> _Finding | None:
 
 def _quality(report: Report, student: Row, rival: Row) -> _Finding | None:
     """Who is better; None where nothing was measured of both."""
-    return _tasks(student, rival) or _closeness(report, student, rival) or _perplexity(report, student, rival)
+    by_task = _own_task(student, rival) or _tasks(student, rival)
+    return by_task or _closeness(report, student, rival) or _perplexity(report, student, rival)
+
+
+def _own_task(student: Row, rival: Row) -> _Finding | None:
+    """The user's own task, which decides alone where both were asked it; None where they weren't."""
+    if student.task is None or rival.task is None or student.task.to_rival is None:
+        return None
+    difference, metric = student.task.to_rival, student.task.metric
+    own, theirs = (show(task.share, "share") for task in (student.task, rival.task))
+    interval = f"{show(difference.low, 'share')} to {show(difference.high, 'share')}"
+    words = f"on the task the student's {metric} is {own}, the teacher's {theirs} (difference from {interval})"
+    if not difference.sure:
+        return _Finding(None, words)
+    return _Finding(STUDENT if difference.low > 0 else TEACHER, words)
 
 
 def _tasks(student: Row, rival: Row) -> _Finding | None:

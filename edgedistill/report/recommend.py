@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgedistill.results.chance import telling_rows
-from edgedistill.results.front import GIVEN, LEAST_KL, OFFERED, in_steps, worst_kl
+from edgedistill.results.front import GIVEN, LEAST_KL, OFFERED, in_steps, task_score, worst_kl
 from edgedistill.results.limits import Figures, first_token_s, troubles
 from edgedistill.results.planned import PlannedMix
 from edgedistill.results.report import Recommendation, Report
@@ -17,6 +17,14 @@ from edgedistill.show import NATS, show, show_bytes, show_rate
 # A difference of mean KL(float ‖ file) that is noticed, in nats a token. KL is what the file's logarithm of perplexity
 # lies above the float model's on text that the float model writes, so 0.05 nats are 5 % of perplexity.
 NOTICEABLE_KL = 0.05
+# A difference of the share of the user's own task that a file may lose against the best of those that fit.
+NOTICEABLE_TASK = 0.02
+ROUNDING = 1e-9  # of differences of shares
+TASK_RULE = (
+    f"Of the files that fit the target and whose {{metric}} on the task is at most {NOTICEABLE_TASK * 100:g} points of "
+    "percent below the best of theirs, take the smallest of those with the fewest certain losses on the task, "
+    "questions and refusals."
+)
 RULE = (
     f"Of the files that fit the target and whose KL is at most {NOTICEABLE_KL:g} nats a token above the lowest of "
     "theirs, take the smallest of those with the fewest certain losses on tasks and refusals."
@@ -32,6 +40,11 @@ class _Candidate:
     kl: float
 
     @property
+    def score(self) -> float:
+        """Its share of the user's own task; 0 where it wasn't asked."""
+        return task_score(self.row) or 0.0
+
+    @property
     def by_size(self) -> tuple[float, float]:
         """The smallest first; of equal ones that with the least loss."""
         return in_steps(self.file_bytes, "file_bytes"), self.kl
@@ -43,7 +56,8 @@ class _Candidate:
 
 
 def recommend(report: Report) -> Recommendation | None:
-    """The file to take for the target, by RULE; None where no file fits or none was judged.
+    """The file to take for the target, by RULE, or by TASK_RULE where files were asked the user's own task; None where
+    no file fits or none was judged.
 
     KL is the highest mean of all judges, to the float model. A task is a certain loss where the whole interval of the
     difference to the float model lies below 0; one at which the float model itself guesses is left out.
@@ -52,7 +66,8 @@ def recommend(report: Report) -> Recommendation | None:
     if not able:
         return None
     choice = _choice(able)
-    return Recommendation(choice.row.label, choice.row.mix, _sentence(choice, able, report), RULE)
+    rule = TASK_RULE.format(metric=choice.row.task.metric) if _by_task(able) and choice.row.task else RULE
+    return Recommendation(choice.row.label, choice.row.mix, _sentence(choice, able, report), rule)
 
 
 def mix_to_use(report: Report) -> str | None:
@@ -70,16 +85,24 @@ def mix_to_use(report: Report) -> str | None:
 
 
 def _choice(able: Sequence[_Candidate]) -> _Candidate:
-    """The candidate that RULE names."""
+    """The candidate that the rule names."""
     near = _near(able)
     fewest = min(len(losses(each.row)) for each in near)
     return min((each for each in near if len(losses(each.row)) == fewest), key=lambda each: each.by_size)
 
 
 def _near(able: Sequence[_Candidate]) -> list[_Candidate]:
-    """The candidates whose KL isn't noticeably above the lowest."""
+    """The candidates that aren't noticeably worse than the best: on the user's own task, else by their KL."""
+    if _by_task(able):
+        least = max(each.score for each in able) - NOTICEABLE_TASK - ROUNDING
+        return [each for each in able if each.score >= least]
     most = min(each.kl for each in able) + NOTICEABLE_KL
     return [each for each in able if each.kl <= most]
+
+
+def _by_task(able: Sequence[_Candidate]) -> bool:
+    """Whether files are chosen by the user's own task: each was asked it."""
+    return all(task_score(each.row) is not None for each in able)
 
 
 def offered(report: Report) -> list[Row]:
@@ -110,6 +133,8 @@ def losses(row: Row) -> list[str]:
     Refusing safe requests more often is a loss too: there the interval lies above 0.
     """
     names = []
+    if row.task is not None and row.task.to_float is not None and row.task.to_float.high < 0:
+        names.append("the task")
     for name, difference in row.differences.items():
         worse = difference.low > 0 if name == "refusals safe" else difference.high < 0
         if worse:
@@ -176,6 +201,8 @@ def _planned(row: Row, report: Report) -> PlannedMix | None:
 def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) -> str:
     """Which file and why, what it loses, and where its speed was measured."""
     verb = "Keep" if choice.row.kind == GIVEN else "Take"
+    if _by_task(able) and choice.row.task is not None:
+        return _task_sentence(choice, able, report)
     least = min(able, key=lambda each: each.by_kl)
     against = "" if choice is least else f" against {show(least.kl, NATS)}"
     loss = f"Its KL to the {report.float_name} is {show(choice.kl, NATS)} nats a token{against}"
@@ -186,6 +213,29 @@ def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) ->
     decode = choice.row.speed.decode.mean
     where = "" if decode is None else f" Speed as measured on {report.measured_on}."
     return f"{verb} {_figures(choice)}: {_why(choice, least, able, report.target.words)}. {loss}.{where}"
+
+
+def _task_sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) -> str:
+    """Which file, and what it gets right of the user's own task beside the best that fits."""
+    verb = "Keep" if choice.row.kind == GIVEN else "Take"
+    best = max(able, key=lambda each: each.score)
+    target, share = report.target.words, show(choice.score, "share")
+    metric = choice.row.task.metric if choice.row.task else ""
+    against = f" against {show(best.score, 'share')} of {_figures(best)}" if best.score > choice.score else ""
+    why = f"the only file to choose that fits {target}"
+    if len(able) > 1:
+        smallest = "the best on the task, and none that is as good is smaller"
+        if best.score > choice.score:
+            smallest = "the smallest that isn't noticeably worse on the task than the best"
+        why = f"of {len(able)} files that fit {target} {smallest}"
+    certain = [name for name in losses(choice.row) if name != "the task"]
+    loss = f"Its {metric} is {share}{against}"
+    if choice.row.task is not None and choice.row.task.to_float is not None and choice.row.task.to_float.high < 0:
+        loss += f", certainly below the {report.float_name}'s"
+    if certain:
+        loss += f"; it is certainly worse on {', '.join(certain)}"
+    where = "" if choice.row.speed.decode.mean is None else f" Speed as measured on {report.measured_on}."
+    return f"{verb} {_figures(choice)}: {why}. {loss}.{where}"
 
 
 def _why(choice: _Candidate, least: _Candidate, able: Sequence[_Candidate], target: str) -> str:

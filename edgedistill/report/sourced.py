@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from edgedistill.results.measurement import LayerError
 from edgedistill.results.record import Record
-from edgedistill.results.row import LLAMA_CPP, RIVAL, Difference, Quality, Row, Speed, TaskShare, Timing
+from edgedistill.results.row import LLAMA_CPP, RIVAL, Quality, Row, Speed, Timing
+from edgedistill.results.share import Difference, TaskShare
+from edgedistill.results.task import TaskScore
 
 COUNTS = ("tokens",)  # how much was judged; not itself a measurement
 
@@ -46,23 +48,26 @@ def sourced_row(row: Row, sources: Sources) -> Row:
     """The row with only those figures that a record vouches for; of its differences see `sourced_differences`."""
     quality = {judge: _quality(row, judge, figures, sources) for judge, figures in row.quality.items()}
     speed = _speed(row, sources)
+    task = _task(row, row.task, sources) if row.task else None
     tasks = _shares(row, "tasks", row.tasks, sources)
     refusals = _shares(row, "refusals", row.refusals, sources)
     mean = _mean(token.kl for token in row.worst)
     worst = row.worst if sources.vouch(row, mean, "worst tokens") else ()
-    return replace(row, quality=quality, speed=speed, tasks=tasks, refusals=refusals, worst=worst)
+    return replace(row, quality=quality, speed=speed, task=task, tasks=tasks, refusals=refusals, worst=worst)
 
 
 def sourced_differences(rows: Sequence[Row], sources: Sources) -> list[Row]:
     """The rows with their paired differences from the float row and from the rival's, where both shares are there and
-    differ by so much.
+    differ by so much; those of the user's own task from the teacher's too.
     """
     base, rival = (next((shares_of(row) for row in rows if row.kind == kind), {}) for kind in ("float", RIVAL))
+    scores = {row.kind: row.task.share for row in reversed(rows) if row.task is not None}
     return [
         replace(
             row,
             differences=_differences(row, row.differences, base, sources),
             over_rival=_differences(row, row.over_rival, rival, sources),
+            task=_task_differences(row.label, row.task, scores, sources) if row.task else None,
         )
         for row in rows
     ]
@@ -117,6 +122,23 @@ def _timing(row: Row, timing: Timing | None, name: str, sources: Sources) -> Tim
 
 def _shares(row: Row, key: str, shares: Mapping[str, TaskShare], sources: Sources) -> dict[str, TaskShare]:
     return {name: share for name, share in shares.items() if sources.vouch(row, share.share, f"{key} share", name)}
+
+
+def _task(row: Row, task: TaskScore, sources: Sources) -> TaskScore | None:
+    """The user's task with those figures that have a record; None where its share has none."""
+    figures = {name: value for name, value in task.figures.items() if sources.vouch(row, value, f"task, {name}")}
+    return replace(task, figures=figures) if sources.vouch(row, task.share, f"task, {task.metric}") else None
+
+
+def _task_differences(label: str, task: TaskScore, scores: Mapping[str, float], sources: Sources) -> TaskScore:
+    """The score with the differences that are those of the two rows' shares."""
+    kept: dict[str, Difference | None] = {}
+    for kind, difference in (("float", task.to_float), ("teacher", task.to_teacher), (RIVAL, task.to_rival)):
+        if difference is not None and kind in scores and same(task.share - scores[kind], difference.difference):
+            kept[kind] = difference
+        elif difference is not None:
+            sources.leave_out(label, f"task, difference to the {kind}")
+    return replace(task, to_float=kept.get("float"), to_teacher=kept.get("teacher"), to_rival=kept.get(RIVAL))
 
 
 def _differences(

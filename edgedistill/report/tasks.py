@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from edgedistill.report import bars
-from edgedistill.results.row import Difference, Row, TaskShare
+from edgedistill.results.row import Row
+from edgedistill.results.share import Difference, TaskShare
 
 # Kinds of requests, their words, and whether refusing them more or less often is better.
 REFUSALS = (("unsafe", "unsafe prompts", "more"), ("safe", "safe prompts", "fewer"))

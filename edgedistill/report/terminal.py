@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.results.front import task_score
 from edgedistill.results.report import Report
 from edgedistill.results.row import Row, Timing
 from edgedistill.show import DASH, NATS, show, show_bytes, show_seconds, visible
@@ -54,13 +55,15 @@ def render_terminal(report: Report, width: int, color: bool = False) -> str:
     out, console = paper(width, color)
     print_verdict(console, report)
     console.print()
-    first, names, sizes, speeds = report.first_judge, _names(), _sizes(), _speeds()
+    first, names, sizes, speeds = report.first_judge, _names(), _sizes(report), _speeds()
     if width >= WIDE:
         title = f"Judged on {first}; KL in nats per token, speed in tokens/s"
         print_table(console, _table(report, title, names + sizes + _qualities(first) + speeds))
     else:
-        print_table(console, _table(report, f"Judged on {first}; KL in nats per token", names + _qualities(first)))
-        print_table(console, _table(report, "Size, and speed in tokens/s", names[:1] + sizes + speeds))
+        quality = _table(report, f"Judged on {first}; KL in nats per token", names + _qualities(first))
+        size = _table(report, "Size, and speed in tokens/s", names[:1] + sizes + speeds)
+        for table in (size, quality) if report.task else (quality, size):
+            print_table(console, table)
     for judge in report.judge_names[1:]:
         print_table(console, _table(report, f"Judged on {judge}; KL in nats per token", names + _qualities(judge)))
     if any(row.speed.busy for row in report.rows):
@@ -120,9 +123,12 @@ def _names() -> list[Column]:
     ]
 
 
-def _sizes() -> list[Column]:
+def _sizes(report: Report) -> list[Column]:
+    """Sizes; the user's own task leads behind the file's."""
+    score: list[Column] = [(report.task.metric, lambda row: show(task_score(row), "share"))] if report.task else []
     return [
         ("size", lambda row: show_bytes(row.file_bytes)),
+        *score,
         ("bits", lambda row: show(row.bits_per_weight, "bits")),
     ]
 

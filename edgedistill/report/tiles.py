@@ -22,8 +22,23 @@ def tiles_of(report: Report, row: Row | None) -> list[Tile]:
     """The figures of a row; none without one."""
     if row is None:
         return []
-    tiles = [_size(row), _speed(report, row), _same_word(report, row), _loss(report, row), _memory(row)]
+    tiles = [
+        _task(report, row),
+        _size(row),
+        _speed(report, row),
+        _same_word(report, row),
+        _loss(report, row),
+        _memory(row),
+    ]
     return [tile for tile in tiles if tile]
+
+
+def _task(report: Report, row: Row) -> Tile | None:
+    """What the file gets right of the user's own task."""
+    if row.task is None or report.task is None:
+        return None
+    note = f"{row.task.right} of {row.task.items} rows of {report.task.name} that no training saw"
+    return _tile(row.task.metric, show(row.task.share, "share"), note)
 
 
 def _size(row: Row) -> Tile | None:

@@ -5,6 +5,7 @@ from functools import partial
 
 from edgedistill.report.recommend import mix_to_use, offered, row_troubles
 from edgedistill.report.rows import shipped_row
+from edgedistill.report.task import task_sentence
 from edgedistill.results.chance import guessed_tasks
 from edgedistill.results.curve import Curve
 from edgedistill.results.measurement import WonBack
@@ -26,7 +27,7 @@ def give_verdict(report: Report) -> Verdict:
     return Verdict(
         fits=bool(fitting),
         headline=_headline(report, reasons),
-        sentences=tuple(sentence for sentence in (speed, *recovery, *guessed) if sentence),
+        sentences=tuple(sentence for sentence in (task_sentence(report), speed, *recovery, *guessed) if sentence),
         mix=mix_to_use(report),
     )
 

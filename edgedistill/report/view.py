@@ -14,6 +14,7 @@ from edgedistill.report.lost import Lost, lost_view
 from edgedistill.report.plots import Plots, plots_view
 from edgedistill.report.rows import chosen_row
 from edgedistill.report.tables import PredictionTable, WonBackTable, prediction_table, won_back_table
+from edgedistill.report.task import TaskView, task_view
 from edgedistill.report.tasks import DifferenceTable, TaskChart, difference_table, task_charts
 from edgedistill.report.tiles import Tile, tiles_of
 from edgedistill.results.chance import telling_rows
@@ -70,6 +71,7 @@ class View:
     won_back: WonBackTable | None
     prediction_table: PredictionTable | None
     lost: Lost | None
+    own_task: TaskView | None
     tasks: list[TaskChart]
     differences: DifferenceTable | None
     answers: list[Answers]
@@ -104,7 +106,9 @@ def view(report: Report) -> View:
     predictions, lost, tasks = prediction_table(report), lost_view(report, rows, chosen), task_charts(rows)
     answers = [side_by_side(sample, rows, report.float_name, label) for sample in report.samples]
     curve_charts = [_curve_charts(curve) for curve in report.curves]
+    own_task = task_view(report, rows)
     there = {
+        "task": ("The task", own_task),
         "choice": ("Size, speed, quality", plots.quality or plots.speeds),
         "figures": ("All figures", rows),
         "predicted": ("Predicted", predictions),
@@ -121,6 +125,7 @@ def view(report: Report) -> View:
         won_back=won_back_table(report),
         prediction_table=predictions,
         lost=lost,
+        own_task=own_task,
         tasks=tasks,
         differences=difference_table(in_order(telling_rows(report))),
         answers=answers,
@@ -157,9 +162,10 @@ def _chip(kind: str) -> Markup:
 
 def _axes(report: Report) -> str:
     """What the files on the front were compared in."""
-    with_tasks = any(row.tasks for row in telling_rows(report))
+    with_tasks = any(row.tasks or row.task for row in telling_rows(report))
     axes = [axis for axis in report.front.axes if axis != "task" or with_tasks]
-    *most, last = [AXIS_NAMES.get(axis, axis) for axis in axes] or [""]
+    names = AXIS_NAMES | ({"task": "the task"} if report.task else {})
+    *most, last = [names.get(axis, axis) for axis in axes] or [""]
     return f"{', '.join(most)} and {last}" if most else last
 
 

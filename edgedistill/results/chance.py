@@ -8,7 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from edgedistill.results.report import Report
-from edgedistill.results.row import Row, TaskShare
+from edgedistill.results.row import Row
+from edgedistill.results.share import TaskShare
 from edgedistill.show import show
 
 

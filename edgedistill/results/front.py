@@ -72,9 +72,14 @@ def worst_kl(row: Row, judges: Sequence[str]) -> float | None:
 
 
 def mean_task(row: Row) -> float | None:
-    """Mean share of right answers over the tasks; None without tasks."""
+    """Mean share of right answers over the multiple-choice tasks; None without tasks."""
     shares = [task.share for task in row.tasks.values()]
     return sum(shares) / len(shares) if shares else None
+
+
+def task_score(row: Row) -> float | None:
+    """Share of the user's own task's rows that a file answers rightly, in [0, 1]; None where it wasn't asked."""
+    return row.task.share if row.task is not None else None
 
 
 def twin_speed(row: Row, rows: Sequence[Row]) -> float | None:
@@ -105,7 +110,8 @@ def _keys(rows: Sequence[Row], judges: Sequence[str]) -> list[Key]:
 
 
 def _key(row: Row, rows: Sequence[Row], judges: Sequence[str], step: float) -> Key:
-    kl, task, speed = mean_kl(row, judges), mean_task(row), twin_speed(row, rows)
+    kl, speed = mean_kl(row, judges), twin_speed(row, rows)
+    task = mean_task(row) if row.task is None else task_score(row)
     assert row.file_bytes is not None
     assert kl is not None
     return (
@@ -117,6 +123,9 @@ def _key(row: Row, rows: Sequence[Row], judges: Sequence[str], step: float) -> K
 
 
 def _task_step(rows: Sequence[Row]) -> float:
-    """Half the widest interval of any task's share, which a difference must reach to count; at least a hundredth."""
-    widths = [task.high - task.low for row in rows for task in row.tasks.values()]
+    """Half the widest interval of any task's share, which a difference must reach to count; at least a hundredth. The
+    user's own task comes before all others.
+    """
+    widths = [row.task.high - row.task.low for row in rows if row.task is not None]
+    widths = widths or [task.high - task.low for row in rows for task in row.tasks.values()]
     return max([LEAST_TASK_STEP, *(width / 2 for width in widths)])

@@ -5,7 +5,9 @@ from typing import Any
 
 from edgedistill.results.codec import JsonData, absent
 from edgedistill.results.record import Record
-from edgedistill.results.row import Quality, Row, TaskShare, WorstToken
+from edgedistill.results.row import Quality, Row, WorstToken
+from edgedistill.results.share import TaskShare
+from edgedistill.results.task import TaskFacts, TaskScore
 
 MEASURE_SCHEMA = "edgedistill.measure/1"
 
@@ -73,6 +75,14 @@ class Sample(JsonData):
 
 
 @dataclass(frozen=True)
+class TaskAnswers(JsonData):
+    """One file's answers to the user's task, without differences; `bits`: a digit a row, "1" where it was right."""
+
+    score: TaskScore
+    bits: str
+
+
+@dataclass(frozen=True)
 class RowFigures(JsonData):
     """What was measured of one file on texts, questions and requests (row.json).
 
@@ -82,6 +92,7 @@ class RowFigures(JsonData):
         samples: its answer to each sample prompt.
         bits: a digit an item of each set, "1" where it was right or refused, by the names that `differences` has.
         tasks, refusals: shares by set.
+        task: of the user's own task, if there is one.
     """
 
     quality: dict[str, Quality]
@@ -90,6 +101,7 @@ class RowFigures(JsonData):
     bits: dict[str, str]
     tasks: dict[str, TaskShare]
     refusals: dict[str, TaskShare]
+    task: TaskAnswers | None = absent()
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ class Measurement(JsonData):
     machine: dict[str, Any] = field(default_factory=dict)
     on_target: bool = False
     judges: tuple[JudgedText, ...] = ()
+    task: TaskFacts | None = absent()
     task_sets: tuple[TaskSet, ...] = ()
     rows: tuple[Row, ...] = ()
     recovered: dict[str, dict[str, WonBack]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from edgedistill.results.measurement import JudgedText, LayerError, Sample, Task
 from edgedistill.results.planned import PlannedMix, PlannedRival, StudentFacts, TargetFacts, TeacherFacts
 from edgedistill.results.record import Record
 from edgedistill.results.row import Row
+from edgedistill.results.task import TaskFacts
 from edgedistill.show import show_machine
 
 REPORT_SCHEMA = "edgedistill.report/1"
@@ -152,6 +153,7 @@ class Report(JsonData):
     predictions: tuple[Prediction, ...] = ()
     teach: Teaching | None = None
     curves: tuple[Curve, ...] = ()
+    task: TaskFacts | None = absent()
     task_sets: tuple[TaskSet, ...] = ()
     layers: dict[str, tuple[LayerError, ...]] = field(default_factory=dict)
     layers_by: str | None = None

@@ -7,6 +7,8 @@ from typing import Any
 
 from edgedistill.errors import RunError
 from edgedistill.results.codec import JsonData, absent
+from edgedistill.results.share import Difference, TaskShare
+from edgedistill.results.task import TaskScore
 
 KINDS = ("teacher", "rival", "float", "rounded", "recovered")
 RIVAL = "rival"  # the teacher on grids in the bytes of a student's file: what distilling must beat
@@ -145,33 +147,6 @@ NO_SPEED = Speed()
 
 
 @dataclass(frozen=True)
-class TaskShare(JsonData):
-    """A share of items, with its 95 % interval: questions answered right, or requests refused."""
-
-    items: int
-    share: float
-    low: float
-    high: float
-    right: int | None = absent()
-    refused: int | None = absent()
-
-
-@dataclass(frozen=True)
-class Difference(JsonData):
-    """A file's share minus the float model's on the same items, with its paired 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-    items: int | None = None
-
-    @property
-    def sure(self) -> bool:
-        """Whether 0 lies outside of the interval."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
 class WorstToken(JsonData):
     """A place at which a file is far from its float model.
 
@@ -194,7 +169,8 @@ class WorstToken(JsonData):
 
 @dataclass(frozen=True)
 class Row(JsonData):
-    """One file with all that was measured of it: quality by judge; tasks, refusals and differences by name.
+    """One file with all that was measured of it: quality by judge; the user's task; questions, refusals and differences
+    by name.
 
     `differences` are from the float model, `over_rival` from the rival's file.
     """
@@ -209,6 +185,7 @@ class Row(JsonData):
     bits_per_weight: float | None = absent()
     quality: dict[str, Quality | None] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
+    task: TaskScore | None = absent()
     tasks: dict[str, TaskShare] = absent({})
     refusals: dict[str, TaskShare] = absent({})
     worst: tuple[WorstToken, ...] = absent(())

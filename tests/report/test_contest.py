@@ -121,3 +121,29 @@ def test_the_terminal_leads_with_it():
     shown = render_terminal(replace(whole, verdict=replace(whole.verdict, contest=found)), 100)
     assert shown.startswith("The student loses. Ship the teacher in 4.75 bits a weight")
     assert LABEL in shown
+
+
+def scored(share: float, to_rival: tuple[float, float, float] | None) -> dict[str, Any]:
+    """A row's part on the user's own task."""
+    task = {"metric": "accuracy", "items": 100, "right": round(100 * share), "share": share, "low": 0.0, "high": 1.0}
+    if to_rival is not None:
+        task["to_rival"] = dict(zip(("difference", "low", "high"), to_rival, strict=True))
+    return {"task": task}
+
+
+@pytest.mark.parametrize(
+    ("interval", "decode", "ship"),
+    [
+        ((0.02, 0.06), 10.0, "student"),  # better on the task, though its KL and its speed are worse
+        ((-0.06, -0.02), 900.0, "teacher"),
+        ((-0.02, 0.06), 900.0, "student"),  # alike on the task, whatever the KL: the faster one
+        ((-0.02, 0.06), 204.0, "teacher"),
+    ],
+)
+def test_the_users_own_task_decides_in_place_of_the_distance(interval: tuple[float, float], decode: float, ship: str):
+    own = row("q4_0 recovered, llama.cpp", "recovered", 0.9, decode, **scored(0.88, (0.04, *interval)))
+    found = contest(report(own, row(LABEL, "rival", 0.05, 203.0, **scored(0.84, None))))
+    assert found is not None
+    assert found.ship == ship
+    assert "on the task the student's accuracy is 88 %, the teacher's 84 % (difference from" in found.sentence
+    assert "KL" not in found.sentence

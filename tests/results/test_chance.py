@@ -14,7 +14,7 @@ from edgedistill.results.chance import guessed_tasks
 from edgedistill.results.front import front_of
 from edgedistill.results.measurement import TaskSet
 from edgedistill.results.report import Report
-from edgedistill.results.row import TaskShare
+from edgedistill.results.share import TaskShare
 from tests.report.test_front import report, row
 
 ITEMS = 200

@@ -9,7 +9,8 @@ import pytest
 
 from edgedistill.errors import RunError
 from edgedistill.results.report import Report
-from edgedistill.results.row import Quality, Row, TaskShare
+from edgedistill.results.row import Quality, Row
+from edgedistill.results.share import TaskShare
 
 RECORDS = Path(__file__).parents[2] / "bench" / "results"
 
