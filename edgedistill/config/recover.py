@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgedistill.config.fields import MixName, PositiveFloat, PositiveInt, Share
 from edgedistill.config.loss import GridLoss, GridTerm
+from edgedistill.config.on_policy import OnPolicy
 from edgedistill.config.training import Training
 from edgedistill.config.yaml_file import as_tuple
 
@@ -62,6 +63,13 @@ class Recover(Training):
         default=(GridTerm(kl="forward"),),
         description="Terms that are added up, or the name of one divergence from the float student.",
     )
+    on_policy: OnPolicy | None = Field(
+        default=None,
+        description=(
+            "Rounds in which the packed file, as it is by then, writes answers to the training prompts in llama.cpp, "
+            "and the float student says what it thinks of them; null: the training text is all there is."
+        ),
+    )
     patience: Share = Field(
         default=0.35,
         description="Share of the steps, after the warm-up, without a better validation before it stops.",
@@ -89,6 +97,11 @@ class Recover(Training):
     def _together(self) -> "Recover":
         if self.low_rank is not None and self.train is not None and "weights" not in self.train:
             raise ValueError("low_rank trains the weights; add weights to train, or leave low_rank out")
+        if self.on_policy is not None and not any(isinstance(term, GridTerm) for term in self.loss):
+            raise ValueError(
+                "on_policy has the packed file write, and no term of loss compares that with a model; add a kl term, "
+                "or leave on_policy out"
+            )
         return self
 
     @property

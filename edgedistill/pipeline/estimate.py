@@ -11,7 +11,7 @@ from functools import cached_property
 
 from edgedistill.config.block_terms import BlockTerm, RelationsTerm
 from edgedistill.config.phase import Phase
-from edgedistill.config.recover import CURVATURE_BYTES
+from edgedistill.config.recover import CURVATURE_BYTES, Recover
 from edgedistill.facts import ModelShape
 from edgedistill.machine import compute_of
 from edgedistill.mixes import Group, Mix, mix_bytes
@@ -169,7 +169,8 @@ class Estimates:
 
     def distill(self, settings: Phase) -> StageEstimate:
         """The student trained in float; beside it in memory, what it is compared with of the teacher's blocks."""
-        trained = self._with_rounds(self._trained(settings, self.context.shape), settings)
+        trained = self._trained(settings, self.context.shape)
+        trained = self._with_rounds(trained, settings, settings.tokens, 2 * self.size)
         if not settings.block_terms:
             return trained
         taken, relations = self.block_bytes(), self._relation_bytes(settings)
@@ -180,15 +181,18 @@ class Estimates:
             trained, seconds=trained.seconds + forward, ram_bytes=trained.ram_bytes + beside + sum(relations)
         )
 
-    def _with_rounds(self, trained: StageEstimate, settings: Phase) -> StageEstimate:
-        """A training and its on-policy rounds: the student as a file that writes, then the teacher's that reads."""
+    def _with_rounds(
+        self, trained: StageEstimate, settings: Phase | Recover, tokens: int, file_bytes: int
+    ) -> StageEstimate:
+        """A training of so many tokens and its on-policy rounds: the model as a file of so many bytes that writes, then
+        the teacher's that reads.
+        """
         if settings.on_policy is None:
             return trained
-        rounds = settings.on_policy.rounds(settings.steps_of(settings.tokens))
+        rounds = settings.on_policy.rounds(settings.steps_of(tokens))
         written = rounds * settings.on_policy.round_tokens(settings.step_tokens)
         seconds = rounds * (2 * START_S + self.size / PARAMETERS_PER_S["write"])
         seconds += 2 * written * self.size / self._write_flops
-        file_bytes = 2 * self.size
         if settings.compares:
             seconds += 2 * written * self.teacher_size / (READ_FLOPS_PER_CORE * self.context.cores)
             file_bytes = max(file_bytes, self.context.facts.weight_bytes)
@@ -288,7 +292,11 @@ class Estimates:
         seconds = START_S + (6 * tokens / self._flops(settings.compute) + validation + fitting) * self.size
         seconds += self.size / PARAMETERS_PER_S["round"]
         ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * self.size + self._activations(settings.batch_tokens)
-        return StageEstimate(tokens, seconds, ram, 2 * mix_bytes(self.context.shape, mix))
+        packed = mix_bytes(self.context.shape, mix)
+        estimate = self._with_rounds(StageEstimate(tokens, seconds, ram, 2 * packed), settings, tokens, packed)
+        # The float student reads what was written, beside the one on the grid.
+        beside = 4 * self.size if settings.on_policy else 0
+        return replace(estimate, ram_bytes=estimate.ram_bytes + beside)
 
     def exported(self, mix: Mix) -> StageEstimate:
         """A packed file and its copy in the bundle."""

@@ -1,5 +1,8 @@
 """How an on-policy round is made: the model in training is written as a GGUF file, which answers in llama.cpp, and its
 teacher adds what it thinks of that.
+
+In float the student's teacher reads the answers. On the grid it is the packed file that answers, as it would ship, and
+the float student that says what it would have thought.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgedistill.data.example import Example
+    from edgedistill.quant.checkpoint import GridCheckpoint
     from edgedistill.teach.own_text import Answering
 
 SCRATCH = "own-text"  # the model in training as a file, while it writes
@@ -26,76 +30,131 @@ SCRATCH = "own-text"  # the model in training as a file, while it writes
 
 @dataclass(frozen=True)
 class OnPolicyRounds:
-    """The rounds of one run."""
+    """The rounds of one training.
+
+    Attributes:
+        context: the run's.
+        settings: the recipe's; None where the training has none.
+        compares: whether its loss compares with the teacher's likeliest tokens.
+        seq_len, step_tokens: of the training.
+    """
 
     context: Context
+    settings: OnPolicy | None
+    compares: bool
+    seq_len: int
+    step_tokens: int
 
-    def inputs(self, phase: Phase) -> tuple[str, ...]:
-        """Stages that a phase reads for them: the file with which the teacher scores."""
-        scores = phase.on_policy is not None and phase.compares
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Stages that the training reads for them: the file with which the teacher scores."""
+        scores = self.settings is not None and self.compares
         return (TEACHER_FILE,) if scores and not self.context.own_file else ()
 
-    def author(
-        self, phase: Phase, student: Path, sources: "Mapping[str, Sequence[Example]]", folder: Path, done: Finished
+    def in_float(
+        self, student: Path, sources: "Mapping[str, Sequence[Example]]", folder: Path, done: Finished
     ) -> "Callable[[PreTrainedModel, int], Sequence[Example]] | None":
-        """Who writes a phase's rounds; None where it has none.
+        """Who writes the rounds of a phase: the student as it is, by a seed; None where there are none.
 
         Args:
-            phase: the student's.
             student: a folder with its tokenizer.
             sources: the training text, whose prompts are asked.
             folder: the stage's.
             done: the stages before it.
         """
-        settings = phase.on_policy
-        if settings is None:
+        if self.settings is None:
             return None
-        examples = [example for of_source in sources.values() for example in of_source]
-        answering = self._answering(settings, examples, phase.seq_len, settings.round_tokens(phase.step_tokens))
-        top_k = self.context.recipe.teacher.top_k if phase.compares else 0
+        answering = self._answering([example for examples in sources.values() for example in examples])
 
         def write(model: "PreTrainedModel", seed: int) -> "Sequence[Example]":
-            from edgedistill.export.gguf.write import float_checkpoint, write_gguf
-            from edgedistill.teach.own_text import own_kept, write_own_text
-            from edgedistill.train.checkpoints import FOLDER as CHECKPOINTS
+            from edgedistill.export.gguf.write import float_checkpoint
 
-            shape, state = self.context.shape, model.state_dict()
-            # Among the checkpoints, which go when the training is whole.
-            scratch = folder / CHECKPOINTS / SCRATCH
-            scratch.mkdir(parents=True, exist_ok=True)
-            file = scratch / GGUF_NAME
-            tensors = {tensor.name: state[tensor.name].detach() for tensor in shape.tensors()}
-            write_gguf(float_checkpoint(tensors, "f16"), student, shape, file, {})
-            text = write_own_text(file, answering, seed, scratch)
-            file.unlink()
-            done.progress.note(f"the student wrote {len(text)} answers, {own_kept(text)} tokens, to learn from")
-            return self._scored(text, top_k, answering, done) if top_k else text
+            state = model.state_dict()
+            tensors = {tensor.name: state[tensor.name].detach() for tensor in self.context.shape.tensors()}
+            text = self._written(float_checkpoint(tensors, "f16"), student, answering, seed, folder)
+            return self._scored(text, answering, done)
 
         return write
 
-    def _answering(self, settings: OnPolicy, examples: "Sequence[Example]", seq_len: int, tokens: int) -> "Answering":
+    def on_grid(
+        self, student: Path, examples: "Sequence[Example]", folder: Path, done: Finished
+    ) -> "Callable[[GridCheckpoint, int], Sequence[Example]] | None":
+        """The same of a training on the grid, whose checkpoint is packed as it would ship.
+
+        Args:
+            student: the float student's folder.
+            examples: the training text, whose prompts are asked.
+            folder: the stage's.
+            done: the stages before it.
+        """
+        if self.settings is None:
+            return None
+        answering = self._answering(examples)
+
+        def write(checkpoint: "GridCheckpoint", seed: int) -> "Sequence[Example]":
+            from edgedistill.teach.capture import CaptureSettings, captured
+
+            text = self._scored(self._written(checkpoint, student, answering, seed, folder), answering, done)
+            keep = ("ids", "log_probs") if self.compares else ()
+            return captured(student, text, CaptureSettings(self.seq_len, "float32", keep))
+
+        return write
+
+    def _answering(self, examples: "Sequence[Example]") -> "Answering":
         from edgedistill.models.tokenizer import load_tokenizer
         from edgedistill.teach.own_text import Answering, prompts_of, stops_of
 
+        assert self.settings is not None
         context, teach = self.context, self.context.recipe.teach
         tokenizer = load_tokenizer(context.given_teacher)
         stops = stops_of(tokenizer, teach, context.facts.name, context.facts.system)
-        prompts = prompts_of(examples, seq_len)
+        prompts = prompts_of(examples, self.seq_len)
         if not prompts:
             raise RunError(
                 f"{context.facts.name}: no text of the training is long enough to be asked again in a round; "
                 "raise teach.max_answer_tokens, or leave on_policy out"
             )
-        longest = min(teach.max_answer_tokens, seq_len)
-        return Answering(prompts, settings, tokens, longest, stops, teach.parallel, context.cores)
+        longest, tokens = min(teach.max_answer_tokens, self.seq_len), self.settings.round_tokens(self.step_tokens)
+        return Answering(prompts, self.settings, tokens, longest, stops, teach.parallel)
 
-    def _scored(
-        self, text: "Sequence[Example]", top_k: int, answering: "Answering", done: Finished
+    def _written(
+        self, checkpoint: "GridCheckpoint", student: Path, answering: "Answering", seed: int, folder: Path
     ) -> "Sequence[Example]":
-        from edgedistill.teach.own_text import score
-        from edgedistill.teach.writers import LlamaWriter
+        """What a checkpoint's file answers."""
+        from edgedistill.export.gguf.write import write_gguf
+        from edgedistill.quant.rounded import FLOATS
+        from edgedistill.teach.own_text import write_own_text
+        from edgedistill.teach.writers import LlamaWriter, open_writer
+        from edgedistill.train.checkpoints import FOLDER as CHECKPOINTS
+
+        # Among the checkpoints, which go when the training is whole.
+        scratch = folder / CHECKPOINTS / SCRATCH
+        scratch.mkdir(parents=True, exist_ok=True)
+        file, room, parallel = scratch / GGUF_NAME, answering.room, answering.parallel
+        write_gguf(checkpoint, student, self.context.shape, file, {})
+        if checkpoint.mix in FLOATS:
+            writer = open_writer(file, self.context.cores, room, parallel, scratch)
+        else:  # with the activations in 8 bits that it will run with
+            writer = LlamaWriter(file, self.context.cores, room, parallel)
+        with writer:
+            text = write_own_text(writer, answering, seed)
+        file.unlink()
+        return text
+
+    def _scored(self, text: "Sequence[Example]", answering: "Answering", done: Finished) -> "Sequence[Example]":
+        """The text with the teacher's likeliest tokens, where the loss looks at them."""
+        from edgedistill.teach.own_text import own_kept
+        from edgedistill.teach.writers import LlamaWriter, read_signals
 
         context = self.context
+        done.progress.note(f"the model in training wrote {len(text)} answers, {own_kept(text)} tokens, to learn from")
+        if not self.compares:
+            return text
         file = context.given_teacher if context.own_file else done.folder(TEACHER_FILE) / GGUF_NAME
         with LlamaWriter(file, context.cores, answering.room + 1, answering.parallel) as teacher:
-            return score(teacher, text, top_k)
+            return read_signals(teacher, text, context.recipe.teacher.top_k)
+
+
+def rounds_of(context: Context, phase: Phase) -> OnPolicyRounds:
+    """The rounds of a phase in float."""
+    return OnPolicyRounds(context, phase.on_policy, phase.compares, phase.seq_len, phase.step_tokens)

@@ -15,6 +15,7 @@ from edgedistill.pipeline.chosen_mix import chosen_mix, fit_inputs, fit_stage, m
 from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import exported, rounded
+from edgedistill.pipeline.on_policy import OnPolicyRounds
 from edgedistill.pipeline.stage import Finished, Json, Stage
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class RecoveryStages:
 
     def recover(self, mix: Mix) -> Stage:
         """The student on its grid."""
-        context, recipe = self.context, self.context.recipe
+        context, recipe, part = self.context, self.context.recipe, self.context.recipe.recover
+        rounds = OnPolicyRounds(context, part.on_policy, part.compares, part.seq_len, part.step_tokens)
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.recover.mix_training import RecoverInputs, recover
@@ -186,7 +188,8 @@ class RecoveryStages:
             training, validation = list(iter_shards(captured / "train")), load_sources(captured, "validation")
             costs, formats = self._read_costs(done), assign_formats(context.shape, chosen_mix(mix, done))
             student = done.folder(self.context.float_student)
-            inputs = RecoverInputs(student, training, validation, costs, mix.name, formats)
+            author = rounds.on_grid(student, training, folder, done)
+            inputs = RecoverInputs(student, training, validation, costs, mix.name, formats, author=author)
             recover(inputs, recipe.recover, folder, done.progress)
 
         settings = settings_of(recipe.recover)
@@ -198,7 +201,7 @@ class RecoveryStages:
             "rate": recipe.recover.rate_by_mix.get(mix.name),
             **mix_settings(context, mix),
         }
-        inputs = (*self._fit_inputs(), *fit_inputs(mix))
+        inputs = (*self._fit_inputs(), *fit_inputs(mix), *rounds.inputs)
         name = f"recover-{mix.name}"
         return Stage(name, "recover", work, settings, inputs, mix=mix.name, estimate=self.estimates.recover(mix))
 

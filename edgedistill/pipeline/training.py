@@ -14,7 +14,7 @@ from edgedistill.pipeline.asked import asked_files, teaching_prompts
 from edgedistill.pipeline.blocks import BlockStages
 from edgedistill.pipeline.context import Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
-from edgedistill.pipeline.on_policy import OnPolicyRounds
+from edgedistill.pipeline.on_policy import rounds_of
 from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 
 TEACH_FORMAT = 2  # what teach.json holds: one more where that changes, so that older text is made again
@@ -216,7 +216,7 @@ class TrainingStages:
     def _phase(self, index: int, phase: Phase) -> Stage:
         """A training of one model; `index`: among that model's phases."""
         context, name, blocks = self.context, stage_of(index, phase.train), self.blocks
-        rounds = OnPolicyRounds(context)
+        rounds = rounds_of(context, phase)
         place = context.recipe.place_of(context.recipe.phases.index(phase))
         taught, first, estimate = "teach", "student", self.estimates.distill(phase)
         if phase.train == "teacher":
@@ -231,14 +231,14 @@ class TrainingStages:
             model = done.folder(before) if before else context.given_teacher
             training = blocks.joined(phase, load_sources(text, "train"), done)
             target = blocks.target(phase, done)
-            author = rounds.author(phase, model, training, folder, done)
+            author = rounds.in_float(model, training, folder, done)
             trained = TrainingText(training, load_sources(text, "validation"), place, target, author)
             distill(model, trained, phase, folder, done.progress, name)
 
         settings: dict[str, Json] = {"phase": settings_of(phase)}
         inputs = (before, taught) if before else (taught,)
         outside = {} if before else {"teacher": context.given_files}
-        inputs = (*inputs, *rounds.inputs(phase))
+        inputs = (*inputs, *rounds.inputs)
         if phase.block_terms:
             # The initial student says which of the teacher's layers it has.
             inputs = tuple(dict.fromkeys((*inputs, "student", *blocks.inputs(phase))))

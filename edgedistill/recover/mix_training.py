@@ -6,7 +6,7 @@ fit that weighs each weight's error by what it costs, ends at the best validatio
 nothing beat that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +31,10 @@ from edgedistill.recover.distance import validation_kl
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit, remove_fit
 from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.signals.sources import Shared, Source, StoredHidden, StoredTopK, Written, views
+from edgedistill.train.checkpoints import FOLDER as CHECKPOINTS
 from edgedistill.train.forward import compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
+from edgedistill.train.rounds import RoundPlan, Rounds
 from edgedistill.train.validation import ValidationLoss
 
 FLOAT32_BELOW = 0.01  # nats a token of plain rounding: activations in bfloat16 cost a tenth of that
@@ -52,6 +54,8 @@ class RecoverInputs:
         formats: its number formats by tensor.
         start: the weights that training begins from, by name, such as those recovered on a finer grid; None for the
             student's own.
+        author: of on-policy rounds: (the checkpoint as it is, a seed) -> text that it wrote, with signals as
+            `training` has them.
     """
 
     student: Path
@@ -61,6 +65,7 @@ class RecoverInputs:
     mix: str
     formats: Mapping[str, NumberFormat]
     start: Mapping[str, Tensor] | None = None
+    author: Callable[[GridCheckpoint, int], Sequence[Example]] | None = None
 
 
 def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Progress) -> None:
@@ -112,8 +117,15 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         TEXT: Written(),
     }
 
+    def packed() -> GridCheckpoint:
+        return take_off_grid(model, layers, rounded, formats, fitted)
+
+    rounds = _rounds(inputs.author, packed, settings, work)
+
     def loss_of_step(step: int) -> tuple[Tensor, int]:
-        batch = make_batch([[training[i] for i in rows[row]] for row in plan[step]], settings.seq_len)
+        own = rounds.rows(step) if rounds else []
+        others = [[training[i] for i in rows[row]] for row in plan[step]]
+        batch = make_batch([*others[len(own) :], *own], settings.seq_len)
         hidden = beside_itself(kept_hidden(model, batch, dtype), weight)
         seen = views(sources, objective.needs, batch)
         total, counted = objective.step(hidden, weight, seen, batch.weights)
@@ -142,7 +154,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     curve = train(groups, loss_of_step, validate, train_settings, work, progress)
 
     beaten = curve.best.loss < kl_rounded
-    checkpoint = take_off_grid(model, layers, rounded, formats, fitted) if beaten else rounded
+    checkpoint = packed() if beaten else rounded
     save_grid(work, checkpoint)
     save_side_files(student, work)
     report = curve.to_json(f"recover {mix}")
@@ -152,6 +164,20 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     report["verdict"] = _verdict(kl_rounded, curve.best.loss, beaten)
     write_curve(work, report)
     _clean_up(work)
+
+
+def _rounds(
+    author: Callable[[GridCheckpoint, int], Sequence[Example]] | None,
+    packed: Callable[[], GridCheckpoint],
+    settings: Recover,
+    work: Path,
+) -> Rounds | None:
+    """The training's on-policy rounds, if it has any; `packed`: the checkpoint as it is by then."""
+    if settings.on_policy is None or author is None:
+        return None
+    rows_per_step = settings.step_tokens // settings.seq_len
+    plan = RoundPlan(settings.on_policy, rows_per_step, settings.seq_len, settings.seed, "recover.seq_len")
+    return Rounds(plan, work / CHECKPOINTS, lambda seed: author(packed(), seed))
 
 
 def _verdict(kl_rounded: float, kl_best: float, beaten: bool) -> str:

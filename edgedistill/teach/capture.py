@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from edgedistill.data.example import Example
 from edgedistill.data.packing import counting
 from edgedistill.models.load import load_model
-from edgedistill.progress import Progress
+from edgedistill.progress import Progress, QuietProgress
 from edgedistill.signals.shards import save_shard, shard_path
 from edgedistill.train.forward import batches, compute_type, kept_hidden
 
@@ -138,6 +138,13 @@ def _capture_part(
             row += kept
         progress.advance(sum(read_length(documents[i], seq_len) for i in order))
     return [captured[i] for i in sorted(captured)]
+
+
+@torch.no_grad()
+def captured(model_path: Path, documents: Sequence[Example], settings: CaptureSettings) -> list[Example]:
+    """Documents with a model's `hidden` states in bfloat16, as `capture` stores those of training text."""
+    model = load_model(model_path)
+    return _capture_part(model, documents, settings, torch.bfloat16, _Mask(), QuietProgress())
 
 
 def load_importance(folder: Path) -> dict[str, Tensor]:

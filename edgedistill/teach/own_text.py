@@ -6,7 +6,6 @@ Whatever it writes is kept, its mistakes too: what the teacher thinks of these i
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +18,7 @@ from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.teach.drafts import START_TOKENS
 from edgedistill.teach.kept import written_example
 from edgedistill.teach.rounds import WAVES
-from edgedistill.teach.writers import Writer, open_writer
+from edgedistill.teach.writers import Writer
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class Answering:
         longest: tokens of an answer at most.
         stops: tokens that end one.
         parallel: answers at the same time.
-        cores: that llama.cpp may use.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -42,7 +40,6 @@ class Answering:
     longest: int
     stops: tuple[int, ...]
     parallel: int
-    cores: int
 
     @property
     def room(self) -> int:
@@ -71,46 +68,31 @@ def stops_of(tokenizer: PreTrainedTokenizerBase, teach: Teach, name: str, system
     return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
 
 
-def write_own_text(file: Path, answering: Answering, seed: int, scratch: Path) -> list[Example]:
-    """Answers of a GGUF file, without signals, in the order in which prompts were drawn.
+def write_own_text(writer: Writer, answering: Answering, seed: int) -> list[Example]:
+    """A model's answers, without signals, in the order in which prompts were drawn.
 
     Args:
-        file: the model in training.
+        writer: the model in training.
         answering: how it answers.
         seed: of the prompts' order and of all that is drawn.
-        scratch: a folder for a copy in bfloat16, where the processor runs that faster.
     """
     settings = answering.settings
     order = list(range(len(answering.prompts)))
     random.Random(seed).shuffle(order)
     wave, kept, asked = WAVES * answering.parallel, 0, 0
     examples: list[Example] = []
-    with open_writer(file, answering.cores, answering.room, answering.parallel, scratch) as writer:
-        while kept < answering.tokens:
-            # Prompts that were all asked are asked again: the seed of each text is another.
-            prompts = [answering.prompts[order[(asked + number) % len(order)]] for number in range(wave)]
-            drawing = BatchSettings(settings.temperature, settings.top_p, answering.stops)
-            written = writer.write(prompts, answering.longest, drawing, seed + asked)
-            for prompt, continuation in zip(prompts, written, strict=True):
-                if kept < answering.tokens:
-                    example = written_example(prompt, continuation, len(prompt) - 1)
-                    examples.append(example)
-                    kept += example.kept
-            asked += wave
+    while kept < answering.tokens:
+        # Prompts that were all asked are asked again: the seed of each text is another.
+        prompts = [answering.prompts[order[(asked + number) % len(order)]] for number in range(wave)]
+        drawing = BatchSettings(settings.temperature, settings.top_p, answering.stops)
+        written = writer.write(prompts, answering.longest, drawing, seed + asked)
+        for prompt, continuation in zip(prompts, written, strict=True):
+            if kept < answering.tokens:
+                example = written_example(prompt, continuation, len(prompt) - 1)
+                examples.append(example)
+                kept += example.kept
+        asked += wave
     return examples
-
-
-def score(writer: Writer, examples: Sequence[Example], top_k: int) -> list[Example]:
-    """The examples with a teacher's likeliest tokens at each kept position, by one call of llama.cpp."""
-    # One token more than each text is generated and dropped.
-    texts = [example.tokens.tolist() for example in examples]
-    scored: list[Example] = []
-    for example, read in zip(examples, writer.write(texts, 1, BatchSettings(stop_ids=(), top_k=top_k), 0), strict=True):
-        if read.ids is None or read.log_probs is None:
-            raise ValueError(f"a writer that was asked for {top_k} log-probabilities gave none")
-        at = example.positions
-        scored.append(example.with_signal(**example.signal, ids=read.ids[at], log_probs=read.log_probs[at]))
-    return scored
 
 
 def own_kept(examples: Sequence[Example]) -> int:

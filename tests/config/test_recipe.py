@@ -279,6 +279,10 @@ def test_schemas_are_json_and_name_every_key():
             "distill: {loss: [{text: true}], on_policy: {every: 5}}",
             "on_policy has the student write, and no term of loss compares that with the teacher; add a kl term, or",
         ),
+        (
+            "recover: {loss: [{text: true}], on_policy: {every: 5}}",
+            "on_policy has the packed file write, and no term of loss compares that with a model; add a kl term, or",
+        ),
         ("distill: {on_policy: {tokens: 5}}", "distill.on_policy.every is missing; it must be given."),
         ("distill: {on_policy: {every: 5, share: 0}}", "distill.on_policy.share is 0; it must be above 0."),
         ("recover: {loss: [{states: mse}]}", "a term of states is for phases; on the grid there are kl and text."),

@@ -11,8 +11,8 @@ from edgedistill.config.teach import Teach
 from edgedistill.data.example import counted_from
 from edgedistill.export.exports import export_float
 from edgedistill.models.hf_folder import read_shape
-from edgedistill.teach.own_text import Answering, own_kept, prompts_of, score, stops_of, write_own_text
-from edgedistill.teach.writers import LlamaWriter, read_signal
+from edgedistill.teach.own_text import Answering, own_kept, prompts_of, stops_of, write_own_text
+from edgedistill.teach.writers import LlamaWriter, read_signals
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def answering(talking_llama: Path) -> Answering:
     ]
     stops = stops_of(tokenizer, Teach(), "talker", None)
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in stops
-    return Answering(prompts, OnPolicy(every=3), 60, 24, stops, parallel=4, cores=1)
+    return Answering(prompts, OnPolicy(every=3), 60, 24, stops, parallel=4)
 
 
 def test_prompts_are_what_stands_before_an_answer_each_once():
@@ -44,8 +44,9 @@ def test_prompts_are_what_stands_before_an_answer_each_once():
     assert prompts_of([counted_from(tokens[:6])], 14) == []
 
 
-def test_a_round_answers_its_prompts_until_there_are_enough_tokens(file: Path, answering: Answering, tmp_path: Path):
-    text = write_own_text(file, answering, 7, tmp_path)
+def test_a_round_answers_its_prompts_until_there_are_enough_tokens(file: Path, answering: Answering):
+    with LlamaWriter(file, 1, answering.room, 4) as writer:
+        text, again, other = (write_own_text(writer, answering, seed) for seed in (7, 7, 8))
     assert 60 <= own_kept(text) < 60 + 25
     begun = [list(prompt) for prompt in answering.prompts]
     for example in text:
@@ -54,21 +55,16 @@ def test_a_round_answers_its_prompts_until_there_are_enough_tokens(file: Path, a
         assert example.kept == len(example.tokens) - 1 - first
         body = example.tokens[first + 1 :].tolist()
         assert len(body) == 24 or body[-1] in answering.stops
-    again = write_own_text(file, answering, 7, tmp_path)
     assert [e.tokens.tolist() for e in again] == [e.tokens.tolist() for e in text]
-    other = write_own_text(file, answering, 8, tmp_path)
     assert [e.tokens.tolist() for e in other] != [e.tokens.tolist() for e in text]
-    assert not list(tmp_path.glob("*.gguf"))
 
 
 def test_the_teachers_log_probabilities_are_those_of_transformers(
-    file: Path, answering: Answering, talking_llama: Path, tmp_path: Path
+    file: Path, answering: Answering, talking_llama: Path
 ):
-    text = write_own_text(file, answering, 3, tmp_path)[:3]
-    with LlamaWriter(file, 1, answering.room + 1, 4) as teacher:
-        scored = score(teacher, text, 5)
-        one = read_signal(teacher, text[0], 5)
-    assert torch.equal(one.signal["ids"], scored[0].signal["ids"])
+    with LlamaWriter(file, 1, answering.room + 1, 4) as model_file:
+        text = write_own_text(model_file, answering, 3)[:3]
+        scored = read_signals(model_file, text, 5)
     model = AutoModelForCausalLM.from_pretrained(talking_llama)
     for example in scored:
         with torch.no_grad():
