@@ -12,6 +12,7 @@ from edgedistill.cli.page import page
 
 if TYPE_CHECKING:
     from edgedistill.results.bench import FileFigures
+    from edgedistill.results.draft import DraftFigures
     from edgedistill.results.row import Quality
 
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     "--reference",
     metavar="MODEL",
     help="A model folder or .gguf file: adds KL and agreement with its float weights on the text.",
+)
+@click.option(
+    "--draft",
+    metavar="FILE",
+    type=NonEmptyPath(),
+    help="A small .gguf file with FILE's tokens, which drafts for it: acceptance, and tokens/s with and without it.",
+)
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    type=NonEmptyPath(),
+    help="What --draft is tried on; questions of our own if not given.",
 )
 @click.option(
     "--tokens", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of the text to judge."
@@ -47,6 +60,8 @@ def bench(
     artifacts: tuple[Path, ...],
     text: Path | None,
     reference: str | None,
+    draft: Path | None,
+    prompts: Path | None,
     tokens: int,
     prefill: int | None,
     decode: int | None,
@@ -61,13 +76,22 @@ def bench(
     \b
     Example: edgedistill bench model.gguf --prefill 256 --decode 64
              edgedistill bench mine-q4_0.gguf theirs-q4_k_m.gguf --text notes.txt --reference model-f16.gguf
+             edgedistill bench big.gguf --draft small.gguf --decode 64
     """
     from edgedistill.cli.side_by_side import FilesRequest, measure, table
+    from edgedistill.errors import InputError
     from edgedistill.measure.bench import BenchSettings, read_text, runtime_of
     from edgedistill.measure.bench import bench as run_bench
     from edgedistill.models.source import resolve
     from edgedistill.progress import RichProgress
 
+    if prompts is not None and draft is None:
+        raise InputError("--prompts is what --draft is tried on; give --draft too, or leave it out")
+    if draft is not None:
+        if len(artifacts) > 1 or text is not None or reference is not None:
+            raise InputError("--draft goes with one FILE, and without --text and --reference; bench those apart")
+        _bench_draft((artifacts[0], draft), prompts, decode, threads, as_json)
+        return
     settings = BenchSettings(prefill, decode, repetitions, threads, tokens)
     for artifact in artifacts:
         runtime_of(artifact)  # says at once what is wrong with the name
@@ -91,6 +115,42 @@ def bench(
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
         page(_lines(result))
+
+
+def _bench_draft(
+    files: tuple[Path, Path], prompts: Path | None, decode: int | None, threads: int | None, as_json: bool
+) -> None:
+    """A target with its draft model and without it."""
+    from edgedistill.measure.bench import DECODE
+    from edgedistill.measure.draft import measure_draft, own_prompts, user_prompts
+    from edgedistill.progress import RichProgress
+    from edgedistill.runtimes.speculative import Drafting
+
+    asked = own_prompts() if prompts is None else user_prompts(prompts)
+    progress = RichProgress()
+    try:
+        figures = measure_draft(files, asked, decode or DECODE, Drafting(), progress, threads)
+    finally:
+        progress.finish()
+    if as_json:
+        click.echo(json.dumps(figures.to_json(), indent=2))
+    else:
+        page(_draft_lines(figures))
+
+
+def _draft_lines(figures: "DraftFigures") -> str:
+    from edgedistill.show import one_line, show
+
+    sizes = f"{show(figures.target_bytes, 'bytes')}, {show(figures.draft_bytes, 'bytes')}"
+    lines = [f"{one_line(figures.target)} with {one_line(figures.draft)} ({sizes}), {figures.threads} threads"]
+    kept = "nothing was drafted" if figures.acceptance is None else f"{100 * figures.acceptance:.0f} % accepted"
+    lines.append(
+        f"  drafted  {figures.drafted} tokens, {kept}; {figures.tokens_per_pass:.2f} tokens a pass of the target"
+    )
+    rates = f"{figures.with_tokens_per_s:.1f} tokens/s with it, {figures.without_tokens_per_s:.1f} without"
+    lines.append(f"  decode   {rates}: {figures.speedup:.2f} times ({figures.low:.2f} to {figures.high:.2f})")
+    lines.append(f"  answers  {figures.same_answers} of {figures.prompts} are the same both ways")
+    return "\n".join(lines)
 
 
 def _lines(result: "FileFigures") -> str:
