@@ -4,7 +4,8 @@ teacher on labelled answers.
 The loss is the sum of the phase's terms: divergences from the teacher's k likeliest tokens, cross-entropy on the text,
 distances from what is inside the teacher.
 The embedding, which a depth-cut student inherits whole, stays frozen: it is a fifth of a small model's weights and of
-its training time, and what it knows is not what the cut took away.
+its training time, and what it knows is not what the cut took away. A student whose tables are cut or projected
+(`new_tables` in its student.json) trains them too.
 """
 
 import itertools
@@ -24,7 +25,7 @@ from edgedistill.data.spread import spread_sources
 from edgedistill.distill.step import FIT_STEPS, BlockTarget, StepLoss
 from edgedistill.errors import InputError
 from edgedistill.losses.objective import TEACHER, TEXT, Objective, ObjectiveTerm, of_recipe
-from edgedistill.models.identity import copy_identity
+from edgedistill.models.identity import IDENTITY, copy_identity, read_identity
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import SOURCE_NAMES, WRITTEN
@@ -86,8 +87,10 @@ def distill(
     validation = counting_sources(text.validation, seq_len, f"{text.place}.seq_len")
     validation = spread_sources(validation, checks.tokens, seq_len)
     model = load_model(student)
-    head = model.get_output_embeddings().weight.detach().to(dtype)
-    parameters = _trained(model)
+    tables = has_new_tables(student)
+    parameters = _trained(model, tables)
+    head = model.get_output_embeddings().weight
+    head = head if tables else head.detach().to(dtype)
     on_logits = len(phase.block_terms) < len(phase.loss)
     objective = of_recipe(phase.loss) if on_logits else None
     loss = StepLoss(model, dtype, head, sources_of(len(head)), objective, text.blocks)
@@ -188,12 +191,17 @@ def sources_of(rows: int) -> dict[str, Source]:
     return {TEACHER: Shared(StoredTopK(), rows), TEXT: Written()}
 
 
-def _trained(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The parameters that are trained, by name: all but the embedding and the output layer."""
+def has_new_tables(student: Path) -> bool:
+    """Whether a student's embedding and output layer aren't its teacher's, by what its folder says of it."""
+    return (student / IDENTITY).is_file() and read_identity(student).new_tables
+
+
+def _trained(model: PreTrainedModel, tables: bool) -> dict[str, Tensor]:
+    """The parameters that are trained, by name: all, or all but the embedding and the output layer."""
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    for frozen in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
-        frozen.requires_grad_(False)
+    for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+        table.requires_grad_(tables)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -32,7 +32,7 @@ class StepLoss:
     Attributes:
         model: the student.
         dtype: of its matrix products.
-        head: [V, D] its output matrix in that type.
+        head: [V, D] its output matrix: in that type, or where it is trained too, the float32 parameter itself.
         sources: of what is known of its teacher's distribution and of its text.
         objective: on its logits; None where nothing is.
         blocks: None where nothing inside is compared.
@@ -58,7 +58,8 @@ class StepLoss:
     def _of_logits(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, float]:
         if self.objective is None:
             return hidden.new_zeros((), dtype=torch.float32), float(batch.weights.sum())
-        return self.objective.step(hidden, self.head, views(self.sources, self.objective.needs, batch), batch.weights)
+        seen = views(self.sources, self.objective.needs, batch)
+        return self.objective.step(hidden, self.head.to(self.dtype), seen, batch.weights)
 
     def projections(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Parameters that are trained beside the student's, by name; fitted to some batches."""

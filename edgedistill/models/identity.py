@@ -18,13 +18,15 @@ SCHEMA = "edgedistill.student/1"
 @dataclass(frozen=True)
 class Identity:
     """What a student is called, its licence by its SPDX name (None if unknown), and its kind; the system message that
-    all chats began with which the model that it was made from was trained on, where there was one.
+    all chats began with which the model that it was made from was trained on, where there was one; and whether its
+    tables aren't its teacher's but cut or projected from them, so that training must move them too.
     """
 
     name: str
     license: str | None
     kind: str
     system: str | None = None
+    new_tables: bool = False
 
 
 def write_identity(identity: Identity, license_text: str | None, folder: Path) -> None:
@@ -32,6 +34,8 @@ def write_identity(identity: Identity, license_text: str | None, folder: Path) -
     entries = {"schema": SCHEMA, **asdict(identity)}
     if identity.system is None:
         del entries["system"]
+    if not identity.new_tables:
+        del entries["new_tables"]
     text = json.dumps(entries, indent=1)
     (folder / IDENTITY).write_text(text + "\n", encoding="utf-8")
     if license_text is not None:
@@ -49,7 +53,8 @@ def read_identity(folder: Path) -> Identity:
         entries = json.loads(path.read_text(encoding="utf-8"))
         if entries["schema"] != SCHEMA:
             raise InputError(f"{path}: schema is {entries['schema']!r}; this version reads {SCHEMA!r}")
-        return Identity(str(entries["name"]), entries["license"], str(entries["kind"]), entries.get("system"))
+        stated = {key: entries[key] for key in ("system", "new_tables") if key in entries}
+        return Identity(str(entries["name"]), entries["license"], str(entries["kind"]), **stated)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: it doesn't say what the student is ({error}); run its command again") from None
 

@@ -6,7 +6,7 @@ model's is ever loaded, and a GGUF file's weights are exactly gguf's dequantizat
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,23 @@ def load_model(
     shape = gguf_shape(header)
     tensors = ((name, torch.from_numpy(values)) for name, values in dequantized_tensors(header, shape))
     return build_model(shape, tensors, dtype, read_vocabulary(path), path)
+
+
+def load_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of a folder or a .gguf file, by their Hugging Face names, in float32; no other stays in memory.
+
+    Raises:
+        InputError: as `load_model`.
+    """
+    wanted = set(names)
+    if path.is_dir():
+        check_weights(path, read_shape(path))
+        stored = _safetensors(path, wanted)
+    else:
+        header = read_header(path)
+        every = dequantized_tensors(header, gguf_shape(header))
+        stored = ((name, torch.from_numpy(values)) for name, values in every if name in wanted)
+    return {name: tensor.float() for name, tensor in stored}
 
 
 def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -> None:
@@ -219,10 +236,11 @@ def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTra
     return model.eval()
 
 
-def _safetensors(folder: Path) -> Iterable[tuple[str, Tensor]]:
+def _safetensors(folder: Path, wanted: Collection[str] | None = None) -> Iterable[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
+                if wanted is None or name in wanted:
+                    yield name, file.get_tensor(name)

@@ -12,7 +12,9 @@ from edgedistill.config.block_terms import RelationsTerm, StatesTerm
 from edgedistill.config.loss import DivergenceTerm, TextTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.students.new import ConfigStudent
 from edgedistill.config.students.same import SameStudent
+from edgedistill.config.students.width import WidthStudent
 from edgedistill.data.example import Example
 from edgedistill.distill.phase import BY_TEACHER, BY_TEXT, TrainingText, distill, summed_loss
 from edgedistill.distill.step import BlockTarget
@@ -288,3 +290,27 @@ def test_a_killed_phase_with_projections_ends_with_the_same_bytes(examples, teac
     for name in ("model.safetensors", "curve.json"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
     assert not any("projection" in name for name in load_file(whole / "model.safetensors"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tables_that_are_not_the_teachers_are_trained_too(tied: bool, tmp_path: Path):
+    teacher = make_tiny("llama", tmp_path / "teacher", num_hidden_layers=3, tie_word_embeddings=tied)
+    shape, examples = read_shape(teacher), examples_of(teacher)
+    text = TrainingText({"written": examples}, {"written": examples})  # random text: nothing else can be learned of it
+    sizes = {"layers": 2, "width": 32, "ffn": 32, "heads": 2}
+    cases = ((ConfigStudent(**sizes), 1e-2), (WidthStudent(width=32), 3e-3))
+    for number, (kind, rate) in enumerate(cases):
+        student, work = tmp_path / f"student {number}", tmp_path / f"distill {number}"
+        student.mkdir()
+        work.mkdir()
+        origin = Origin(teacher, "S", texts=[torch.arange(3, 90)])
+        build_student(kind.decided(shape, 32), origin, student, QuietProgress())
+        assert read_identity(student).new_tables
+        distill(student, text, phase_of(tokens=1024, learning_rate=rate), work, QuietProgress())
+        before, after = load_file(student / "model.safetensors"), load_file(work / "model.safetensors")
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert "model.embed_tokens.weight" in moved
+        assert ("lm_head.weight" in moved) is not tied
+        assert read_identity(work) == read_identity(student)
+        curve = json.loads((work / "curve.json").read_text())
+        assert curve["best"]["kl"] < curve["start"]["kl"]

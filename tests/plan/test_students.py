@@ -164,3 +164,31 @@ def test_a_share_takes_a_depth_that_the_family_can_have():
 def test_what_cannot_be_cut_both_ways_is_refused(student, said):
     with pytest.raises(InputError, match=said):
         planned({"kind": "depth+width", **student})
+
+
+NEW = {"kind": "config", "layers": 8, "width": 256, "heads": 4, "ffn": 640}
+
+
+def test_a_new_model_has_its_sizes_and_all_else_of_the_teachers():
+    plan = planned({**NEW, "kv_heads": 2})
+    assert plan.student == replace(SMOL, layers=8, width=256, heads=4, kv_heads=2, ffn=640)
+    assert plan.recipe.student.name("SmolLM2", SMOL) == "new from SmolLM2, 8 layers, ffn 640, 4 heads, width 256"
+    assert (plan.recipe.student.as_is, plan.recipe.student.needs_text) == (False, False)
+    # The teacher has 3 queries a key.
+    assert [planned({**NEW, "heads": heads}).student.kv_heads for heads in (2, 4, 6, 8, 9)] == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "said"),
+    [
+        ({"layers": 31}, SMOL, "the student would have 31 layers; the teacher SmolLM2 has 30, so student.layers must"),
+        ({"width": 640}, SMOL, "the student's width would be 640; the teacher SmolLM2 has 576"),
+        ({"width": 250}, SMOL, "rows of 250 weights don't divide into blocks of 32; take 224 or 256."),
+        ({"heads": 4, "kv_heads": 3}, SMOL, "4 heads over 3 key heads; .* student.kv_heads must be one of 1, 2, 4."),
+        ({"heads": 3, "width": 256}, QWEN, "3 heads of 64 at a width of 256; llama.cpp runs qwen2 .* so take heads 4"),
+        ({}, replace(SMOL, family="gemma3_text", attention_scale=0.1), "knows this gemma3's attention scale by its 30"),
+    ],
+)
+def test_a_new_model_that_cannot_run_is_refused(changes, shape, said):
+    with pytest.raises(InputError, match=said):
+        planned({**NEW, **changes}, shape)

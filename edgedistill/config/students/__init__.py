@@ -9,11 +9,12 @@ from pydantic import BeforeValidator, Discriminator, Tag
 
 from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.students.new import ConfigStudent
 from edgedistill.config.students.same import SameStudent
 from edgedistill.config.students.width import WidthStudent
 from edgedistill.errors import did_you_mean
 
-AnyStudent = SameStudent | DepthStudent | WidthStudent | DepthWidthStudent
+AnyStudent = SameStudent | DepthStudent | WidthStudent | DepthWidthStudent | ConfigStudent
 KINDS = tuple(kind.model_fields["kind"].default for kind in get_args(AnyStudent))
 
 
@@ -50,7 +51,8 @@ Student = Annotated[
     Annotated[SameStudent, Tag("[same]")]
     | Annotated[DepthStudent, Tag("[depth]")]
     | Annotated[WidthStudent, Tag("[width]")]
-    | Annotated[DepthWidthStudent, Tag("[depth+width]")],
+    | Annotated[DepthWidthStudent, Tag("[depth+width]")]
+    | Annotated[ConfigStudent, Tag("[config]")],
     Discriminator(_tag),
     BeforeValidator(_with_kind),
 ]

@@ -117,13 +117,36 @@ def _step(size: int, block: int) -> int:
 
 
 def check_sizes(where: str, name: str, teacher: ModelShape, student: ModelShape) -> None:
-    """Raise InputError where the student is larger than its teacher, or a runtime wouldn't load it. One sentence.
+    """Raise InputError where a cut of the teacher would be larger than it, or a runtime wouldn't load it. One sentence.
 
     Args:
         where: the recipe, for messages.
         name: the teacher's.
         student: its shape.
     """
+    _check_bounds(where, name, teacher, student)
+    if student.heads % student.kv_heads or student.heads // student.kv_heads > teacher.heads // teacher.kv_heads:
+        group = teacher.heads // teacher.kv_heads
+        raise InputError(
+            f"{where}: the student would have {student.heads} heads over {student.kv_heads} key heads; every key head "
+            f"must have as many, from 1 to the teacher's {group}."
+        )
+    _check_heads(where, teacher, student)
+
+
+def check_new_sizes(where: str, name: str, teacher: ModelShape, student: ModelShape) -> None:
+    """The same of a new model, whose heads needn't be found in the teacher's groups."""
+    _check_bounds(where, name, teacher, student)
+    if student.heads % student.kv_heads:
+        counts = [count for count in range(1, student.heads + 1) if student.heads % count == 0]
+        raise InputError(
+            f"{where}: the student would have {student.heads} heads over {student.kv_heads} key heads; every key head "
+            f"must have as many, so student.kv_heads must be one of {', '.join(map(str, counts))}."
+        )
+    _check_heads(where, teacher, student)
+
+
+def _check_bounds(where: str, name: str, teacher: ModelShape, student: ModelShape) -> None:
     for key in ("ffn", "heads", "kv_heads", "width"):
         size, most = getattr(student, key), getattr(teacher, key)
         if not 0 < size <= most:
@@ -134,13 +157,6 @@ def check_sizes(where: str, name: str, teacher: ModelShape, student: ModelShape)
     for key in ("ffn", "width"):
         if getattr(student, key) != getattr(teacher, key):
             _check_rows(where, key, getattr(student, key))
-    if student.heads % student.kv_heads or student.heads // student.kv_heads > teacher.heads // teacher.kv_heads:
-        group = teacher.heads // teacher.kv_heads
-        raise InputError(
-            f"{where}: the student would have {student.heads} heads over {student.kv_heads} key heads; every key head "
-            f"must have as many, from 1 to the teacher's {group}."
-        )
-    _check_heads(where, teacher, student)
 
 
 def _check_rows(where: str, key: str, size: int) -> None:

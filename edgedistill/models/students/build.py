@@ -10,12 +10,15 @@ from typing import Any
 from edgedistill.config.students import AnyStudent
 from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
+from edgedistill.config.students.new import ConfigStudent
 from edgedistill.config.students.same import SameStudent
-from edgedistill.config.students.width import WidthStudent
+from edgedistill.config.students.width import Narrower, WidthStudent
+from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.identity import Identity, write_identity
 from edgedistill.models.shared_rows import shared_rows
 from edgedistill.models.students.both import build_depth_width
 from edgedistill.models.students.depth import build_depth
+from edgedistill.models.students.new import build_new
 from edgedistill.models.students.origin import Origin
 from edgedistill.models.students.same import build_same
 from edgedistill.models.students.width import build_width
@@ -27,6 +30,7 @@ BUILDERS: dict[type, Callable[[Any, Origin, Path, Progress], None]] = {
     DepthStudent: build_depth,
     WidthStudent: build_width,
     DepthWidthStudent: build_depth_width,
+    ConfigStudent: build_new,
 }
 
 
@@ -43,5 +47,14 @@ def build_student(student: AnyStudent, origin: Origin, work: Path, progress: Pro
     """
     BUILDERS[type(student)](student, origin, work, progress)
     shared_rows(origin.teacher, work)
-    identity = Identity(origin.name, origin.license, student.kind, origin.system)
+    identity = Identity(
+        origin.name, origin.license, student.kind, origin.system, _has_new_tables(student, origin, work)
+    )
     write_identity(identity, origin.license_text, work)
+
+
+def _has_new_tables(student: AnyStudent, origin: Origin, work: Path) -> bool:
+    """Whether the student's tables are other than the teacher's: projected, or of fewer hidden channels."""
+    if isinstance(student, ConfigStudent):
+        return True
+    return isinstance(student, Narrower) and read_shape(work).width != origin.shape().width

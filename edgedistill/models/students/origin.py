@@ -7,6 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgedistill.facts import ModelShape
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape
+from edgedistill.models.hf_folder import read_shape
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -29,6 +34,10 @@ class Origin:
     texts: Iterable[Tensor] = ()
     compute: torch.dtype = torch.float32
     system: str | None = None
+
+    def shape(self) -> ModelShape:
+        """The teacher's shape."""
+        return read_shape(self.teacher) if self.teacher.is_dir() else gguf_shape(read_header(self.teacher))
 
 
 def first_tokens(texts: Iterable[Tensor], most: int) -> list[Tensor]:
