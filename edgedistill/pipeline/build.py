@@ -11,6 +11,7 @@ from edgedistill.pipeline.papers import publish_report, ship, shipped_places
 from edgedistill.pipeline.prepare import Prepared
 from edgedistill.pipeline.runner import run_stages
 from edgedistill.pipeline.stage import Finished
+from edgedistill.pipeline.task_trial import check_verifier
 from edgedistill.progress import Progress
 from edgedistill.results.report import Report
 from edgedistill.store.marks import StageResult
@@ -61,6 +62,8 @@ def _carry_out(prepared: Prepared, progress: Progress, csv: str | None) -> Outco
     if context.recovering and "onnx" in context.recipe.export:
         for package in ("onnx", "onnxruntime"):  # seconds now instead of hours later
             require(package, extra="onnx", purpose=f"recipe {context.recipe.name}: export to ONNX")
+    if context.recipe.task is not None and context.task is not None:
+        check_verifier(context.recipe.task, context.task, progress)
     run = RunFolder.open(context.out, context.identity, on_event=progress.note)
     with run.lock():
         import torch

@@ -16,6 +16,7 @@ from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
 from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.steps import compare_steps, compile_steps
+from edgedistill.pipeline.task_trial import check_answers
 from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
 from edgedistill.plan.rival import plan_rival, rival_note
@@ -70,8 +71,10 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
             big is in the plan; `Plan.require_fit` raises it.
     """
+    task = None if job.recipe.task is None else read_task(job.recipe.task)
+    if job.recipe.task is not None and task is not None:
+        check_answers(facts, job.recipe.task, task)
     recipe, shape = decide(job.recipe, facts, job.recovering)
-    task = None if recipe.task is None else read_task(recipe.task)
     trial, facts = _tried(job, recipe, task, facts)
     cores = machine.cores
     system = trial.system or facts.system

@@ -106,6 +106,12 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             f"{where}: teach.style is 'chat', but the teacher {facts.name} has no chat template. "
             "Set teach.style to 'text', or take a teacher that chats."
         )
+    if teach.style == "text" and teach.answers != "teacher":
+        raise InputError(
+            f"{where}: teach.answers is '{teach.answers}', and answers are trained on in chats alone; the teacher "
+            f"{facts.name} has no chat template, or teach.style is 'text'. Set teach.answers to 'teacher', or take a "
+            "teacher that chats."
+        )
     if teach.style == "text" and teach.prompts == OWN_PROMPTS and teach.prompt_field:
         raise InputError(
             f"{where}: teach.prompt_field is '{teach.prompt_field}', but there is no prompts file. Name one "

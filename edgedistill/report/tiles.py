@@ -22,14 +22,9 @@ def tiles_of(report: Report, row: Row | None) -> list[Tile]:
     """The figures of a row; none without one."""
     if row is None:
         return []
-    tiles = [
-        _task(report, row),
-        _size(row),
-        _speed(report, row),
-        _same_word(report, row),
-        _loss(report, row),
-        _memory(row),
-    ]
+    task = _task(report, row)
+    likeness = _same_word(report, row) if task is None else None  # the task says more
+    tiles = [task, _size(row), _speed(report, row), likeness, _loss(report, row), _memory(row)]
     return [tile for tile in tiles if tile]
 
 
