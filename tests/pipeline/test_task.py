@@ -114,9 +114,7 @@ def test_an_answer_that_is_too_long_is_counted_by_the_models_own_tokenizer(tiny_
         f"rows.jsonl:1: the answer has {tokens + 1} tokens with its end, and task.max_answer_tokens is {tokens}" in said
     )
     assert f"Set it to at least {tokens + 1}, the most of all 20 longer ones" in said
-    with pytest.raises(
-        InputError, match=r"task\.max_answer_tokens is 256; the model tiny-llama reads at most 256 tokens"
-    ):
+    with pytest.raises(InputError, match=r"answer_tokens is 256; the model tiny-llama reads at most 256 tokens"):
         plan_with(256)
 
 
