@@ -219,6 +219,26 @@ class ModelFacts:
     system: str | None = None  # the message that all chats of its training with edgedistill began with
 
 
+@dataclass(frozen=True)
+class Start:
+    """The model that a student starts from, where that isn't the teacher.
+
+    Attributes:
+        facts: the model's. Of a run: of its float student.
+        license_text: its licence in full; None if unknown.
+        other_words: how its words differ from the teacher's; None where ids mean the same. Rows of padding behind the
+            words don't count.
+        same_chats: whether a conversation has the same ids as at the teacher: the same words, template and ends.
+        lineage: what a run's float student was made from, the oldest first; () for other models.
+    """
+
+    facts: ModelFacts
+    license_text: str | None = None
+    other_words: str | None = None
+    same_chats: bool = True
+    lineage: tuple[str, ...] = ()
+
+
 ONNX_HEAD_MULTIPLE = 8  # what onnxruntime's GroupQueryAttention takes
 
 

@@ -8,6 +8,7 @@ models' LICENSE files have them.
 
 from dataclasses import dataclass
 
+UNKNOWN = "unknown"  # what stands for a licence that a model doesn't name
 NO_ADVICE = "This is a summary, no legal advice; the text of the licence counts."
 
 _SHARE_ALIKE = (
@@ -115,11 +116,11 @@ def licence_of(identifier: object) -> Licence | None:
 def demands(identifier: object) -> str:
     """What that licence demands of whoever passes the files on, in plain sentences; for any identifier, or none."""
     if not identifier:
-        return "The teacher names no licence: ask its makers before you pass these files on."
+        return "The model names no licence: ask its makers before you pass these files on."
     licence = licence_of(identifier)
     if licence is None:
         return (
-            "edgedistill doesn't know this licence: read its text, or ask the teacher's makers, before you pass "
+            "edgedistill doesn't know this licence: read its text, or ask the model's makers, before you pass "
             "these files on."
         )
     return f"{licence.demands} {NO_ADVICE}"

@@ -211,7 +211,7 @@ def test_every_recipe_setting_is_read_by_something():
     elsewhere = {"layers", "depth", "batch_tokens", "tokens_by_mix", "rate_by_mix", "scale_learning_rate"}
     elsewhere |= {"recover.tokens", "recover.train", "recover.loss"}
     unread = []
-    elsewhere |= {"student.kind", "teacher.does", "teacher.top_k", "distill.train"}
+    elsewhere |= {"student.kind", "student.of", "teacher.does", "teacher.top_k", "distill.train"}
     parts = load_recipe("chat").to_dict()
     parts["teacher"] = parts.pop("teachers")["teacher"]
     (parts["distill"],) = parts.pop("phases")

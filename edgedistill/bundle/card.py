@@ -14,6 +14,7 @@ from edgedistill.bundle.front_matter import front_matter
 from edgedistill.bundle.harmless import text, word
 from edgedistill.bundle.recommended import Recommended, recommended
 from edgedistill.results.order import in_order
+from edgedistill.results.planned import StartFacts
 from edgedistill.results.report import Report
 from edgedistill.runtimes.chat_defaults import ChatDefaults
 from edgedistill.show import DASH, show_bytes, show_count, show_seconds, visible
@@ -124,6 +125,7 @@ def model_card(
         "",
         f"{_license_sentence(report)} {licences.demands(report.provenance.license)} See LICENSE.",
         "",
+        *([text(taught), ""] if (taught := taught_under(report)) else []),
         *_making(report),
     ]
     return "\n".join(parts)
@@ -144,26 +146,54 @@ def _summary(report: Report) -> str:
         f"{teacher.layers or DASH} layers, "
         f"this student {show_count(student.parameters)} in {student.layers or DASH}."
     )
+    if student.start is not None:
+        return f"{_named(student.start)}, taught by {source} and {goal}{sizes}"
     return f"A student of {source}, distilled and {goal}{sizes}"
 
 
 def license_note(report: Report, full_text: str | None) -> str:
     """LICENSE: whose weights these derive from, and under which licence; the full text where it is known."""
-    teacher = report.teacher
-    source = f"\n({visible(teacher.source, lines=False)})" if teacher.source and teacher.source != teacher.name else ""
+    origin = report.student.start or report.teacher
+    source = f"\n({visible(origin.source, lines=False)})" if origin.source and origin.source != origin.name else ""
     lines = [
-        f"The weights in this folder derive from {visible(teacher.name or DASH, lines=False)}{source}.",
+        f"The weights in this folder derive from {visible(origin.name or DASH, lines=False)}{source}.",
         _license_sentence(report),
         licences.demands(report.provenance.license),
     ]
+    taught = taught_under(report)
+    if taught is not None:
+        lines += ["", taught]
     return "\n".join(lines) + "\n" + (f"\n{'-' * 72}\n\n{visible(full_text)}\n" if full_text else "")
 
 
 def _license_sentence(report: Report) -> str:
     licence = word(report.provenance.license)
+    start = report.student.start
+    whose = "The teacher's licence" if start is None else f"The licence of {text(start.name)}"
     if not licence:
-        return "The teacher's licence is not known."
-    return f"The teacher's licence is {licence}; these weights derive from it and are passed on under the same."
+        return f"{whose} is not known."
+    derive = "derive from it" if start is None else "derive from that model"
+    return f"{whose} is {licence}; these weights {derive} and are passed on under the same."
+
+
+def taught_under(report: Report) -> str | None:
+    """What the licence of a teacher demands, beside that of the model which the weights derive from; None where both
+    are one model.
+    """
+    licence = report.provenance.teacher_license
+    if report.student.start is None or licence is None:
+        return None
+    known = licences.licence_of(licence)
+    named = "is not known" if licence == licences.UNKNOWN else f"is {word(licence)}"
+    teacher = visible(report.teacher.name or DASH, lines=False)
+    sentence = f"They were trained on what {teacher} writes, whose licence {named}; its terms for that hold too."
+    return f"{sentence} {known.demands}" if known else sentence
+
+
+def _named(start: StartFacts) -> str:
+    """A model's name and where it is from."""
+    name = text(start.name)
+    return name if start.source == start.name else f"{name} ({text(start.source)})"
 
 
 def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str]:

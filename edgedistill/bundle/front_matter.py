@@ -36,7 +36,8 @@ def front_matter(report: Report, placed: Mapping[str, Path]) -> dict[str, Any]:
     front: dict[str, Any] = {"license": licence if licence in HUB_LICENSES else "other" if licence else "unknown"}
     if front["license"] == "other":
         front |= {"license_name": licence, "license_link": "LICENSE"}
-    names = (report.teacher.source or "", report.teacher.name or "")
+    origin = report.student.start or report.teacher
+    names = (origin.source or "", origin.name or "")
     base = next((name for name in names if HUB_ID.fullmatch(name)), None)
     if base:
         front |= {"base_model": base, "base_model_relation": "quantized" if as_is else "finetune"}

@@ -13,9 +13,12 @@ def public_report(report: Report) -> Report:
     """The report with the last names of places on this machine: of the teacher, and of what the command names."""
     source = report.teacher.source
     provenance = report.provenance
-    teacher = provenance.teacher
+    teacher, student = provenance.teacher, report.student
+    if student.start is not None:
+        student = replace(student, start=replace(student.start, source=public_source(student.start.source)))
     return replace(
         report,
+        student=student,
         teacher=replace(report.teacher, source=source and public_source(source)),
         provenance=replace(
             provenance, teacher=teacher and public_source(teacher), command=_public_command(provenance.command)

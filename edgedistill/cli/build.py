@@ -37,10 +37,12 @@ def prepare_here(job: "Job", config_only: bool) -> "Prepared":
 
     begin()  # while the rest is imported and the model is read
     from edgedistill.pipeline import prepare
+    from edgedistill.pipeline.start import read_start
     from edgedistill.plan import this_machine
 
     facts, license_text = teacher_facts(job, config_only)
-    return prepare(job, facts, this_machine(job.out), license_text)
+    start = read_start(job.recipe.student, facts, config_only)
+    return prepare(job, facts, this_machine(job.out), license_text, start)
 
 
 def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | None]":

@@ -72,6 +72,11 @@ class Example:
             every={name: rows[:length] for name, rows in self.every.items()},
         )
 
+    def without_last(self) -> "Example":
+        """The same without its last kept position, cut behind it."""
+        kept = self.positions[:-1]
+        return self.cut(int(kept[-1]) + 2)
+
     def with_signal(self, **signal: Tensor) -> "Example":
         """The same text with this signal in place of its own; without arguments, with none."""
         return replace(self, signal=signal)

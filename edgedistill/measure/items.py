@@ -5,7 +5,7 @@ Whether an item fits is decided once, by the model's own tokenizer, before any f
 answer the same items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from edgedistill.config.recipe import Measure
 from edgedistill.config.tasks import Choice, Item, ItemSet, chance_share, read_questions, read_requests
 from edgedistill.measure.refusals import MAX_NEW, asking
 from edgedistill.measure.task_items import SLACK, TaskItems
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -41,7 +43,9 @@ class Items:
         return (*questions, *requests)
 
 
-def choose_items(settings: Measure, model: Path, progress: Progress, system: str | None = None) -> Items:
+def choose_items(
+    settings: Measure, model: Path, progress: Progress, system: str | None = None, others: Sequence[Path] = ()
+) -> Items:
     """The recipe's items for a model; requests only if it has a chat template. An item that doesn't fit its context is
     left out, and a note says so.
 
@@ -50,18 +54,26 @@ def choose_items(settings: Measure, model: Path, progress: Progress, system: str
         model: a folder with the model's config and tokenizer.
         progress: where the note is shown.
         system: the message that all chats of the training text began with, where there was one.
+        others: folders or .gguf files of models with other tokenizers that are asked the same: an item must fit into
+            theirs too.
     Raises:
         InputError: a file of questions is wrong.
     """
     tokenizer, context = load_tokenizer(model), read_shape(model).context
+    tokenizers = [tokenizer, *map(load_tokenizer, others)]
+    context = min([context, *map(_context_of, others)])
 
     def question_tokens(item: Choice) -> int:
-        lengths = [len(tokenizer(f"{item.question} {option}", verbose=False)["input_ids"]) for option in item.options]
-        return max(lengths) + SLACK
+        texts = [f"{item.question} {option}" for option in item.options]
+        return max(len(each(text, verbose=False)["input_ids"]) for each in tokenizers for text in texts) + SLACK
 
     def request_tokens(item: str) -> int:
-        text = render_for(tokenizer, asking(item, system))
-        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + MAX_NEW + SLACK
+        lengths = []
+        for each in tokenizers:
+            if each.chat_template:
+                text = render_for(each, asking(item, system))
+                lengths.append(len(each(text, add_special_tokens=False, verbose=False)["input_ids"]))
+        return max(lengths) + MAX_NEW + SLACK
 
     questions: list[ItemSet[Choice]] = []
     requests: list[ItemSet[str]] = []
@@ -77,6 +89,10 @@ def choose_items(settings: Measure, model: Path, progress: Progress, system: str
             requests += fitting_requests
             longest_request = max(longest_request, longest)
     return Items(tuple(questions), tuple(requests), longest_question, longest_request, system)
+
+
+def _context_of(model: Path) -> int:
+    return read_shape(model).context if model.is_dir() else gguf_shape(read_header(model)).context
 
 
 def _task_set(items: ItemSet[Choice] | ItemSet[str], kind: str) -> TaskSet:

@@ -23,6 +23,7 @@ from edgedistill.store.whole import whole, write_json
 
 JUDGES, REFERENCE = "judges.json", "reference.safetensors"
 WINDOW = 256  # tokens of one document of prose
+HALF = "\ufffd"  # what a part of a character decodes to
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Judge:
         name: as the report shows it.
         source: where it comes from.
         documents: their tokens and weights; signals aren't used.
+        per: the positions that a perplexity on it is given for each of, where these aren't its own: the same text's in
+            the tokens of the model that others are compared with.
     """
 
     name: str
     source: str
     documents: tuple[Example, ...]
+    per: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -118,6 +122,33 @@ def limit_documents(documents: Sequence[Example], tokens: int) -> tuple[Example,
     return tuple(chosen)
 
 
+def whole_documents(documents: Sequence[Example], tokens: int) -> tuple[Example, ...]:
+    """The first documents that hold at least `tokens` judged positions together; none is cut."""
+    chosen: list[Example] = []
+    held = 0
+    for document in documents:
+        if held >= tokens:
+            break
+        chosen.append(document.with_signal())
+        held += document.kept
+    return tuple(chosen)
+
+
+def readable(documents: Sequence[Example], context: int) -> tuple[Example, ...]:
+    """Documents cut to what a model reads at most."""
+    return tuple(document.cut(context) for document in documents if document.cut(context).kept)
+
+
+def whole_texts(tokenizer_of: Path, documents: Sequence[Example]) -> tuple[Example, ...]:
+    """Pieces of prose without what a cut left of a character at their ends, so that another tokenizer can read the
+    same text.
+    """
+    tokenizer = load_tokenizer(tokenizer_of)
+    decoded = [tokenizer.decode(each.tokens.tolist(), skip_special_tokens=True) for each in documents]
+    texts = [str(text).strip(HALF) for text in decoded]
+    return tuple(counted_from(tokenizer(text, return_tensors="pt")["input_ids"][0].int()) for text in texts if text)
+
+
 def prose_documents(tokenizer_of: Path, texts: Sequence[Passage], tokens: int) -> tuple[Example, ...]:
     """The beginnings of texts as documents of WINDOW tokens, `tokens` judged positions in all, the same number of each
     text.
@@ -137,14 +168,20 @@ def save_judges(judges: Sequence[Judge], folder: Path) -> None:
     for number, judge in enumerate(judges):
         (folder / str(number)).mkdir(exist_ok=True)
         save_shard(shard_path(folder / str(number), 0), judge.documents)
-    write_json(folder / JUDGES, [{"name": judge.name, "source": judge.source} for judge in judges])
+    write_json(folder / JUDGES, [_entry(judge) for judge in judges])
+
+
+def _entry(judge: Judge) -> dict[str, str | int]:
+    """What judges.json says of a judge."""
+    entry: dict[str, str | int] = {"name": judge.name, "source": judge.source}
+    return entry if judge.per is None else entry | {"per": judge.per}
 
 
 def load_judges(folder: Path) -> list[Judge]:
     """What `save_judges` wrote."""
     entries = json.loads((folder / JUDGES).read_text(encoding="utf-8"))
     return [
-        Judge(entry["name"], entry["source"], tuple(iter_shards(folder / str(number))))
+        Judge(entry["name"], entry["source"], tuple(iter_shards(folder / str(number))), entry.get("per"))
         for number, entry in enumerate(entries)
     ]
 

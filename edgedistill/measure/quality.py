@@ -4,6 +4,9 @@ All logits come from the file in its runtime; the references are float32. Perple
 over the judged positions; KL is as in positions.py. Means and shares are weighted by the examples' weights; the 99th
 percentile is over kept positions, whatever they weigh. A reference and a file whose tables have other padding rows
 behind the same words are compared on the rows that both have, each side made to sum up to 1 over these.
+
+A teacher with other words than the student reads the same text in its own tokens. Its perplexity is
+exp(sum of −log q / the student's tokens), so that both are of one text and can be compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,11 +53,13 @@ class _Tally:
     nll: list[Tensor] = field(default_factory=list)
     distances: dict[str, _Distances] = field(default_factory=dict)
 
-    def summary(self) -> Quality:
+    def summary(self, per: int | None) -> Quality:
         nll = torch.cat(self.nll).double()
         weights = torch.cat(self.weights).double()
         shares = weights / weights.sum()
         distances = {name: one.summary(shares) for name, one in self.distances.items()}
+        if per is not None:  # the same text has as many tokens elsewhere
+            return Quality(len(nll), float(((nll * weights).sum() / per).exp()), distances)
         return Quality(len(nll), float((nll * shares).sum().exp()), distances)
 
 
@@ -96,7 +101,7 @@ def measure_quality(
                 row = stop
             position += row
             progress.advance(row)
-        quality[judge.name] = tally.summary()
+        quality[judge.name] = tally.summary(judge.per)
     return quality
 
 

@@ -18,8 +18,9 @@ SCHEMA = "edgedistill.student/1"
 @dataclass(frozen=True)
 class Identity:
     """What a student is called, its licence by its SPDX name (None if unknown), and its kind; the system message that
-    all chats began with which the model that it was made from was trained on, where there was one; and whether its
-    tables aren't its teacher's but cut or projected from them, so that training must move them too.
+    all chats began with which the model that it was made from was trained on, where there was one; whether its tables
+    aren't its teacher's but cut or projected from them, so that training must move them too; and what a run's student
+    was made from, the oldest first.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Identity:
     kind: str
     system: str | None = None
     new_tables: bool = False
+    lineage: tuple[str, ...] = ()
 
 
 def write_identity(identity: Identity, license_text: str | None, folder: Path) -> None:
@@ -36,6 +38,8 @@ def write_identity(identity: Identity, license_text: str | None, folder: Path) -
         del entries["system"]
     if not identity.new_tables:
         del entries["new_tables"]
+    if not identity.lineage:
+        del entries["lineage"]
     text = json.dumps(entries, indent=1)
     (folder / IDENTITY).write_text(text + "\n", encoding="utf-8")
     if license_text is not None:
@@ -54,7 +58,8 @@ def read_identity(folder: Path) -> Identity:
         if entries["schema"] != SCHEMA:
             raise InputError(f"{path}: schema is {entries['schema']!r}; this version reads {SCHEMA!r}")
         stated = {key: entries[key] for key in ("system", "new_tables") if key in entries}
-        return Identity(str(entries["name"]), entries["license"], str(entries["kind"]), **stated)
+        lineage = tuple(map(str, entries.get("lineage", ())))
+        return Identity(str(entries["name"]), entries["license"], str(entries["kind"]), **stated, lineage=lineage)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: it doesn't say what the student is ({error}); run its command again") from None
 

@@ -12,14 +12,15 @@ from edgedistill.store.run import RUN, RunFolder
 FLOAT_FILE = "float-gguf"  # the stage that writes the float student as a file, whichever stage trained it last
 AS_GIVEN = "student"  # the stage of a student that no phase has trained
 STUDENTS = (AS_GIVEN, "distill")  # what the stages that make one are called, before a phase's number
-TAUGHT, TEACHING = "teach", "teach.json"  # the stage of the text that the phases train on, and what it says of it
+# The stages of the text that the phases train on, the last one that a run has; and what it says of it.
+TAUGHT, TEACHING = ("student-text", "teach"), "teach.json"
 REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class RunStudent:
     """What a run says of its float student; `system`: the message that all of its training chats began with, if they
-    did.
+    did; `lineage`: the models that it was made from and taught by, the oldest first.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class RunStudent:
     license: str | None
     license_text: str | None
     system: str | None = None
+    lineage: tuple[str, ...] = ()
 
 
 def student_of(path: Path) -> RunStudent | None:
@@ -57,14 +59,16 @@ def student_of(path: Path) -> RunStudent | None:
     text = folder / LICENSE
     license_text = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else None
     system = identity.system if stage == AS_GIVEN else _taught_system(run)
-    return RunStudent(folder, identity.name, identity.license, license_text, system)
+    lineage = tuple(dict.fromkeys((*identity.lineage, str(run.identity.get("teacher", "")), identity.name)))
+    return RunStudent(folder, identity.name, identity.license, license_text, system, lineage)
 
 
 def _taught_system(run: RunFolder) -> str | None:
     """The system message that all chats began with which a student was distilled on, by the stage that wrote them; by
     the report where that stage's files were removed to save space.
     """
-    taught, report = run.stages / run.current.get(TAUGHT, TAUGHT) / TEACHING, run.path / REPORT
+    stage = next((name for name in TAUGHT if name in run.current), TAUGHT[-1])
+    taught, report = run.stages / run.current.get(stage, stage) / TEACHING, run.path / REPORT
     try:
         if taught.is_file():
             teaching = json.loads(taught.read_text(encoding="utf-8"))

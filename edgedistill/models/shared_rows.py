@@ -20,19 +20,37 @@ def shared_rows(teacher: Path, student: Path) -> int:
     Raises:
         InputError: their words differ, or a table has fewer rows than there are words.
     """
-    words = _words(read_vocabulary(teacher))
-    others = _words(read_vocabulary(student))
-    if words != others:
-        at = next((i for i, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), None)
-        differ = f"id {at} is {words[at]!r} and {others[at]!r}" if at is not None else f"{len(words)} and {len(others)}"
+    ours, others = read_vocabulary(teacher), read_vocabulary(student)
+    differ = other_words(ours, others)
+    if differ is not None:
         raise InputError(
             f"the words of the teacher {teacher} and the student {student} differ ({differ}); a student learns from a "
             "teacher's probabilities only where ids mean the same: take one with the teacher's tokenizer"
         )
+    words = len(_words(ours))
     rows = min(_rows(teacher), _rows(student))
-    if rows < len(words):
-        raise InputError(f"{teacher} and {student} have {len(words)} words, and a table of {rows} rows; it is damaged")
+    if rows < words:
+        raise InputError(f"{teacher} and {student} have {words} words, and a table of {rows} rows; it is damaged")
     return rows
+
+
+def other_words(teacher: Vocabulary, student: Vocabulary) -> str | None:
+    """How two tokenizers' words differ, in a few words; None where every id means the same. Padding doesn't count."""
+    words, others = _words(teacher), _words(student)
+    if words == others:
+        return None
+    at = next((i for i, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), None)
+    return f"id {at} is {words[at]!r} and {others[at]!r}" if at is not None else f"{len(words)} and {len(others)} words"
+
+
+def same_chats(teacher: Vocabulary, student: Vocabulary) -> bool:
+    """Whether two tokenizers of the same words give every conversation and text the same ids."""
+
+    def of(vocabulary: Vocabulary) -> tuple[object, ...]:
+        ends = (vocabulary.bos, vocabulary.eos, vocabulary.add_bos)
+        return (vocabulary.chat_template, *ends, vocabulary.model, vocabulary.pre, vocabulary.merges)
+
+    return of(teacher) == of(student)
 
 
 def _words(vocabulary: Vocabulary) -> tuple[str, ...]:

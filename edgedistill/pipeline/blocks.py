@@ -93,10 +93,12 @@ class BlockStages:
 
     def _objective(self, terms: "Sequence[BlockTerm]", done: Finished) -> "BlockObjective":
         from edgedistill.losses.of_terms import Pairing, block_objective
-        from edgedistill.models.layer_map import read_layer_map
+        from edgedistill.models.layer_map import LayerMap, read_layer_map
 
         student, teacher = self.context.shape, self.context.facts.shape
-        layers = read_layer_map(done.folder("student"), student.layers, teacher.layers)
+        layers = LayerMap(student.layers, teacher.layers)
+        if self.context.start is None:  # a cut of another model kept none of the teacher's blocks
+            layers = read_layer_map(done.folder("student"), student.layers, teacher.layers)
         return block_objective(terms, Pairing(student, teacher, layers.state, layers.block))
 
     def _stage(self) -> Stage:
@@ -109,7 +111,8 @@ class BlockStages:
 
             needs = self._objective(self.terms, done).teacher
             settings = BlockSettings(needs, self._seq_len, compute, self._place)
-            teacher, text = done.locate(context.teacher_files.place), load_sources(done.folder("teach"), "train")
+            teacher = done.locate(context.teacher_files.place)
+            text = load_sources(done.folder(context.text), "train")
             store_blocks(teacher, text, settings, folder, done.progress)
 
         # Weights and distances change nothing of what is stored.
@@ -123,7 +126,7 @@ class BlockStages:
             BLOCKS,
             work,
             settings,
-            ("teach", "student"),
+            (context.text, "student"),
             {"teacher": context.teacher_files},
             estimate=Estimates(context).blocks(),
         )

@@ -11,7 +11,7 @@ from edgedistill.config.phase import stage_of
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.config.task_data import TaskData
-from edgedistill.facts import ModelFacts, ModelShape
+from edgedistill.facts import ModelFacts, ModelShape, Start
 from edgedistill.formats import NumberFormat
 from edgedistill.machine import compute_of
 from edgedistill.mixes import Mix
@@ -19,6 +19,8 @@ from edgedistill.models.source import public_source
 from edgedistill.pipeline.stage import InStage, Json, Outside
 from edgedistill.plan.rival import RivalPlan
 
+# The stages of the training text: in the teacher's ids, and in those of a student that has others.
+TAUGHT, STUDENT_TEXT = "teach", "student-text"
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
 # Settings that came later: a stage that leaves one as it is here keeps the key that it had before.
@@ -42,6 +44,7 @@ class Context:
         system: the message that the files are asked behind: all chats of the training begin with it.
         task: the rows of the recipe's task, if it has one.
         rival: the teacher in the student's bytes, where it is made and measured too.
+        start: the model that the student starts from; None where that is the teacher.
     """
 
     recipe: Recipe
@@ -56,6 +59,7 @@ class Context:
     system: str | None = None
     task: TaskData | None = None
     rival: RivalPlan | None = None
+    start: Start | None = None
 
     @property
     def as_is(self) -> bool:
@@ -81,6 +85,46 @@ class Context:
         return Outside(InStage(stage_of(len(phases) - 1, "teacher"), ""), model=True)
 
     @property
+    def origin(self) -> ModelFacts:
+        """The model that the student starts from: its words, template, name and licence are the student's."""
+        return self.facts if self.start is None else self.start.facts
+
+    @property
+    def words(self) -> Path:
+        """Where its tokenizer and template lie, which are the student's."""
+        return Path(self.origin.location)
+
+    @property
+    def words_files(self) -> dict[str, Outside]:
+        """The same, as a stage reads it; by the name that its key has it under."""
+        return {"teacher" if self.start is None else "start": Outside(self.words, model=True)}
+
+    @property
+    def origin_files(self) -> dict[str, Outside]:
+        """The model itself, likewise: a teacher as its own phases left it."""
+        return {"teacher": self.teacher_files} if self.start is None else self.words_files
+
+    @property
+    def origin_license(self) -> str | None:
+        """Its licence in full, if it is known."""
+        return self.license_text if self.start is None else self.start.license_text
+
+    @property
+    def same_words(self) -> bool:
+        """Whether ids mean the same to teacher and student, so that their predictions can be compared."""
+        return self.start is None or self.start.other_words is None
+
+    @property
+    def same_chats(self) -> bool:
+        """Whether a conversation has the same ids to both, too."""
+        return self.start is None or self.start.same_chats
+
+    @property
+    def text(self) -> str:
+        """The stage of the training text in the student's ids."""
+        return TAUGHT if self.same_chats else STUDENT_TEXT
+
+    @property
     def own_file(self) -> bool:
         """Whether the teacher is a GGUF file, which llama.cpp runs as it is."""
         return self.facts.kind == "gguf" and not self.recipe.teacher_phases
@@ -88,7 +132,7 @@ class Context:
     @property
     def student_name(self) -> str:
         """What the run's files are called after."""
-        return self.recipe.student.name(self.facts.name, self.facts.shape)
+        return self.recipe.student.name(self.origin.name, self.origin.shape)
 
     @property
     def float_student(self) -> str:
@@ -114,7 +158,7 @@ class Context:
         """What an exported file says of itself; `origin`: "recovered", "rounded", "float" or "teacher"."""
         entries: dict[str, Json] = {
             "name": self.student_name,
-            "license": self.facts.license,
+            "license": self.origin.license,
             "teacher": public_source(self.facts.source),
             "recipe": self.recipe.name,
             "mix": mix,

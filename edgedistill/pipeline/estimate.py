@@ -47,6 +47,7 @@ QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
 TEMPLATE_TOKENS, TOKEN_CHARACTERS, ANSWER_CHARACTERS = 32, 4, 3
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6
+TOKENIZED_PER_S = 20_000  # tokens of chats rendered and tokenized: a template's rendering takes most of the time
 START_S = 4.0  # a model loaded, a runtime started
 PARAMETERS_PER_S = {"write": 30e6, "round": 12e6}  # of a model written as it is, or rounded and written
 TRIAL_TOKENS_SHARE = 4  # a token that is decoded alone costs so many times one of a prompt
@@ -134,7 +135,7 @@ class Estimates:
 
     def student(self) -> StageEstimate:
         """The initial student's folder, in float32, of a teacher that is in memory once."""
-        ram = BASE_RAM_BYTES + 4 * self.teacher_size
+        ram = BASE_RAM_BYTES + 4 * self.context.origin.shape.parameters
         return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"], ram, 4 * self.size)
 
     def teach(self) -> StageEstimate:
@@ -151,6 +152,12 @@ class Estimates:
         ram = BASE_RAM_BYTES + context.facts.weight_bytes + context.facts.shape.kv_bytes(teach.parallel * answer)
         seconds = START_S + 2 * self.teacher_size * (written + read)
         return StageEstimate(self.training_text, seconds, ram, self.training_text * (top_k * 6 + 8))
+
+    def student_text(self) -> StageEstimate:
+        """The training text in the student's own ids."""
+        tokens = self.training_text
+        seconds = START_S + tokens / TOKENIZED_PER_S
+        return StageEstimate(tokens, seconds, BASE_RAM_BYTES, tokens * (self.context.recipe.top_k * 6 + 8))
 
     def held_out(self) -> StageEstimate:
         """Chats that are written to judge on."""
@@ -352,7 +359,7 @@ class Estimates:
     def _asked_tokens(self) -> int:
         """Tokens of questions and requests that each file reads and writes."""
         measure = self.context.recipe.measure
-        chats = self.context.facts.tokenizer.has_chat_template
+        chats = self.context.origin.tokenizer.has_chat_template
         requests = 2 * measure.refusal_items * REQUEST_TOKENS if chats else 0
         return len(measure.tasks) * measure.task_items * QUESTION_TOKENS + requests
 

@@ -22,10 +22,18 @@ from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint
 from edgedistill.mixes import Mix
 from edgedistill.pipeline.asked import asked_task, task_files
-from edgedistill.pipeline.context import Context, settings_of
+from edgedistill.pipeline.context import TAUGHT, Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
-from edgedistill.pipeline.judges import JUDGES_FORMAT, item_files, keep_system, kept_system, prose_judge, written_judges
+from edgedistill.pipeline.judges import (
+    JUDGES_FORMAT,
+    item_files,
+    keep_system,
+    kept_system,
+    prose_judge,
+    teachers_judges,
+    written_judges,
+)
 from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
 from edgedistill.plan.rival import FILE_STAGE as RIVAL_FILE
 from edgedistill.results.row import LLAMA_CPP, ONNXRUNTIME, Artifact
@@ -36,6 +44,8 @@ if TYPE_CHECKING:
 # Of how files are measured, what no row depends on, and tasks, which count by their content.
 NO_ROW = {"repetitions", "accuracy_level", "tasks"}
 JOINED = "measure"
+TEACHERS = ("teacher", "rival")  # kinds of files of the teacher itself
+THEIRS = "teacher"  # the folder of the judges' texts as a teacher with other words or chats reads them
 MEASURE_FORMAT = 2  # what measure.json holds: one more where that changes, so that older rows are joined again
 RUNTIMES = {"gguf": (LLAMA_CPP, GGUF_NAME), "onnx": (ONNXRUNTIME, ONNX_NAME)}
 
@@ -115,7 +125,12 @@ class JudgingStages:
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.measure.judge import save_judges
 
-            save_judges([*written_judges(context, self.written, done), prose_judge(context)], folder)
+            judges = [*written_judges(context, self.written, done), prose_judge(context)]
+            save_judges(judges, folder)
+            if not context.same_chats:
+                theirs = folder / THEIRS
+                theirs.mkdir(exist_ok=True)
+                save_judges(teachers_judges(context, judges, done), theirs)
             keep_system(folder, self.written, done, context.system)
 
         settings: dict[str, Json] = {
@@ -123,13 +138,15 @@ class JudgingStages:
             "tokens": context.recipe.measure.tokens,
             "own": bool(teach.text),
         }
-        if self.written == "teach":
+        if self.written == context.text:
             settings |= {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}
         elif context.system is not None:
             settings["system"] = context.system
         outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
-        outside["teacher"] = context.given_files
+        outside |= context.words_files
         inputs = (self.written,) if self.written else ()
+        if not context.same_chats:
+            inputs, outside["teacher"] = (*inputs, TAUGHT), context.given_files
         return Stage("judges", "judges", work, settings, inputs, outside, estimate=self.estimates.judges())
 
     def _references(self) -> list[Stage]:
@@ -142,7 +159,7 @@ class JudgingStages:
 
             place = context.teacher_files.place
             model = done.folder(self.student) if what == "student" else done.locate(place)
-            judges = load_judges(done.folder("judges"))
+            judges = load_judges(self._texts_of(what, done))
             make_reference(model, judges, folder / REFERENCE, f"float {what}", done.progress)
 
         stages = [
@@ -154,7 +171,7 @@ class JudgingStages:
                 estimate=self.estimates.reference(student.parameters, student.width, student.vocab),
             )
         ]
-        if not context.as_is:
+        if self._compares_with_teacher:
             teacher_stage = Stage(
                 "reference-teacher",
                 "reference",
@@ -166,16 +183,28 @@ class JudgingStages:
             stages.append(teacher_stage)
         return stages
 
+    def _texts_of(self, kind: str, done: Finished) -> Path:
+        """The judges' texts as a model reads them: the teacher's are its own where the student has other chats."""
+        folder = done.folder("judges")
+        return folder / THEIRS if kind in TEACHERS and not self.context.same_chats else folder
+
+    @property
+    def _compares_with_teacher(self) -> bool:
+        """Whether the student's ids mean something to its teacher."""
+        return not self.context.as_is and self.context.same_words
+
     @property
     def _reference_stages(self) -> dict[str, str]:
         stages = {"student": "reference-student"}
-        if not self.context.as_is:
+        if self._compares_with_teacher:
             stages["teacher"] = "reference-teacher"
         return stages
 
     def _row(self, file: PackedFile) -> Stage:
-        """One file judged."""
+        """One file judged; a teacher with other words on the same texts in its own."""
         context = self.context
+        comparable = file.kind not in TEACHERS or context.same_words
+        references = self._reference_stages if comparable else {}
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.measure.judge import REFERENCE, load_judges, load_reference
@@ -184,9 +213,9 @@ class JudgingStages:
             # Loaded once for all rows: the values that it caches of each position are then computed once too.
             views = {
                 name: done.once(stage, partial(load_reference, done.folder(stage) / REFERENCE))
-                for name, stage in self._reference_stages.items()
+                for name, stage in references.items()
             }
-            judges = load_judges(done.folder("judges"))
+            judges = load_judges(self._texts_of(file.kind, done))
             items = self._items(done)
             inputs = RowInputs(judges, views, items, context.recipe, folder, done.progress)
             measure_row(_artifact(context, file, done), inputs)
@@ -202,7 +231,7 @@ class JudgingStages:
         }
         if context.recipe.task is not None:
             settings["task"] = asked_task(context.recipe.task)
-        inputs = ("judges", *self._reference_stages.values())
+        inputs = ("judges", *references.values())
         outside = {"file": Outside(file.place), **item_files(context), **self._task_files}
         estimate = self.estimates.row()
         return Stage(file.stage, "row", work, settings, inputs, outside, mix=file.mix, estimate=estimate)
@@ -223,11 +252,12 @@ class JudgingStages:
 
         measure = self.context.recipe.measure
         system = kept_system(done.folder("judges"))
+        others = () if self.context.same_words else (self.context.given_teacher,)
         task, model = self.context.recipe.task, done.folder(self.student)
         chats = self.context.recipe.teach.style == "chat"
 
         def choose() -> "Items":
-            items = choose_items(measure, model, done.progress, system)
+            items = choose_items(measure, model, done.progress, system, others)
             if task is None or self.context.task is None:
                 return items
             return replace(items, task=choose_task_items(task, self.context.task, chats, model, done.progress))

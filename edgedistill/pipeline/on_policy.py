@@ -106,8 +106,8 @@ class OnPolicyRounds:
 
         assert self.settings is not None
         context, teach = self.context, self.context.recipe.teach
-        tokenizer = load_tokenizer(context.given_teacher)
-        stops = stops_of(tokenizer, teach, context.facts.name, context.facts.system)
+        tokenizer = load_tokenizer(context.words)
+        stops = stops_of(tokenizer, teach, context.origin.name, context.facts.system)
         prompts = prompts_of(examples, self.seq_len)
         if not prompts:
             raise RunError(

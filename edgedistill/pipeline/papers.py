@@ -10,6 +10,7 @@ from typing import Any
 from edgedistill import __version__
 from edgedistill.bundle.names import place_of
 from edgedistill.export import PROOF
+from edgedistill.licences import UNKNOWN
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.judges import kept_system
@@ -39,14 +40,14 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
     """
     trained = [stage.name for stage in before if stage.kind in ("distill", "recover")]
     packed = [stage for stage in before if stage.kind in PACKED]
-    taught = any(stage.name == "teach" for stage in before)
+    taught = context.text if any(stage.name == context.text for stage in before) else None
 
     def work(folder: Path, done: Finished) -> None:
         from edgedistill.report.build import build_report
         from edgedistill.report.write import write_report
 
         plan = PlanFacts.from_json(done.plan.to_dict())
-        teach = Teaching.from_json(_read(done.folder("teach") / "teach.json")) if taught else None
+        teach = Teaching.from_json(_read(done.folder(taught) / "teach.json")) if taught else None
         system = kept_system(done.folder("judges"))
         if system is not None:  # what the bundle asks with is what its figures were measured with
             teach = replace(teach or Teaching(), system=system)
@@ -61,7 +62,7 @@ def report(context: Context, before: Sequence[Stage], student: str) -> Stage:
         "version": __version__,
         "target": context.target.to_dict(),
     }
-    texts = ["teach", "judges"] if taught else ["judges"]
+    texts = [taught, "judges"] if taught else ["judges"]
     inputs = dict.fromkeys([*texts, student, *trained, *(stage.name for stage in packed)])
     estimate = Estimates(context).papers()
     return Stage(REPORT, "papers", work, settings, (*inputs, "measure"), estimate=estimate)
@@ -75,7 +76,8 @@ def _provenance(context: Context, before: Sequence[Stage], packed: Sequence[Stag
         teacher=context.facts.source,
         recipe=context.recipe.to_dict(),
         command=context.command,
-        license=context.facts.license,
+        license=context.origin.license,
+        teacher_license=None if context.start is None else context.facts.license or UNKNOWN,
         versions=done.results["measure"].mark.versions,
         stages=tuple(stages),
         verify=tuple(map(Proof.from_json, proofs)),
@@ -115,7 +117,7 @@ def ship(
     out, mark = run.path / "bundle", run.path / BUNDLE_MARK
     result = done.results[REPORT]
     # A report that was made again under its key, after a figure was measured anew, has another content.
-    license_hash = hashlib.sha256((context.license_text or "").encode()).hexdigest()
+    license_hash = hashlib.sha256((context.origin_license or "").encode()).hexdigest()
     content = f"{result.key} {result.content} {license_hash} {BUNDLE_FORMAT}"
     # The mark has the hash of SHA256SUMS too: that file says what all others must be.
     marked = mark.read_bytes() if mark.is_file() else b""
@@ -125,7 +127,7 @@ def ship(
         if damage is None:
             return out
         done.progress.note(f"bundle: {damage}; making it again")
-    write_bundle(artifacts, report, out, context.student_name, context.license_text, done.folder(student))
+    write_bundle(artifacts, report, out, context.student_name, context.origin_license, done.folder(student))
     atomic_write(mark, f"{content} {sums_sha256(out)}")
     return out
 

@@ -10,7 +10,7 @@ from edgedistill.config.target import Target
 from edgedistill.config.task import CLASSIFY, EXTRACT, TEXT
 from edgedistill.config.task_data import TaskData, read_task
 from edgedistill.config.teach import Teach
-from edgedistill.facts import ModelFacts
+from edgedistill.facts import ModelFacts, Start
 from edgedistill.pipeline.asked import teaching_prompts
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
@@ -20,6 +20,7 @@ from edgedistill.pipeline.task_trial import check_answers
 from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
 from edgedistill.plan.rival import plan_rival, rival_note
+from edgedistill.plan.start import context_of, start_notes
 
 OWN_CHATS = "the chats that the model was trained on"
 
@@ -59,7 +60,13 @@ class Prepared:
     plan: Plan
 
 
-def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: str | None = None) -> Prepared:
+def prepare(
+    job: Job,
+    facts: ModelFacts,
+    machine: BuildMachine,
+    license_text: str | None = None,
+    start: Start | None = None,
+) -> Prepared:
     """List and plan the stages of a job.
 
     Args:
@@ -67,6 +74,7 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
         facts: the teacher's.
         machine: `this_machine(out)`.
         license_text: the teacher's licence in full, for the bundle.
+        start: the model that the student starts from, as `read_start` gives it; None where that is the teacher.
     Raises:
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
             big is in the plan; `Plan.require_fit` raises it.
@@ -74,8 +82,10 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
     task = None if job.recipe.task is None else read_task(job.recipe.task)
     if job.recipe.task is not None and task is not None:
         check_answers(facts, job.recipe.task, task)
-    recipe, shape = decide(job.recipe, facts, job.recovering)
-    trial, facts = _tried(job, recipe, task, facts)
+    recipe, shape = decide(job.recipe, facts, job.recovering, start)
+    if start is not None and facts.system is None:  # a run's student is trained behind its system message again
+        facts = replace(facts, system=start.facts.system)
+    trial, facts = _tried(job, recipe, task, facts, start)
     cores = machine.cores
     system = trial.system or facts.system
     rival = None if job.comparing else plan_rival(recipe, job.target, facts, shape)
@@ -92,16 +102,25 @@ def prepare(job: Job, facts: ModelFacts, machine: BuildMachine, license_text: st
         system,
         task,
         rival,
+        start,
     )
     stages = job.steps(context)
-    plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine)
+    plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine, start)
     without = () if job.comparing else rival_note(recipe, rival)
-    notes = (*trial.notes, *_of_system(facts, system), *_of_task(recipe, task), *without)
+    notes = (
+        *start_notes(job.recipe, recipe, facts, start),
+        *trial.notes,
+        *_of_system(facts, system),
+        *_of_task(recipe, task),
+        *without,
+    )
     return Prepared(context, stages, replace(plan, notes=notes, rival=rival))
 
 
-def _tried(job: Job, recipe: Recipe, task: TaskData | None, facts: ModelFacts) -> tuple[Trial, ModelFacts]:
-    """What the template makes of what is asked; the facts without a system message that it doesn't show.
+def _tried(
+    job: Job, recipe: Recipe, task: TaskData | None, facts: ModelFacts, start: Start | None
+) -> tuple[Trial, ModelFacts]:
+    """What the templates make of what is asked; the facts without a system message that one of them doesn't show.
 
     A model that brings a system message of its own training is asked behind it where no prompts are given.
     """
@@ -115,13 +134,22 @@ def _tried(job: Job, recipe: Recipe, task: TaskData | None, facts: ModelFacts) -
         taught = file == OWN_CHATS or job.recovering or not job.comparing
         conversations = Conversations(
             samples=recipe.measure.prompts,
-            most_tokens=min(recipe.measure.context, facts.shape.context),
+            most_tokens=min(recipe.measure.context, context_of(facts, start)[0]),
             prompts=prompts if taught else (),
             file=file,
             longest_prompt=recipe.teach.longest_prompt,
         )
         trial = try_template(Path(facts.location), facts.name, conversations)
+        if start is not None and not start.same_chats:
+            trial = _tried_by_student(trial, start, conversations)
     return trial, replace(facts, system=trial.system) if file == OWN_CHATS else facts
+
+
+def _tried_by_student(trial: Trial, start: Start, conversations: Conversations) -> Trial:
+    """The trial of the teacher's template, and that of a student's own: the student must show what the teacher does."""
+    room = replace(conversations, longest_prompt=start.facts.shape.context)
+    own = try_template(Path(start.facts.location), start.facts.name, room)
+    return Trial(tuple(dict.fromkeys((*trial.notes, *own.notes))), trial.system and own.system)
 
 
 def _of_system(facts: ModelFacts, system: str | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from edgedistill.licences import UNKNOWN
 from edgedistill.machine import compute_of
 from edgedistill.mixes import groups_of
 from edgedistill.pipeline.context import Context
@@ -92,6 +93,8 @@ class RivalStages:
     def _file(self) -> Stage:
         context = self.context
         metadata = context.metadata(f"fitted to {self.rival.mix}'s bytes", "rival") | {"name": context.facts.name}
+        if context.start is not None:
+            metadata["license"] = context.facts.license or UNKNOWN
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.export.exports import export_recovered

@@ -21,6 +21,7 @@ from edgedistill.pipeline.papers import report
 from edgedistill.pipeline.recovering import RecoveryStages
 from edgedistill.pipeline.rival import RivalStages
 from edgedistill.pipeline.stage import Stage, check_order
+from edgedistill.pipeline.student_text import student_text
 from edgedistill.pipeline.training import TrainingStages
 
 
@@ -35,11 +36,12 @@ def compile_steps(context: Context) -> list[Stage]:
         if not context.own_file:
             stages.append(teacher_gguf(context))
         stages.append(training.teach(None if context.own_file else TEACHER_FILE, held_out=False))
+        stages += student_text(context)
         stages += [training.student(), *training.phases(), float_gguf(context, context.float_student)]
     stages += RecoveryStages(context).all()
     if context.rival is not None:
         stages += RivalStages(context, context.rival).all()
-    stages += JudgingStages(context, context.mixes, context.float_student, "teach", "capture").all()
+    stages += JudgingStages(context, context.mixes, context.float_student, context.text, "capture").all()
     stages.append(report(context, tuple(stages), context.float_student))
     check_order(stages)
     return stages

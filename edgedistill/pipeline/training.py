@@ -6,17 +6,20 @@ from functools import cached_property
 from pathlib import Path
 
 from edgedistill.config.phase import Phase, stage_of
+from edgedistill.config.students import AnyStudent
 from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.data.seeds import derived_seed
 from edgedistill.export import GGUF_NAME
+from edgedistill.facts import Start
 from edgedistill.machine import compute_of
 from edgedistill.pipeline.asked import asked_files, teaching_prompts
 from edgedistill.pipeline.blocks import BlockStages
-from edgedistill.pipeline.context import Context, settings_of
+from edgedistill.pipeline.context import TAUGHT, Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.on_policy import rounds_of
 from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 
+START_KEYS = ("model", "revision", "path", "of")  # of the recipe's student: where the model lies that it starts from
 TEACH_FORMAT = 2  # what teach.json holds: one more where that changes, so that older text is made again
 
 
@@ -40,10 +43,9 @@ class TrainingStages:
         """The initial student, as a folder; all that comes after it reads that and never the teacher."""
         context = self.context
         student, phase = context.recipe.student, context.recipe.distill
-        part = settings_of(student)
-        if part.get("choose") == "influence":
-            del part["choose"]  # what was built before there was a choice keeps its key
-        settings: dict[str, Json] = {"student": part, "layers": context.shape.layers}
+        settings: dict[str, Json] = {"student": _student_settings(student), "layers": context.shape.layers}
+        if context.start is not None:
+            settings["start"] = _start_settings(context.start)
         if context.facts.system is not None:
             settings["system"] = context.facts.system
         if student.needs_text:
@@ -55,17 +57,17 @@ class TrainingStages:
             from edgedistill.signals.shards import iter_split
             from edgedistill.train.forward import compute_type
 
-            examples = iter_split(done.folder("teach"), "train") if student.needs_text else iter(())
+            examples = iter_split(done.folder(context.text), "train") if student.needs_text else iter(())
             texts = (example.tokens[: phase.seq_len] for example in examples)
-            facts = context.facts
             origin = Origin(
-                done.locate(context.teacher_files.place),
+                done.locate(next(iter(context.origin_files.values())).place),
                 context.student_name,
-                facts.license,
-                context.license_text,
+                context.origin.license,
+                context.origin_license,
                 texts,
                 compute_type(phase.compute),
-                facts.system,
+                context.facts.system,
+                context.start.lineage if context.start is not None else (),
             )
             build_student(student, origin, folder, done.progress)
 
@@ -74,8 +76,8 @@ class TrainingStages:
             "student",
             work,
             settings,
-            inputs=("teach",) if student.needs_text else (),
-            outside={"teacher": context.teacher_files},
+            inputs=(context.text,) if student.needs_text else (),
+            outside=context.origin_files,
             estimate=self.estimates.student(),
         )
 
@@ -120,7 +122,7 @@ class TrainingStages:
                 write_text(text, folder, done.progress)
 
         return Stage(
-            "teach",
+            TAUGHT,
             "teach",
             work,
             # As much is held out for judging as is read.
@@ -218,7 +220,7 @@ class TrainingStages:
         context, name, blocks = self.context, stage_of(index, phase.train), self.blocks
         rounds = rounds_of(context, phase)
         place = context.recipe.place_of(context.recipe.phases.index(phase))
-        taught, first, estimate = "teach", "student", self.estimates.distill(phase)
+        taught, first, estimate = context.text, "student", self.estimates.distill(phase)
         if phase.train == "teacher":
             taught, first, estimate = "labels", "", self.estimates.specialise(phase)
         before = stage_of(index - 1, phase.train) if index else first
@@ -244,6 +246,19 @@ class TrainingStages:
             inputs = tuple(dict.fromkeys((*inputs, "student", *blocks.inputs(phase))))
             outside |= {} if blocks.inputs(phase) else {"teacher": context.teacher_files}
         return Stage(name, "distill", work, settings, inputs, outside, estimate=estimate)
+
+
+def _student_settings(student: AnyStudent) -> dict[str, Json]:
+    """The recipe's part, without where the model lies that it starts from: the key has its content."""
+    part = {name: value for name, value in settings_of(student).items() if name not in START_KEYS}
+    if part.get("choose") == "influence":
+        del part["choose"]  # what was built before there was a choice keeps its key
+    return part
+
+
+def _start_settings(start: Start) -> dict[str, Json]:
+    """What a student's folder says of the model that it started from."""
+    return {"name": start.facts.name, "license": start.facts.license, "lineage": list(start.lineage)}
 
 
 def _held_out_text(context: Context) -> Teach:

@@ -197,10 +197,12 @@ def rejected(
     """
     alternatives = []
     if whole is not None:
-        cut = shape.layers < facts.shape.layers
-        what = f"all {facts.shape.layers} layers" if cut else "the teacher uncut"
-        fewer = f"{shape.layers} layers" if cut else "a narrower student"
-        reason = f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for {fewer}"
+        times = f"{whole.file_bytes / chosen.file_bytes:.2f} times the bytes; the recipe asks for"
+        if shape == facts.shape.with_layers(shape.layers):
+            what, reason = f"all {facts.shape.layers} layers", f"{times} {shape.layers} layers"
+        else:
+            smaller = "narrower" if shape.layers == facts.shape.layers else "smaller"
+            what, reason = "the teacher uncut", f"{times} a {smaller} student"
         alternatives.append(_alternative(f"{chosen.mix}, {what}", None, whole, reason))
     for name, other in sorted(others.items(), key=lambda item: item[1].file_bytes):
         reason = (

@@ -11,28 +11,34 @@ from edgedistill.config.tasks import read_questions
 from edgedistill.config.teach import OWN_PROMPTS
 from edgedistill.config.text_file import check_text
 from edgedistill.errors import InputError
-from edgedistill.facts import ModelFacts, ModelShape, check_onnx
+from edgedistill.facts import ModelFacts, ModelShape, Start, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
 from edgedistill.plan.blocks import check_blocks
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
+from edgedistill.plan.start import context_of, learnable
 from edgedistill.plan.types import BuildMachine, BuildPlan, Plan
 
 
-def decide(recipe: Recipe, facts: ModelFacts, recovering: bool = True) -> tuple[Recipe, ModelShape]:
+def decide(
+    recipe: Recipe, facts: ModelFacts, recovering: bool = True, start: Start | None = None
+) -> tuple[Recipe, ModelShape]:
     """The recipe with what it leaves open decided, and the student's shape.
 
     Args:
         recipe: what to build.
         facts: the teacher.
         recovering: False where each mix is only rounded, as `compare` does unless told otherwise.
+        start: the model that the student starts from; None where that is the teacher.
     Raises:
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong.
     """
-    recipe = recipe.decided(facts.tokenizer.has_chat_template)
-    _check(recipe, facts, recovering)
-    recipe.student.check(f"recipe {recipe.name}", facts.name, facts.shape)
-    student = recipe.student.decided(facts.shape, block_of([recipe.mix(name) for name in recipe.mixes]))
-    shape = student.shape(facts.shape)
+    origin = facts if start is None else start.facts
+    recipe = recipe.decided(facts.tokenizer.has_chat_template and origin.tokenizer.has_chat_template)
+    recipe = learnable(recipe, facts, start)
+    _check(recipe, facts, recovering, start)
+    recipe.student.check(f"recipe {recipe.name}", origin.name, origin.shape)
+    student = recipe.student.decided(origin.shape, block_of([recipe.mix(name) for name in recipe.mixes]))
+    shape = student.shape(origin.shape)
     check_blocks(recipe, shape, facts.shape)
     return recipe.model_copy(update={"student": student}), shape
 
@@ -44,6 +50,7 @@ def weigh(
     student: ModelShape,
     build: BuildPlan,
     machine: BuildMachine,
+    start: Start | None = None,
 ) -> Plan:
     """Each tensor's format, what each mix weighs on the device, and whether the build fits this machine.
 
@@ -53,11 +60,13 @@ def weigh(
         facts: the teacher.
         build: what the stages take here.
         machine: `this_machine(folder)`.
+        start: the model that the student starts from; None where that is the teacher.
     Raises:
         InputError: a row doesn't divide into the blocks of its format. What is merely too big is in the plan;
             `Plan.require_fit` raises it.
     """
-    tokens = facts.tokenizer.tokens
+    origin = facts if start is None else start.facts
+    tokens = origin.tokenizer.tokens
     planned = [recipe.mix(name) for name in recipe.mixes]
     mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in planned}
     others = {
@@ -69,8 +78,8 @@ def weigh(
     uncut = recipe.mix(chosen.mix)
     whole = None
     # A fitted mix may be as large for the teacher as for the student: no alternative to weigh.
-    if student != facts.shape and uncut.size is None:
-        whole = plan_mix(facts.shape, uncut, target, tokens)
+    if student != facts.shape and student.parameters < facts.shape.parameters and uncut.size is None:
+        whole = plan_mix(facts.shape, uncut, target, facts.tokenizer.tokens)
     return Plan(
         recipe=recipe,
         target=target,
@@ -82,6 +91,7 @@ def weigh(
         build=build,
         machine=machine,
         alternatives=rejected(facts, student, chosen, others, whole),
+        start=start,
     )
 
 
@@ -92,9 +102,10 @@ def _formats(student: ModelShape, mix: Mix) -> dict[str, str]:
     return {name: number_format.name for name, number_format in assign_formats(student, mix).items()}
 
 
-def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
+def _check(recipe: Recipe, facts: ModelFacts, recovering: bool, start: Start | None) -> None:
     """Raise InputError for what would stop a later stage."""
-    teach, context = recipe.teach, facts.shape.context
+    teach = recipe.teach
+    context, reader = context_of(facts, start)
     where = f"recipe {recipe.name}"
     if recipe.lacks_answers is not None:
         raise InputError(
@@ -111,6 +122,11 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
             f"{where}: teach.answers is '{teach.answers}', and answers are trained on in chats alone; the teacher "
             f"{facts.name} has no chat template, or teach.style is 'text'. Set teach.answers to 'teacher', or take a "
             "teacher that chats."
+        )
+    if teach.style == "chat" and start is not None and not start.facts.tokenizer.has_chat_template:
+        raise InputError(
+            f"{where}: teach.style is 'chat', but the student {start.facts.name} has no chat template. "
+            "Set teach.style to 'text', or take a student that chats."
         )
     if teach.style == "text" and teach.prompts == OWN_PROMPTS and teach.prompt_field:
         raise InputError(
@@ -130,11 +146,10 @@ def _check(recipe: Recipe, facts: ModelFacts, recovering: bool) -> None:
     ):
         if length > context:
             raise InputError(
-                f"{where}: {part} is {length}; the teacher {facts.name} reads at most {context} tokens. "
-                "Choose at most that."
+                f"{where}: {part} is {length}; {reader} reads at most {context} tokens. Choose at most that."
             )
     if "onnx" in recipe.export:
-        check_onnx(where, facts.shape)
+        check_onnx(where, facts.shape if start is None else start.facts.shape)
     for part, length in trainings.items():
         if teach.text_tokens and teach.text_window is not None and teach.text_window > length:
             raise InputError(

@@ -22,17 +22,19 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
     fits.
     """
     teacher, student, target = plan.facts, plan.student, plan.target
+    origin = teacher if plan.start is None else plan.start.facts
     head = [
         (
             f"Teacher   {teacher.name}: {show_count(teacher.shape.parameters)} parameters, "
             f"{teacher.shape.layers} layers ({teacher.source})"
         ),
         (
-            f"Student   {show_count(student.parameters)} parameters, {kept_words(student, teacher.shape)}, vocabulary "
+            f"Student   {show_count(student.parameters)} parameters, {kept_words(student, origin.shape)}, vocabulary "
             f"{show_count(student.vocab)}"
         ),
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
         f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
+        *_start(plan),
         *_context(plan),
         *_rival(plan),
         "",
@@ -72,8 +74,19 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
     return visible("\n".join([*map(wrap, head), *_table(plan), *map(wrap, rest)]))
 
 
+def _start(plan: "Plan") -> list[str]:
+    """What the student starts from, where that isn't the teacher."""
+    if plan.start is None:
+        return []
+    facts = plan.start.facts
+    words = "the teacher's words" if plan.start.other_words is None else "words of its own"
+    licence = facts.license or "licence not known"
+    before = f", made from {', '.join(plan.start.lineage)}" if plan.start.lineage else ""
+    return [f"Start     {facts.name}: {words}, {licence} ({facts.source}){before}"]
+
+
 def _context(plan: "Plan") -> list[str]:
-    stated = plan.facts.stated_context
+    stated = (plan.facts if plan.start is None else plan.start.facts).stated_context
     if stated is None:
         return []
     kept = f"Context   {show_count(plan.student.context)} of the model's {show_count(stated)} tokens"

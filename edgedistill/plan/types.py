@@ -9,7 +9,7 @@ from typing import Any
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.target import Target
 from edgedistill.errors import DoesNotFitError
-from edgedistill.facts import ModelFacts, ModelShape
+from edgedistill.facts import ModelFacts, ModelShape, Start
 from edgedistill.machine import free_memory_bytes, usable_cores
 from edgedistill.plan.device import Alternative, MixPlan, target_facts
 from edgedistill.plan.rival import STAGES, RivalPlan
@@ -106,6 +106,7 @@ class Plan:
         formats: of each mix, each tensor's number format.
         notes: what will be done without, a sentence each.
         rival: the teacher in the student's bytes, where it is made too.
+        start: the model that the student starts from; None where that is the teacher.
     """
 
     recipe: Recipe
@@ -120,6 +121,7 @@ class Plan:
     alternatives: list[Alternative]
     notes: tuple[str, ...] = ()
     rival: RivalPlan | None = None
+    start: Start | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -151,6 +153,7 @@ class Plan:
                 "tied": student.tied,
                 "context": student.context,
                 "as_is": self.recipe.student.as_is,
+                **self._start(),
             },
             "mixes": {name: {**mix.to_dict(), "tensors": self.formats[name]} for name, mix in self.mixes.items()},
             "export": list(self.recipe.export),
@@ -161,6 +164,20 @@ class Plan:
             "rival": None if self.rival is None else self.rival.to_dict(),
             "fits": not self.troubles(),
         }
+
+    def _start(self) -> dict[str, Any]:
+        """What the student starts from, for `to_dict`; nothing where that is the teacher."""
+        if self.start is None:
+            return {}
+        facts = self.start.facts
+        start = {
+            "kind": self.recipe.student.kind,
+            "name": facts.name,
+            "source": facts.source,
+            "license": facts.license,
+            "same_words": self.start.other_words is None,
+        }
+        return {"start": start}
 
     def to_text(self, width: int = 100) -> str:
         """The page that `edgedistill plan` shows, its prose in lines of at most `width` characters."""
@@ -206,12 +223,16 @@ class Plan:
         """Raise DoesNotFitError when the build doesn't fit this machine, whatever fits the device."""
         _refuse(self.machine_troubles())
 
+    @property
+    def _smaller(self) -> str:
+        """What to do where the student is too big."""
+        if self.start is not None:
+            return "Choose a smaller student."
+        return "Keep fewer layers (student.layers), or choose a smaller teacher."
+
     def _device_trouble(self, mix: MixPlan) -> str:
         detail = f" = {mix.ram_text}" if mix.ram_bytes > self.target.memory.usable else ""
-        return (
-            f"{mix.mix} on {self.target.name}: {mix.why}{detail}. Keep fewer layers (student.layers), or choose a "
-            "smaller teacher."
-        )
+        return f"{mix.mix} on {self.target.name}: {mix.why}{detail}. {self._smaller}"
 
 
 def _refuse(troubles: list[str]) -> None:

@@ -89,6 +89,7 @@ class View:
     where: str
     tiles: list[Tile]
     licence_name: str | None
+    licence_of: str | None
     licence_demands: str
     total: Totals
     fact_lists: list[FactList]
@@ -143,6 +144,7 @@ def view(report: Report) -> View:
         where=report.where_measured,
         tiles=tiles_of(report, chosen),
         licence_name=licence.name if licence else report.provenance.license,
+        licence_of=report.student.start.name if report.student.start else report.teacher.name,
         licence_demands=licences.demands(report.provenance.license),
         total=_total(report),
         fact_lists=_fact_lists(report),
@@ -183,6 +185,9 @@ def _built(report: Report) -> str:
         return f"{name}{f', {weights},' if weights else ''} {how} in {formats}{device}."
     if student.parameters:
         smaller = f"{show_count(student.parameters)} weights in {student.layers} layers"
+        if student.start is not None:
+            taught = f"taught by {name} ({weights or 'size not known'})"
+            return f"{student.start.name} ({smaller}), {taught}, in {formats}{device}."
         return f"A student of {smaller}, distilled from {name} ({weights or 'size not known'}), in {formats}{device}."
     return f"{name}{f', {weights}' if weights else ''}{device}."
 
@@ -200,6 +205,7 @@ def _fact_lists(report: Report) -> list[FactList]:
     origin = {
         "model" if report.student.as_is else "teacher": report.teacher.name,
         "source": report.teacher.source,
+        **_start(report),
         "licence": provenance.license or "not known",
         "target": report.target.name,
     }
@@ -210,6 +216,18 @@ def _fact_lists(report: Report) -> list[FactList]:
         FactList("Versions", tuple(provenance.versions.items())),
     )
     return [each for each in lists if each.facts]
+
+
+def _start(report: Report) -> dict[str, str | None]:
+    """The model that the student started from, where that isn't the teacher."""
+    start = report.student.start
+    if start is None:
+        return {}
+    return {
+        "teacher's licence": report.provenance.teacher_license,
+        "student started from": start.name,
+        "its source": start.source,
+    }
 
 
 def _fact(name: str, value: object) -> tuple[str, str | None]:

@@ -20,12 +20,26 @@ class TeacherFacts(JsonData):
 
 
 @dataclass(frozen=True)
+class StartFacts(JsonData):
+    """The model that a student started from, where that isn't the teacher; `same_words`: its ids mean what the
+    teacher's mean.
+    """
+
+    kind: str
+    name: str
+    source: str
+    license: str | None = None
+    same_words: bool = True
+
+
+@dataclass(frozen=True)
 class StudentFacts(JsonData):
     """The model that is packed; `as_is`: it is the teacher itself."""
 
     parameters: int | None = None
     layers: int | None = None
     as_is: bool = False
+    start: StartFacts | None = absent()
     more: dict[str, Any] = field(default_factory=dict)
 
 

@@ -125,12 +125,15 @@ class Proof(JsonData):
 
 @dataclass(frozen=True)
 class Provenance(JsonData):
-    """How the run was made. `recipe` is the recipe as JSON, `versions` by package."""
+    """How the run was made. `recipe` is the recipe as JSON, `versions` by package; `license`: of the model that the
+    student started from, `teacher_license`: of the teacher, where that is another.
+    """
 
     teacher: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     command: str | None = None
     license: str | None = None
+    teacher_license: str | None = absent()
     versions: dict[str, str] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
     verify: tuple[Proof, ...] = ()

@@ -284,7 +284,7 @@ def test_an_unknown_licence_is_said(tmp_path, artifacts):
     found = measured()
     found["provenance"]["license"] = None
     out = write_bundle(artifacts, report_of(**found), tmp_path / "bundle", "m")
-    assert "The teacher names no licence: ask its makers" in (out / "LICENSE").read_text(encoding="utf-8")
+    assert "The model names no licence: ask its makers" in (out / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_hostile_words_do_nothing_in_the_card(tmp_path, artifacts):

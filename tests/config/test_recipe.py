@@ -177,7 +177,7 @@ def test_schemas_are_json_and_name_every_key():
         ("student: {kind: dept}", "Did you mean 'depth'?"),
         (
             "student: {kind: depth, layrs: 3}",
-            "student.layrs is not a key; allowed are kind, layers, depth, choose. Did",
+            "student.layrs is not a key; allowed are kind, layers, depth, choose, of. Did",
         ),
         ("student: {kind: same, layers: 3}", "student.layers is not a key; allowed are kind."),
         ("student: {depth: 1.5}", "student.depth is 1.5; it must be at most 1."),

@@ -11,10 +11,11 @@ from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.new import ConfigStudent
 from edgedistill.config.students.same import SameStudent
+from edgedistill.config.students.sibling import RunStudent, SiblingStudent
 from edgedistill.config.students.width import WidthStudent
 from edgedistill.errors import did_you_mean
 
-AnyStudent = SameStudent | DepthStudent | WidthStudent | DepthWidthStudent | ConfigStudent
+AnyStudent = SameStudent | DepthStudent | WidthStudent | DepthWidthStudent | ConfigStudent | SiblingStudent | RunStudent
 KINDS = tuple(kind.model_fields["kind"].default for kind in get_args(AnyStudent))
 
 
@@ -52,7 +53,9 @@ Student = Annotated[
     | Annotated[DepthStudent, Tag("[depth]")]
     | Annotated[WidthStudent, Tag("[width]")]
     | Annotated[DepthWidthStudent, Tag("[depth+width]")]
-    | Annotated[ConfigStudent, Tag("[config]")],
+    | Annotated[ConfigStudent, Tag("[config]")]
+    | Annotated[SiblingStudent, Tag("[sibling]")]
+    | Annotated[RunStudent, Tag("[run]")],
     Discriminator(_tag),
     BeforeValidator(_with_kind),
 ]

@@ -1,14 +1,17 @@
 """The kind `depth`: the teacher with some of its layers."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from edgedistill.config.fields import PositiveInt
+from edgedistill.config.fields import PositiveInt, Text
+from edgedistill.config.students.start import located
 from edgedistill.config.yaml_file import Model
 from edgedistill.facts import ModelShape, check_depth
 
 Choose = Literal["influence", "contiguous"]
+_CUT = re.compile(r" \d+ layers$")
 
 
 class DepthStudent(Model):
@@ -26,6 +29,23 @@ class DepthStudent(Model):
             "and output the angle is smallest."
         ),
     )
+    of: Text | None = Field(
+        default=None,
+        description=(
+            "What is cut, where that isn't the teacher: the folder of a run, whose float student is cut further, or a "
+            "model as of the kind sibling."
+        ),
+    )
+
+    @field_validator("of")
+    @classmethod
+    def _locate(cls, of: str | None, info: ValidationInfo) -> str | None:
+        return of if of is None else located(of, info)
+
+    @property
+    def start(self) -> tuple[str, str | None] | None:
+        """The model that is cut and its revision, where that isn't the teacher."""
+        return None if self.of is None else (self.of, None)
 
     @property
     def as_is(self) -> bool:
@@ -51,7 +71,7 @@ class DepthStudent(Model):
 
     def name(self, teacher: str, shape: ModelShape) -> str:
         """What the student is called. `shape` is the teacher's."""
-        return f"{teacher} {self.layers_of(shape.layers)} layers"
+        return f"{_CUT.sub('', teacher)} {self.layers_of(shape.layers)} layers"
 
     def check(self, where: str, teacher: str, shape: ModelShape) -> None:
         """Raise InputError where runtimes wouldn't run a cut of this teacher as it was trained: see `check_depth`."""

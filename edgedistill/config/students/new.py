@@ -39,6 +39,11 @@ class ConfigStudent(Model):
         """Layers of the student."""
         return self.layers
 
+    @property
+    def start(self) -> tuple[str, str | None] | None:
+        """What it starts from: the teacher, so that nothing else is named."""
+        return None
+
     def decided(self, teacher: ModelShape, block: int) -> "ConfigStudent":
         """The same with the key heads decided."""
         return self.model_copy(update={"kv_heads": self.shape(teacher).kv_heads})

@@ -23,9 +23,10 @@ class SameStudent(Model):
         """Whether building it looks at training text."""
         return False
 
-    def layers_of(self, teacher_layers: int) -> int:
-        """Layers of the student: all."""
-        return teacher_layers
+    @property
+    def start(self) -> tuple[str, str | None] | None:
+        """What it starts from: the teacher, so that nothing else is named."""
+        return None
 
     def decided(self, teacher: ModelShape, block: int) -> "SameStudent":
         """The same: it leaves nothing open."""

@@ -46,6 +46,11 @@ class Narrower(Model):
         return Sizes(self.ffn, self.heads, self.kv_heads, self.width)
 
     @property
+    def start(self) -> tuple[str, str | None] | None:
+        """What it starts from: the teacher, so that nothing else is named."""
+        return None
+
+    @property
     def as_is(self) -> bool:
         """Whether the student is the teacher, so that there is nothing to distill."""
         return False

@@ -12,6 +12,7 @@ from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.new import ConfigStudent
 from edgedistill.config.students.same import SameStudent
+from edgedistill.config.students.sibling import RunStudent, SiblingStudent
 from edgedistill.config.students.width import Narrower, WidthStudent
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.identity import Identity, write_identity
@@ -31,6 +32,8 @@ BUILDERS: dict[type, Callable[[Any, Origin, Path, Progress], None]] = {
     WidthStudent: build_width,
     DepthWidthStudent: build_depth_width,
     ConfigStudent: build_new,
+    SiblingStudent: build_same,
+    RunStudent: build_same,
 }
 
 
@@ -47,9 +50,8 @@ def build_student(student: AnyStudent, origin: Origin, work: Path, progress: Pro
     """
     BUILDERS[type(student)](student, origin, work, progress)
     shared_rows(origin.teacher, work)
-    identity = Identity(
-        origin.name, origin.license, student.kind, origin.system, _has_new_tables(student, origin, work)
-    )
+    new_tables = _has_new_tables(student, origin, work)
+    identity = Identity(origin.name, origin.license, student.kind, origin.system, new_tables, origin.lineage)
     write_identity(identity, origin.license_text, work)
 
 

@@ -18,13 +18,14 @@ class Origin:
     """What a student is made from.
 
     Attributes:
-        teacher: a model folder or GGUF file.
+        teacher: a model folder or GGUF file: the teacher's, or that of the model that the student starts from.
         name: what the student is called.
-        license: of the teacher, and so of the student, by its SPDX name; None if unknown.
+        license: of that model, and so of the student, by its SPDX name; None if unknown.
         license_text: in full; None if unknown.
         texts: token ids of training text, each [n], for kinds that measure the teacher on it.
         compute: the type of the matrix products where they do.
         system: the message that all chats began with which the teacher was trained on; None where there was none.
+        lineage: what that model was made from, the oldest first, where it is a run's.
     """
 
     teacher: Path
@@ -34,6 +35,7 @@ class Origin:
     texts: Iterable[Tensor] = ()
     compute: torch.dtype = torch.float32
     system: str | None = None
+    lineage: tuple[str, ...] = ()
 
     def shape(self) -> ModelShape:
         """The teacher's shape."""
