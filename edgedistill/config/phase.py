@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from edgedistill.config.adapter import Adapter
 from edgedistill.config.block_terms import BlockTerm, RelationsTerm, StatesTerm
 from edgedistill.config.fields import PositiveFloat, PositiveInt, Share
 from edgedistill.config.loss import DEFAULT_LOSS, DivergenceTerm, Loss, TextTerm
@@ -61,6 +62,14 @@ class Phase(Training):
         ),
     )
 
+    adapter: Adapter | None = Field(
+        default=None,
+        description=(
+            "Low-rank matrices that are trained through peft in place of the weights, and merged at the phase's end; "
+            "null: all weights of the layers are trained."
+        ),
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _labels_teach(cls, given: Any) -> Any:
@@ -80,6 +89,11 @@ class Phase(Training):
             raise ValueError(
                 "on_policy has the student write, and no term of loss compares that with the teacher; add a kl term, "
                 "or leave on_policy out"
+            )
+        if self.on_policy is not None and self.adapter is not None:
+            raise ValueError(
+                "on_policy has the student write from its weights, and with an adapter these are frozen; leave out one "
+                "of them"
             )
         if self.order == EASY_FIRST and not self.compares:
             raise ValueError(

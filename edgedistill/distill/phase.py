@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -35,6 +36,9 @@ from edgedistill.train.forward import batches, compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 from edgedistill.train.rounds import RoundPlan, Rounds
 from edgedistill.train.validation import ValidationLoss, validate_sources
+
+if TYPE_CHECKING:
+    from edgedistill.distill.adapter import Adapted
 
 # What a checkpoint is chosen by: the distance from the teacher, or where no term looks at it, from the text.
 BY_TEACHER = Objective([ObjectiveTerm(TEACHER, "forward_kl")])
@@ -88,7 +92,8 @@ def distill(
     validation = spread_sources(validation, checks.tokens, seq_len)
     model = load_model(student)
     tables = has_new_tables(student)
-    parameters = _trained(model, tables)
+    adapted = _adapted(model, phase)
+    parameters = _trained(model, tables) if adapted is None else adapted.parameters
     head = model.get_output_embeddings().weight
     head = head if tables else head.detach().to(dtype)
     on_logits = len(phase.block_terms) < len(phase.loss)
@@ -131,10 +136,19 @@ def distill(
         checkpoint_seconds=phase.checkpoint_seconds,
     )
     curve = train({phase.learning_rate: parameters}, loss_of_step, validate, settings, work, progress)
-    save_model(model, student, work)
+    save_model(model if adapted is None else adapted.merged(), student, work)
     copy_identity(student, work)
     write_curve(work, curve.to_json(stage, "KL" if phase.compares else "cross-entropy"))
     remove_checkpoints(work)
+
+
+def _adapted(model: PreTrainedModel, phase: Phase) -> "Adapted | None":
+    """The model with the phase's adapter in it, if it has one."""
+    if phase.adapter is None:
+        return None
+    from edgedistill.distill.adapter import Adapted  # peft takes seconds to load
+
+    return Adapted(model, phase.adapter, phase.seed)
 
 
 def _rounds(model: PreTrainedModel, text: TrainingText, phase: Phase, work: Path) -> Rounds | None:

@@ -24,7 +24,7 @@ TAUGHT, STUDENT_TEXT = "teach", "student-text"
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
 # Settings that came later: a stage that leaves one as it is here keeps the key that it had before.
-LATER: dict[str, Json] = {"general": None, "order": "shuffled", "on_policy": None}
+LATER: dict[str, Json] = {"general": None, "order": "shuffled", "on_policy": None, "adapter": None}
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,10 @@ class Estimates:
         seconds = START_S + shape.parameters * work / self._flops(settings.compute)
         activations = _activation_bytes(shape, settings.batch_tokens)
         ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * shape.parameters + activations
+        if settings.adapter is not None:  # the frozen weights in float32, as they are read and written
+            trained = settings.adapter.parameters(shape)
+            ram = BASE_RAM_BYTES + 4 * shape.parameters + TRAIN_BYTES_PER_PARAMETER * trained + activations
+            return StageEstimate(settings.tokens, seconds, ram, 4 * shape.parameters + 2 * 8 * trained)
         return StageEstimate(settings.tokens, seconds, ram, (4 + 2 * 8) * shape.parameters)
 
     def capture(self) -> StageEstimate:

@@ -13,6 +13,7 @@ from edgedistill.config.text_file import check_text
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, ModelShape, Start, check_onnx
 from edgedistill.mixes import MIXES, Mix, assign_formats, storable
+from edgedistill.plan.adapter import check_adapters
 from edgedistill.plan.blocks import check_blocks
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
 from edgedistill.plan.start import context_of, learnable
@@ -40,6 +41,7 @@ def decide(
     student = recipe.student.decided(origin.shape, block_of([recipe.mix(name) for name in recipe.mixes]))
     shape = student.shape(origin.shape)
     check_blocks(recipe, shape, facts.shape)
+    check_adapters(recipe, shape, facts.shape, new_tables=shape.width != origin.shape.width)
     return recipe.model_copy(update={"student": student}), shape
 
 

@@ -15,10 +15,11 @@ from edgedistill.models.facts import read_facts
 from edgedistill.models.shared_rows import other_words
 from edgedistill.models.vocabulary import read_vocabulary
 from edgedistill.pipeline.prepare import Job, Prepared, prepare
+from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.start import read_start
 from tests import tiny
 from tests.pairs import OWN_CHATS, make_sibling, make_words
-from tests.plan.test_plan import MACHINE, recipe_with
+from tests.plan.test_plan import MACHINE, facts_of, recipe_with
 
 QWEN = {
     "model_type": "qwen2",
@@ -212,3 +213,38 @@ def test_a_recipe_names_a_sibling_beside_it(teacher: ModelFacts, tmp_path: Path)
     assert load_recipe(str(path)).student.start == (str(tmp_path / "recipes" / "little"), None)
     path.write_text("schema: edgedistill.recipe/1\nname: mine\nstudent: {kind: sibling, model: org/little}\n")
     assert load_recipe(str(path)).student.start == ("org/little", None)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "why"),
+    [
+        (
+            {"rank": 600},
+            r"distill\.adapter: rank is 600, above what q_proj \(576 x 576\) has; at most 576",
+        ),
+        ({"targets": ["atn.q_proj"]}, r"distill\.adapter: targets names 'atn\.q_proj', and no matrix of a layer"),
+    ],
+)
+def test_an_adapter_that_the_student_cant_have_is_refused_in_the_plan(adapter: dict[str, object], why: str):
+    recipe = recipe_with(distill={"adapter": adapter})
+    with pytest.raises(InputError, match=why):
+        prepare(Job(recipe, load_target("laptop-cpu"), Path("out")), facts_of(), MACHINE)
+
+
+def test_an_adapter_of_a_student_with_new_tables_is_refused():
+    recipe = Recipe.model_validate(
+        recipe_with(distill={"adapter": {"rank": 4}}).to_dict() | {"student": {"kind": "width", "width": 384}}
+    )
+    with pytest.raises(InputError, match="a student of kind width has an embedding of its own"):
+        prepare(Job(recipe, load_target("laptop-cpu"), Path("out")), facts_of(), MACHINE)
+
+
+def test_an_adapter_is_in_its_phases_key_and_takes_less_memory():
+    def distilling(**phase: object) -> Stage:
+        job = Job(recipe_with(distill=phase), load_target("laptop-cpu"), Path("out"))
+        return next(stage for stage in prepare(job, facts_of(), MACHINE).stages if stage.name == "distill")
+
+    plain, adapted = distilling(), distilling(adapter={"rank": 8})
+    assert "adapter" not in plain.settings["phase"], "a phase without one keeps its key"
+    assert adapted.settings["phase"]["adapter"] == {"kind": "lora", "rank": 8, "alpha": None, "targets": None}
+    assert adapted.estimate.ram_bytes < plain.estimate.ram_bytes
