@@ -60,7 +60,13 @@ def read_rows(task: Task, path: Path) -> Iterator[TaskRow]:
     empty = True
     for where, row in file_rows(path, TASK_ROWS, known):
         empty = False
-        yield _row(task, row, where)
+        read = _row(task, row, where)
+        if read.written_as_object and path.suffix.lower() == ".parquet":
+            raise InputError(
+                f"{where}: the answer is an object, and Parquet gives every object all fields of its column, null "
+                "where the row has none; write it as JSON text"
+            )
+        yield read
     if empty:
         raise InputError(f"{path}: it holds no rows; write {SHAPE}")
 

@@ -229,6 +229,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, name: str, content: bytes | None,
     assert said in str(caught.value)
 
 
+def test_parquet_holds_texts_and_objects_as_text(tmp_path: Path):
+    """A column of objects has all fields in every row, null where a row has none: nobody's answer."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    prompts = [f"take {n} of them" for n in range(40)]
+    texts = [json.dumps({"count": n} if n % 2 else {"kind": "all"}) for n in range(40)]
+    parquet.write_table(pyarrow.table({"prompt": prompts, "answer": texts}), tmp_path / "t.parquet")
+    data = read_task(Task(file=str(tmp_path / "t.parquet")))
+    assert (data.kind, data.fields) == ("extract", ("kind", "count")) or data.fields == ("count", "kind")
+    table = pyarrow.table({"prompt": prompts, "answer": [json.loads(text) for text in texts]})
+    parquet.write_table(table, tmp_path / "o.parquet")
+    with pytest.raises(InputError, match=r"o\.parquet: row 1: the answer is an object, and Parquet gives every object"):
+        read_task(Task(file=str(tmp_path / "o.parquet")))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -180,6 +180,21 @@ def prompts(material: Material, place: Path, rng: random.Random) -> tuple[str, O
     return f"plan with {file.name}", run(words)
 
 
+def tasks(material: Material, place: Path, rng: random.Random) -> tuple[str, Outcome]:
+    """A task's rows."""
+    file = place / rng.choice(("t.jsonl", "t.json", "t.csv"))
+    answers = rng.choice((["yes", "no"], [{"a": 1}, {"a": [2], "b": {"c": "d"}}]))
+    rows = [{"prompt": f"What is {number}?", "answer": answers[number % 2]} for number in range(40)]
+    changed = change_node(rows, rng) if rng.random() < 0.7 else rows
+    text = json.dumps(changed) if file.suffix == ".json" else "\n".join(map(json.dumps, changed))
+    if file.suffix == ".csv":
+        text = "prompt,answer\n" + "\n".join(f"what is {number},{'ab'[number % 2]}" for number in range(40))
+    content = text.encode() if rng.random() < 0.5 else change_bytes(text.encode(), rng)
+    file.write_bytes(content)
+    words = ["plan", material.model, "--target", "laptop-cpu", "--recipe", E2E / "recipe.yaml", "--data", file]
+    return f"plan with {file.name}", run(words)
+
+
 def run_json(material: Material, place: Path, rng: random.Random) -> tuple[str, Outcome]:
     """run.json of a finished run."""
     (place / "run").mkdir()
@@ -196,6 +211,7 @@ KINDS: tuple[Callable[[Material, Path, random.Random], tuple[str, Outcome]], ...
     recipes,
     targets,
     prompts,
+    tasks,
     run_json,
 )
 
