@@ -18,7 +18,7 @@ from edgedistill.measure.records import RecordSource, layer_record, row_records
 from edgedistill.measure.row import load_row
 from edgedistill.measure.speed import load_speeds
 from edgedistill.measure.task_answers import with_differences
-from edgedistill.results.measurement import JudgedText, Layers, Measurement, RowFigures, Sample, WonBack
+from edgedistill.results.measurement import JudgedText, Layers, Measurement, RowFigures, Sample, TaskAnswers, WonBack
 from edgedistill.results.record import Record
 from edgedistill.results.row import LLAMA_CPP, RIVAL, Artifact, Row, Speed
 
@@ -153,17 +153,17 @@ def _with_task_differences(rows: Sequence[Row], files: Sequence[MeasuredFile]) -
     """The rows, each with its paired differences from the answers of the float model, the teacher and the rival to the
     user's task.
     """
-    bases: dict[str, tuple[MeasuredFile, str]] = {}
+    bases: dict[str, tuple[MeasuredFile, TaskAnswers]] = {}
     for file in files:
         if file.artifact.kind in ("float", "teacher", RIVAL) and file.figures.task is not None:
-            bases.setdefault(file.artifact.kind, (file, file.figures.task.bits))
+            bases.setdefault(file.artifact.kind, (file, file.figures.task))
     compared = []
     for row, file in zip(rows, files, strict=True):
         task = file.figures.task
         if task is None:
             compared.append(row)
             continue
-        others = {name: bits for name, (base, bits) in bases.items() if base is not file}
+        others = {name: answers for name, (base, answers) in bases.items() if base is not file}
         compared.append(replace(row, task=with_differences(task, others, len(files) - 1)))
     return compared
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from edgedistill.config.task import CLASSIFY, EXTRACT
 from edgedistill.config.task_data import Labelled
-from edgedistill.measure.answers import Bits
+from edgedistill.measure.bootstrap import f1_difference, f1_interval
 from edgedistill.measure.intervals import CONFIDENCE, paired_difference, wilson
 from edgedistill.measure.task_grades import Grades, grade_labels, grade_objects, grade_texts
 from edgedistill.measure.task_items import TaskItems, plain_text
@@ -15,7 +15,7 @@ from edgedistill.results.codec import JsonData
 from edgedistill.results.measurement import TaskAnswers
 from edgedistill.results.row import RIVAL
 from edgedistill.results.share import Difference
-from edgedistill.results.task import TaskScore, WrongAnswer
+from edgedistill.results.task import FieldScore, TaskScore, WrongAnswer
 from edgedistill.runtimes.base import Runtime
 from edgedistill.runtimes.llama import LlamaCpp
 
@@ -88,25 +88,37 @@ def grade(items: TaskItems, said: AllSaid, on_answer: Callable[[], None]) -> Tas
         high=high,
         figures=grades.figures | {"cut_off_share": cut},
         wrong=_wrong(items.rows, got, grades.right),
+        f1=_field_score(grades) if grades.fields else None,
     )
-    return TaskAnswers(score, "".join("1" if each else "0" for each in grades.right))
+    return TaskAnswers(score, "".join("1" if each else "0" for each in grades.right), grades.fields)
 
 
-def with_differences(own: TaskAnswers, others: Mapping[str, Bits], comparisons: int) -> TaskScore:
+def _field_score(grades: Grades) -> FieldScore:
+    return FieldScore(grades.figures["field_f1"], *f1_interval(grades.fields, CONFIDENCE))
+
+
+def with_differences(own: TaskAnswers, others: Mapping[str, TaskAnswers], comparisons: int) -> TaskScore:
     """A file's score with its paired differences from other files' answers to the same rows.
 
     Args:
         own: the file's answers.
-        others: the bits of the "float" file, the "teacher" and the rival, where there are such.
+        others: those of the "float" file, the "teacher" and the rival, where there are such.
         comparisons: differences from one of these that are shown together; as for `answers.differences`. From the rival
             one file differs in the end.
     """
     found: dict[str, Difference] = {}
-    for name, bits in others.items():
+    of_fields: dict[str, Difference] = {}
+    for name, other in others.items():
         confidence = 1 - (1 - CONFIDENCE) / (1 if name == RIVAL else max(1, comparisons))
-        pair = paired_difference([bit == "1" for bit in bits], [bit == "1" for bit in own.bits], confidence)
+        pair = paired_difference([bit == "1" for bit in other.bits], [bit == "1" for bit in own.bits], confidence)
         found[name] = Difference(pair.difference, pair.low, pair.high, pair.n)
-    return replace(own.score, to_float=found.get("float"), to_teacher=found.get("teacher"), to_rival=found.get(RIVAL))
+        if own.fields and other.fields:
+            of_fields[name] = Difference(*f1_difference(other.fields, own.fields, confidence), pair.n)
+    f1 = own.score.f1
+    if f1 is not None:
+        f1 = replace(f1, to_float=of_fields.get("float"), to_teacher=of_fields.get("teacher"))
+    score = replace(own.score, to_float=found.get("float"), to_teacher=found.get("teacher"), f1=f1)
+    return replace(score, to_rival=found.get(RIVAL))
 
 
 def _prompt(model: Runtime, row: Labelled, chats: bool) -> list[int]:

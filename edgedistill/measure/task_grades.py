@@ -17,6 +17,7 @@ from typing import Any
 
 from edgedistill.config.task_data import canonical, label_of
 from edgedistill.config.task_rows import object_of
+from edgedistill.measure.bootstrap import micro_f1
 
 # A field's place in an object, from the outside in; an element of a list has "[]", whichever it is.
 Path = tuple[str, ...]
@@ -25,10 +26,13 @@ Pairs = Counter[tuple[Path, str]]
 
 @dataclass(frozen=True)
 class Grades:
-    """Which answers are right, and the other figures of the kind by their names (results/task.py)."""
+    """Which answers are right, the other figures of the kind by their names (results/task.py), and of objects what each
+    row adds to the F1: true positives, false positives, false negatives.
+    """
 
     right: list[bool]
     figures: dict[str, float]
+    fields: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
@@ -72,21 +76,20 @@ def grade_labels(expected: Sequence[str], got: Sequence[str], labels: Sequence[s
 
 def grade_objects(expected: Sequence[str], got: Sequence[str]) -> Grades:
     """Answers that should be the JSON of an object; `expected` is canonical."""
-    right, valid, counts = [], 0, Counts()
+    right, valid, fields = [], 0, []
     for one, other in zip(expected, got, strict=True):
         value = object_of(other)
         valid += value is not None
         right.append(value is not None and canonical(value) == one)
         wanted, found = pairs_of(json.loads(one)), pairs_of(value)
-        counts.both += (wanted & found).total()
-        counts.only_got += (found - wanted).total()
-        counts.only_expected += (wanted - found).total()
+        fields.append(((wanted & found).total(), (found - wanted).total(), (wanted - found).total()))
+    both, missing = sum(each[0] for each in fields), sum(each[2] for each in fields)
     figures = {
-        "field_share": counts.both / (counts.both + counts.only_expected),
-        "field_f1": counts.f1,
+        "field_share": both / (both + missing),
+        "field_f1": micro_f1(fields),
         "valid_json_share": valid / len(right),
     }
-    return Grades(right, figures)
+    return Grades(right, figures, tuple(fields))
 
 
 def grade_texts(expected: Sequence[str], got: Sequence[str]) -> Grades:

@@ -116,6 +116,10 @@ def flat(row: Row, report: Report) -> dict[str, Any]:
         cells |= {f"task_{name}": value for name, value in row.task.figures.items()}
         for name, difference in (("float", row.task.to_float), ("teacher", row.task.to_teacher)):
             cells |= _difference_cells(f"task_minus_{name}", difference)
+        if row.task.f1 is not None:
+            cells |= {"task_field_f1_low": row.task.f1.low, "task_field_f1_high": row.task.f1.high}
+            cells |= _difference_cells("task_field_f1_minus_float", row.task.f1.to_float)
+            cells |= _difference_cells("task_field_f1_minus_teacher", row.task.f1.to_teacher)
     for judge in report.judge_names:
         quality, word = row.on(judge), _word(judge)
         cells[f"{word}_perplexity"] = quality.ppl

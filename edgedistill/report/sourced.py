@@ -61,13 +61,13 @@ def sourced_differences(rows: Sequence[Row], sources: Sources) -> list[Row]:
     differ by so much; those of the user's own task from the teacher's too.
     """
     base, rival = (next((shares_of(row) for row in rows if row.kind == kind), {}) for kind in ("float", RIVAL))
-    scores = {row.kind: row.task.share for row in reversed(rows) if row.task is not None}
+    scores = {row.kind: row.task for row in reversed(rows) if row.task is not None}
     return [
         replace(
             row,
             differences=_differences(row, row.differences, base, sources),
             over_rival=_differences(row, row.over_rival, rival, sources),
-            task=_task_differences(row.label, row.task, scores, sources) if row.task else None,
+            task=_task_differences(row, row.task, scores, sources) if row.task else None,
         )
         for row in rows
     ]
@@ -130,15 +130,35 @@ def _task(row: Row, task: TaskScore, sources: Sources) -> TaskScore | None:
     return replace(task, figures=figures) if sources.vouch(row, task.share, f"task, {task.metric}") else None
 
 
-def _task_differences(label: str, task: TaskScore, scores: Mapping[str, float], sources: Sources) -> TaskScore:
-    """The score with the differences that are those of the two rows' shares."""
-    kept: dict[str, Difference | None] = {}
-    for kind, difference in (("float", task.to_float), ("teacher", task.to_teacher), (RIVAL, task.to_rival)):
-        if difference is not None and kind in scores and same(task.share - scores[kind], difference.difference):
-            kept[kind] = difference
-        elif difference is not None:
-            sources.leave_out(label, f"task, difference to the {kind}")
-    return replace(task, to_float=kept.get("float"), to_teacher=kept.get("teacher"), to_rival=kept.get(RIVAL))
+def _task_differences(row: Row, task: TaskScore, scores: Mapping[str, TaskScore], sources: Sources) -> TaskScore:
+    """The score with the differences that are those of the rows' shares, and the F1 of fields likewise.
+
+    Args:
+        scores: of the float row, the teacher's and the rival's, by their kind.
+    """
+
+    def kept(difference: Difference | None, own: float, base: float | None, name: str) -> Difference | None:
+        if difference is None or (base is not None and same(own - base, difference.difference)):
+            return difference
+        sources.leave_out(row.label, f"task, {name}")
+        return None
+
+    shares = {kind: score.share for kind, score in scores.items()}
+    f1s = {kind: score.f1.f1 for kind, score in scores.items() if score.f1 is not None}
+    f1 = task.f1 if task.f1 is not None and task.f1.f1 == task.figures.get("field_f1") else None
+    if f1 is not None:
+        f1 = replace(
+            f1,
+            to_float=kept(f1.to_float, f1.f1, f1s.get("float"), "F1, difference to the float"),
+            to_teacher=kept(f1.to_teacher, f1.f1, f1s.get("teacher"), "F1, difference to the teacher"),
+        )
+    return replace(
+        task,
+        to_float=kept(task.to_float, task.share, shares.get("float"), "difference to the float"),
+        to_teacher=kept(task.to_teacher, task.share, shares.get("teacher"), "difference to the teacher"),
+        to_rival=kept(task.to_rival, task.share, shares.get(RIVAL), "difference to the rival"),
+        f1=f1,
+    )
 
 
 def _differences(

@@ -43,6 +43,7 @@ class TaskView:
         names: of the other figures that any file has, in words.
         lines: a file each.
         to_teacher: whether any file is compared with the teacher's.
+        fields: whether the F1 of fields has intervals and differences.
         wrong: files with wrong answers, the recommended one first.
     """
 
@@ -52,6 +53,7 @@ class TaskView:
     names: list[str]
     lines: list[ScoreLine]
     to_teacher: bool
+    fields: bool
     wrong: list[WrongOnes]
 
 
@@ -66,6 +68,8 @@ def task_view(report: Report, rows: Sequence[Row]) -> TaskView | None:
     if report.task is None or not scored:
         return None
     keys = [key for key in FIGURES if any(score.figures.get(key) is not None for _, score in scored)]
+    if any(score.f1 for _, score in scored):
+        keys.remove("field_f1")  # it has columns of its own
     lines = [ScoreLine(row, score, [show(score.figures.get(key), "share") for key in keys]) for row, score in scored]
     shares = [(row, TaskShare(score.items, score.share, score.low, score.high)) for row, score in scored]
     level = next((score.share for row, score in scored if row.kind == "float"), None)
@@ -78,6 +82,7 @@ def task_view(report: Report, rows: Sequence[Row]) -> TaskView | None:
         names=[FIGURES[key] for key in keys],
         lines=lines,
         to_teacher=any(score.to_teacher for _, score in scored),
+        fields=any(score.f1 for _, score in scored),
         wrong=sorted(wrong, key=lambda each: each.row is not chosen),
     )
 

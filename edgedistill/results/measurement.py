@@ -76,10 +76,16 @@ class Sample(JsonData):
 
 @dataclass(frozen=True)
 class TaskAnswers(JsonData):
-    """One file's answers to the user's task, without differences; `bits`: a digit a row, "1" where it was right."""
+    """One file's answers to the user's task, without differences.
+
+    Attributes:
+        bits: a digit a row, "1" where it was right.
+        fields: of objects, of each row how many (field, value) pairs are right, too many, and missing.
+    """
 
     score: TaskScore
     bits: str
+    fields: tuple[tuple[int, ...], ...] = absent(())
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,17 @@ class WrongAnswer(JsonData):
 
 
 @dataclass(frozen=True)
+class FieldScore(JsonData):
+    """A file's F1 over the fields of all rows, its 95 % interval, and paired differences as of `TaskScore`."""
+
+    f1: float
+    low: float
+    high: float
+    to_float: Difference | None = absent()
+    to_teacher: Difference | None = absent()
+
+
+@dataclass(frozen=True)
 class TaskScore(JsonData):
     """One file's answers to the task's test rows.
 
@@ -39,6 +50,7 @@ class TaskScore(JsonData):
         share: right / items, in [0, 1]; low, high: its 95 % interval.
         figures: by the names of FIGURES.
         wrong: a few answers that weren't right.
+        f1: of objects, the F1 of fields with what the share has beside it.
         to_float, to_teacher, to_rival: the share minus that file's on the same rows, paired; None of the file itself,
             and where there is none or it wasn't asked.
     """
@@ -54,6 +66,7 @@ class TaskScore(JsonData):
     to_float: Difference | None = absent()
     to_teacher: Difference | None = absent()
     to_rival: Difference | None = absent()
+    f1: FieldScore | None = absent()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from edgedistill.measure.intervals import paired_difference, wilson
 from edgedistill.measure.task_answers import AllSaid, Said, ask_rows, grade, with_differences
 from edgedistill.measure.task_items import TaskItems, choose_task_items, plain_text
 from edgedistill.progress import QuietProgress
+from edgedistill.results.measurement import TaskAnswers
 from edgedistill.runtimes.llama import LlamaCpp
 
 LABELS = ("open", "close", "stop")
@@ -95,7 +96,9 @@ def test_a_score_has_share_interval_figures_and_the_first_wrong_answers(tiny_lla
 def test_differences_are_paired_on_the_same_rows(tiny_llama: Path, tmp_path: Path):
     graded = grade(items_of(tmp_path, tiny_llama), said(*["open"] * 6), lambda: None)
     own = "110100"
-    score = with_differences(replace(graded, bits=own), {"float": "111111", "teacher": "001100", "rival": "000000"}, 2)
+    bits = {"float": "111111", "teacher": "001100", "rival": "000000"}
+    others = {name: replace(graded, bits=digits) for name, digits in bits.items()}
+    score = with_differences(replace(graded, bits=own), others, 2)
     pair = paired_difference([True] * 6, [bit == "1" for bit in own], 0.975)
     assert score.to_float is not None
     assert (score.to_float.difference, score.to_float.low, score.to_float.high) == (
@@ -109,6 +112,29 @@ def test_differences_are_paired_on_the_same_rows(tiny_llama: Path, tmp_path: Pat
     assert score.to_rival is not None
     assert (score.to_rival.low, score.to_rival.high) == (alone.low, alone.high)
     assert with_differences(graded, {}, 1).to_float is None
+
+
+def test_objects_have_the_f1_of_their_fields_with_its_own_differences(tiny_llama: Path, tmp_path: Path):
+    rows = [{"prompt": f"take {n}", "answer": {"intent": "take", "count": n}} for n in range(60)]
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Task(file=str(tmp_path / "o.jsonl"), items=6)
+    items = choose_task_items(task, read_task(task), True, tiny_llama, QuietProgress())
+    right = [row.answer for row in items.rows]
+    base, own = (
+        grade(items, said(*right), lambda: None),
+        grade(items, said(*right[:3], "{}", '{"intent": "take"}', "no"), lambda: None),
+    )
+    assert own.fields == ((2, 0, 0),) * 3 + ((0, 0, 2), (1, 0, 1), (0, 0, 2))
+    score = with_differences(own, {"float": base, "teacher": own}, 1)
+    assert score.f1 is not None
+    assert score.f1.f1 == score.figures["field_f1"] == pytest.approx(2 * 7 / (2 * 7 + 5))
+    assert score.f1.low < score.f1.f1 < score.f1.high
+    assert score.f1.to_float is not None
+    assert score.f1.to_float.difference == pytest.approx(score.f1.f1 - 1)
+    assert score.f1.to_teacher is not None
+    assert score.f1.to_teacher.difference == 0
+    assert TaskAnswers.from_json(json.loads(json.dumps(own.to_json()))) == own
+    assert grade(items_of(tmp_path, tiny_llama), said(*["open"] * 6), lambda: None).score.f1 is None
 
 
 def test_a_verifier_decides_where_the_user_named_one(tiny_llama: Path, tmp_path: Path):

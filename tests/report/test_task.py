@@ -53,7 +53,7 @@ def score_of(label: str) -> TaskScore:
     figures = {"macro_f1": right / ITEMS - 0.01, "no_label_share": 0.02, "cut_off_share": 0.0}
     score = TaskScore("accuracy", ITEMS, right, right / ITEMS, low, high, figures, wrong)
     bases = {"float": "float student", "teacher": "teacher (Q4_1 GGUF)"}
-    others = {name: bits_of(base) for name, base in bases.items() if base != label}
+    others = {name: TaskAnswers(score, bits_of(base)) for name, base in bases.items() if base != label}
     return with_differences(TaskAnswers(score, bits), others, 7)
 
 
@@ -203,6 +203,33 @@ def test_csv_and_json_have_all_figures(report: Report):
     assert record["task"]["name"] == "banking"
     assert comparison(sample.report_of(**sample.parts()), {}, {})["task"] is None
     assert "task_share" not in csv_text(sample.report_of(**sample.parts()))
+
+
+def test_the_f1_of_fields_has_columns_of_its_own():
+    found = parts()
+    f1s = {"float student": 0.95, "teacher (Q4_1 GGUF)": 0.97}
+    for row in found["measure"]["rows"]:
+        own = f1s.get(row["label"], 0.9)
+        fields = {"f1": own, "low": own - 0.03, "high": own + 0.02}
+        if row["label"] == "q4_0 rounded":
+            fields["to_float"] = {"difference": own - 0.95, "low": -0.08, "high": -0.02}
+            fields["to_teacher"] = {"difference": 0.5, "low": 0.4, "high": 0.6}
+        row["task"]["f1"] = fields
+        row["task"]["figures"]["field_f1"] = own
+        shared = {"artifact": row["label"], "file_sha256": row["sha256"], "runtime": row["runtime"], "unit": "share"}
+        record = {"what": "own task, field_f1", "value": own, "machine": sample.MACHINE, "command": sample.COMMAND}
+        found["measure"]["records"].append(shared | record)
+    report = sample.report_of(**found)
+    assert [words for words in report.left_out if "task" in words] == [
+        "q4_0 rounded: task, F1, difference to the teacher"
+    ]
+    section = render_html(report).partition('<section id="task"')[2].partition("</section>")[0]
+    assert section.count("F1 of fields") == 1
+    assert "90 % <small>87 % to 92 %</small>" in section
+    assert "<b>\u22125.0</b> <small>\u22128.0 to \u22122.0</small>" in section
+    row = next(row for row in csv.DictReader(io.StringIO(csv_text(report))) if row["label"] == "q4_0 rounded")
+    assert float(row["task_field_f1_minus_float"]) == pytest.approx(-0.05)
+    assert "task_field_f1_minus_teacher" not in row
 
 
 def test_the_card_has_a_table_of_it(report: Report, tmp_path: Path):
