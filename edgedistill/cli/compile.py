@@ -8,6 +8,7 @@ import click
 
 from edgedistill.cli.build import DRY_RUN
 from edgedistill.cli.options import (
+    limits_options,
     model_argument,
     model_or_none,
     out_option,
@@ -21,7 +22,10 @@ from edgedistill.cli.page import colored, drawn_width, page
 from edgedistill.show import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgedistill.config.overrides import Overrides
+    from edgedistill.config.target import Target
 
 
 @click.command()
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 @recipe_option("chat")
 @out_option("The run folder; made if it isn't there.")
 @overrides_options(layers=True)
+@limits_options
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.pass_context
@@ -42,6 +47,7 @@ def compile_command(
     recipe: str,
     out: Path,
     overrides: "Overrides",
+    limits: "Callable[[Target], Target]",
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -64,7 +70,7 @@ def compile_command(
     from edgedistill.report.terminal import render_terminal
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
-    job = Job(chosen, target_named(target), out, command=repeat(ctx))
+    job = Job(chosen, limits(target_named(target)), out, command=repeat(ctx))
     if plan_first(job, dry_run) is None:
         return
     outcome = carry_out(job, compile_model)

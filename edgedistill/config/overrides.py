@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from edgedistill.config.own_mixes import allowed_mixes, known_mixes
 from edgedistill.config.recipe import FileKind, Recipe
+from edgedistill.config.students import KINDS
+from edgedistill.config.students.auto import CHOOSABLE
 from edgedistill.config.teach import Teach
 from edgedistill.config.yaml_file import explain
 from edgedistill.errors import InputError, did_you_mean
@@ -31,6 +33,7 @@ class Overrides:
         data: absolute path of a task's rows, in place of the recipe's.
         formats: "gguf", "onnx".
         layers: of the student.
+        students: kinds of the student: one of a recipe's, or several of which the planner chooses.
         tokens_option: what the command calls its option for `tokens`.
     """
 
@@ -42,6 +45,7 @@ class Overrides:
     data: str | None = None
     formats: Sequence[str] = ()
     layers: int | None = None
+    students: Sequence[str] = ()
     tokens_option: str = "--tokens"
 
     @property
@@ -67,8 +71,14 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     content = recipe.to_dict()
     if as_is:
         content["student"] = {"kind": "same"}
+    if overrides.students:
+        content["student"] = _student_of(content["student"], tuple(overrides.students))
     if overrides.layers is not None:
+        if content["student"]["kind"] == "auto":
+            content["student"] = {"kind": "depth"}
         content["student"] |= {"layers": overrides.layers}
+    if overrides.mixes and content["student"]["kind"] == "auto":
+        content["student"] |= {"mixes": list(overrides.mixes)}
     if overrides.mixes:
         content["mixes"] = list(overrides.mixes)
     if overrides.formats:
@@ -89,6 +99,15 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     if budget is not None and as_is:
         teach = _no_more_text(changed, budget)
     return changed.model_copy(update={"teach": _enough_text(teach, most)})
+
+
+def _student_of(student: dict[str, Any], kinds: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe's `student` part with the kinds of a command line: its own settings stay where its kind does."""
+    if kinds == (student["kind"],):
+        return student
+    if len(kinds) == 1:
+        return {"kind": kinds[0]}
+    return {"kind": "auto", "kinds": list(kinds)}
 
 
 def _text_of(teach: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -165,6 +184,17 @@ def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
         raise InputError("--text-only lets the model write nothing, and --prompts makes it answer; give one of them")
     if overrides.prompts is not None and overrides.data is not None:
         raise InputError("--prompts and --data both say what the model is asked; give one of them")
+    for kind in overrides.students:
+        allowed = KINDS if len(overrides.students) == 1 else CHOOSABLE
+        if kind not in allowed:
+            raise InputError(
+                f"--student names '{kind}'; it must be one of {', '.join(allowed)}.{did_you_mean(kind, allowed)}"
+            )
+    if overrides.layers is not None and overrides.students and tuple(overrides.students) != ("depth",):
+        raise InputError(
+            f"--layers cuts the student in depth, and --student is {','.join(overrides.students)}; give one of them, "
+            "or --student depth"
+        )
     if overrides.layers is not None and (as_is or recipe.student.as_is):
         raise InputError(
             f"--layers cuts the student, and recipe {recipe.name} keeps the model as it is; leave one of them out"

@@ -125,6 +125,18 @@ class Target(Model):
     )
     limits: Limits = Limits()
 
+    def limited(self, most_file: int | None, least_decode: float | None, most_memory: int | None) -> "Target":
+        """The same device with narrower limits: bytes of a file, tokens/s, bytes of memory; None leaves one as is."""
+        file = min((each for each in (self.limits.file, most_file) if each is not None), default=None)
+        decode = max((each for each in (self.limits.decode, least_decode) if each is not None), default=None)
+        usable = min(self.memory.usable, most_memory or self.memory.usable)
+        return self.model_copy(
+            update={
+                "limits": self.limits.model_copy(update={"file": file, "decode": decode}),
+                "memory": self.memory.model_copy(update={"usable": usable}),
+            }
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """All figures in base units, as JSON types."""
         return self.model_dump(mode="json", by_alias=True)

@@ -19,6 +19,7 @@ from edgedistill.pipeline.steps import compare_steps, compile_steps
 from edgedistill.pipeline.task_trial import check_answers
 from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
+from edgedistill.plan.choose import settle
 from edgedistill.plan.rival import plan_rival, rival_note
 from edgedistill.plan.start import context_of, start_notes
 
@@ -82,7 +83,8 @@ def prepare(
     task = None if job.recipe.task is None else read_task(job.recipe.task)
     if job.recipe.task is not None and task is not None:
         check_answers(facts, job.recipe.task, task)
-    recipe, shape = decide(job.recipe, facts, job.recovering, start)
+    settled, choice = settle(job.recipe, job.target, facts)
+    recipe, shape = decide(settled, facts, job.recovering, start)
     if start is not None and facts.system is None:  # a run's student is trained behind its system message again
         facts = replace(facts, system=start.facts.system)
     trial, facts = _tried(job, recipe, task, facts, start)
@@ -108,13 +110,13 @@ def prepare(
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine, start)
     without = () if job.comparing else rival_note(recipe, rival)
     notes = (
-        *start_notes(job.recipe, recipe, facts, start),
+        *start_notes(settled, recipe, facts, start),
         *trial.notes,
         *_of_system(facts, system),
         *_of_task(recipe, task),
         *without,
     )
-    return Prepared(context, stages, replace(plan, notes=notes, rival=rival))
+    return Prepared(context, stages, replace(plan, notes=notes, rival=rival, choice=choice))
 
 
 def _tried(

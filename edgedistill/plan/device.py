@@ -2,19 +2,22 @@
 tokens.
 
     RAM      = weights + KV cache (layers x kv heads x head dim x 2 x context x 2 bytes) + compute buffers + runtime
-    decode  <= bandwidth x efficiency / (weight bytes read a token + KV bytes at that depth)
+    decode  <= bandwidth x efficiency / (weight bytes read a token, each times its format's cost, + KV bytes there)
     prefill <= compute x efficiency / (2 x parameters)
 
-Speeds are upper bounds: a fixed cost a token, which small models feel most, and a format's own cost come on top of the
-bytes.
+Speeds are upper bounds: a fixed cost a token, which small models feel most, comes on top of the bytes. On a processor a
+format's cost is a measured multiple (speed_rule.py); on a graphics card all count alike.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgedistill.config.target import Target
 from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
+from edgedistill.formats import NumberFormat
 from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes, size_bytes
+from edgedistill.plan.speed_rule import cost_of
 from edgedistill.results.limits import Figures, first_token_s, troubles
 from edgedistill.results.planned import Limits, TargetFacts
 from edgedistill.show import show_bytes
@@ -24,6 +27,7 @@ from edgedistill.show import show_bytes
 MICRO_BATCH_TOKENS = 512
 # Assumed, on the safe side: code, tokenizer with 49k tokens, the process itself.
 RUNTIME_BYTES = 60 * 2**20
+KV_BYTES_PER_ELEMENT = 2  # float16
 # A GGUF file's vocabulary: text, type and merge of a token; 1.8 MB at 49,152 tokens.
 HEADER_BYTES_PER_TOKEN = 36
 
@@ -116,18 +120,14 @@ def plan_mix(shape: ModelShape, mix: Mix, target: Target, vocabulary: int) -> Mi
     context = kv_tokens(shape, target)
     weight_bytes = mix_bytes(shape, mix)
     file_bytes = weight_bytes + vocabulary * HEADER_BYTES_PER_TOKEN
-    kv_bytes = shape.kv_bytes(context)
+    kv_bytes = shape.kv_bytes(context, KV_BYTES_PER_ELEMENT)
     compute_bytes = min(MICRO_BATCH_TOKENS, context) * (shape.vocab + 2 * shape.width) * 4
     ram_bytes = weight_bytes + kv_bytes + compute_bytes + RUNTIME_BYTES
 
-    # An untied embedding gives one row a token; tied, the same table is read whole as the output layer.
     table = next(t for t in shape.tensors() if t.name == EMBEDDING)
-    unread = 0
-    if not shape.tied:
-        share = table.size / shape.parameters  # of a mix yet to be fitted, as if all its weights were stored alike
-        unread = formats[EMBEDDING].tensor_bytes(table.rows, table.cols) if formats else int(weight_bytes * share)
-    decode = _decode(target, weight_bytes - unread)
-    decode_full = _decode(target, weight_bytes - unread + kv_bytes)
+    read = _read_cost(shape, formats, weight_bytes, target)
+    decode = _decode(target, read)
+    decode_full = _decode(target, read + kv_bytes)
     prefill = _prefill(target, shape.parameters - (0 if shape.tied else table.size))
     ttft = first_token_s(prefill, decode)
     clauses = troubles(target_facts(target, context), Figures(file_bytes, ram_bytes, decode_full, ttft))
@@ -225,7 +225,24 @@ def _alternative(what: str, mix: str | None, plan: MixPlan, reason: str) -> Alte
     )
 
 
-def _decode(target: Target, read_bytes: int) -> float | None:
+def _read_cost(shape: ModelShape, formats: Mapping[str, NumberFormat], weight_bytes: int, target: Target) -> float:
+    """Bytes that a token reads, each times what its format costs.
+
+    An untied embedding gives one row a token; tied, the same table is read whole as the output layer. A mix yet to be
+    fitted counts as if all its weights were stored alike.
+    """
+    efficiency = target.efficiency.decode or 1.0
+
+    def cost(number_format: str | None) -> float:
+        return 1.0 if target.gpu is not None else cost_of(number_format, efficiency)
+
+    read = [tensor for tensor in shape.tensors() if shape.tied or tensor.name != EMBEDDING]
+    if not formats:
+        return weight_bytes * cost(None) * sum(tensor.size for tensor in read) / shape.parameters
+    return sum(formats[t.name].tensor_bytes(t.rows, t.cols) * cost(formats[t.name].name) for t in read)
+
+
+def _decode(target: Target, read_bytes: float) -> float | None:
     bandwidth, share = target.bandwidth.best, target.efficiency.decode
     return None if bandwidth is None or share is None else bandwidth * share / read_bytes
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgedistill.plan.choose import choice_lines
 from edgedistill.plan.device import MixPlan
 from edgedistill.plan.kept import kept_words
 from edgedistill.plan.rival import STAGES
@@ -47,8 +48,8 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
         ),
         *(f"  {name}: {mix.ram_text}" for name, mix in plan.mixes.items()),
         (
-            "  decode <= bandwidth x efficiency / (weight bytes read a token + KV bytes), prefill <= compute x "
-            "efficiency / (2 x parameters):"
+            "  decode <= bandwidth x efficiency / (weight bytes read a token, each at its format's measured cost, + KV "
+            "bytes), prefill <= compute x efficiency / (2 x parameters):"
         ),
         "  upper bounds; a fixed cost a token comes on top, which small models feel most.",
         f"  bandwidth {_rate(target.bandwidth.best, 'B/s')} ({target.bandwidth.source})",
@@ -64,6 +65,7 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
         "Build on this machine (estimates)",
         *_build(plan),
         "",
+        *_choice(plan),
         "Rejected",
         *_rejected(plan),
         "",
@@ -163,6 +165,13 @@ def _grids(plan: "Plan", mix: str) -> list[str]:
     if total:
         lines.append(f"    {total} tensor{'s' if total > 1 else ''} fell back: {fell}")
     return lines
+
+
+def _choice(plan: "Plan") -> list[str]:
+    """What the planner chose, and what it chose it from."""
+    if plan.choice is None:
+        return []
+    return ["Chosen", *choice_lines(plan.choice, plan.facts), ""]
 
 
 def _rejected(plan: "Plan") -> list[str]:

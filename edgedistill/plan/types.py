@@ -11,6 +11,7 @@ from edgedistill.config.target import Target
 from edgedistill.errors import DoesNotFitError
 from edgedistill.facts import ModelFacts, ModelShape, Start
 from edgedistill.machine import free_memory_bytes, usable_cores
+from edgedistill.plan.choose import Choice
 from edgedistill.plan.device import Alternative, MixPlan, target_facts
 from edgedistill.plan.rival import STAGES, RivalPlan
 from edgedistill.show import show_bytes
@@ -107,6 +108,7 @@ class Plan:
         notes: what will be done without, a sentence each.
         rival: the teacher in the student's bytes, where it is made too.
         start: the model that the student starts from; None where that is the teacher.
+        choice: what the planner chose from, where the recipe leaves the student to it.
     """
 
     recipe: Recipe
@@ -122,6 +124,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     rival: RivalPlan | None = None
     start: Start | None = None
+    choice: Choice | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -161,6 +164,7 @@ class Plan:
             "machine": asdict(self.machine),
             "alternatives": [asdict(alternative) for alternative in self.alternatives],
             "notes": list(self.notes),
+            "choice": None if self.choice is None else self.choice.to_dict(),
             "rival": None if self.rival is None else self.rival.to_dict(),
             "fits": not self.troubles(),
         }

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
+from edgedistill.config.students.auto import AutoStudent
 from edgedistill.config.students.both import DepthWidthStudent
 from edgedistill.config.students.depth import DepthStudent
 from edgedistill.config.students.new import ConfigStudent
@@ -15,12 +16,23 @@ from edgedistill.config.students.sibling import RunStudent, SiblingStudent
 from edgedistill.config.students.width import WidthStudent
 from edgedistill.errors import did_you_mean
 
-AnyStudent = SameStudent | DepthStudent | WidthStudent | DepthWidthStudent | ConfigStudent | SiblingStudent | RunStudent
+AnyStudent = (
+    SameStudent
+    | DepthStudent
+    | WidthStudent
+    | DepthWidthStudent
+    | ConfigStudent
+    | SiblingStudent
+    | RunStudent
+    | AutoStudent
+)
 KINDS = tuple(kind.model_fields["kind"].default for kind in get_args(AnyStudent))
 
 
 def _with_kind(given: Any) -> Any:
     """The part with its `kind`. The older keys say it too: `as_is: true` is the kind same, all else is depth."""
+    if isinstance(given, str):
+        given = {"kind": given}
     if not isinstance(given, dict):
         return given
     part = dict(given)
@@ -55,7 +67,8 @@ Student = Annotated[
     | Annotated[DepthWidthStudent, Tag("[depth+width]")]
     | Annotated[ConfigStudent, Tag("[config]")]
     | Annotated[SiblingStudent, Tag("[sibling]")]
-    | Annotated[RunStudent, Tag("[run]")],
+    | Annotated[RunStudent, Tag("[run]")]
+    | Annotated[AutoStudent, Tag("[auto]")],
     Discriminator(_tag),
     BeforeValidator(_with_kind),
 ]

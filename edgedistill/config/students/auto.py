@@ -1,0 +1,63 @@
+"""The kind `auto`: the planner chooses the student and its mix, of those that meet the target's limits."""
+
+from typing import Annotated, Literal, NoReturn
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from edgedistill.config.fields import MixName, no_duplicates
+from edgedistill.config.yaml_file import Model, as_tuple
+from edgedistill.facts import ModelShape
+
+Choosable = Literal["same", "depth", "width", "depth+width"]
+CHOOSABLE: tuple[Choosable, ...] = ("same", "depth", "width", "depth+width")
+
+
+class AutoStudent(Model):
+    """The planner's choice: of the students and mixes that meet the target's limits the one of least predicted loss."""
+
+    kind: Literal["auto"] = Field(default="auto", description="The planner chooses the student and its mix.")
+    kinds: Annotated[tuple[Choosable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=CHOOSABLE, description="What it chooses from: the teacher itself, cuts in depth, in width, in both."
+    )
+    mixes: Annotated[tuple[MixName, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            "Which mixes; null: every built-in one, those fitted to their bytes, and one fitted to the target's limits."
+        ),
+    )
+
+    _unique = field_validator("kinds", "mixes")(lambda entries: entries and no_duplicates(entries))
+
+    @property
+    def start(self) -> None:
+        """The planner chooses from what the teacher gives."""
+        return
+
+    @property
+    def as_is(self) -> bool:
+        """Not before the planner has chosen."""
+        return False
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether building it looks at training text: most choices do."""
+        return True
+
+    def layers_of(self, teacher_layers: int) -> NoReturn:
+        """Nothing has layers yet."""
+        raise ValueError("the planner hasn't chosen the student yet")
+
+    def decided(self, teacher: ModelShape, block: int) -> NoReturn:
+        """Nothing is decided yet."""
+        raise ValueError("the planner hasn't chosen the student yet")
+
+    def shape(self, teacher: ModelShape) -> NoReturn:
+        """Nothing has a shape yet."""
+        raise ValueError("the planner hasn't chosen the student yet")
+
+    def name(self, teacher: str, shape: ModelShape) -> str:
+        """What the student is called until then."""
+        return f"{teacher} student"
+
+    def check(self, where: str, teacher: str, shape: ModelShape) -> None:
+        """Any teacher will do."""
