@@ -219,8 +219,8 @@ STUDENT = option(
     callback=_list,
     metavar="KIND,...",
     help=(
-        "same, depth, width, ..., or auto: the planner chooses what loses least within the limits; of several, it "
-        "chooses between these. The recipe's if not given."
+        "same, depth, width, depth+width, or auto for all: the planner chooses the sizes that lose least within the "
+        "limits. The recipe's student if not given."
     ),
 )
 LIMITS = (

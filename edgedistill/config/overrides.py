@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from edgedistill.config.own_mixes import allowed_mixes, known_mixes
 from edgedistill.config.recipe import FileKind, Recipe
-from edgedistill.config.students import KINDS
 from edgedistill.config.students.auto import CHOOSABLE
 from edgedistill.config.teach import Teach
 from edgedistill.config.yaml_file import explain
@@ -33,7 +32,7 @@ class Overrides:
         data: absolute path of a task's rows, in place of the recipe's.
         formats: "gguf", "onnx".
         layers: of the student.
-        students: kinds of the student: one of a recipe's, or several of which the planner chooses.
+        students: kinds of the student, of which the planner chooses one and its sizes; the recipe's own keeps its sizes.
         tokens_option: what the command calls its option for `tokens`.
     """
 
@@ -75,7 +74,7 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
         content["student"] = _student_of(content["student"], tuple(overrides.students))
     if overrides.layers is not None:
         if content["student"]["kind"] == "auto":
-            content["student"] = {"kind": "depth"}
+            content["student"] = {"kind": "depth"}  # the number of layers leaves the planner no choice
         content["student"] |= {"layers": overrides.layers}
     if overrides.mixes and content["student"]["kind"] == "auto":
         content["student"] |= {"mixes": list(overrides.mixes)}
@@ -102,10 +101,12 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
 
 
 def _student_of(student: dict[str, Any], kinds: tuple[str, ...]) -> dict[str, Any]:
-    """A recipe's `student` part with the kinds of a command line: its own settings stay where its kind does."""
+    """A recipe's `student` part with the kinds of a command line: its own settings stay where its kind does; else the
+    planner chooses the sizes.
+    """
     if kinds == (student["kind"],):
         return student
-    if len(kinds) == 1:
+    if kinds in (("same",), ("auto",)):
         return {"kind": kinds[0]}
     return {"kind": "auto", "kinds": list(kinds)}
 
@@ -185,8 +186,8 @@ def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
     if overrides.prompts is not None and overrides.data is not None:
         raise InputError("--prompts and --data both say what the model is asked; give one of them")
     for kind in overrides.students:
-        allowed = KINDS if len(overrides.students) == 1 else CHOOSABLE
-        if kind not in allowed:
+        allowed = (*CHOOSABLE, "auto") if len(overrides.students) == 1 else CHOOSABLE
+        if kind not in allowed and overrides.students != (recipe.student.kind,):
             raise InputError(
                 f"--student names '{kind}'; it must be one of {', '.join(allowed)}.{did_you_mean(kind, allowed)}"
             )
