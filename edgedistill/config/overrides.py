@@ -32,7 +32,7 @@ class Overrides:
         data: absolute path of a task's rows, in place of the recipe's.
         formats: "gguf", "onnx".
         layers: of the student.
-        students: kinds of the student, of which the planner chooses one and its sizes; the recipe's own keeps its sizes.
+        students: kinds of the student, of which the planner chooses one and its sizes; the recipe's own keeps its own.
         tokens_option: what the command calls its option for `tokens`.
     """
 
