@@ -33,6 +33,11 @@ def learnable(recipe: Recipe, teacher: ModelFacts, start: Start | None) -> Recip
                 f"recipe {recipe.name}: {recipe.place_of(index)}.loss looks at the teacher's own values, and {differ}. "
                 f"Set it to [{{text: true}}], {other}."
             )
+        if ours and phase.on_policy is not None:
+            raise InputError(
+                f"recipe {recipe.name}: {recipe.place_of(index)}.on_policy has the teacher read what the student "
+                f"writes, and {differ}. Leave it out, {other}."
+            )
         phases.append(phase.model_copy(update={"loss": loss}))
     if recipe.recover.compares:
         raise InputError(
@@ -66,6 +71,11 @@ def start_notes(asked: Recipe, decided: Recipe, teacher: ModelFacts, start: Star
             f"{name} has the teacher's words in chats of its own: the answers and what the teacher thinks of them are "
             "put into its chat template"
         )
+        if any(phase.block_terms or phase.on_policy is not None for phase in decided.student_phases):
+            notes.append(
+                f"for what is inside it, and of what {name} writes itself, the teacher reads chats in the template of "
+                f"{name}, which isn't the one that it was trained in"
+            )
     return tuple(notes)
 
 

@@ -149,6 +149,15 @@ def test_a_loss_that_other_words_cant_follow_is_refused_in_a_sentence(teacher: M
         InputError, match=rf"recipe chat: distill\.loss looks at the teacher's own values, and {differ}"
     ):
         planned(teacher, student, **_with_loss([{"kl": "reverse"}]))
+    for loss in ([{"text": True}, {"states": "mse"}], [{"relations": ["vv"]}]):
+        with pytest.raises(InputError, match=rf"distill\.loss looks at the teacher's own values, and {differ}"):
+            planned(teacher, student, **_with_loss(loss))
+    rounds = small()
+    rounds["distill"] = rounds["distill"] | {"on_policy": {"every": 5}}
+    with pytest.raises(
+        InputError, match=rf"distill\.on_policy has the teacher read what the student writes, and {differ}"
+    ):
+        planned(teacher, student, **rounds)
     parts = small()
     parts["recover"] = parts["recover"] | {"loss": [{"kl": "forward", "towards": "teacher"}]}
     with pytest.raises(InputError, match=rf"a term of recover\.loss goes towards the teacher, and {differ}"):
@@ -163,6 +172,11 @@ def test_the_same_words_in_other_chats_are_compared_and_put_into_these(teacher: 
     assert prepared.plan.recipe.phases[0].compares
     (note,) = prepared.plan.notes
     assert note.startswith("sibling has the teacher's words in chats of its own")
+    rounds = small()
+    rounds["distill"] = rounds["distill"] | {"on_policy": {"every": 5}}
+    for parts in (rounds, _with_loss([{"text": True}, {"states": "cosine"}])):
+        notes = planned(teacher, {"kind": "sibling", "model": str(sibling)}, **parts).plan.notes
+        assert notes[1].endswith("chats in the template of sibling, which isn't the one that it was trained in")
 
 
 def test_a_students_shorter_context_bounds_what_it_reads(teacher: ModelFacts, tmp_path: Path):
