@@ -34,6 +34,7 @@ from edgedistill.show import visible
 
 ROW = "row.json"
 PARALLEL = 16  # answers written at once
+TOKENS_AT_ONCE = 16_384  # of all their contexts: each takes a cache
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _task(artifact: Artifact, inputs: RowInputs, items: TaskItems) -> TaskAnswer
 
     def ask() -> AllSaid:
         progress.start(f"{artifact.label}: task {name}", len(items.rows), "answers")
-        with closing(open_runtime(artifact.runtime, artifact.path, threads, items.tokens, PARALLEL)) as model:
+        parallel = max(1, min(PARALLEL, TOKENS_AT_ONCE // items.tokens))
+        with closing(open_runtime(artifact.runtime, artifact.path, threads, items.tokens, parallel)) as model:
             said = ask_rows(model, items, progress)
         progress.finish()
         return said

@@ -155,6 +155,25 @@ def test_the_verdict_begins_with_the_task(report: Report):
     assert task_sentence(sample.report_of(**sample.parts())) is None
 
 
+def test_a_file_for_a_task_is_warned_of_by_the_task_alone(monkeypatch: pytest.MonkeyPatch):
+    """Its perplexity on the texts is far above the teacher's, which a model for one task may well have."""
+    found = parts()
+    for row in found["measure"]["rows"]:
+        if row["kind"] != "teacher" and row["quality"][sample.CHATS]:
+            row["quality"][sample.CHATS]["ppl"] *= 3
+    report = sample.report_of(**found)
+    assert report.verdict.warning is None
+    assert report.verdict.lineage is not None
+    assert "accuracy 91 %) \u2192 q4_0 recovered, llama.cpp" in report.verdict.lineage
+    for label in RIGHT:
+        if label.startswith("q"):
+            monkeypatch.setitem(RIGHT, label, (60, 0))
+    monkeypatch.setitem(RIGHT, "float student", (90, 0))
+    poor = sample.report_of(**parts()).verdict.warning
+    assert poor is not None
+    assert poor.endswith("is poor at the task: its accuracy is 60 %, the teacher's 91 %.")
+
+
 def test_the_page_leads_with_it_and_text_stays_text(report: Report):
     page = render_html(report)
     assert page.index('id="task"') < page.index('id="choice"')
