@@ -2,8 +2,8 @@
 
 A file is warned of where its perplexity on a held-out text is more than POOR_PPL times the teacher's, where its mean KL
 to the teacher is above POOR_KL nats a token, or where it has no answer to most sample prompts. A file for a task of the
-user's own is only warned of where it does that certainly worse than the teacher, by more than POOR_TASK: it needn't
-know anything else.
+user's own is only warned of where it gets nothing of it right, or does it certainly worse than the teacher, by more
+than POOR_TASK: it needn't know anything else.
 """
 
 from edgedistill.report.rows import chosen_row
@@ -58,6 +58,8 @@ def warning(report: Report) -> str | None:
 
 
 def _task_warning(label: str, task: TaskScore) -> str | None:
+    if task.right == 0:
+        return f"{label} is poor at the task: it answers none of {task.items} rows rightly."
     lost = task.to_teacher
     if lost is None or lost.high >= 0 or lost.difference >= -POOR_TASK:
         return None

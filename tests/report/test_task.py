@@ -172,6 +172,11 @@ def test_a_file_for_a_task_is_warned_of_by_the_task_alone(monkeypatch: pytest.Mo
     poor = sample.report_of(**parts()).verdict.warning
     assert poor is not None
     assert poor.endswith("is poor at the task: its accuracy is 60 %, the teacher's 91 %.")
+    for label in RIGHT:
+        monkeypatch.setitem(RIGHT, label, (0, 0))
+    nothing = sample.report_of(**parts()).verdict.warning
+    assert nothing is not None
+    assert nothing.endswith("is poor at the task: it answers none of 100 rows rightly.")
 
 
 def test_the_page_leads_with_it_and_text_stays_text(report: Report):
