@@ -83,7 +83,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """
     stored: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
-        stored.update(_header(file))
+        stored.update(header_of(file))
     return stored
 
 
@@ -126,7 +126,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _header(path: Path) -> dict[str, StoredTensor]:
+def header_of(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, whose data must be all there, each byte once."""
     damaged = f"{path}: damaged or cut off"
     try:

