@@ -119,6 +119,13 @@ class Recipe(Model):
     )
     student: Student = Field(default=DepthStudent(), description="What of the teacher becomes the student.")
     task: Task | None = Field(default=None, description="What the model is for, as labelled rows; null: it just talks.")
+    vocabulary: Annotated[int, Field(ge=256, multiple_of=32)] | None = Field(
+        default=None,
+        description=(
+            "Tokens that the trained student keeps: those that the training text uses, with what their merges go "
+            "through, then the commonest. null keeps all."
+        ),
+    )
     teach: Teach = Teach()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
         default=(Phase(),),
@@ -200,6 +207,22 @@ class Recipe(Model):
         if not self.student_phases and not self.student.as_is:
             raise ValueError(
                 "phases has none that trains the student; add {train: student}, or let student.kind be same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vocabulary_goes_with(self) -> "Recipe":
+        if self.vocabulary is None:
+            return self
+        if self.student.as_is:
+            raise ValueError(
+                "vocabulary is cut after a student was trained, and student.kind is same; leave out vocabulary, or "
+                "take another kind"
+            )
+        if self.recover.on_policy is not None and self.recover.compares:
+            raise ValueError(
+                "vocabulary goes with no recover.on_policy whose loss goes towards the teacher, which would have to "
+                "read the smaller vocabulary; leave out one"
             )
         return self
 

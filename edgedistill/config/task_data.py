@@ -33,8 +33,8 @@ CHARACTERS_A_TOKEN = 16
 class Labelled:
     """One row: what is asked, the right answer, and the row's place in its file, "FILE:LINE".
 
-    `messages` are a system's or none, then users' and answers in turn; the last is a user's. An object is canonical
-    JSON: `canonical`.
+    `messages` are a system's or none, then users' and answers in turn; the last is a user's. An object is
+    JSON with its keys in the row's own order: what decides the rest should stand first.
     """
 
     messages: tuple[Message, ...]
@@ -170,7 +170,7 @@ def _kind(task: Task, rows: Sequence[TaskRow]) -> TaskKind:
 
 
 def _labelled(row: TaskRow, kind: TaskKind) -> Labelled:
-    answer = canonical(row.object) if kind == EXTRACT else row.answer.strip()
+    answer = json.dumps(row.object, ensure_ascii=False) if kind == EXTRACT else row.answer.strip()
     return Labelled(row.messages, answer, row.where)
 
 

@@ -184,6 +184,8 @@ def explain(error: ValidationError, model: type[Model], content: Mapping[str, An
     if kind in BOUNDS:
         ((_, bound),) = context.items()
         return f"{key} is {value}; it must be {BOUNDS[kind]} {bound:g}."
+    if kind == "multiple_of":
+        return f"{key} is {value}; it must be a multiple of {context['multiple_of']:g}."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         keys = _keys(model, path)
         listed = f": {', '.join(keys)}" if keys else ""

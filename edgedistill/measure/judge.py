@@ -193,11 +193,15 @@ def load_reference(path: Path) -> Reference:
 
 
 @torch.no_grad()
-def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: str, progress: Progress) -> Reference:
+def make_reference(
+    model_path: Path, judges: Sequence[Judge], out: Path, what: str, progress: Progress, kept: Tensor | None = None
+) -> Reference:
     """Run a float model over the judges in float32 and write its reference to `out`; read it from there if it exists.
 
     Args:
         what: the model's name, for the progress.
+        kept: [V] the model's ids of the tokens that it is compared on, where those that are compared with it have no
+            others; its distribution is then that over these.
     """
     if not out.is_file():
         model = load_model(model_path)
@@ -211,6 +215,8 @@ def make_reference(model_path: Path, judges: Sequence[Judge], out: Path, what: s
                 progress.advance(len(document.tokens))
         progress.finish()
         head = model.get_output_embeddings().weight.detach().float()
+        if kept is not None:
+            head = head[kept]
         with whole(out) as temporary:
             save_file({"hidden": torch.cat(rows), "head": head.contiguous()}, temporary)
     return load_reference(out)

@@ -75,12 +75,12 @@ def grade_labels(expected: Sequence[str], got: Sequence[str], labels: Sequence[s
 
 
 def grade_objects(expected: Sequence[str], got: Sequence[str]) -> Grades:
-    """Answers that should be the JSON of an object; `expected` is canonical."""
+    """Answers that should be the JSON of an object, whatever the order of its keys."""
     right, valid, fields = [], 0, []
     for one, other in zip(expected, got, strict=True):
         value = object_of(other)
         valid += value is not None
-        right.append(value is not None and canonical(value) == one)
+        right.append(value is not None and canonical(value) == canonical(json.loads(one)))
         wanted, found = pairs_of(json.loads(one)), pairs_of(value)
         fields.append(((wanted & found).total(), (found - wanted).total(), (wanted - found).total()))
     both, missing = sum(each[0] for each in fields), sum(each[2] for each in fields)

@@ -7,14 +7,24 @@ the other. Other text is spelled with shorter tokens: all bytes stay.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError
 from edgedistill.models.sentencepiece import BYTE_TOKENS
-from edgedistill.models.tokens import SPECIAL_IDS, UNUSED, Vocabulary, read_json
+from edgedistill.models.tokens import (
+    CONTROL,
+    ENDS_BY_TEXT,
+    SPACE,
+    SPECIAL_IDS,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Vocabulary,
+    read_json,
+)
 from edgedistill.models.vocabulary import read_vocabulary
 
 # What merges begin with: a byte-level tokenizer's 256 characters, in the order of GPT-2's bytes_to_unicode.
@@ -57,10 +67,22 @@ class Joins:
         return seen
 
 
-def least_size(folder: Path) -> int:
-    """Tokens that stay whatever a text uses: bytes, special tokens, those of the chat template."""
-    vocabulary, data = read_vocabulary(folder), read_json(folder / "tokenizer.json")
-    return len(_always(folder, vocabulary, data))
+def least_size(model: Path) -> int:
+    """Tokens of a folder's or a .gguf file's that stay whatever a text uses: bytes, special tokens, those of the chat
+    template.
+    """
+    return len(_always(read_vocabulary(model)))
+
+
+def check_size(where: str, model: Path, size: int) -> None:
+    """Raise InputError where a model's tokenizer can't be cut down to `size` tokens; `where` begins the message."""
+    vocabulary = read_vocabulary(model)
+    least, most = len(_always(vocabulary)), sum(kind != UNUSED for kind in vocabulary.types)
+    if not least <= size < most:
+        raise InputError(
+            f"{where}: vocabulary is {size}; the tokenizer of {model} has {most} tokens, {least} of which always stay. "
+            f"Choose from {least} to {most - 1}, a multiple of 32."
+        )
 
 
 def choose_tokens(folder: Path, counts: Mapping[int, int], size: int) -> tuple[int, ...]:
@@ -78,7 +100,7 @@ def choose_tokens(folder: Path, counts: Mapping[int, int], size: int) -> tuple[i
     """
     vocabulary, data = read_vocabulary(folder), read_json(folder / "tokenizer.json")
     ids = {token: index for index, token in enumerate(vocabulary.tokens) if vocabulary.types[index] != UNUSED}
-    kept = _always(folder, vocabulary, data)
+    kept = _always(vocabulary)
     if not len(kept) <= size <= len(ids):
         raise InputError(
             f"{folder}: its tokenizer has {len(ids)} tokens, {len(kept)} of which always stay; a vocabulary of {size} "
@@ -147,29 +169,28 @@ def _merges(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(left), str(right)) for left, right in pairs]
 
 
-def _always(folder: Path, vocabulary: Vocabulary, data: Mapping[str, Any]) -> set[int]:
+def _always(vocabulary: Vocabulary) -> set[int]:
     """Ids of the tokens that stay: bytes, those with a meaning, those that the chat templates name."""
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     texts: set[str] = set(BYTE_TOKENS if vocabulary.model == "llama" else byte_characters())
     templates = [vocabulary.chat_template or "", *(text for _, text in vocabulary.named_templates)]
-    for token in data.get("added_tokens") or []:
-        content = str(token["content"])
-        # Runs of one character are found in every length or in none, so that llama.cpp finds them alike.
-        if len(set(content)) == 1 or any(content in template for template in templates):
+    for content, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
+        # Tokens that are found before any split. Runs of one character are found in every length or in none, so that
+        # llama.cpp finds them alike. A text ends at any of ENDS_BY_TEXT.
+        if (
+            kind in (CONTROL, USER_DEFINED, UNKNOWN)
+            and (
+                len(set(content)) == 1 or content in ENDS_BY_TEXT or any(content in template for template in templates)
+            )
+            or vocabulary.model == "llama"
+            and set(content) == {SPACE}
+        ):
             texts.add(content)
     kept = {ids[text] for text in texts if text in ids}
     for name in (*SPECIAL_IDS, "eot", "eom"):
         if (index := getattr(vocabulary, name)) is not None:
             kept.add(index)
-    return kept | set(_ends(folder))
-
-
-def _ends(folder: Path) -> Iterable[int]:
-    """The ids at which generation ends by generation_config.json."""
-    path = folder / "generation_config.json"
-    stated = read_json(path).get("eos_token_id") if path.is_file() else None
-    ends = stated if isinstance(stated, list) else [stated]
-    return [index for index in ends if isinstance(index, int) and index >= 0]
+    return kept
 
 
 def _renumbered(config: Mapping[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from edgedistill.plan.rival import RivalPlan
 
 # The stages of the training text: in the teacher's ids, and in those of a student that has others.
 TAUGHT, STUDENT_TEXT = "teach", "student-text"
+# The stages of a student with fewer tokens, and of the text in its ids.
+VOCABULARY, VOCABULARY_TEXT = "vocabulary", "vocabulary-text"
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
 # Settings that came later: a stage that leaves one as it is here keeps the key that it had before.
@@ -132,11 +134,27 @@ class Context:
     @property
     def student_name(self) -> str:
         """What the run's files are called after."""
-        return self.recipe.student.name(self.origin.name, self.origin.shape)
+        name = self.recipe.student.name(self.origin.name, self.origin.shape)
+        return name if self.recipe.vocabulary is None else f"{name} {self.recipe.vocabulary} tokens"
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether the student loses tokens after its training."""
+        return self.recipe.vocabulary is not None
 
     @property
     def float_student(self) -> str:
-        """The stage whose folder is the trained float student."""
+        """The stage whose folder is the float student as it is put on grids."""
+        return VOCABULARY if self.trimmed else self.trained_student
+
+    @property
+    def float_text(self) -> str:
+        """The stage of the training text in that student's ids."""
+        return VOCABULARY_TEXT if self.trimmed else self.text
+
+    @property
+    def trained_student(self) -> str:
+        """The stage whose folder is the student as its phases left it."""
         return "student" if self.as_is else stage_of(len(self.recipe.student_phases) - 1)
 
     @property

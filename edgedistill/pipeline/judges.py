@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedistill.config.tasks import REQUESTS_FILE, task_name, task_path
-from edgedistill.pipeline.context import STUDENT_TEXT, TAUGHT, Context
+from edgedistill.pipeline.context import STUDENT_TEXT, TAUGHT, VOCABULARY, VOCABULARY_TEXT, Context
 from edgedistill.pipeline.stage import Finished, Outside
 from edgedistill.results.report import Teaching
 from edgedistill.store.whole import write_json
@@ -33,7 +34,7 @@ def written_judges(context: Context, written: str | None, done: Finished) -> "li
         written: the stage with what a model wrote; None where it wrote nothing.
         done: all stages so far.
     """
-    if written == context.text:
+    if written == context.float_text:
         return _judges_of_training(context, done.folder(written))
     if written is None:
         return []
@@ -66,6 +67,22 @@ def _judges_of_training(context: Context, taught: Path) -> "list[Judge]":
                 documents = [document.without_last() for document in documents if document.kept > 1]
             limit = limit_documents if context.same_words else whole_documents
             judges.append(Judge(name, source, limit(documents, tokens)))
+    return judges
+
+
+def whole_vocabulary(own: "Sequence[Judge]", done: Finished) -> "list[Judge]":
+    """The judges' texts in the ids that a student had before it lost tokens."""
+    from edgedistill.measure.judge import Judge
+    from edgedistill.models.students.vocabulary import kept_tokens
+    from edgedistill.teach.trimmed_text import Renumbering
+
+    kept = kept_tokens(done.folder(VOCABULARY))
+    assert kept is not None, "its stage wrote it"
+    numbers = Renumbering(kept)
+    judges = []
+    for judge in own:
+        documents = [replace(document, tokens=numbers.old(document.tokens)) for document in judge.documents]
+        judges.append(Judge(judge.name, judge.source, tuple(documents), judge.per))
     return judges
 
 
@@ -113,7 +130,7 @@ def keep_system(folder: Path, written: str | None, done: Finished, system: str |
     """Write to the judges' folder what stands before each prompt and request: the system message that all chats of the
     training text began with, where there was one; `system` where another run made that text.
     """
-    if written in (TAUGHT, STUDENT_TEXT):
+    if written in (TAUGHT, STUDENT_TEXT, VOCABULARY_TEXT):
         taught = json.loads((done.folder(written) / "teach.json").read_text(encoding="utf-8"))
         system = Teaching.from_json(taught).system
     write_json(folder / ASKED, {"system": system})
@@ -125,18 +142,27 @@ def kept_system(folder: Path) -> str | None:
     return system
 
 
-def prose_judge(context: Context) -> "Judge":
-    """Prose that no training saw, or the last part of the user's own text."""
+def words_of(context: Context, done: Finished) -> Path:
+    """Where the tokenizer lies whose ids the float student has."""
+    return done.folder(VOCABULARY) if context.trimmed else context.words
+
+
+def prose_judge(context: Context, words: Path) -> "Judge":
+    """Prose that no training saw, or the last part of the user's own text.
+
+    Args:
+        words: where the float student's tokenizer lies.
+    """
     from edgedistill.data.prose import passages
     from edgedistill.measure.judge import Judge, prose_documents, readable, whole_texts
 
     text = context.recipe.teach.text
     name, source = (OWN, "the last tenth of the text given") if text else (PROSE, "prose that no training saw")
     tokens = context.recipe.measure.tokens
-    documents = prose_documents(context.words, passages("judge", text), tokens)
+    documents = prose_documents(words, passages("judge", text), tokens)
     if context.start is not None:
         documents = readable(documents, min(context.shape.context, context.facts.shape.context))
-    return Judge(name, source, documents if context.same_words else whole_texts(context.words, documents))
+    return Judge(name, source, documents if context.same_words else whole_texts(words, documents))
 
 
 def item_files(context: Context) -> dict[str, Outside]:

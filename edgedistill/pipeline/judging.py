@@ -22,7 +22,7 @@ from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint
 from edgedistill.mixes import Mix
 from edgedistill.pipeline.asked import asked_task, task_files
-from edgedistill.pipeline.context import TAUGHT, Context, settings_of
+from edgedistill.pipeline.context import TAUGHT, VOCABULARY, Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import FLOAT_FILE, TEACHER_FILE, exported_stage
 from edgedistill.pipeline.judges import (
@@ -32,6 +32,8 @@ from edgedistill.pipeline.judges import (
     kept_system,
     prose_judge,
     teachers_judges,
+    whole_vocabulary,
+    words_of,
     written_judges,
 )
 from edgedistill.pipeline.stage import Finished, InStage, Json, Outside, Stage
@@ -125,12 +127,13 @@ class JudgingStages:
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.measure.judge import save_judges
 
-            judges = [*written_judges(context, self.written, done), prose_judge(context)]
+            judges = [*written_judges(context, self.written, done), prose_judge(context, words_of(context, done))]
             save_judges(judges, folder)
-            if not context.same_chats:
+            if self._has_others:
                 theirs = folder / THEIRS
                 theirs.mkdir(exist_ok=True)
-                save_judges(teachers_judges(context, judges, done), theirs)
+                whole = whole_vocabulary(judges, done) if context.trimmed else judges
+                save_judges(whole if context.same_chats else teachers_judges(context, whole, done), theirs)
             keep_system(folder, self.written, done, context.system)
 
         settings: dict[str, Json] = {
@@ -138,13 +141,15 @@ class JudgingStages:
             "tokens": context.recipe.measure.tokens,
             "own": bool(teach.text),
         }
-        if self.written == context.text:
+        if self.written == context.float_text:
             settings |= {"style": teach.style, "written": bool(teach.tokens), "free": bool(teach.free_tokens)}
         elif context.system is not None:
             settings["system"] = context.system
         outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
         outside |= context.words_files
         inputs = (self.written,) if self.written else ()
+        if context.trimmed:
+            inputs = (*inputs, VOCABULARY)
         if not context.same_chats:
             inputs, outside["teacher"] = (*inputs, TAUGHT), context.given_files
         return Stage("judges", "judges", work, settings, inputs, outside, estimate=self.estimates.judges())
@@ -160,7 +165,12 @@ class JudgingStages:
             place = context.teacher_files.place
             model = done.folder(self.student) if what == "student" else done.locate(place)
             judges = load_judges(self._texts_of(what, done))
-            make_reference(model, judges, folder / REFERENCE, f"float {what}", done.progress)
+            kept = None
+            if what == "teacher" and context.trimmed:
+                from edgedistill.models.students.vocabulary import kept_tokens
+
+                kept = kept_tokens(done.folder(VOCABULARY))
+            make_reference(model, judges, folder / REFERENCE, f"float {what}", done.progress, kept)
 
         stages = [
             Stage(
@@ -176,7 +186,7 @@ class JudgingStages:
                 "reference-teacher",
                 "reference",
                 partial(work, "teacher"),
-                inputs=("judges",),
+                inputs=("judges", VOCABULARY) if context.trimmed else ("judges",),
                 outside={"teacher": context.teacher_files},
                 estimate=self.estimates.reference(teacher.parameters, teacher.width, teacher.vocab),
             )
@@ -186,11 +196,21 @@ class JudgingStages:
     def _texts_of(self, kind: str, done: Finished) -> Path:
         """The judges' texts as a model reads them: the teacher's are its own where the student has other chats."""
         folder = done.folder("judges")
-        return folder / THEIRS if kind in TEACHERS and not self.context.same_chats else folder
+        return folder / THEIRS if kind in TEACHERS and self._has_others else folder
+
+    @property
+    def _has_others(self) -> bool:
+        """Whether the teacher reads the judges' texts by other ids than the student."""
+        return self.context.trimmed or not self.context.same_chats
+
+    @property
+    def _same_ids(self) -> bool:
+        """Whether the student's ids mean what the teacher's do."""
+        return self.context.same_words and not self.context.trimmed
 
     @property
     def _compares_with_teacher(self) -> bool:
-        """Whether the student's ids mean something to its teacher."""
+        """Whether the student's predictions can be compared with its teacher's, over the tokens that it has."""
         return not self.context.as_is and self.context.same_words
 
     @property
@@ -203,7 +223,7 @@ class JudgingStages:
     def _row(self, file: PackedFile) -> Stage:
         """One file judged; a teacher with other words on the same texts in its own."""
         context = self.context
-        comparable = file.kind not in TEACHERS or context.same_words
+        comparable = file.kind not in TEACHERS or self._same_ids
         references = self._reference_stages if comparable else {}
 
         def work(folder: Path, done: Finished) -> None:
@@ -252,7 +272,7 @@ class JudgingStages:
 
         measure = self.context.recipe.measure
         system = kept_system(done.folder("judges"))
-        others = () if self.context.same_words else (self.context.given_teacher,)
+        others = () if self._same_ids else (self.context.given_teacher,)
         task, model = self.context.recipe.task, done.folder(self.student)
         chats = self.context.recipe.teach.style == "chat"
 

@@ -14,6 +14,7 @@ from edgedistill.config.on_policy import OnPolicy
 from edgedistill.config.phase import Phase
 from edgedistill.errors import RunError
 from edgedistill.export import GGUF_NAME
+from edgedistill.models.hf_folder import read_shape
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.files import TEACHER_FILE
 from edgedistill.pipeline.stage import Finished
@@ -64,13 +65,13 @@ class OnPolicyRounds:
         """
         if self.settings is None:
             return None
-        answering = self._answering([example for examples in sources.values() for example in examples])
+        answering = self._answering([example for examples in sources.values() for example in examples], student)
 
         def write(model: "PreTrainedModel", seed: int) -> "Sequence[Example]":
             from edgedistill.export.gguf.write import float_checkpoint
 
             state = model.state_dict()
-            tensors = {tensor.name: state[tensor.name].detach() for tensor in self.context.shape.tensors()}
+            tensors = {tensor.name: state[tensor.name].detach() for tensor in read_shape(student).tensors()}
             text = self._written(float_checkpoint(tensors, "f16"), student, answering, seed, folder)
             return self._scored(text, answering, done)
 
@@ -89,7 +90,7 @@ class OnPolicyRounds:
         """
         if self.settings is None:
             return None
-        answering = self._answering(examples)
+        answering = self._answering(examples, student)
 
         def write(checkpoint: "GridCheckpoint", seed: int) -> "Sequence[Example]":
             from edgedistill.teach.capture import CaptureSettings, captured
@@ -100,13 +101,13 @@ class OnPolicyRounds:
 
         return write
 
-    def _answering(self, examples: "Sequence[Example]") -> "Answering":
+    def _answering(self, examples: "Sequence[Example]", student: Path) -> "Answering":
         from edgedistill.models.tokenizer import load_tokenizer
         from edgedistill.teach.own_text import Answering, prompts_of, stops_of
 
         assert self.settings is not None
         context, teach = self.context, self.context.recipe.teach
-        tokenizer = load_tokenizer(context.words)
+        tokenizer = load_tokenizer(student)
         stops = stops_of(tokenizer, teach, context.origin.name, context.facts.system)
         prompts = prompts_of(examples, self.seq_len)
         if not prompts:
@@ -131,7 +132,7 @@ class OnPolicyRounds:
         scratch = folder / CHECKPOINTS / SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
         file, room, parallel = scratch / GGUF_NAME, answering.room, answering.parallel
-        write_gguf(checkpoint, student, self.context.shape, file, {})
+        write_gguf(checkpoint, student, read_shape(student), file, {})
         if checkpoint.mix in FLOATS:
             writer = open_writer(file, self.context.cores, room, parallel, scratch)
         else:  # with the activations in 8 bits that it will run with

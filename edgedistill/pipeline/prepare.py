@@ -11,6 +11,7 @@ from edgedistill.config.task import CLASSIFY, EXTRACT, TEXT
 from edgedistill.config.task_data import TaskData, read_task
 from edgedistill.config.teach import Teach
 from edgedistill.facts import ModelFacts, Start
+from edgedistill.models.trim import check_size
 from edgedistill.pipeline.asked import teaching_prompts
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
@@ -85,6 +86,9 @@ def prepare(
         check_answers(facts, job.recipe.task, task)
     settled, choice = settle(job.recipe, job.target, facts)
     recipe, shape = decide(settled, facts, job.recovering, start)
+    if recipe.vocabulary is not None:
+        origin = facts if start is None else start.facts
+        check_size(f"recipe {recipe.name}", Path(origin.location), recipe.vocabulary)
     if start is not None and facts.system is None:  # a run's student is trained behind its system message again
         facts = replace(facts, system=start.facts.system)
     trial, facts = _tried(job, recipe, task, facts, start)

@@ -78,7 +78,7 @@ class RecoveryStages:
             from edgedistill.signals.shards import SOURCE_NAMES, load_sources, load_split
             from edgedistill.teach.capture import CaptureSettings, capture
 
-            taught = done.folder(self.context.text)
+            taught = done.folder(self.context.float_text)
             training = spread_documents(load_split(taught, "train"), tokens, seq_len)
             validation = counting_sources(load_sources(taught, "validation"), seq_len, "recover.seq_len")
             validation = spread_sources(validation, validated, seq_len)
@@ -94,7 +94,7 @@ class RecoveryStages:
             "validation_tokens": validated,
             "keep": list(keep),
         }
-        inputs = (self.context.text, self.context.float_student)
+        inputs = (self.context.float_text, self.context.float_student)
         return Stage("capture", "capture", work, settings, inputs, estimate=self.estimates.capture())
 
     def costs(self) -> Stage:

@@ -5,6 +5,7 @@
               teach ─► rival-curvature ─► rival-fit ─► rival-gguf: the teacher in the student's bytes ───────────────┤
                                                        judges, references ─► rows, layers, speeds ─► measure ┴─► report
               a teacher with phases of its own first: labels ─► specialise ─► teacher-gguf
+              a student that loses tokens: distill ─► vocabulary ─► vocabulary-text, float-gguf
               phases that look inside the teacher: student ─► blocks ─► distill
 
     compare   student ─► float-gguf, rounded-MIX, held-out ─► rows ... ─► measure ─► report
@@ -23,6 +24,7 @@ from edgedistill.pipeline.rival import RivalStages
 from edgedistill.pipeline.stage import Stage, check_order
 from edgedistill.pipeline.student_text import student_text
 from edgedistill.pipeline.training import TrainingStages
+from edgedistill.pipeline.vocabulary import vocabulary
 
 
 def compile_steps(context: Context) -> list[Stage]:
@@ -37,11 +39,12 @@ def compile_steps(context: Context) -> list[Stage]:
             stages.append(teacher_gguf(context))
         stages.append(training.teach(None if context.own_file else TEACHER_FILE, held_out=False))
         stages += student_text(context)
-        stages += [training.student(), *training.phases(), float_gguf(context, context.float_student)]
+        stages += [training.student(), *training.phases(), *vocabulary(context)]
+        stages.append(float_gguf(context, context.float_student))
     stages += RecoveryStages(context).all()
     if context.rival is not None:
         stages += RivalStages(context, context.rival).all()
-    stages += JudgingStages(context, context.mixes, context.float_student, context.text, "capture").all()
+    stages += JudgingStages(context, context.mixes, context.float_student, context.float_text, "capture").all()
     stages.append(report(context, tuple(stages), context.float_student))
     check_order(stages)
     return stages

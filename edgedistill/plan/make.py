@@ -2,6 +2,7 @@
 seconds.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgedistill.config.recipe import Recipe
@@ -40,6 +41,8 @@ def decide(
     recipe.student.check(f"recipe {recipe.name}", origin.name, origin.shape)
     student = recipe.student.decided(origin.shape, block_of([recipe.mix(name) for name in recipe.mixes]))
     shape = student.shape(origin.shape)
+    if recipe.vocabulary is not None:
+        shape = replace(shape, vocab=recipe.vocabulary)
     check_blocks(recipe, shape, facts.shape)
     check_adapters(recipe, shape, facts.shape, new_tables=shape.width != origin.shape.width)
     return recipe.model_copy(update={"student": student}), shape
@@ -68,7 +71,7 @@ def weigh(
             `Plan.require_fit` raises it.
     """
     origin = facts if start is None else start.facts
-    tokens = origin.tokenizer.tokens
+    tokens = recipe.vocabulary or origin.tokenizer.tokens
     planned = [recipe.mix(name) for name in recipe.mixes]
     mixes = {mix.name: plan_mix(student, mix, target, tokens) for mix in planned}
     others = {

@@ -31,7 +31,7 @@ def plan_text(plan: "Plan", width: int = WIDTH) -> str:
         ),
         (
             f"Student   {show_count(student.parameters)} parameters, {kept_words(student, origin.shape)}, vocabulary "
-            f"{show_count(student.vocab)}"
+            f"{show_count(student.vocab)}{_of_tokens(plan)}"
         ),
         f"Target    {target.name}: {target.title}, {show_bytes(target.memory.usable)} for the model",
         f"Recipe    {plan.recipe.name}: {_listed(plan.mixes)} as {_listed(plan.recipe.export)}",
@@ -85,6 +85,12 @@ def _start(plan: "Plan") -> list[str]:
     licence = facts.license or "licence not known"
     before = f", made from {', '.join(plan.start.lineage)}" if plan.start.lineage else ""
     return [f"Start     {facts.name}: {words}, {licence} ({facts.source}){before}"]
+
+
+def _of_tokens(plan: "Plan") -> str:
+    """Of how many tokens the student keeps some."""
+    origin = plan.facts if plan.start is None else plan.start.facts
+    return f" of {show_count(origin.shape.vocab)}" if plan.recipe.vocabulary is not None else ""
 
 
 def _context(plan: "Plan") -> list[str]:

@@ -188,7 +188,7 @@ def test_what_learns_on_the_grid_is_what_its_file_writes(talking_llama: Path, ro
     assert author is not None
     formats = assign_formats(prepared.context.shape, prepared.context.mixes[0])
     text = author(round_weights(load_model(student).state_dict(), formats, "q4_0"), 5)
-    answering = rounds._answering(training)
+    answering = rounds._answering(training, student)
     with LlamaWriter(done.folder("rounded-q4_0") / "model.gguf", 1, answering.room, answering.parallel) as file:
         expected = write_own_text(file, answering, 5)
     assert [example.tokens.tolist() for example in text] == [example.cut(64).tokens.tolist() for example in expected]
