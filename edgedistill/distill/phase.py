@@ -112,16 +112,20 @@ def distill(
     if rounds and not phase.compares:  # rows of its own text have no signal that these could have
         training = [example.with_signal() for example in training]
 
+    drawn = [row for rows in plan for row in rows]
+
     def rows_of(step: int) -> list[list[Example]]:
-        return [[training[i] for i in row] for row in plan[step]]
+        rows = drawn[rounds.plan.others(step)] if rounds else plan[step]
+        return [[training[i] for i in row] for row in rows]
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
-        rows, own = rows_of(step), rounds.rows(step) if rounds else []
-        batch = make_batch([*rows[len(own) :], *own], seq_len)
+        own = rounds.rows(step) if rounds else []
+        batch = make_batch([*rows_of(step), *own], seq_len)
         total, counted = loss.of(batch)
         return total / counted, len(batch.kept)
 
-    parameters |= loss.projections(make_batch(rows_of(step), seq_len) for step in range(min(FIT_STEPS, steps)))
+    first = drawn[: FIT_STEPS * (phase.step_tokens // seq_len)]
+    parameters |= loss.projections(make_batch([[training[i] for i in row]], seq_len) for row in first)
 
     chooser = BY_TEACHER if phase.compares else BY_TEXT
 

@@ -121,11 +121,13 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         return take_off_grid(model, layers, rounded, formats, fitted)
 
     rounds = _rounds(inputs.author, packed, settings, work)
+    drawn = [row for of_step in plan for row in of_step]
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
         own = rounds.rows(step) if rounds else []
-        others = [[training[i] for i in rows[row]] for row in plan[step]]
-        batch = make_batch([*others[len(own) :], *own], settings.seq_len)
+        numbers = drawn[rounds.plan.others(step)] if rounds else plan[step]
+        others = [[training[i] for i in rows[row]] for row in numbers]
+        batch = make_batch([*others, *own], settings.seq_len)
         hidden = beside_itself(kept_hidden(model, batch, dtype), weight)
         seen = views(sources, objective.needs, batch)
         total, counted = objective.step(hidden, weight, seen, batch.weights)

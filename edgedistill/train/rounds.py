@@ -39,6 +39,14 @@ class RoundPlan:
         """Rows of a step that are its own: shares of a row add up over the steps."""
         return self._until(step + 1) - self._until(step)
 
+    def others(self, step: int) -> slice:
+        """Which of the rows that were drawn for the whole training, in order, are the step's others: the next ones, so
+        that what its own rows displace are the last of all and not the same ones of every step.
+        """
+        return slice(
+            step * self.rows_per_step - self._until(step), (step + 1) * self.rows_per_step - self._until(step + 1)
+        )
+
     def first_own(self, step: int) -> int:
         """How many of its own rows the steps before it took of the step's round."""
         return self._until(step) - self._until(step - step % self.settings.every)

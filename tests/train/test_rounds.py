@@ -37,6 +37,10 @@ def test_shares_of_rows_add_up_over_the_steps(rows: int, share: float):
     assert sum(own) == int(40 * rows * share + 1e-9)
     assert [sum(own[5 * n : 5 * n + 5]) for n in range(8)] == [plan.rows_of_round(n) for n in range(8)]
     assert plan.first_own(7) == sum(own[5:7])
+    drawn = list(range(40 * rows))
+    others = [drawn[plan.others(step)] for step in range(40)]
+    assert [len(found) + count for found, count in zip(others, own, strict=True)] == [rows] * 40
+    assert sum(others, []) == drawn[: sum(map(len, others))]
 
 
 def test_a_round_is_written_once_by_a_seed_of_its_own(tmp_path: Path):
