@@ -1,11 +1,12 @@
 """Hold every family's files against transformers: tiny random models with all that their family can have
 (tests/tiny.py).
 
-Run    python bench/families.py [gguf] [onnx]
+Run    python bench/families.py [gguf] [onnx] [whole] [students]
 Writes bench/results/families.json: for each family, format and mix the largest difference of a logit from transformers'
 own model
        of the same weights, how many of the weights in the file differ from the checkpoint, and how many token ids were
-       compared. A format that isn't asked for keeps the rows that it has.
+       compared. Rows with a `student` are of what a recipe's student of that kind makes of the family's model: fewer
+       layers, narrower ones, both, a new one. Without a format or a group all are measured; other rows stay.
 
 The text is longer than the models' sliding windows, and longer than what yarn's scaling starts from. For GGUF the
 difference is that of llama.cpp with keys and values in float32; `max_abs_logit_difference_default` is with its default,
@@ -15,12 +16,13 @@ level 0, which leaves activations in float32, and `_default` is level 4, which f
 too.
 """
 
+import itertools
 import json
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
+from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -36,15 +39,19 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from edgedistill import mixes  # noqa: E402
+from edgedistill.config.students import AnyStudent, Student  # noqa: E402
 from edgedistill.export.gguf.check import check_token_ids, verify_gguf  # noqa: E402
 from edgedistill.export.gguf.write import write_gguf  # noqa: E402
 from edgedistill.export.onnx.build import write_onnx  # noqa: E402
 from edgedistill.export.onnx.check import verify_onnx  # noqa: E402
-from edgedistill.facts import ModelShape  # noqa: E402
+from edgedistill.facts import ModelShape, allowed_layers  # noqa: E402
 from edgedistill.families import FAMILIES  # noqa: E402
 from edgedistill.formats import F32  # noqa: E402
 from edgedistill.models.hf_folder import read_shape  # noqa: E402
 from edgedistill.models.load import load_model  # noqa: E402
+from edgedistill.models.students.build import build_student  # noqa: E402
+from edgedistill.models.students.origin import Origin  # noqa: E402
+from edgedistill.progress import QuietProgress  # noqa: E402
 from edgedistill.quant.checkpoint import GridCheckpoint  # noqa: E402
 from edgedistill.quant.fit import fit_ggml  # noqa: E402
 from tests.tiny import make_tiny  # noqa: E402
@@ -52,6 +59,10 @@ from tests.tiny import make_tiny  # noqa: E402
 OUT = Path(__file__).parent / "results" / "families.json"
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 400, 120)]
 MIXES = ("f32", "q8_0", "q4_0")  # f32: no mix, but all weights as they are
+STUDENT_MIXES = ("f32", "q4_0")
+# What rows are of: the families' models as they are, and the kinds of students that are made from them.
+GROUPS: dict[str, list[str | None]] = {"whole": [None], "students": ["depth", "width", "depth+width", "config"]}
+ANY_STUDENT: TypeAdapter[AnyStudent] = TypeAdapter(Student)
 # llama.cpp in a process of its own, with nothing of ours imported: logits with a float32 cache, then with its default
 # one.
 LLAMA = """
@@ -130,43 +141,86 @@ FORMATS: dict[str, Callable[[Case, Path], dict[str, Any]]] = {"gguf": gguf_row, 
 
 
 def main() -> None:
-    """Measure the formats named on the command line, all of them without a name, and write the JSON."""
+    """Measure the formats and groups named on the command line, all without a name, and write the JSON."""
     logging.disable_progress_bar()
-    wanted = sys.argv[1:] or list(FORMATS)
+    unknown = set(sys.argv[1:]) - {*FORMATS, *GROUPS}
+    if unknown:
+        raise SystemExit(f"{', '.join(sorted(unknown))}: it must be of {', '.join([*FORMATS, *GROUPS])}")
+    formats = [name for name in FORMATS if name in sys.argv[1:]] or list(FORMATS)
+    groups = [name for name in GROUPS if name in sys.argv[1:]] or list(GROUPS)
     old = json.loads(OUT.read_text(encoding="utf-8"))["rows"] if OUT.is_file() else []
-    rows = [row for row in old if row["format"] not in wanted]
+    rows = [row for row in old if row["format"] not in formats or _group(row.get("student")) not in groups]
     for family in FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
-            cases = _cases(family, Path(folder))
-            for name in wanted:
-                for mix, case in cases.items():
-                    with tempfile.TemporaryDirectory() as scratch:
-                        found = FORMATS[name](case, Path(scratch))
-                    rows.append(
-                        {
-                            "family": family,
-                            "format": name,
-                            "mix": mix,
-                            **found,
-                            "command": f"python bench/families.py {name}",
-                        }
-                    )
-                    print(
-                        f"{family:12} {name} {mix:5} {found['max_abs_logit_difference']:.2e} "
-                        f"{found['differences']} differences"
-                    )
-    order = list(FAMILIES)
-    rows.sort(key=lambda row: (order.index(row["family"]), row["format"], MIXES.index(row["mix"])))
-    # Of the whole record; the rows of a format have the one that made them.
+            teacher = make_tiny(family, Path(folder) / "model")
+            for student in [kind for group in groups for kind in GROUPS[group]]:
+                rows += _rows(family, teacher, student, formats)
+    order, students = list(FAMILIES), [None, *GROUPS["students"]]
+    rows.sort(
+        key=lambda row: (
+            order.index(row["family"]),
+            students.index(row.get("student")),
+            row["format"],
+            MIXES.index(row["mix"]),
+        )
+    )
+    # Of the whole record; the rows of a format and group have the one that made them.
     record = {"schema": "edgedistill.families/1", "command": "python bench/families.py", "rows": rows}
     OUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _cases(family: str, root: Path) -> dict[str, Case]:
-    folder = make_tiny(family, root / "model")
+def _group(student: str | None) -> str:
+    return "whole" if student is None else "students"
+
+
+def _rows(family: str, teacher: Path, student: str | None, formats: list[str]) -> list[dict[str, Any]]:
+    """The rows of a family's model, or of one kind of student that is made from it."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = teacher if student is None else _student(teacher, student, Path(folder))
+        cases = _cases(model, MIXES if student is None else STUDENT_MIXES)
+        for name, (mix, case) in itertools.product(formats, cases.items()):
+            with tempfile.TemporaryDirectory() as scratch:
+                found = FORMATS[name](case, Path(scratch))
+            of_student = {} if student is None else {"student": student, "sizes": _sizes(case.shape)}
+            command = f"python bench/families.py {name} {_group(student)}"
+            rows.append({"family": family, **of_student, "format": name, "mix": mix, **found, "command": command})
+            print(
+                f"{family:12} {student or 'whole':12} {name} {mix:5} {found['max_abs_logit_difference']:.2e} "
+                f"{found['differences']} differences",
+                flush=True,
+            )
+    return rows
+
+
+def _student(teacher: Path, kind: str, folder: Path) -> Path:
+    """The student of a kind, made from the family's model."""
+    shape = read_shape(teacher)
+    family = FAMILIES[shape.family]
+    fewer = max(count for count in allowed_layers(shape) if count < shape.layers)
+    # Where heads times their size are the width, fewer heads make a smaller width.
+    narrower = {"ffn": 64, "kv_heads": 1} if family.square else {"ffn": 64, "kv_heads": 1, "width": 32}
+    settings: dict[str, dict[str, Any]] = {
+        "depth": {"layers": fewer},
+        "width": narrower,
+        "depth+width": {"layers": fewer, **narrower},
+        "config": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "ffn": 64},
+    }
+    student = ANY_STUDENT.validate_python({"kind": kind, **settings[kind]})
+    student.check(f"{family.name} {kind}", family.name, shape)
+    origin = Origin(teacher, f"{family.name} {kind}", texts=[torch.tensor(TOKENS)])
+    build_student(student.decided(shape, 32), origin, folder, QuietProgress())
+    return folder
+
+
+def _sizes(shape: ModelShape) -> dict[str, int]:
+    return {key: getattr(shape, key) for key in ("layers", "width", "heads", "kv_heads", "ffn")}
+
+
+def _cases(folder: Path, names: Sequence[str]) -> dict[str, Case]:
     shape, state = read_shape(folder), load_model(folder).state_dict()
     cases = {}
-    for mix in MIXES:
+    for mix in names:
         formats = {tensor.name: F32 for tensor in shape.tensors()} if mix == "f32" else mixes.assign_formats(shape, mix)
         checkpoint = GridCheckpoint(
             mix,

@@ -378,12 +378,36 @@ def test_the_table_of_families_is_the_records():
     rows = json.loads(read("bench/results/families.json"))["rows"]
     page = read("docs/models.md")
     for family in FAMILIES:
-        found = {(row["format"], row["mix"]): row for row in rows if row["family"] == family}
+        of_family = [row for row in rows if row["family"] == family]
+        found = {(row["format"], row["mix"]): row for row in of_family if "student" not in row}
+        assert sum(row["differences"] for row in of_family) == 0
         gguf = found["gguf", "f32"]["max_abs_logit_difference"]
         onnx = max(row["max_abs_logit_difference"] for (kind, _), row in found.items() if kind == "onnx")
-        assert sum(row["differences"] for row in found.values()) == 0
         assert re.search(rf"^\| `{family}` \| .+ \| {gguf:.1e} \| {onnx:.1e} \| none \|$", page, re.MULTILINE), family
         assert family.removesuffix("_text") in read("README.md"), family
+
+
+def test_the_table_of_students_is_the_records():
+    from edgedistill.families import FAMILIES
+
+    rows = [row for row in json.loads(read("bench/results/families.json"))["rows"] if "student" in row]
+    page = read("docs/models.md")
+    kinds = ("depth", "width", "depth+width", "config")
+    assert {(row["family"], row["student"]) for row in rows} == {
+        (family, kind) for family in FAMILIES for kind in kinds
+    }
+
+    def largest(found: list[dict[str, Any]]) -> str:
+        return f"{max(row['max_abs_logit_difference'] for row in found):.1e}"
+
+    for kind in kinds:
+        of_kind = [row for row in rows if row["student"] == kind]
+        gguf = [row for row in of_kind if (row["format"], row["mix"]) == ("gguf", "f32")]
+        gemma = [row for row in gguf if row["family"] == "gemma3_text"]
+        others = [row for row in gguf if row not in gemma]
+        onnx = [row for row in of_kind if row["format"] == "onnx"]
+        assert sum(row["differences"] for row in of_kind) == 0
+        assert f"| `{kind}` | {largest(others)} | {largest(gemma)} | {largest(onnx)} | none |" in page
 
 
 def test_what_the_page_says_of_the_server_is_the_record():

@@ -12,6 +12,7 @@ from functools import cached_property
 from edgedistill.config.block_terms import BlockTerm, RelationsTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.recover import CURVATURE_BYTES, Recover
+from edgedistill.config.students.width import Narrower
 from edgedistill.facts import ModelShape
 from edgedistill.machine import compute_of
 from edgedistill.mixes import Group, Mix, mix_bytes
@@ -45,6 +46,8 @@ ACTIVATION_WIDTHS = 18
 QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
 # Of a task's rows: tokens of a chat template, and characters a token, of which JSON and names have fewer.
 TEMPLATE_TOKENS, TOKEN_CHARACTERS, ANSWER_CHARACTERS = 32, 4, 3
+# Tokens on which channels and heads are ranked (models/students/width.py).
+RANKED_TOKENS = 8192
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
 SENSITIVITY_SHARE = 0.6
 TOKENIZED_PER_S = 20_000  # tokens of chats rendered and tokenized: a template's rendering takes most of the time
@@ -136,7 +139,18 @@ class Estimates:
     def student(self) -> StageEstimate:
         """The initial student's folder, in float32, of a teacher that is in memory once."""
         ram = BASE_RAM_BYTES + 4 * self.context.origin.shape.parameters
-        return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"], ram, 4 * self.size)
+        if isinstance(self.context.recipe.student, Narrower):
+            ram += 4 * self.size  # rows and columns are copied out
+        return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"] + self._ranking_s(), ram, 4 * self.size)
+
+    def _ranking_s(self) -> float:
+        """Seconds in which a model reads the text that decides what of it stays, where its channels are ranked."""
+        student = self.context.recipe.student
+        if not isinstance(student, Narrower):
+            return 0.0
+        passes = 3 if student.importance == "gradient" else 1  # forward, and twice that back
+        size = self.context.origin.shape.parameters
+        return 2 * passes * size * RANKED_TOKENS / self._flops(self.context.recipe.distill.compute)
 
     def teach(self) -> StageEstimate:
         """Text written and read by the teacher, and its log-probabilities of it where a student is distilled."""

@@ -13,6 +13,7 @@ from edgedistill.facts import ModelFacts, ModelShape, Start
 from edgedistill.machine import free_memory_bytes, usable_cores
 from edgedistill.plan.choose import Choice
 from edgedistill.plan.device import Alternative, MixPlan, target_facts
+from edgedistill.plan.kept import cut_words
 from edgedistill.plan.rival import STAGES, RivalPlan
 from edgedistill.show import show_bytes
 from edgedistill.store import RunFolder, run_bytes
@@ -157,6 +158,7 @@ class Plan:
                 "context": student.context,
                 "as_is": self.recipe.student.as_is,
                 **self._start(),
+                "cut": cut_words(student, (self.start.facts if self.start else teacher).shape),
             },
             "mixes": {name: {**mix.to_dict(), "tensors": self.formats[name]} for name, mix in self.mixes.items()},
             "export": list(self.recipe.export),

@@ -78,6 +78,8 @@ def _end(model: TeacherFacts | StudentFacts, row: Row | None, judge: str | None,
     facts = []
     if model.parameters:
         facts.append(f"{show_count(model.parameters)} weights")
+    if isinstance(model, StudentFacts) and model.cut:
+        facts.append(model.cut)
     if row is not None and row.file_bytes:
         facts.append(show_bytes(row.file_bytes))
     if row is not None and row.speed.decode.mean is not None:

@@ -34,12 +34,15 @@ class StartFacts(JsonData):
 
 @dataclass(frozen=True)
 class StudentFacts(JsonData):
-    """The model that is packed; `as_is`: it is the teacher itself."""
+    """The model that is packed; `as_is`: it is the teacher itself; `cut`: what it has less of than the teacher, in
+    words.
+    """
 
     parameters: int | None = None
     layers: int | None = None
     as_is: bool = False
     start: StartFacts | None = absent()
+    cut: str | None = absent()
     more: dict[str, Any] = field(default_factory=dict)
 
 

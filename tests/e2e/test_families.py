@@ -63,3 +63,26 @@ def test_a_family_compiles_to_files_that_hold_what_was_trained(family: str, tmp_
     )
     assert again.returncode == 0
     assert again.stderr.count("complete already") >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"kind": "depth+width", "layers": 3, "ffn": 64, "kv_heads": 1, "width": 32},
+        {"kind": "config", "layers": 2, "width": 32, "heads": 2, "ffn": 64},
+    ],
+    ids=lambda student: student["kind"],
+)
+def test_a_student_with_tables_of_its_own_compiles(student: dict[str, object], talking_llama: Path, tmp_path: Path):
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8")) | {"name": "narrow", "student": student}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        compile_command(talking_llama, out, tmp_path / "recipe.yaml"), env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert {proof["differences"] for proof in report["provenance"]["verify"]} == {0}
+    assert "width 32 of 64" in report["verdict"]["lineage"]
+    assert edgedistill("verify", out).returncode == 0

@@ -36,7 +36,7 @@ def built(folder: Path, out: Path, texts=TEXTS, **settings: object) -> Path:
     shape = read_shape(folder)
     student.check("recipe r", "T", shape)
     student = student.decided(shape, 32)
-    build_student(student, Origin(folder, "S", texts=texts), out, QuietProgress())
+    build_student(student, Origin(folder, "S", texts=iter(texts)), out, QuietProgress())
     assert read_shape(out) == student.shape(shape)
     check_weights(out, read_shape(out))
     return out
@@ -280,7 +280,7 @@ def test_fewer_and_narrower_layers_are_those_of_the_teacher(family, choose, tmp_
     given = DepthWidthStudent.model_validate({"kind": "depth+width", "layers": layers, "ffn": 32, "choose": choose})
     given.check("recipe r", "T", shape)
     student = given.decided(shape, 32)
-    build_student(student, Origin(folder, "S", texts=TEXTS), tmp_path / "student", QuietProgress())
+    build_student(student, Origin(folder, "S", texts=iter(TEXTS)), tmp_path / "student", QuietProgress())
     assert read_shape(tmp_path / "student") == student.shape(shape)
     kept = json.loads((tmp_path / "student" / "layers.json").read_text())["kept"]
     channels = kept_of(tmp_path / "student")

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 
 from edgedistill.config import load_target
+from edgedistill.config.overrides import Overrides, overridden
 from edgedistill.config.students.sizes import non_embedding
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
+from edgedistill.machine import compute_of
 from edgedistill.pipeline import make_plan
+from edgedistill.pipeline.estimate import TRAIN_FLOPS_PER_CORE
 from edgedistill.plan import Plan
 from tests.plan.test_plan import MACHINE, SMOL, facts_of, recipe_with
 
@@ -122,6 +125,8 @@ def test_the_plan_says_what_is_cut():
     assert "30 of 30 layers, ffn 768 of 1536, 6 of 9 heads, 2 of 3 key heads, width 384 of 576, vocabulary" in text
     assert "q4_0, the teacher uncut" in text
     assert "times the bytes; the recipe asks for a narrower student" in text
+    cut = "ffn 768 of 1536, 6 of 9 heads, 2 of 3 key heads, width 384 of 576"
+    assert plan.to_dict()["student"]["cut"] == cut
     student = plan.recipe.student
     assert student.name("SmolLM2", SMOL) == "SmolLM2 ffn 768, 6 heads over 2, width 384"
     assert (student.as_is, student.needs_text, student.layers_of(30)) == (False, True, 30)
@@ -133,7 +138,7 @@ def test_layers_and_sizes_in_one_block():
     assert plan.recipe.student.name("SmolLM2", SMOL) == "SmolLM2 15 layers, ffn 768"
     text = " ".join(plan.to_text().split())
     assert "15 of 30 layers, ffn 768 of 1536, width 576, vocabulary" in text
-    assert "q4_0, all 30 layers" in text
+    assert "q4_0, the teacher uncut" in text
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
@@ -192,3 +197,20 @@ def test_a_new_model_has_its_sizes_and_all_else_of_the_teachers():
 def test_a_new_model_that_cannot_run_is_refused(changes, shape, said):
     with pytest.raises(InputError, match=said):
         planned({**NEW, **changes}, shape)
+
+
+def test_ranking_by_gradient_takes_three_times_as_long():
+    def seconds(**settings: object) -> float:
+        return planned({"kind": "width", "ffn": 768, **settings}).build.stages["student"].seconds
+
+    assert seconds(importance="gradient") > seconds() > 0
+    rate = 2 * SMOL.parameters * 8192 / (MACHINE.cores * TRAIN_FLOPS_PER_CORE[compute_of("auto")])
+    assert seconds(importance="gradient") - seconds() == pytest.approx(2 * rate)
+
+
+def test_layers_on_the_command_line_are_for_a_student_that_has_some():
+    recipe = planned({"kind": "width", "ffn": 768}).recipe
+    with pytest.raises(InputError, match="recipe chat's is of the kind width, which keeps them all; leave --"):
+        overridden(recipe, Overrides(layers=3))
+    both = planned({"kind": "depth+width", "layers": 15, "ffn": 768}).recipe
+    assert overridden(both, Overrides(layers=3)).student.layers == 3

@@ -68,3 +68,11 @@ def test_fit_and_training_are_told_apart():
     words = " ".join(built(**found)["verdict"]["sentences"])
     assert "the fit to its grid, without training, won back 55 % of it on" in words
     assert "the training on" not in words
+
+
+def test_what_was_cut_stands_beside_the_students_weights():
+    found = parts()
+    found["plan"]["student"]["cut"] = "30 of 30 layers, ffn 768 of 1536"
+    line = render_terminal(report_of(**found), 300).splitlines()[0].replace("\u202f", " ")
+    assert " weights, 30 of 30 layers, ffn 768 of 1536, " in line.partition("→")[2]
+    assert "ffn 768" not in render_terminal(report_of(**parts()), 300)

@@ -32,7 +32,7 @@ def narrow_by_text(
 ) -> "PreTrainedModel":
     """The model of the student's sizes, by importance on the origin's text; `channels.json` is written.
 
-    `model` gives up its weights: they are in memory once.
+    `model` gives up its weights: they are in memory once, and what is copied out of them.
     """
     teacher = shape_of(origin.teacher, model.config.to_dict())
     texts = first_tokens(origin.texts, IMPORTANCE_TOKENS)
