@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgedistill.config.recipe import Recipe
+from edgedistill.config.students.auto import CHOOSABLE
 from edgedistill.config.target import Target
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, ModelShape
 from edgedistill.mixes import Mix, Size, groups_of, least_bytes, mix_bytes
 from edgedistill.plan.device import HEADER_BYTES_PER_TOKEN, MixPlan, plan_mix
+from edgedistill.plan.predict import cut_loss, rounding_loss
 
 NAME = "rival"
 STAGES = CURVATURE_STAGE, FIT_STAGE, FILE_STAGE = "rival-curvature", "rival-fit", "rival-gguf"
@@ -30,12 +32,16 @@ class RivalPlan:
         allowed_bytes: what its weights may take.
         least_bytes: what they take in the smallest grids.
         planned: its file on the target, with the weights at the larger of the two.
+        loss, student_loss: what it and the student's file are predicted to lose, in nats a token (loss_rule.py); None
+            for a student that isn't cut out of the teacher.
     """
 
     mix: str
     allowed_bytes: int
     least_bytes: int
     planned: MixPlan
+    loss: float
+    student_loss: float | None
 
     @property
     def excess_bytes(self) -> int:
@@ -54,6 +60,8 @@ class RivalPlan:
             "label": self.label,
             "allowed_bytes": self.allowed_bytes,
             "excess_bytes": self.excess_bytes,
+            "predicted_loss": self.loss,
+            "predicted_student_loss": self.student_loss,
             "planned": asdict(self.planned),
         }
 
@@ -75,7 +83,13 @@ def plan_rival(recipe: Recipe, target: Target, facts: ModelFacts, student: Model
     allowed = mix_bytes(student, mix) - _header_bytes(facts.shape, student)
     least = least_bytes(facts.shape, groups)
     rival = rival_mix(max(allowed, least))
-    return RivalPlan(mix.name, allowed, least, plan_mix(facts.shape, rival, target, tokens))
+    planned = plan_mix(facts.shape, rival, target, tokens)
+    loss = rounding_loss(facts.shape, rival, planned.weight_bytes)
+    student_loss = None
+    if recipe.student.kind in CHOOSABLE and recipe.student.start is None:
+        trained = sum(phase.tokens for phase in recipe.student_phases)
+        student_loss = cut_loss(facts.shape, student, trained) + rounding_loss(student, mix, mix_bytes(student, mix))
+    return RivalPlan(mix.name, allowed, least, planned, loss, student_loss)
 
 
 def rival_mix(weight_bytes: int) -> Mix:

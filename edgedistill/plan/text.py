@@ -8,7 +8,7 @@ from edgedistill.plan.choose import choice_lines
 from edgedistill.plan.device import MixPlan
 from edgedistill.plan.kept import kept_words
 from edgedistill.plan.rival import STAGES
-from edgedistill.show import show_bytes, show_count, show_rate, show_seconds, visible, wrapped
+from edgedistill.show import NATS, show, show_bytes, show_count, show_rate, show_seconds, visible, wrapped
 
 if TYPE_CHECKING:
     from edgedistill.plan.types import Plan, StageEstimate
@@ -114,10 +114,16 @@ def _rival(plan: "Plan") -> list[str]:
     seconds = sum(plan.build.stages[name].seconds for name in STAGES)
     size = f"{show_bytes(rival.planned.file_bytes)}, {show_bytes(rival.planned.ram_bytes)} of memory"
     excess = f", {show_bytes(rival.excess_bytes)} more than the student's file" if rival.excess_bytes else ""
-    return [
+    lines = [
         f"Rival     the {rival.label} ({size}{excess}): what the student must beat. Making it takes "
         f"{show_seconds(seconds)} of the build; rival: false in the recipe leaves it out"
     ]
+    if rival.student_loss is not None:
+        own, theirs = show(rival.student_loss, NATS), show(rival.loss, NATS)
+        losses = f"{own} nats a token for the student, {theirs} for the rival"
+        wins = "the student is predicted to lose" if rival.student_loss > rival.loss else "the student is ahead"
+        lines.append(f"          predicted KL to the teacher on general text: {losses}; {wins}")
+    return lines
 
 
 def _wrap(line: str, width: int) -> str:

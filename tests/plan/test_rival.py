@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from edgedistill.config import Recipe, load_recipe, load_target
 from edgedistill.mixes import flat_bytes, groups_of, mix_bytes
 from edgedistill.pipeline.prepare import make_plan
@@ -61,6 +63,12 @@ def test_the_plan_says_what_it_costs_and_how_to_leave_it_out():
     text = " ".join(plan.to_text().split())
     assert "Rival the teacher in q4_0's bytes (83.7 MB" in text
     assert "rival: false in the recipe leaves it out" in text
+    assert plan.rival is not None
+    assert plan.rival.student_loss is not None
+    # The demo's own record: 0.375 for its student on prose; the teacher fitted to q4_0's bytes lost 0.021 to 0.035.
+    assert plan.rival.student_loss == pytest.approx(0.375, rel=0.5)
+    assert 0.02 < plan.rival.loss < plan.rival.student_loss
+    assert "for the rival; the student is predicted to lose" in text
     stages = plan.build.stages
     most = max(stage.ram_bytes for name, stage in stages.items() if not name.startswith("rival"))
     rival = max(stage.ram_bytes for name, stage in stages.items() if name.startswith("rival"))
