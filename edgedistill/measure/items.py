@@ -12,9 +12,7 @@ from pathlib import Path
 from edgedistill.config.recipe import Measure
 from edgedistill.config.tasks import Choice, Item, ItemSet, chance_share, read_questions, read_requests
 from edgedistill.measure.refusals import MAX_NEW, asking
-from edgedistill.measure.task_items import SLACK, TaskItems
-from edgedistill.models.gguf_file import read_header
-from edgedistill.models.gguf_model import gguf_shape
+from edgedistill.measure.task_items import SLACK, TaskItems, context_of_model
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -61,7 +59,7 @@ def choose_items(
     """
     tokenizer, context = load_tokenizer(model), read_shape(model).context
     tokenizers = [tokenizer, *map(load_tokenizer, others)]
-    context = min([context, *map(_context_of, others)])
+    context = min([context, *map(context_of_model, others)])
 
     def question_tokens(item: Choice) -> int:
         texts = [f"{item.question} {option}" for option in item.options]
@@ -89,10 +87,6 @@ def choose_items(
             requests += fitting_requests
             longest_request = max(longest_request, longest)
     return Items(tuple(questions), tuple(requests), longest_question, longest_request, system)
-
-
-def _context_of(model: Path) -> int:
-    return read_shape(model).context if model.is_dir() else gguf_shape(read_header(model)).context
 
 
 def _task_set(items: ItemSet[Choice] | ItemSet[str], kind: str) -> TaskSet:

@@ -34,14 +34,14 @@ class Judge:
         name: as the report shows it.
         source: where it comes from.
         documents: their tokens and weights; signals aren't used.
-        per: the positions that a perplexity on it is given for each of, where these aren't its own: the same text's in
-            the tokens of the model that others are compared with.
+        per: the tokens that a perplexity on it is given for each of, where these aren't its own: the same text's, as
+            they weigh, in the tokens of the model that others are compared with.
     """
 
     name: str
     source: str
     documents: tuple[Example, ...]
-    per: int | None = None
+    per: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -171,9 +171,9 @@ def save_judges(judges: Sequence[Judge], folder: Path) -> None:
     write_json(folder / JUDGES, [_entry(judge) for judge in judges])
 
 
-def _entry(judge: Judge) -> dict[str, str | int]:
+def _entry(judge: Judge) -> dict[str, str | float]:
     """What judges.json says of a judge."""
-    entry: dict[str, str | int] = {"name": judge.name, "source": judge.source}
+    entry: dict[str, str | float] = {"name": judge.name, "source": judge.source}
     return entry if judge.per is None else entry | {"per": judge.per}
 
 

@@ -53,7 +53,7 @@ class _Tally:
     nll: list[Tensor] = field(default_factory=list)
     distances: dict[str, _Distances] = field(default_factory=dict)
 
-    def summary(self, per: int | None) -> Quality:
+    def summary(self, per: float | None) -> Quality:
         nll = torch.cat(self.nll).double()
         weights = torch.cat(self.weights).double()
         shares = weights / weights.sum()

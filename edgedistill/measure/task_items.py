@@ -10,6 +10,8 @@ from edgedistill.config.task import Task
 from edgedistill.config.task_data import Labelled, TaskData
 from edgedistill.data.frame import make_frame
 from edgedistill.errors import InputError
+from edgedistill.models.gguf_file import read_header
+from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
@@ -43,7 +45,9 @@ class TaskItems:
     facts: TaskFacts
 
 
-def choose_task_items(settings: Task, data: TaskData, chats: bool, model: Path, progress: Progress) -> TaskItems:
+def choose_task_items(
+    settings: Task, data: TaskData, chats: bool, model: Path, progress: Progress, others: Sequence[Path] = ()
+) -> TaskItems:
     """The rows that a model can be asked; those that are left out are noted.
 
     Args:
@@ -52,14 +56,17 @@ def choose_task_items(settings: Task, data: TaskData, chats: bool, model: Path, 
         chats: whether the model is asked in chats.
         model: a folder with the model's config and tokenizer.
         progress: where the note is shown.
+        others: folders or .gguf files of models with other tokenizers that are asked the same: a row must fit into
+            theirs too.
     Raises:
         InputError: none of them can be asked.
     """
-    tokenizer, context = load_tokenizer(model), read_shape(model).context
+    tokenizer, context = load_tokenizer(model), min(map(context_of_model, [model, *others]))
+    tokenizers = [tokenizer, *map(load_tokenizer, others)]
     with_system = not chats or make_frame(tokenizer, model.name).shows_system()
     asked = [shown(row, with_system) for row in data.asked(settings.items)]
     room = context - settings.max_answer_tokens - SLACK
-    lengths = [_tokens(tokenizer, row, chats) for row in asked]
+    lengths = [_most_tokens(tokenizers, row, chats) for row in asked]
     kept = [row for row, length in zip(asked, lengths, strict=True) if length is not None and length <= room]
     fitting = [length for length in lengths if length is not None and length <= room]
     if left := len(asked) - len(kept):
@@ -83,6 +90,18 @@ def choose_task_items(settings: Task, data: TaskData, chats: bool, model: Path, 
     )
     longest = max(fitting) + settings.max_answer_tokens + SLACK
     return TaskItems(settings, tuple(kept), data.labels or (), longest, chats, facts)
+
+
+def context_of_model(model: Path) -> int:
+    """Tokens that the model of a folder or a .gguf file reads at most."""
+    return read_shape(model).context if model.is_dir() else gguf_shape(read_header(model)).context
+
+
+def _most_tokens(tokenizers: "Sequence[PreTrainedTokenizerBase]", row: Labelled, chats: bool) -> int | None:
+    """The most that a row has in one of the tokenizers; None where a template refuses it."""
+    lengths = [_tokens(tokenizer, row, chats) for tokenizer in tokenizers]
+    known = [length for length in lengths if length is not None]
+    return max(known) if len(known) == len(lengths) else None
 
 
 def shown(row: Labelled, with_system: bool) -> Labelled:

@@ -121,7 +121,7 @@ def teachers_judges(context: Context, own: "Sequence[Judge]", done: Finished) ->
             else:
                 text = ours.decode(document.tokens.tolist(), skip_special_tokens=True)
                 documents.append(counted_from(theirs(text, return_tensors="pt")["input_ids"][0].int()))
-        per = None if context.same_words else judge.tokens
+        per = None if context.same_words else sum(float(document.weights.sum()) for document in judge.documents)
         judges.append(Judge(judge.name, judge.source, tuple(documents), per))
     return judges
 

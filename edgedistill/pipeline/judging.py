@@ -280,7 +280,8 @@ class JudgingStages:
             items = choose_items(measure, model, done.progress, system, others)
             if task is None or self.context.task is None:
                 return items
-            return replace(items, task=choose_task_items(task, self.context.task, chats, model, done.progress))
+            rows = choose_task_items(task, self.context.task, chats, model, done.progress, others)
+            return replace(items, task=rows)
 
         return done.once("items", choose)
 

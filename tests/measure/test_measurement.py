@@ -27,6 +27,7 @@ from edgedistill.progress import Progress, QuietProgress
 from edgedistill.quant.rounded import round_weights
 from edgedistill.runtimes.llama import LlamaCpp
 from tests.measure.stage_child import recipe, run
+from tests.pairs import make_sibling
 from tests.report.sample import built, parts
 
 OWN = [
@@ -186,6 +187,20 @@ def test_items_longer_than_the_context_are_left_out_and_said(folder, tmp_path):
     behind_a_system = choose_items(recipe(tmp_path).measure, folder / "model", notes, "Be brief.")
     assert behind_a_system.request_tokens > asked.request_tokens
     assert (behind_a_system.system, asked.system) == ("Be brief.", None)
+
+
+def test_items_fit_a_teacher_with_other_words_too(folder, tmp_path):
+    """400 tokens split a request into more than 512 do; and its context is shorter."""
+    other = make_sibling(tmp_path / "other", vocab=300, context=200)
+    lines = [*OWN, {"question": "capital " * 60, "options": ["a", "b"], "answer": 0}]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    settings, notes = recipe(tmp_path, tasks=(str(tmp_path / "own.jsonl"),)).measure, Notes()
+    alone = choose_items(settings, folder / "model", QuietProgress())
+    both = choose_items(settings, folder / "model", notes, others=[other])
+    assert [len(items.items) for items in alone.questions] == [3]
+    assert [len(items.items) for items in both.questions] == [2]
+    assert both.request_tokens > alone.request_tokens
+    assert notes.said[0] == "own: 1 of 3 are longer than the model's context of 200 tokens and aren't asked"
 
 
 def test_a_model_that_does_not_chat_is_asked_no_requests(folder, tmp_path):

@@ -64,6 +64,22 @@ def test_figures_are_their_definitions(tiny_llama: Path, tmp_path: Path):
         assert figures.student.top1 == pytest.approx(np.average(same, weights=weights))
 
 
+def test_a_perplexity_is_given_per_token_of_another_tokenizer(tiny_llama: Path, tmp_path: Path):
+    """A teacher with other words reads 60 tokens where the student has 90 that weigh 100: the same nats, shared out."""
+    shape, state = read_facts(tiny_llama, "tiny").shape, load_model(tiny_llama).state_dict()
+    tensors = {tensor.name: state[tensor.name] for tensor in shape.tensors()}
+    path = write_gguf(float_checkpoint(tensors, "f32"), tiny_llama, shape, tmp_path / "tiny.gguf", {"name": "tiny"})
+    document = counted_from(torch.randint(3, 300, (61,), dtype=torch.int32, generator=torch.Generator().manual_seed(0)))
+    own, shared = (Judge("text", "random", (document,), per) for per in (None, 100.0))
+    with LlamaCpp(path, threads=1, context=128, parallel=1) as runtime:
+        (plain,), (given,) = (
+            measure_quality(runtime, [judge], {}, QuietProgress()).values() for judge in (own, shared)
+        )
+    assert given.tokens == plain.tokens == 60
+    assert given.ppl == pytest.approx(math.exp(60 * math.log(plain.ppl) / 100))
+    assert given.distances == {}
+
+
 def test_a_reference_with_other_padding_rows_is_compared_on_the_rows_of_both(tiny_llama: Path, tmp_path: Path):
     """Qwen2.5's case: a teacher's table is longer than its student's, behind the same words; or shorter."""
     shape = read_facts(tiny_llama, "tiny").shape
