@@ -55,6 +55,7 @@ class TrainingText:
         place: where in the recipe the phase is, for messages.
         blocks: what of the teacher's blocks is compared; None where no term looks at them.
         author: of on-policy rounds: (the student as it is, a seed) -> text that it wrote, with the teacher's signals.
+        decides: the sources of `validation` that say which weights are the best; all if empty.
     """
 
     training: Mapping[str, Sequence[Example]]
@@ -62,6 +63,7 @@ class TrainingText:
     place: str = "distill"
     blocks: BlockTarget | None = None
     author: Callable[[PreTrainedModel, int], Sequence[Example]] | None = None
+    decides: tuple[str, ...] = ()
 
 
 def distill(
@@ -138,6 +140,7 @@ def distill(
         phase.warmup,
         validate_after=checks.steps(steps),
         checkpoint_seconds=phase.checkpoint_seconds,
+        decides=text.decides,
     )
     curve = train({phase.learning_rate: parameters}, loss_of_step, validate, settings, work, progress)
     save_model(model if adapted is None else adapted.merged(), student, work)

@@ -224,6 +224,9 @@ class TrainingStages:
         if phase.train == "teacher":
             taught, first, estimate = "labels", "", self.estimates.specialise(phase)
         before = stage_of(index - 1, phase.train) if index else first
+        # What a narrow task wins, general text may lose: the task's own answers say which weights are the best.
+        narrow = context.recipe.task is not None or phase.train == "teacher"
+        decides = ("written",) if narrow else ()
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.distill.phase import TrainingText, distill
@@ -234,10 +237,12 @@ class TrainingStages:
             training = blocks.joined(phase, load_sources(text, "train"), done)
             target = blocks.target(phase, done)
             author = rounds.in_float(model, training, folder, done)
-            trained = TrainingText(training, load_sources(text, "validation"), place, target, author)
+            trained = TrainingText(training, load_sources(text, "validation"), place, target, author, decides)
             distill(model, trained, phase, folder, done.progress, name)
 
         settings: dict[str, Json] = {"phase": settings_of(phase)}
+        if decides:
+            settings["decides"] = list(decides)
         inputs = (before, taught) if before else (taught,)
         outside = {} if before else {"teacher": context.given_files}
         inputs = (*inputs, *rounds.inputs)

@@ -1,6 +1,6 @@
 """The curve of a training: what was seen at each step and at each validation. `curve.json` is what the report draws."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +35,12 @@ class Checked:
 
 @dataclass
 class TrainingCurve:
-    """What was seen on the way."""
+    """What was seen on the way; `decides`: the sources whose losses say which validation is the best, all if empty."""
 
     points: list[Point] = field(default_factory=list)
     validation: list[Checked] = field(default_factory=list)
     stopped_early: bool = False
+    decides: Collection[str] = ()
 
     @property
     def start(self) -> Checked:
@@ -49,7 +50,11 @@ class TrainingCurve:
     @property
     def best(self) -> Checked:
         """The validation whose worst source has the lowest loss, relative to its start; the first of equals."""
-        return min(self.validation, key=lambda checked: worst_ratio(checked.by_source, self.start.by_source))
+        return min(self.validation, key=self._worst_ratio)
+
+    def _worst_ratio(self, checked: Checked) -> float:
+        deciding = {name: loss for name, loss in checked.by_source.items() if name in self.decides}
+        return worst_ratio(deciding or checked.by_source, self.start.by_source)
 
     @property
     def lowest(self) -> Checked:

@@ -38,6 +38,7 @@ class TrainSettings:
     validate_after: Collection[int] = ()  # steps after which it is validated, beside the one before the first step
     patience: float | None = None  # share without a better validation, after the warm-up, before an early stop
     checkpoint_seconds: float = 60.0  # at least, between two checkpoints
+    decides: Collection[str] = ()  # the sources whose validation says which weights are the best; all if empty
 
     @property
     def warmup_steps(self) -> int:
@@ -82,6 +83,7 @@ def train(
     optimizer = AdamW(parameters, AdamWSettings(settings.betas, decay=settings.weight_decay))
     store = Checkpoints(work, parameters, optimizer, settings.checkpoint_seconds)
     step, tokens, curve = store.load()
+    curve.decides = settings.decides
     progress.start(settings.title, settings.steps, "steps")
     progress.advance(step)
     if not curve.validation:
