@@ -53,7 +53,7 @@ test-slow: $(HAS_ALL)  ## the tests that take minutes or fetch the real teacher
 	$(VENV)/bin/python -m pytest -m slow
 
 test-faults: $(HAS_ALL)  ## kills, full disks, corruptions, mutated inputs, clients: a share of FAULTS (1: all)
-	EDGEDISTILL_FAULTS=$(FAULTS) $(VENV)/bin/python -m pytest -m slow tests/faults
+	EDGEDISTILL_FAULTS=$(FAULTS) $(VENV)/bin/python -m pytest -m slow -n auto --dist load tests/faults
 
 lint: $(HAS_ALL)  ## ruff, its formatting, and mypy
 	$(VENV)/bin/ruff check

@@ -1,8 +1,8 @@
 """The rows of the recipe `assistant`: requests of Snips' benchmark in ordinary words, answered by intent and slots.
 
 Run    python bench/pack_assistant.py      (EDGEDISTILL_DATA names the folder of the data sets)
-Writes recipes/assistant-learn.jsonl and recipes/assistant-test.jsonl, the same bytes from the same data: as many requests
-       of each of the seven intents, in turn, none of which is in both files.
+Writes recipes/assistant-learn.jsonl and recipes/assistant-test.jsonl, the same bytes from the same data: as many
+       requests of each of the seven intents, in turn, none of which is in both files.
 """
 
 import itertools
