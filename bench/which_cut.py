@@ -41,6 +41,7 @@ from edgedistill.errors import InputError  # noqa: E402
 from edgedistill.facts import ModelShape, allowed_layers  # noqa: E402
 from edgedistill.machine import machine_facts  # noqa: E402
 from edgedistill.models.hf_folder import read_shape  # noqa: E402
+from edgedistill.models.identity import IDENTITY, read_identity  # noqa: E402
 from edgedistill.models.load import load_model  # noqa: E402
 from edgedistill.models.students.build import build_student  # noqa: E402
 from edgedistill.models.students.origin import Origin  # noqa: E402
@@ -162,7 +163,7 @@ def row_of(
         build_student(student, origin, folder, QuietProgress())
         row["build_seconds"] = time.perf_counter() - started
         for tokens in budgets:
-            trained, started = folder, time.perf_counter()
+            trained, started, seconds = folder, time.perf_counter(), 0.0
             if tokens:
                 trained = Path(scratch) / f"after-{tokens}"
                 trained.mkdir()
@@ -170,7 +171,7 @@ def row_of(
                 last = max(1, len(text) // 9)
                 training = TrainingText({"text": text[:-last]}, {"text": text[-last:]})
                 distill(folder, training, phase, trained, QuietProgress())
-            seconds = time.perf_counter() - started
+                seconds = time.perf_counter() - started
             kl, perplexity = perplexity_and_kl(load_model(trained), judge, options.seq_len)
             row["results"].append({"tokens": tokens, "kl": kl, "perplexity": perplexity, "train_seconds": seconds})
             made = f"{share:<5} {cut.name:20} {row['share_made']:.3f}"
@@ -224,6 +225,11 @@ def perplexity_and_kl(model: PreTrainedModel, judge: Judge, seq_len: int) -> tup
     return kl / count, float(torch.tensor(surprise / count).exp())
 
 
+def name_of(folder: Path) -> str:
+    """What a model is called: by its own word where it is a student, else by its folder."""
+    return read_identity(folder).name if (folder / IDENTITY).is_file() else folder.name
+
+
 def earlier_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the record that there is."""
     return json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.is_file() else []
@@ -233,10 +239,12 @@ def write(
     options: argparse.Namespace, shape: ModelShape, at_first: tuple[float, float], rows: list[dict[str, Any]]
 ) -> None:
     """The record, with what all rows share."""
+    # Files by their names: where they lie is nobody's business.
+    words = [Path(word).name if Path(word).exists() else word for word in sys.argv[1:]]
     record = {
         "schema": "edgedistill.which_cut/1",
-        "command": shlex.join(["python", "bench/which_cut.py", *sys.argv[1:]]),
-        "model": {"name": options.folder.name, "non_embedding": non_embedding(shape), "layers": shape.layers},
+        "command": shlex.join(["python", "bench/which_cut.py", *words]),
+        "model": {"name": name_of(options.folder), "non_embedding": non_embedding(shape), "layers": shape.layers},
         "perplexity": at_first[1],
         "text": options.text.name,
         "judge": options.judge.name,

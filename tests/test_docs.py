@@ -387,6 +387,35 @@ def test_the_table_of_families_is_the_records():
         assert family.removesuffix("_text") in read("README.md"), family
 
 
+def test_what_cuts_lose_is_the_record():
+    record = json.loads(read("bench/results/which_cut.json"))
+    found = {f"{row['share']} {row['cut']}": f"{row['results'][0]['kl']:.2f}" for row in record["rows"]}
+    page = read("docs/cut-a-student.md")
+    for words, most, half in (
+        ("depth, by influence", "depth", "depth"),
+        ("depth, contiguous", "depth, contiguous", "depth, contiguous"),
+        ("ffn alone", "width, ffn alone", "width, ffn alone"),
+        (
+            "ffn and key heads in one proportion, by activations",
+            "{kind: width, ffn: 1184, kv_heads: 2}",
+            "{kind: width, ffn: 832, kv_heads: 1}",
+        ),
+        (
+            "the same, by gradient",
+            "{kind: width, ffn: 1184, kv_heads: 2, importance: gradient}",
+            "{kind: width, ffn: 832, kv_heads: 1, importance: gradient}",
+        ),
+        ("ffn, and of key heads two thirds, as `share: 0.5` has it", "", "width"),
+        (
+            "depth and width",
+            "{kind: depth+width, layers: 26, ffn: 1248}",
+            "{kind: depth+width, layers: 21, ffn: 1120, kv_heads: 2}",
+        ),
+    ):
+        assert f"| {words} | {found[f'0.75 {most}'] if most else ''} | {found[f'0.5 {half}']} |" in page
+    assert record["judge_tokens"] == 1024
+
+
 def test_the_table_of_students_is_the_records():
     from edgedistill.families import FAMILIES
 

@@ -3,6 +3,7 @@
 Sizes count elements. Query heads stand in groups, one for each key head: whole groups go, or as many queries of each.
 """
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -67,9 +68,10 @@ def non_embedding(shape: ModelShape) -> int:
 def shared(teacher: ModelShape, given: Sizes, most: int, block: int) -> Sizes | None:
     """The sizes that are not given, decided so that at most `most` weights lie outside of the tables.
 
-    FFN channels and groups of heads go in the same proportion: of all numbers of groups, each with as many channels as
-    `most` allows, the one is taken whose proportions are nearest to each other. Rows divide by `block` where the
-    teacher's do, else by 32.
+    Of all numbers of groups of heads, each with as many FFN channels as `most` allows, the one is taken whose share of
+    the teacher's heads is nearest to the root of the channels' share: of SmolLM2-135M at half of its weights that lost
+    less than the same share of both (bench/results/which_cut.json). Rows divide by `block` where the teacher's do, else
+    by 32.
 
     Args:
         teacher: with as many layers as the student.
@@ -91,7 +93,9 @@ def shared(teacher: ModelShape, given: Sizes, most: int, block: int) -> Sizes | 
         shape = teacher.with_sizes(shape.width, heads, kv_heads, ffn)
         if ffn <= 0 or non_embedding(shape) > most:
             continue
-        apart = abs(ffn / teacher.ffn - heads / teacher.heads) if given.ffn is None else most - non_embedding(shape)
+        apart = abs(math.sqrt(ffn / teacher.ffn) - heads / teacher.heads)
+        if given.ffn is not None:
+            apart = most - non_embedding(shape)
         choices.append((apart, -heads, Sizes(ffn, heads, kv_heads, shape.width)))
     return min(choices, key=lambda choice: choice[:2])[2] if choices else None
 

@@ -28,8 +28,8 @@ class Narrower(Model):
     share: Share | None = Field(
         default=None,
         description=(
-            "At most this share of the teacher's weights outside of the tables: what is not given of ffn, heads and "
-            "kv_heads is decided by it, all in the same proportion."
+            "At most this share of the teacher's weights outside of the tables: it decides what is not given of ffn, "
+            "heads and kv_heads; of heads the root of the share of FFN channels stays."
         ),
     )
     importance: Importance = Field(
