@@ -44,7 +44,7 @@ def decide(
     if recipe.vocabulary is not None:
         shape = replace(shape, vocab=recipe.vocabulary)
     check_blocks(recipe, shape, facts.shape)
-    new_tables = shape.width != origin.shape.width or student.kind == "config"
+    new_tables = shape.width != origin.shape.width or recipe.student.kind == "config"
     check_adapters(recipe, shape, facts.shape, new_tables)
     return recipe.model_copy(update={"student": student}), shape
 
