@@ -219,6 +219,11 @@ class Recipe(Model):
                 "vocabulary is cut after a student was trained, and student.kind is same; leave out vocabulary, or "
                 "take another kind"
             )
+        if self.student.start is not None:
+            raise ValueError(
+                "vocabulary is cut of students that start from the teacher, and student names another model; leave out "
+                "one"
+            )
         if self.recover.on_policy is not None and self.recover.compares:
             raise ValueError(
                 "vocabulary goes with no recover.on_policy whose loss goes towards the teacher, which would have to "

@@ -204,6 +204,12 @@ def test_schemas_are_json_and_name_every_key():
             "phases: [{order: easy_first, loss: [{text: true}]}]",
             "phases.0: order is easy_first, and no term of loss reads the teacher's probabilities",
         ),
+        (
+            "vocabulary: 8192\nstudent: {kind: sibling, model: org/small}",
+            "vocabulary is cut of students that start from the teacher, and student names another model; leave out",
+        ),
+        ("vocabulary: 100", "vocabulary is 100; it must be a multiple of 32."),
+        ("vocabulary: 224", "vocabulary is 224; it must be at least 256."),
         ("phases: []\ndistill: {}", "distill is a short form of phases, and both are there; leave out one of them."),
         ("distill: {loss: []}", "distill.loss is empty; it must have at least one entry."),
         ("distill: {loss: {kl: 1}}", "distill.loss: 'kl' is not a key of its short form, which has"),
