@@ -85,7 +85,9 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_of_the_tests(wheel: P
         if path.is_file() and path.suffix != ".pyc"
     }
     data = {f"edgedistill/_data/{folder}/{name}.yaml" for folder in ("recipes", "targets") for name in names(folder)}
-    assert packed == package | data
+    rows = {f"edgedistill/_data/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.jsonl")}
+    assert rows, "the recipe assistant brings its rows"
+    assert packed == package | data | rows
     assert "edgedistill/py.typed" in packed
 
 

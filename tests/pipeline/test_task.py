@@ -44,9 +44,11 @@ def test_it_reaches_what_is_taught_and_what_is_measured_and_nothing_else(tmp_pat
     without, with_task = by_name(planned(recipe_with(None))), by_name(planned(recipe_with(rows_file(tmp_path))))
     assert list(without) == list(with_task)
     changed = [name for name, stage in without.items() if dict(stage.settings) != dict(with_task[name].settings)]
-    assert changed == ["teach", *(name for name in without if name.startswith("measure-")), "measure"]
+    # What the task's own answers decide of a phase is which of its weights are the best.
+    assert changed == ["teach", "distill", *(name for name in without if name.startswith("measure-")), "measure"]
+    assert with_task["distill"].settings["decides"] == ["written"]
     reads = [name for name, stage in with_task.items() if "task" in stage.outside]
-    assert reads == changed
+    assert reads == [name for name in changed if name != "distill"]
     assert not any("task" in stage.outside or "task" in stage.settings for stage in without.values())
 
 
