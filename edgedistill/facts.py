@@ -6,6 +6,7 @@ only the exporters translate them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from edgedistill.errors import InputError
@@ -104,6 +105,14 @@ class ModelShape:
 
     def tensors(self) -> Iterator[TensorShape]:
         """Every weight in file order: embedding, layers from the first, final norm, output head if untied."""
+        return iter(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> tuple[TensorShape, ...]:
+        """The same, made once: a plan goes over them for every mix and every candidate."""
+        return tuple(self._each_tensor())
+
+    def _each_tensor(self) -> Iterator[TensorShape]:
         yield TensorShape(EMBEDDING, self.vocab, self.width, "embedding")
         for index in range(self.layers):
             yield from self._layer(f"model.layers.{index}.")
