@@ -219,6 +219,8 @@ class Recipe(Model):
                 "vocabulary is cut after a student was trained, and student.kind is same; leave out vocabulary, or "
                 "take another kind"
             )
+        if self.student.kind == "auto":
+            raise ValueError("vocabulary goes with a student of given sizes, and student.kind is auto; leave out one")
         if self.student.start is not None:
             raise ValueError(
                 "vocabulary is cut of students that start from the teacher, and student names another model; leave out "

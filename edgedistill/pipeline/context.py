@@ -26,7 +26,13 @@ VOCABULARY, VOCABULARY_TEXT = "vocabulary", "vocabulary-text"
 # Recipe settings that change how a stage is run and not what it makes.
 NO_RESULT = {"checkpoint_seconds"}
 # Settings that came later: a stage that leaves one as it is here keeps the key that it had before.
-LATER: dict[str, Json] = {"general": None, "order": "shuffled", "on_policy": None, "adapter": None}
+LATER: dict[str, Json] = {
+    "general": None,
+    "order": "shuffled",
+    "on_policy": None,
+    "adapter": None,
+    "choose": "influence",
+}
 
 
 @dataclass(frozen=True)

@@ -255,10 +255,7 @@ class TrainingStages:
 
 def _student_settings(student: AnyStudent) -> dict[str, Json]:
     """The recipe's part, without where the model lies that it starts from: the key has its content."""
-    part = {name: value for name, value in settings_of(student).items() if name not in START_KEYS}
-    if part.get("choose") == "influence":
-        del part["choose"]  # what was built before there was a choice keeps its key
-    return part
+    return {name: value for name, value in settings_of(student).items() if name not in START_KEYS}
 
 
 def _start_settings(start: Start) -> dict[str, Json]:

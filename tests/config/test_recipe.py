@@ -208,6 +208,7 @@ def test_schemas_are_json_and_name_every_key():
             "vocabulary: 8192\nstudent: {kind: sibling, model: org/small}",
             "vocabulary is cut of students that start from the teacher, and student names another model; leave out",
         ),
+        ("vocabulary: 8192\nstudent: auto", "vocabulary goes with a student of given sizes, and student.kind is auto"),
         ("vocabulary: 100", "vocabulary is 100; it must be a multiple of 32."),
         ("vocabulary: 224", "vocabulary is 224; it must be at least 256."),
         ("phases: []\ndistill: {}", "distill is a short form of phases, and both are there; leave out one of them."),

@@ -129,7 +129,7 @@ def test_the_plan_says_what_is_cut():
     assert plan.to_dict()["student"]["cut"] == cut
     student = plan.recipe.student
     assert student.name("SmolLM2", SMOL) == "SmolLM2 ffn 768, 6 heads over 2, width 384"
-    assert (student.as_is, student.needs_text, student.layers_of(30)) == (False, True, 30)
+    assert (student.as_is, student.needs_text, student.shape(SMOL).layers) == (False, True, 30)
 
 
 def test_layers_and_sizes_in_one_block():

@@ -1,20 +1,22 @@
 """The kind `auto`: the planner chooses the student and its mix, of those that meet the target's limits."""
 
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, ClassVar, Literal, NoReturn
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from edgedistill.config.fields import MixName, no_duplicates
-from edgedistill.config.yaml_file import Model, as_tuple
+from edgedistill.config.students.kind import StudentKind
+from edgedistill.config.yaml_file import as_tuple
 from edgedistill.facts import ModelShape
 
 Choosable = Literal["same", "depth", "width", "depth+width"]
 CHOOSABLE: tuple[Choosable, ...] = ("same", "depth", "width", "depth+width")
 
 
-class AutoStudent(Model):
+class AutoStudent(StudentKind):
     """The planner's choice: of the students and mixes that meet the target's limits the one of least predicted loss."""
 
+    needs_text: ClassVar[bool] = True
     kind: Literal["auto"] = Field(default="auto", description="The planner chooses the student and its mix.")
     kinds: Annotated[tuple[Choosable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=CHOOSABLE, description="What it chooses from: the teacher itself, cuts in depth, in width, in both."
@@ -27,25 +29,6 @@ class AutoStudent(Model):
     )
 
     _unique = field_validator("kinds", "mixes")(lambda entries: entries and no_duplicates(entries))
-
-    @property
-    def start(self) -> None:
-        """The planner chooses from what the teacher gives."""
-        return
-
-    @property
-    def as_is(self) -> bool:
-        """Not before the planner has chosen."""
-        return False
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether building it looks at training text: most choices do."""
-        return True
-
-    def layers_of(self, teacher_layers: int) -> NoReturn:
-        """Nothing has layers yet."""
-        raise ValueError("the planner hasn't chosen the student yet")
 
     def decided(self, teacher: ModelShape, block: int) -> NoReturn:
         """Nothing is decided yet."""

@@ -1,22 +1,23 @@
 """The kind `depth`: the teacher with some of its layers."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from edgedistill.config.fields import PositiveInt, Text
+from edgedistill.config.students.kind import StudentKind
 from edgedistill.config.students.start import located
-from edgedistill.config.yaml_file import Model
 from edgedistill.facts import ModelShape, check_depth
 
 Choose = Literal["influence", "contiguous"]
 _CUT = re.compile(r" \d+ layers$")
 
 
-class DepthStudent(Model):
+class DepthStudent(StudentKind):
     """The teacher with some of its layers, the first and the last among them."""
 
+    needs_text: ClassVar[bool] = True
     kind: Literal["depth"] = Field(default="depth", description="The teacher with some of its layers.")
     layers: PositiveInt | None = Field(default=None, description="How many layers; null lets `depth` decide.")
     depth: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -47,23 +48,9 @@ class DepthStudent(Model):
         """The model that is cut and its revision, where that isn't the teacher."""
         return None if self.of is None else (self.of, None)
 
-    @property
-    def as_is(self) -> bool:
-        """Whether the student is the teacher, so that there is nothing to distill."""
-        return False
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether building it looks at training text: block influence does."""
-        return True
-
     def layers_of(self, teacher_layers: int) -> int:
         """Layers of the student: `layers`, or `depth` of the teacher's, rounded, at least 2."""
         return self.layers if self.layers is not None else max(2, round(teacher_layers * self.depth))
-
-    def decided(self, teacher: ModelShape, block: int) -> "DepthStudent":
-        """The same: it leaves nothing open."""
-        return self
 
     def shape(self, teacher: ModelShape) -> ModelShape:
         """The student's shape."""

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgedistill.config.fields import PositiveInt
+from edgedistill.config.students.kind import StudentKind
 from edgedistill.config.students.sizes import check_new_sizes
-from edgedistill.config.yaml_file import Model
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
 
 
-class ConfigStudent(Model):
+class ConfigStudent(StudentKind):
     """A new model of the teacher's family, with heads of its size and its tokenizer; only the tables begin with it."""
 
     kind: Literal["config"] = Field(default="config", description="A new small model with the teacher's tokenizer.")
@@ -24,25 +24,6 @@ class ConfigStudent(Model):
     )
     ffn: PositiveInt = Field(description="FFN channels of each layer.")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of the weights that begin at random.")
-
-    @property
-    def as_is(self) -> bool:
-        """Whether the student is the teacher, so that there is nothing to distill."""
-        return False
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether building it looks at training text."""
-        return False
-
-    def layers_of(self, teacher_layers: int) -> int:
-        """Layers of the student."""
-        return self.layers
-
-    @property
-    def start(self) -> tuple[str, str | None] | None:
-        """What it starts from: the teacher, so that nothing else is named."""
-        return None
 
     def decided(self, teacher: ModelShape, block: int) -> "ConfigStudent":
         """The same with the key heads decided."""

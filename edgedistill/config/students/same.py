@@ -1,36 +1,18 @@
 """The kind `same`: the student is the teacher itself."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from edgedistill.config.yaml_file import Model
+from edgedistill.config.students.kind import StudentKind
 from edgedistill.facts import ModelShape
 
 
-class SameStudent(Model):
+class SameStudent(StudentKind):
     """The teacher itself: no layer is cut, nothing is distilled."""
 
+    as_is: ClassVar[bool] = True
     kind: Literal["same"] = Field(default="same", description="The student is the teacher itself.")
-
-    @property
-    def as_is(self) -> bool:
-        """Whether the student is the teacher, so that there is nothing to distill."""
-        return True
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether building it looks at training text."""
-        return False
-
-    @property
-    def start(self) -> tuple[str, str | None] | None:
-        """What it starts from: the teacher, so that nothing else is named."""
-        return None
-
-    def decided(self, teacher: ModelShape, block: int) -> "SameStudent":
-        """The same: it leaves nothing open."""
-        return self
 
     def shape(self, teacher: ModelShape) -> ModelShape:
         """The student's shape."""

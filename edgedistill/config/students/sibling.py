@@ -5,33 +5,19 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from edgedistill.config.fields import Text
+from edgedistill.config.students.kind import StudentKind
 from edgedistill.config.students.start import located
-from edgedistill.config.yaml_file import Model
 from edgedistill.facts import ModelShape
 
 SUFFIX = "distilled"
 
 
-class _WholeModel(Model):
+class _WholeModel(StudentKind):
     """What both kinds have: the student's shape, words, template and licence are those of the model that is named."""
-
-    @property
-    def as_is(self) -> bool:
-        """Whether the student is the teacher, so that there is nothing to distill."""
-        return False
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether building it looks at training text."""
-        return False
 
     def shape(self, start: ModelShape) -> ModelShape:
         """The student's shape."""
         return start
-
-    def decided(self, start: ModelShape, block: int) -> "_WholeModel":
-        """The same: it leaves nothing open."""
-        return self
 
     def name(self, start: str, shape: ModelShape) -> str:
         """What the student is called."""

@@ -1,21 +1,22 @@
 """The kind `width`: the teacher with narrower layers, all of them."""
 
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from edgedistill.config.fields import PositiveInt, Share
+from edgedistill.config.students.kind import StudentKind
 from edgedistill.config.students.sizes import BLOCK, Sizes, check_sizes, cuts, non_embedding, shared
-from edgedistill.config.yaml_file import Model
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
 
 Importance = Literal["activations", "gradient"]
 
 
-class Narrower(Model):
+class Narrower(StudentKind):
     """The keys that every kind with narrower layers has."""
 
+    needs_text: ClassVar[bool] = True
     kind: str
     ffn: PositiveInt | None = Field(default=None, description="FFN channels of each layer.")
     heads: PositiveInt | None = Field(
@@ -45,21 +46,6 @@ class Narrower(Model):
         """The sizes that are given."""
         return Sizes(self.ffn, self.heads, self.kv_heads, self.width)
 
-    @property
-    def start(self) -> tuple[str, str | None] | None:
-        """What it starts from: the teacher, so that nothing else is named."""
-        return None
-
-    @property
-    def as_is(self) -> bool:
-        """Whether the student is the teacher, so that there is nothing to distill."""
-        return False
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether building it looks at training text: importance does."""
-        return True
-
 
 class WidthStudent(Narrower):
     """The teacher with fewer FFN channels, attention heads or hidden channels in every layer."""
@@ -71,10 +57,6 @@ class WidthStudent(Narrower):
         if not self.sizes.names and self.share is None:
             raise ValueError("the kind width cuts nothing without one of ffn, heads, kv_heads, width and share")
         return self
-
-    def layers_of(self, teacher_layers: int) -> int:
-        """Layers of the student: all."""
-        return teacher_layers
 
     def decided(self, teacher: ModelShape, block: int) -> "WidthStudent":
         """The same with every size decided. `block`: what rows should divide by (`sizes.block_of`)."""
@@ -97,10 +79,10 @@ class WidthStudent(Narrower):
             )
 
 
-Kind = TypeVar("Kind", bound=Narrower)
+Cut = TypeVar("Cut", bound=Narrower)
 
 
-def decided(student: Kind, teacher: ModelShape, whole: int, block: int) -> Kind:
+def decided(student: Cut, teacher: ModelShape, whole: int, block: int) -> Cut:
     """The same student with every size decided.
 
     Args:
