@@ -21,6 +21,7 @@ from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 
 START_KEYS = ("model", "revision", "path", "of")  # of the recipe's student: where the model lies that it starts from
 TEACH_FORMAT = 2  # what teach.json holds: one more where that changes, so that older text is made again
+LABELS_FORMAT = 2  # the same of labels.json
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class TrainingStages:
         context, teach = self.context, self.context.recipe.teach
         # Recovery captures the float student's own view of the text.
         top_k = context.recipe.top_k
-        writes = teach.tokens + teach.free_tokens + top_k > 0
+        writes = teach.free_tokens + top_k > 0 or (teach.tokens > 0 and teach.answers != "own")
         outside = {"teacher": context.teacher_files}
         outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
         settings = settings_of(teach) | {"text": len(teach.text or ())}
@@ -201,7 +202,7 @@ class TrainingStages:
             "labels",
             "labels",
             work,
-            {"teach": settings, "judged": context.recipe.measure.tokens},
+            {"format": LABELS_FORMAT, "teach": settings, "judged": context.recipe.measure.tokens},
             outside=outside,
             estimate=self.estimates.labels(),
         )

@@ -27,7 +27,7 @@ class Assignment:
     """Which teacher writes what.
 
     Attributes:
-        writer: the teacher, ready to write.
+        writer: the teacher, ready to write; None where the file's own answers are all there is.
         name: what messages call it.
         frame: of a chat; None writes plain text.
         prompts: the user's; None lets the teacher make them up, or write from nothing.
@@ -39,7 +39,7 @@ class Assignment:
         starters: by kind, what other free texts begin with; each kind, and the prose, has as many.
     """
 
-    writer: Writer
+    writer: Writer | None
     tokenizer: PreTrainedTokenizerBase
     name: str
     frame: ChatFrame | None
@@ -50,6 +50,17 @@ class Assignment:
     holdout: Holdout
     never: frozenset[str] = frozenset()
     starters: Sequence[Sequence[str]] = ()
+
+    @property
+    def author(self) -> Writer:
+        """The writer.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.writer is None:
+            raise ValueError(f"{self.name} was to write, and no writer is open")
+        return self.writer
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def own_questions(assignment: Assignment, count: int, seed: int, dropped: Counte
             f"{assignment.name}: its chat template puts nothing before the user's message, so the teacher can't make "
             "up questions; name a file of prompts in teach.prompts"
         )
-    written = assignment.writer.write(
+    written = assignment.author.write(
         [frame.opening] * count,
         settings.max_prompt_tokens,
         BatchSettings(settings.temperature, settings.top_p, frame.stop_ids),

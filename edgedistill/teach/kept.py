@@ -99,7 +99,7 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
         stops = (tokenizer.eos_token_id,)
     temperature = settings.temperature if frame is None else settings.answer_temperature
     sampling = Sampling(temperature, settings.top_p, selection.seed)
-    written = assignment.writer.write(
+    written = assignment.author.write(
         [draft.ids for draft in drafts],
         settings.max_answer_tokens,
         BatchSettings(temperature, settings.top_p, stops, assignment.top_k),
@@ -132,7 +132,7 @@ def own_texts(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
     assignment = selection.assignment
     if not assignment.top_k or not texts:
         return texts
-    examples = read_signals(assignment.writer, [text.example for text in texts], assignment.top_k)
+    examples = read_signals(assignment.author, [text.example for text in texts], assignment.top_k)
     return [replace(text, example=example) for text, example in zip(texts, examples, strict=True)]
 
 

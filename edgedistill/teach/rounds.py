@@ -59,40 +59,45 @@ class NothingKeptError(RunError):
 
 
 def write_rounds(
-    assignment: Assignment, source: str, goal: int, work: Path, progress: Progress, title: str = "teach"
+    assignment: Assignment, source: str, goal: int | None, work: Path, progress: Progress, title: str = "teach"
 ) -> Tally:
-    """Rounds of one source until `goal` tokens are kept; those that a killed run left in `work` count.
+    """Rounds of one source until `goal` tokens are kept, or until all prompts were used where it is None; those that a
+    killed run left in `work` count.
 
     Raises:
         RunError: the prompts run out before that and the recipe refuses it, or nothing that the teacher writes is kept,
             or not enough for each split.
     """
     tally, seen = _resume(work, source)
-    progress.start(f"{title}: free text" if source == FREE else title, goal, "tokens")
-    progress.advance(min(tally.tokens, goal), kept=tally.kept)
+    total, unit = (len(assignment.prompts or ()), "prompts") if goal is None else (goal, "tokens")
+
+    def reached() -> int:
+        return min(total, tally.tokens if goal is not None else tally.rounds * _round_size(assignment))
+
+    progress.start(f"{title}: free text" if source == FREE else title, total, unit)
+    progress.advance(reached(), kept=tally.kept)
     spare = SPARE_ROUNDS
     while not _used_up(assignment, source, tally):
-        if tally.tokens >= goal:
+        if goal is not None and tally.tokens >= goal:
             if spare == 0 or all(tally.split_tokens[split] for split in assignment.holdout.splits):
                 break
             spare -= 1
-        before = tally.tokens
+        before = reached()
         texts = _round(assignment, source, tally, seen)
         _save_round(work, source, tally, texts)
-        progress.advance(
-            min(tally.tokens, goal) - min(before, goal), kept=tally.kept, dropped=sum(tally.dropped.values())
-        )
+        progress.advance(reached() - before, kept=tally.kept, dropped=sum(tally.dropped.values()))
         if tally.barren >= BARREN_ROUNDS:
             raise NothingKeptError(
-                f"{assignment.name}: nothing that the teacher wrote in {tally.barren} rounds could be kept "
+                f"{assignment.name}: nothing that it was to learn or wrote in {tally.barren} rounds could be kept "
                 f"({_reasons(tally, assignment.settings)}); it can't teach this recipe"
             )
     progress.finish()
-    if tally.tokens < goal:
+    if goal is not None and tally.tokens < goal:
         _too_few(assignment, tally, goal, progress)
     if not all(any((work / f"{source}{split}").glob(PATTERN)) for split in assignment.holdout.splits):
         few = f"{assignment.name}: {tally.kept} texts are too few to validate and judge on"
-        raise NothingKeptError(f"{few}; raise teach.tokens or teach.holdout")
+        reasons = _reasons(tally, assignment.settings)
+        raise NothingKeptError(f"{few} ({reasons}); give more prompts, or raise teach.tokens or teach.holdout")
     return tally
 
 

@@ -121,8 +121,6 @@ def _assignments(
     goals = {source: goal for source, goal in ((WRITTEN, settings.tokens), (FREE, settings.free_tokens)) if goal}
     if not goals:
         return {}
-    if inputs.writer is None:
-        raise ValueError("a recipe whose teacher writes needs a writer")
     own = inputs.prompts is None
     frame = None
     if settings.style == "chat" and settings.tokens:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from edgedistill.config.prompts import read_prompts
 from edgedistill.config.recipe import Recipe
-from edgedistill.data.trace import Holdout, prompt_id_of, split_of
+from edgedistill.data.trace import Holdout, iter_traces, prompt_id_of, split_of
 from edgedistill.errors import RunError
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import iter_shards
@@ -55,19 +55,19 @@ def test_answers_count_and_prompts_do_not(teacher: Path, tmp_path: Path):
         asked = tokenizer.decode(example.tokens[: int(example.positions[0]) + 1])
         assert asked.endswith("<|im_start|>assistant\n")
     assert answers == {"yes<|im_end|>", "no<|im_end|>"}
-    assert sum(counts["kept"].values()) == 60
+    assert counts["kept"] == 60
 
 
 def test_prompts_that_judge_are_left_to_the_judge(teacher: Path, tmp_path: Path):
+    """Each prompt lies on the side on which the teach stage has it."""
     recipe = recipe_with([{"prompt": question, "answer": "yes"} for question in QUESTIONS], tmp_path)
-    counts = labelled(teacher, recipe, tmp_path)
+    labelled(teacher, recipe, tmp_path)
     ids = [prompt_id_of(question) for question in QUESTIONS]
     holdout: Holdout = holdout_of(recipe, recipe.teach.tokens).covering(ids)
-    expected = [split_of(prompt_id, holdout) for prompt_id in ids]
-    assert counts["kept"] == {split: expected.count(split) for split in ("train", "validation", "judge")}
-    read = sum(1 for split in ("train", "validation") for _ in iter_shards(tmp_path / "labels" / split))
-    assert read == 60 - expected.count("judge")
-    assert not (tmp_path / "labels" / "judge").exists()
+    traces = {trace.id: trace.prompt_id for trace in iter_traces(tmp_path / "labels", "traces-*.jsonl")}
+    for split in ("train", "validation", "judge"):
+        sided = {traces[example.trace_id] for example in iter_shards(tmp_path / "labels" / split)}
+        assert sided == {prompt_id for prompt_id in ids if split_of(prompt_id, holdout) == split}
 
 
 def test_what_cannot_be_learned_is_counted(teacher: Path, tmp_path: Path):
@@ -75,10 +75,11 @@ def test_what_cannot_be_learned_is_counted(teacher: Path, tmp_path: Path):
     rows += [{"prompt": QUESTIONS[0], "answer": "yes"}, {"prompt": "Tell it all.", "answer": "word " * 200}]
     rows += [{"prompt": "And this?"}]
     counts = labelled(teacher, recipe_with(rows, tmp_path, max_answer_tokens=40), tmp_path)
-    assert counts["dropped"] == {"cut off": 1, "duplicate": 1, "no answer": 1}
+    assert counts["dropped"] == {"cut off": 1, "duplicate": 1}
+    assert counts["asked"] == 62
 
 
 def test_a_file_without_answers_that_fit_is_refused(teacher: Path, tmp_path: Path):
     rows = [{"prompt": question, "answer": "word " * 200} for question in QUESTIONS]
-    with pytest.raises(RunError, match=r"its 60 prompts give no answer for train \(60 cut off\)"):
+    with pytest.raises(RunError, match=r"0 texts are too few to validate and judge on \(60 cut off\)"):
         labelled(teacher, recipe_with(rows, tmp_path, max_answer_tokens=40), tmp_path)
