@@ -40,6 +40,7 @@ from edgedistill.signals.shards import (
 )
 from edgedistill.store.whole import write_json
 from edgedistill.teach.prose import read_all_prose
+from edgedistill.teach.rewritten import Rewriting
 
 TEACHING = "teach.json"
 UNREADABLE = "not for the student's chat template or context"
@@ -115,28 +116,14 @@ def write_student_text(reader: Reader, taught: Path, work: Path, progress: Progr
     Raises:
         RunError: the student can read none of a split.
     """
-    shards = [
-        (source, split, shard)
-        for source in (WRITTEN, FREE)
-        for split in SPLITS
-        for shard in sorted((taught / f"{source}{split}").glob(PATTERN))
-    ]
-    progress.start("the training text in the student's tokens", len(shards), "files")
-    for source, split, shard in shards:
-        folder = work / f"{source}{split}"
-        folder.mkdir(exist_ok=True)
-        if not (folder / shard.name).is_file():
-            examples = list(_examples(reader, source, shard))
-            if examples:
-                save_shard(folder / shard.name, examples)
-        progress.advance(1)
-    progress.finish()
-    for source, split in dict.fromkeys((source, split) for source, split, _ in shards):
-        if not any((work / f"{source}{split}").glob(PATTERN)):
-            raise RunError(
-                f"{reader.name}: none of the teacher's {source}{split} text can be read in its chat template and "
-                f"{reader.context} tokens of context; take another student, or let the teacher write shorter texts"
-            )
+    folders = [f"{source}{split}" for source in (WRITTEN, FREE) for split in SPLITS]
+    title = "the training text in the student's tokens"
+    empty = Rewriting(taught, folders, lambda shard: _examples(reader, shard), title).write(work, progress)
+    if empty:
+        raise RunError(
+            f"{reader.name}: none of the teacher's {empty[0]} text can be read in its chat template and "
+            f"{reader.context} tokens of context; take another student, or let the teacher write shorter texts"
+        )
     _write_prose(reader, taught, work, progress)
     write_json(work / TEACHING, _counts(reader, taught, work))
 
@@ -159,8 +146,9 @@ def restarted(example: Example, old: Sequence[int], new: Sequence[int]) -> Examp
     return Example(tokens, weight, {name: rows[kept:] for name, rows in example.signal.items()}, example.trace_id)
 
 
-def _examples(reader: Reader, source: str, shard: Path) -> Iterator[Example]:
+def _examples(reader: Reader, shard: Path) -> Iterator[Example]:
     """A shard's examples as the student reads them, without those that it can't."""
+    source = FREE if shard.parent.name.startswith(FREE) else WRITTEN
     number = shard.name.removeprefix(PATTERN.partition("*")[0]).partition(".")[0]
     folder = shard.parent.parent
     traces = {trace.id: trace for trace in load_traces(folder / f"{source}traces-{number}.jsonl")}

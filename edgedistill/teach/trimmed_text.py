@@ -16,11 +16,11 @@ from edgedistill.data.example import Example
 from edgedistill.data.trace import SPLITS
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import PATTERN, SOURCES, count_kept, count_tokens, load_shard, save_shard
+from edgedistill.signals.shards import SOURCES, count_kept, count_tokens, load_shard
 from edgedistill.store.whole import write_json
+from edgedistill.teach.rewritten import Rewriting
 
 TEACHING = "teach.json"
-GONE = "a token that the student's vocabulary lost"
 
 
 class Renumbering:
@@ -63,24 +63,20 @@ def write_trimmed_text(taught: Path, kept: Tensor, work: Path, progress: Progres
     """
     numbers = Renumbering(kept)
     folders = [f"{source}{split}" for source in SOURCES for split in SPLITS]
-    shards = [shard for folder in folders for shard in sorted((taught / folder).glob(PATTERN))]
-    progress.start("the training text in the smaller vocabulary", len(shards), "files")
-    for shard in shards:
-        place = work / shard.relative_to(taught)
-        place.parent.mkdir(exist_ok=True)
-        if not place.is_file():
-            examples = list(_renumbered(numbers, shard))
-            if examples:
-                save_shard(place, examples)
-        progress.advance(1)
-    progress.finish()
-    for folder in dict.fromkeys(shard.parent.name for shard in shards):
-        if not any((work / folder).glob(PATTERN)):
-            raise RunError(
-                f"none of the {folder} text has only tokens of the student's vocabulary of {numbers.rows}; raise "
-                "student.vocabulary"
-            )
-    write_json(work / TEACHING, _counts(taught, work, folders))
+    title = "the training text in the smaller vocabulary"
+    empty = Rewriting(taught, folders, lambda shard: _renumbered(numbers, shard), title).write(work, progress)
+    if empty:
+        raise RunError(
+            f"none of the {empty[0]} text has only tokens of the student's vocabulary of {numbers.rows}; raise "
+            "vocabulary in the recipe"
+        )
+    counts = _counts(taught, work, folders)
+    if lost := counts.get("lost_tokens"):
+        progress.note(
+            f"{lost} tokens of the training text that count are left out of recovery and judging: their texts use "
+            f"tokens that aren't among the {numbers.rows} which the student keeps"
+        )
+    write_json(work / TEACHING, counts)
 
 
 def _renumbered(numbers: Renumbering, shard: Path) -> Iterator[Example]:
@@ -97,5 +93,5 @@ def _counts(taught: Path, work: Path, folders: list[str]) -> dict[str, object]:
     after = sum(count_kept(work / folder) for folder in folders)
     counts["train_tokens"] = sum(count_tokens(work / f"{source}train") for source in SOURCES)
     if before > after:
-        counts["lost_tokens"] = {GONE: before - after}
+        counts["lost_tokens"] = before - after
     return counts
