@@ -54,7 +54,7 @@ def own_task_table(report: Report, rows: list[Row]) -> list[str]:
         f"## The task: {text(facts.name)}",
         "",
         f"{facts.items} test rows that no training saw, the likeliest answer each. 95 % intervals in brackets; "
-        "differences in points of percent on the same rows, with intervals that hold for all files at once.",
+        "differences in percentage points on the same rows, with intervals that hold for all files at once.",
         "",
         f"| artifact | size | {' | '.join(heads)} |",
         f"|---|---:|{'---:|' * len(heads)}",
@@ -69,7 +69,7 @@ def own_task_table(report: Report, rows: list[Row]) -> list[str]:
 
 
 def _points(difference: Difference | None) -> str:
-    """'-2.5 (-6.0 to +1.0)', in points of percent."""
+    """'-2.5 (-6.0 to +1.0)', in percentage points."""
     if difference is None:
         return DASH
     own, low, high = (f"{100 * value:+.1f}" for value in (difference.difference, difference.low, difference.high))

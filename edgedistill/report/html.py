@@ -61,5 +61,5 @@ def _share(share: float) -> str:
 
 
 def _difference(difference: float) -> str:
-    """A difference of two shares in points of percent, with its sign."""
+    """A difference of two shares in percentage points, with its sign."""
     return f"{difference * 100:+.1f}".replace("-", "−").replace("+0.0", "0").replace("−0.0", "0")

@@ -21,9 +21,9 @@ NOTICEABLE_KL = 0.05
 NOTICEABLE_TASK = 0.02
 ROUNDING = 1e-9  # of differences of shares
 TASK_RULE = (
-    f"Of the files that fit the target and whose {{metric}} on the task is at most {NOTICEABLE_TASK * 100:g} points of "
-    "percent below the best of theirs, take the smallest of those with the fewest certain losses on the task, "
-    "questions and refusals."
+    f"Of the files that fit the target and whose {{metric}} on the task is at most {NOTICEABLE_TASK * 100:g} "
+    "percentage points below the best of theirs, take the smallest of those with the fewest certain losses on the "
+    "task, questions and refusals."
 )
 RULE = (
     f"Of the files that fit the target and whose KL is at most {NOTICEABLE_KL:g} nats a token above the lowest of "

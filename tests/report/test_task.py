@@ -132,7 +132,7 @@ def test_the_smallest_file_that_is_nearly_the_best_on_the_task_is_recommended(re
     assert "the smallest that isn't noticeably worse on the task than the best" in report.recommendation.sentence
     assert "Its accuracy is 89 % against 90 %" in report.recommendation.sentence
     assert report.recommendation.rule is not None
-    assert "whose accuracy on the task is at most 2 points of percent below the best" in report.recommendation.rule
+    assert "whose accuracy on the task is at most 2 percentage points below the best" in report.recommendation.rule
     without = sample.report_of(**sample.parts())
     assert without.recommendation is not None
     assert without.recommendation.rule == RULE
