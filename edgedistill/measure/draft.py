@@ -3,22 +3,24 @@
 Both ways answer each prompt one after the other, in turn first, so that what else the machine does meets both alike.
 """
 
-import random
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
+from edgedistill.config.prompts import read_prompts
 from edgedistill.config.tasks import BUILT_IN, evenly, read_questions
 from edgedistill.errors import InputError
 from edgedistill.machine import machine_facts, usable_cores
+from edgedistill.measure.bootstrap import middle, resampled_sums
+from edgedistill.measure.intervals import CONFIDENCE
 from edgedistill.progress import Progress
 from edgedistill.results.draft import DRAFT_SCHEMA, DraftFigures
 from edgedistill.runtimes.draft import DraftPair
 from edgedistill.runtimes.speculative import Drafting, Spoken
 
 PROMPTS = 16  # of our own, where no file is given
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
 def own_prompts() -> list[str]:
@@ -44,8 +46,8 @@ def measure_draft(
         progress: where it is shown.
         threads: None for all cores that this process may use.
     Raises:
-        InputError: a file is missing or no GGUF, or no answer is longer than a token.
-        RunError: llama.cpp refuses a file, or their tokens differ.
+        InputError: a file is missing or no GGUF, their tokens differ, or no answer is longer than a token.
+        RunError: llama.cpp refuses a file.
     """
     target, draft = files
     threads = threads or usable_cores()
@@ -64,8 +66,9 @@ def measure_draft(
         raise InputError(
             f"{target}: no answer is longer than a token, so there is nothing to draft; give other prompts"
         )
-    tokens = sum(len(with_draft.tokens) - 1 for with_draft, _ in pairs)
-    low, high = _interval(pairs)
+    sums = _sums(pairs)
+    with_s, with_tokens, alone_s, alone_tokens = sums.sum(0)
+    low, high = middle(_speedup(resampled_sums(sums)), CONFIDENCE)
     return DraftFigures(
         schema=DRAFT_SCHEMA,
         target=str(target),
@@ -77,13 +80,13 @@ def measure_draft(
         prompts=len(pairs),
         most=drafting.most,
         least_probability=drafting.least_probability,
-        tokens=tokens,
+        tokens=int(with_tokens),
         drafted=sum(with_draft.drafted for with_draft, _ in pairs),
         accepted=sum(with_draft.accepted for with_draft, _ in pairs),
-        tokens_per_pass=tokens / sum(with_draft.passes for with_draft, _ in pairs),
-        with_tokens_per_s=1 / _seconds_a_token([with_draft for with_draft, _ in pairs]),
-        without_tokens_per_s=1 / _seconds_a_token([alone for _, alone in pairs]),
-        speedup=_speedup(pairs),
+        tokens_per_pass=float(with_tokens) / sum(with_draft.passes for with_draft, _ in pairs),
+        with_tokens_per_s=float(with_tokens / with_s),
+        without_tokens_per_s=float(alone_tokens / alone_s),
+        speedup=float(_speedup(sums.sum(0))),
         low=low,
         high=high,
         same_answers=sum(with_draft.tokens == alone.tokens for with_draft, alone in pairs),
@@ -93,24 +96,21 @@ def measure_draft(
 
 def user_prompts(path: Path) -> list[str]:
     """The last user's messages of a file of prompts, at most PROMPTS of them, evenly over the file."""
-    from edgedistill.config.prompts import read_prompts
-
     prompts = read_prompts(path).used("teacher")
     return [prompt.messages[-1].text for prompt in evenly(prompts, PROMPTS)]
 
 
-def _seconds_a_token(answers: Sequence[Spoken]) -> float:
-    """Of all answers; the first token of each comes with its prompt."""
-    return sum(answer.seconds for answer in answers) / sum(len(answer.tokens) - 1 for answer in answers)
+def _sums(pairs: Sequence[tuple[Spoken, Spoken]]) -> np.ndarray:
+    """[pairs, 4]: seconds and tokens with the draft model, then without it; each answer's first token comes with its
+    prompt.
+    """
+    return np.array([[*_spent(with_draft), *_spent(alone)] for with_draft, alone in pairs])
 
 
-def _speedup(pairs: Sequence[tuple[Spoken, Spoken]]) -> float:
-    return _seconds_a_token([alone for _, alone in pairs]) / _seconds_a_token([drafted for drafted, _ in pairs])
+def _spent(spoken: Spoken) -> tuple[float, int]:
+    return spoken.seconds, len(spoken.tokens) - 1
 
 
-def _interval(pairs: Sequence[tuple[Spoken, Spoken]]) -> tuple[float, float]:
-    """The bootstrap's percentiles over the prompts (Efron 1979)."""
-    rng = random.Random(0)
-    ratios = sorted(_speedup(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
-    cut = round(RESAMPLES * (1 - CONFIDENCE) / 2)
-    return ratios[cut], ratios[-cut - 1]
+def _speedup(sums: np.ndarray) -> np.ndarray:
+    """Seconds of a token without the draft model over those with it, of sums [..., 4]."""
+    return np.asarray((sums[..., 2] / sums[..., 3]) / (sums[..., 0] / sums[..., 1]))

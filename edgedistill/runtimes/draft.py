@@ -18,8 +18,8 @@ class DraftPair:
         """Load both files.
 
         Raises:
-            InputError: there is no such file, or it is no GGUF.
-            RunError: llama.cpp refuses one, or their tokens differ.
+            InputError: there is no such file, it is no GGUF, or their tokens differ.
+            RunError: llama.cpp refuses one.
         """
         for path in (target, draft):
             check_gguf(path)

@@ -5,6 +5,7 @@ Both files are loaded in one process, as a runtime that drafts has them. The par
 
 from dataclasses import asdict
 
+from edgedistill.errors import InputError
 from edgedistill.runtimes.llama_engine import LlamaEngine
 from edgedistill.runtimes.prompt import PromptFormat, special_text, write_prompt
 from edgedistill.runtimes.speculative import Drafting, Reader, speak
@@ -25,14 +26,15 @@ class DraftWorker:
         """Load both files.
 
         Raises:
-            ValueError: llama.cpp refuses one, or their tokens differ.
+            InputError: their tokens differ.
+            ValueError: llama.cpp refuses one.
         """
         self.target, self.draft = LlamaEngine(target, threads), LlamaEngine(draft, threads)
         count = min(self.target.vocab, self.draft.vocab)
         texts = [[engine.piece(token, True) for token in range(count)] for engine in (self.target, self.draft)]
         for token, (ours, theirs) in enumerate(zip(*texts, strict=True)):
             if ours != theirs:
-                raise ValueError(
+                raise InputError(
                     f"token {token} is {ours!r} in the target and {theirs!r} in the draft model; a draft model needs "
                     "the target's tokenizer, as its students have it"
                 )

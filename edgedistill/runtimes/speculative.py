@@ -24,7 +24,7 @@ class Drafting:
 
     Attributes:
         most: tokens that are proposed at once.
-        least_probability: below which the draft model stops proposing; llama.cpp's own default is 0.75.
+        least_probability: below which the draft model stops proposing.
     """
 
     most: int = 8
@@ -58,7 +58,7 @@ class Reader:
 
     def __init__(self, engine: "LlamaEngine", length: int, rows: int) -> None:
         """Begin with nothing. `length`: tokens that it must hold; `rows`: of logits that are asked for at once."""
-        from edgedistill.runtimes.llama_engine import Purpose
+        from edgedistill.runtimes.llama_engine import Purpose  # loads llama.cpp, which the parent's process never does
 
         self.engine, self.held = engine, 0
         engine.prepare(Purpose(1, length, BATCH_TOKENS, rows))

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgedistill.cli.main import cli
-from edgedistill.errors import RunError
+from edgedistill.errors import InputError
 from edgedistill.measure.draft import own_prompts
 from edgedistill.runtimes.draft import DraftPair
 from edgedistill.runtimes.llama import LlamaCpp
@@ -75,7 +75,7 @@ def test_other_tokens_are_refused(target: Path, tmp_path: Path):
     vocab[first], vocab[second] = vocab[second], vocab[first]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     file = packed(other, tmp_path, "q8_0", "other")
-    with pytest.raises(RunError, match=r"token \d+ is .* in the target and .* in the draft model"):
+    with pytest.raises(InputError, match=r"token \d+ is .* in the target and .* in the draft model"):
         DraftPair(target, file, threads=1)
 
 
