@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from edgedistill.config.prompt_id import normalized  # noqa: E402
 from edgedistill.machine import machine_facts  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,13 +69,9 @@ ROWS = {"banking77": banking77, "snips": snips}
 
 def write_rows(task: str, folder: Path) -> tuple[Path, Path]:
     """The task's files to learn from and to test on, without test prompts that are learned from too."""
-
-    def words(row: dict[str, object]) -> str:
-        return " ".join(re.findall(r"\w+", str(row["prompt"]).lower()))
-
     learn = list(ROWS[task]("train"))
-    known = {words(row) for row in learn}
-    test = [row for row in ROWS[task]("test") if words(row) not in known]
+    known = {normalized(str(row["prompt"])) for row in learn}
+    test = [row for row in ROWS[task]("test") if normalized(str(row["prompt"])) not in known]
     paths = []
     for name, rows in (("learn", learn), ("test", test)):
         path = folder / f"{task}-{name}.jsonl"
@@ -142,8 +138,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="Where runs lie: several GB a seed.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sizes", default=",".join(SIZES), help="half, quarter")
-    asked = parser.parse_args()
-    run(asked.task, asked.seed, asked.sizes.split(","), asked.work)
+    options = parser.parse_args()
+    run(options.task, options.seed, options.sizes.split(","), options.work)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes recipes/assistant-learn.jsonl and recipes/assistant-test.jsonl, the same 
 
 import itertools
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -15,22 +14,19 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.narrow_task import SYSTEM, snips  # noqa: E402
+from edgedistill.config.prompt_id import normalized  # noqa: E402
 
 LEARN, TEST = 150, 30  # requests of each intent
-
-
-def words(row: dict[str, object]) -> str:
-    """What two requests share that are the same."""
-    return " ".join(re.findall(r"\w+", str(row["prompt"]).lower()))
 
 
 def chosen(rows: list[dict[str, object]], known: set[str], count: int) -> list[dict[str, object]]:
     """The first `count` requests of each intent that aren't known, the intents in turn."""
     by_intent: dict[str, list[dict[str, object]]] = {}
     for row in rows:
-        if words(row) in known:
+        words = normalized(str(row["prompt"]))
+        if words in known:
             continue
-        known.add(words(row))
+        known.add(words)
         by_intent.setdefault(str(dict(row["answer"])["intent"]), []).append(row)  # type: ignore[call-overload]
     return list(itertools.chain.from_iterable(zip(*(each[:count] for each in by_intent.values()), strict=True)))
 

@@ -27,15 +27,6 @@ from edgedistill.models.tokens import (
 )
 from edgedistill.models.vocabulary import read_vocabulary
 
-# What merges begin with: a byte-level tokenizer's 256 characters, in the order of GPT-2's bytes_to_unicode.
-_PLAIN_BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]
-
-
-def byte_characters() -> list[str]:
-    """The character that stands for each byte in a byte-level tokenizer (GPT-2, encoder.py, bytes_to_unicode)."""
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in _PLAIN_BYTES else chr(next(others)) for byte in range(256)]
-
 
 @dataclass
 class Joins:
@@ -172,7 +163,9 @@ def _merges(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _always(vocabulary: Vocabulary) -> set[int]:
     """Ids of the tokens that stay: bytes, those with a meaning, those that the chat templates name."""
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    texts: set[str] = set(BYTE_TOKENS if vocabulary.model == "llama" else byte_characters())
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    texts: set[str] = set(BYTE_TOKENS if vocabulary.model == "llama" else ByteLevel.alphabet())
     templates = [vocabulary.chat_template or "", *(text for _, text in vocabulary.named_templates)]
     for content, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
         # Tokens that are found before any split. Runs of one character are found in every length or in none, so that

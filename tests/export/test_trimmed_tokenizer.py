@@ -9,7 +9,7 @@ import pytest
 from edgedistill.errors import InputError
 from edgedistill.models.differences import known_difference
 from edgedistill.models.tokenizer import TEST_TEXTS, load_tokenizer
-from edgedistill.models.trim import Joins, byte_characters, choose_tokens, least_size, trim_tokenizer
+from edgedistill.models.trim import Joins, choose_tokens, least_size, trim_tokenizer
 from edgedistill.models.vocabulary import read_vocabulary
 from tests.export.test_gguf_tokenizer import Case, ask, cases, ids, write_file
 from tests.tokenizers import write_folder
@@ -74,12 +74,6 @@ def test_joins_pass_through_pieces():
     joins = Joins([("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("l", "o")])
     assert joins.pieces("hello") == {"h", "e", "l", "o", "he", "ll", "hell", "hello"}
     assert joins.pieces("lo") == {"l", "o", "lo"}
-
-
-def test_the_bytes_are_gpt_2s():
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    assert byte_characters() == [bytes_to_unicode()[byte] for byte in range(256)]
 
 
 def test_a_size_that_cannot_be_had_is_refused(trimmed):
