@@ -62,9 +62,10 @@ def build_report(
         left_out=tuple(sources.left_out),
     )
     report = replace(report, front=front_of(report))
-    report = replace(report, recommendation=recommend(report))
+    rivalry = contest(report)
+    report = replace(report, recommendation=recommend(report, lost=rivalry is not None and rivalry.lost))
     report = replace(report, verdict=give_verdict(report))
-    told = replace(report.verdict, lineage=lineage(report), warning=warning(report), contest=contest(report))
+    told = replace(report.verdict, lineage=lineage(report), warning=warning(report), contest=rivalry)
     return replace(report, verdict=told)
 
 

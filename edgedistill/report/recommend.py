@@ -55,9 +55,9 @@ class _Candidate:
         return in_steps(max(self.kl, LEAST_KL), "kl"), self.file_bytes
 
 
-def recommend(report: Report) -> Recommendation | None:
+def recommend(report: Report, lost: bool = False) -> Recommendation | None:
     """The file to take for the target, by RULE, or by TASK_RULE where files were asked the user's own task; None where
-    no file fits or none was judged.
+    no file fits or none was judged. `lost`: the teacher is to ship, so it says which of the student's to take if any.
 
     KL is the highest mean of all judges, to the float model. A task is a certain loss where the whole interval of the
     difference to the float model lies below 0; one at which the float model itself guesses is left out.
@@ -67,7 +67,9 @@ def recommend(report: Report) -> Recommendation | None:
         return None
     choice = _choice(able)
     rule = TASK_RULE.format(metric=choice.row.task.metric) if _by_task(able) and choice.row.task else RULE
-    return Recommendation(choice.row.label, choice.row.mix, _sentence(choice, able, report), rule)
+    return Recommendation(
+        choice.row.label, choice.row.mix, f"{_verb(choice, lost)} {_sentence(choice, able, report)}", rule
+    )
 
 
 def mix_to_use(report: Report) -> str | None:
@@ -198,9 +200,14 @@ def _planned(row: Row, report: Report) -> PlannedMix | None:
     return PlannedMix(fits=True, ram_bytes=ram, predicted_decode_full_context_tokens_per_s=scaled)
 
 
+def _verb(choice: _Candidate, lost: bool) -> str:
+    if choice.row.kind == GIVEN:
+        return "Keep"
+    return "Of the student's files take" if lost else "Take"
+
+
 def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) -> str:
-    """Which file and why, what it loses, and where its speed was measured."""
-    verb = "Keep" if choice.row.kind == GIVEN else "Take"
+    """Which file and why, what it loses, and where its speed was measured; to follow the verb."""
     if _by_task(able) and choice.row.task is not None:
         return _task_sentence(choice, able, report)
     least = min(able, key=lambda each: each.by_kl)
@@ -212,12 +219,11 @@ def _sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) ->
         loss += f"; it is certainly worse on {', '.join(certain)}"
     decode = choice.row.speed.decode.mean
     where = "" if decode is None else f" Speed as measured on {report.measured_on}."
-    return f"{verb} {_figures(choice)}: {_why(choice, least, able, report.target.words)}. {loss}.{where}"
+    return f"{_figures(choice)}: {_why(choice, least, able, report.target.words)}. {loss}.{where}"
 
 
 def _task_sentence(choice: _Candidate, able: Sequence[_Candidate], report: Report) -> str:
-    """Which file, and what it gets right of the user's own task beside the best that fits."""
-    verb = "Keep" if choice.row.kind == GIVEN else "Take"
+    """Which file, and what it gets right of the user's own task beside the best that fits; to follow the verb."""
     best = max(able, key=lambda each: each.score)
     target, share = report.target.words, show(choice.score, "share")
     metric = choice.row.task.metric if choice.row.task else ""
@@ -235,7 +241,7 @@ def _task_sentence(choice: _Candidate, able: Sequence[_Candidate], report: Repor
     if certain:
         loss += f"; it is certainly worse on {', '.join(certain)}"
     where = "" if choice.row.speed.decode.mean is None else f" Speed as measured on {report.measured_on}."
-    return f"{verb} {_figures(choice)}: {why}. {loss}.{where}"
+    return f"{_figures(choice)}: {why}. {loss}.{where}"
 
 
 def _why(choice: _Candidate, least: _Candidate, able: Sequence[_Candidate], target: str) -> str:

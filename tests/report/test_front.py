@@ -183,6 +183,12 @@ LADDER = [
 ]
 
 
+def test_where_the_teacher_is_to_ship_it_says_which_of_the_students_files():
+    assert recommend(report(LADDER)).sentence.startswith("Take ")
+    told = recommend(report(LADDER), lost=True).sentence
+    assert told.removeprefix("Of the student's files take ") == recommend(report(LADDER)).sentence.removeprefix("Take ")
+
+
 def test_a_recovered_file_of_four_bits_is_taken_before_one_of_eight_that_is_hardly_better():
     found = recommend(report(LADDER))
     assert found is not None
