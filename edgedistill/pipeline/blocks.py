@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgedistill.config.block_terms import BlockTerm, StatesTerm
 from edgedistill.config.phase import Phase
 from edgedistill.machine import compute_of
+from edgedistill.pipeline.block_bytes import block_bytes
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Stage
@@ -33,7 +34,7 @@ class BlockStages:
     @cached_property
     def phases(self) -> list[Phase]:
         """The phases that find stored what they look at inside the teacher."""
-        if self.context.as_is or not Estimates(self.context).block_bytes().stored:
+        if self.context.as_is or not block_bytes(self.context).stored:
             return []
         return [phase for phase in self.context.recipe.student_phases if phase.stored_blocks]
 

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from edgedistill.config.block_terms import BlockTerm, RelationsTerm
+from edgedistill.config.block_terms import RelationsTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.recover import CURVATURE_BYTES, Recover
 from edgedistill.config.students.width import Narrower
 from edgedistill.facts import ModelShape
 from edgedistill.machine import compute_of
 from edgedistill.mixes import Group, Mix, mix_bytes
+from edgedistill.pipeline.block_bytes import block_bytes
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.stage import Stage
+from edgedistill.pipeline.text_tokens import TextTokens
 from edgedistill.plan.types import BuildPlan, StageEstimate
 
 # A core with AVX-512 reached 180 GFLOP/s in training in bfloat16 and 75 in float32, older ones half of it.
@@ -28,8 +30,6 @@ WRITE_FLOPS_PER_CORE = 15e9
 READ_FLOPS_PER_CORE = 40e9
 # Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
 KEPT_SHARE = 0.6
-# Tokens of a labelled conversation, for each token of its answer.
-PROMPT_SHARE = 3
 # Python with torch and transformers loaded.
 BASE_RAM_BYTES = 900 * 2**20
 # Weights and gradients in float32, AdamW's two moments in bfloat16, and a bfloat16 copy for the products.
@@ -42,10 +42,6 @@ FITTED_PER_S = 2e6
 QUICKLY_FITTED_PER_S = 4e6
 # Values kept for backward, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
 ACTIVATION_WIDTHS = 18
-# Tokens of a question of openbookqa with its options, and of a request with its template and the start of an answer.
-QUESTION_TOKENS, REQUEST_TOKENS = 24, 64
-# Of a task's rows: tokens of a chat template, and characters a token, of which JSON and names have fewer.
-TEMPLATE_TOKENS, TOKEN_CHARACTERS, ANSWER_CHARACTERS = 32, 4, 3
 # Tokens on which channels and heads are ranked (models/students/width.py).
 RANKED_TOKENS = 8192
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
@@ -59,21 +55,6 @@ COMPARED = 3  # mixes of about a size: the one that was chosen and built-in ones
 
 
 RELATION_COPIES = 6  # of a row of a relation in float32, kept for backward: scores, logarithms and probabilities
-
-
-@dataclass(frozen=True)
-class BlockBytes:
-    """What the teacher's blocks take that the student's phases look at.
-
-    Attributes:
-        text: bytes of them for the whole training text, stored.
-        live: bytes of the teacher that stays in memory instead.
-        stored: whether they are stored.
-    """
-
-    text: int
-    live: int
-    stored: bool
 
 
 def plan_build(stages: Sequence[Stage], context: Context) -> BuildPlan:
@@ -107,6 +88,11 @@ class Estimates:
     context: Context
 
     @cached_property
+    def text(self) -> TextTokens:
+        """Tokens of the run's texts."""
+        return TextTokens(self.context)
+
+    @cached_property
     def size(self) -> int:
         """Parameters of the student."""
         return self.context.shape.parameters
@@ -115,20 +101,6 @@ class Estimates:
     def teacher_size(self) -> int:
         """Parameters of the teacher."""
         return self.context.facts.shape.parameters
-
-    @property
-    def training_text(self) -> int:
-        """Tokens of the training text."""
-        teach = self.context.recipe.teach
-        return teach.tokens + teach.free_tokens + teach.text_tokens
-
-    @property
-    def judged_tokens(self) -> int:
-        """Tokens of all judges."""
-        recipe = self.context.recipe
-        if not self.context.recovering:
-            return recipe.measure.tokens * (2 if recipe.teach.style == "chat" else 1)
-        return (1 + bool(recipe.teach.tokens) + bool(recipe.teach.free_tokens)) * recipe.measure.tokens
 
     def written(self) -> StageEstimate:
         """A float model written to a file or a folder."""
@@ -156,20 +128,19 @@ class Estimates:
         """Text written and read by the teacher, and its log-probabilities of it where a student is distilled."""
         context = self.context
         teach, top_k = context.recipe.teach, context.recipe.top_k
-        written = (teach.tokens + teach.free_tokens) / KEPT_SHARE / self._write_flops
-        read_tokens = teach.text_tokens if top_k else 0
+        written_tokens, read_tokens = self.text.answers + teach.free_tokens, teach.text_tokens
         if teach.answers == "own":  # they are there already, and read with their prompts where a student is distilled
-            written = teach.free_tokens / KEPT_SHARE / self._write_flops
-            read_tokens += PROMPT_SHARE * teach.tokens if top_k else 0
-        read = read_tokens / self._flops(context.recipe.distill.compute)
+            written_tokens, read_tokens = teach.free_tokens, teach.text_tokens + self.text.conversations
+        written = written_tokens / KEPT_SHARE / self._write_flops
+        read = read_tokens / self._flops(context.recipe.distill.compute) if top_k else 0.0
         answer = teach.max_prompt_tokens + teach.max_answer_tokens
         ram = BASE_RAM_BYTES + context.facts.weight_bytes + context.facts.shape.kv_bytes(teach.parallel * answer)
         seconds = START_S + 2 * self.teacher_size * (written + read)
-        return StageEstimate(self.training_text, seconds, ram, self.training_text * (top_k * 6 + 8))
+        return StageEstimate(self.text.taught, seconds, ram, self.text.taught * (top_k * 6 + 8))
 
     def student_text(self) -> StageEstimate:
         """The training text in the student's own ids."""
-        tokens = self.training_text
+        tokens = self.text.taught
         seconds = START_S + tokens / TOKENIZED_PER_S
         return StageEstimate(tokens, seconds, BASE_RAM_BYTES, tokens * (self.context.recipe.top_k * 6 + 8))
 
@@ -181,8 +152,8 @@ class Estimates:
 
     def labels(self) -> StageEstimate:
         """Labelled answers read from a file."""
-        tokens = self.context.recipe.teach.tokens
-        return StageEstimate(tokens, START_S, BASE_RAM_BYTES, 8 * tokens)
+        tokens = self.text.conversations
+        return StageEstimate(tokens, START_S + tokens / TOKENIZED_PER_S, BASE_RAM_BYTES, 8 * tokens)
 
     def specialise(self, settings: Phase) -> StageEstimate:
         """The teacher trained on labelled answers."""
@@ -194,7 +165,7 @@ class Estimates:
         trained = self._with_rounds(trained, settings, settings.tokens, 2 * self.size)
         if not settings.block_terms:
             return trained
-        taken, relations = self.block_bytes(), self._relation_bytes(settings)
+        taken, relations = block_bytes(self.context), self._relation_bytes(settings)
         stored = taken.stored and settings.stored_blocks
         beside = taken.text if stored else taken.live
         forward = 0.0 if stored else 2 * self.teacher_size * settings.tokens / self._flops(settings.compute)
@@ -228,19 +199,10 @@ class Estimates:
     def blocks(self) -> StageEstimate:
         """The teacher's blocks, read once over the training text."""
         phase = next(phase for phase in self.context.recipe.student_phases if phase.stored_blocks)
-        seconds = START_S + 2 * self.teacher_size * self.training_text / self._flops(phase.compute)
+        seconds = START_S + 2 * self.teacher_size * self.text.taught / self._flops(phase.compute)
         shape = self.context.facts.shape
         ram = BASE_RAM_BYTES + 4 * self.teacher_size + _activation_bytes(shape, 2 * phase.seq_len)
-        return StageEstimate(self.training_text, seconds, ram, self.block_bytes().text)
-
-    def block_bytes(self) -> BlockBytes:
-        """What the teacher's blocks take, stored in two bytes an element, or live with the teacher in float32."""
-        phases, shape = self.context.recipe.student_phases, self.context.facts.shape
-        terms = [term for phase in phases if phase.stored_blocks for term in phase.block_terms]
-        elements = sum({place: _looked_at(term, shape) for term in terms for place in _places(term)}.values())
-        text, live = 2 * elements * self.training_text, 4 * self.teacher_size
-        wish = self.context.recipe.teacher.blocks
-        return BlockBytes(text, live, text <= live if wish == "auto" else wish == "stored")
+        return StageEstimate(self.text.taught, seconds, ram, block_bytes(self.context).text)
 
     def _relation_bytes(self, phase: Phase) -> list[int]:
         """Of each term, the rows of a step's relations that are kept for backward."""
@@ -264,7 +226,7 @@ class Estimates:
 
     def capture(self) -> StageEstimate:
         """The float student's last hidden states of the text."""
-        tokens = self.training_text
+        tokens = self.text.taught
         seconds = START_S + 2 * self.size * tokens / self._flops("float32")
         ram = BASE_RAM_BYTES + 4 * self.size + self._activations(2 * self.context.recipe.recover.seq_len)
         return StageEstimate(tokens, seconds, ram, 2 * self.context.shape.width * tokens)
@@ -273,7 +235,7 @@ class Estimates:
         """What errors cost: forward and back over the text, once for as many layers as fit in memory."""
         recover, shape = self.context.recipe.recover, self.context.shape
         passes = curvature_passes(shape) if recover.fit == "curvature" else 1
-        tokens = min(self.training_text, recover.fit_tokens)
+        tokens = min(self.text.taught, recover.fit_tokens)
         seconds = START_S + 6 * self.size * tokens * passes / self._flops(recover.compute)
         matrices = self._curvature_bytes()
         ram = BASE_RAM_BYTES + 4 * self.size + min(CURVATURE_BYTES, 2 * matrices)
@@ -331,18 +293,18 @@ class Estimates:
 
     def judges(self) -> StageEstimate:
         """Held-out texts put aside."""
-        return StageEstimate(0, START_S, BASE_RAM_BYTES, 8 * self.judged_tokens)
+        return StageEstimate(0, START_S, BASE_RAM_BYTES, 8 * self.text.judged)
 
     def reference(self, size: int, width: int, vocab: int) -> StageEstimate:
         """A float model's view of the judges: hidden states and the output matrix, in float32."""
-        tokens = self.judged_tokens
+        tokens = self.text.judged
         seconds = START_S + 2 * size * tokens / self._flops("float32")
         return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * size, 4 * width * (tokens + vocab))
 
     def row(self) -> StageEstimate:
         """One file judged and asked."""
-        read, written = self._task_tokens()
-        tokens = self.judged_tokens + self._asked_tokens() + read
+        read, written = self.text.task
+        tokens = self.text.judged + self.text.questions + read
         seconds = START_S + 2 * self.size * tokens / (READ_FLOPS_PER_CORE * self.context.cores)
         seconds += 2 * self.size * written / self._write_flops
         return StageEstimate(tokens + written, seconds, BASE_RAM_BYTES + 4 * self.size, 10**5)
@@ -374,23 +336,6 @@ class Estimates:
     def _activations(self, tokens: int) -> int:
         return _activation_bytes(self.context.shape, tokens)
 
-    def _asked_tokens(self) -> int:
-        """Tokens of questions and requests that each file reads and writes."""
-        measure = self.context.recipe.measure
-        chats = self.context.origin.tokenizer.has_chat_template
-        requests = 2 * measure.refusal_items * REQUEST_TOKENS if chats else 0
-        return len(measure.tasks) * measure.task_items * QUESTION_TOKENS + requests
-
-    def _task_tokens(self) -> tuple[int, int]:
-        """Tokens of the user's task that each file reads and writes, by the characters of its rows."""
-        settings, task = self.context.recipe.task, self.context.task
-        if settings is None or task is None:
-            return 0, 0
-        rows = task.asked(settings.items)
-        read = sum(TEMPLATE_TOKENS + row.prompt.characters // TOKEN_CHARACTERS for row in rows)
-        written = sum(1 + min(settings.max_answer_tokens, len(row.answer) // ANSWER_CHARACTERS) for row in rows)
-        return read, written
-
     def _curvature_bytes(self) -> int:
         """Of a matrix over the inputs of each linear layer in float16, as they are kept."""
         if self.context.recipe.recover.fit != "curvature":
@@ -408,18 +353,3 @@ class Estimates:
 def _activation_bytes(shape: ModelShape, tokens: int) -> int:
     """What is kept for backward."""
     return tokens * shape.layers * shape.width * ACTIVATION_WIDTHS * 2
-
-
-def _places(term: BlockTerm) -> list[tuple[str, int | None, int | None]]:
-    """What each place is called that a term looks at; terms that look at one place share what is stored of it."""
-    if isinstance(term, RelationsTerm):
-        return [("attention", term.layer, term.teacher_layer)]
-    layers = term.layers or (None,)
-    return [("states", *pair) for pair in zip(layers, term.teacher_layers or (None,) * len(layers), strict=True)]
-
-
-def _looked_at(term: BlockTerm, shape: ModelShape) -> int:
-    """Elements a token of one such place in a model of a shape."""
-    if isinstance(term, RelationsTerm):
-        return (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    return shape.width

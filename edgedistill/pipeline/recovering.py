@@ -68,7 +68,7 @@ class RecoveryStages:
         keep = ("ids", "log_probs") if recover.compares else ()
         # A budget beyond the text goes over it again, and needs no other capture.
         budgets = [recover.fit_tokens, *map(recover.tokens_of, context.recipe.mixes)]
-        tokens = min(self.estimates.training_text, max(budgets))
+        tokens = min(self.estimates.text.budget, max(budgets))
         # As many as any budget is validated on, so that another budget finds the same capture.
         validated = max([MOST_TOKENS, *(mix.tokens for mix in self.context.mixes if mix.unfitted)])
 

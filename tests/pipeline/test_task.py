@@ -140,3 +140,21 @@ def test_a_verifier_is_tried_on_right_answers_before_anything_runs(tmp_path: Pat
     with pytest.raises(InputError, match=r"ended with 1 on the right answer of .*rows\.jsonl:\d+; it must exit with 0"):
         check_verifier(task, bad, QuietProgress())
     check_verifier(Task(file=task.file), bad, QuietProgress())
+
+
+def test_the_plan_counts_no_more_text_than_the_rows_give(tmp_path: Path):
+    """Answers at 3 characters a token, and the token that ends each; the recipe's budget is far above that."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": f"Do {number} of them, please", "answer": {"intent": "do", "number": number}} for number in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_with(path, test=0.5)
+    own = recipe.model_copy(update={"teach": recipe.teach.model_copy(update={"answers": "own", "text_tokens": 0})})
+    prepared = planned(own)
+    assert prepared.context.task is not None
+    learned = prepared.context.task.learn
+    expected = sum(1 + len(row.answer) // 3 for row in learned)
+    assert prepared.plan.build.stages["teach"].tokens == expected < recipe.teach.tokens / 10
+    both = recipe.model_copy(update={"teach": own.teach.model_copy(update={"answers": "both"})})
+    assert planned(both).plan.build.stages["teach"].tokens == 2 * expected
