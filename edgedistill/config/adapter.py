@@ -68,5 +68,5 @@ class Adapter(Model):
 
 def _ends(tensor: TensorShape, target: str) -> bool:
     """Whether a matrix's name, without `.weight`, ends with a target's parts."""
-    parts, wanted = tensor.name.removesuffix(".weight").split("."), target.split(".")
-    return parts[-len(wanted) :] == wanted
+    parts, ending = tensor.name.removesuffix(".weight").split("."), target.split(".")
+    return parts[-len(ending) :] == ending

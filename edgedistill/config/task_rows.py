@@ -77,9 +77,9 @@ def _row(task: Task, row: Any, where: str) -> TaskRow:
     row = {name: value for name, value in row.items() if value is not None}
     prompt_field = task.prompt_field or next((name for name in FIELDS if name in row), None)
     if prompt_field is None or prompt_field not in row:
-        wanted = f"field '{prompt_field}' for the prompt" if prompt_field else f"prompt: {', '.join(FIELDS)}"
+        missing = f"field '{prompt_field}' for the prompt" if prompt_field else f"prompt: {', '.join(FIELDS)}"
         raise InputError(
-            f"{where}: the row has no {wanted}; it has {names_of(row)}.{_name_one(task.prompt_field, row)}"
+            f"{where}: the row has no {missing}; it has {names_of(row)}.{_name_one(task.prompt_field, row)}"
         )
     chat = isinstance(row[prompt_field], list) and prompt_field in (*CHATS, task.prompt_field)
     allowed = [prompt_field, *SYSTEM_FIELDS]
@@ -103,8 +103,10 @@ def _pair(task: Task, row: dict[Any, Any], prompt_field: str, where: str) -> tup
     """A row of a prompt and an answer."""
     names = [task.answer_field] if task.answer_field else [name for name in ANSWERS if name in row]
     if not names or names[0] not in row:
-        wanted = f"field '{task.answer_field}' for the answer" if task.answer_field else f"answer: {', '.join(ANSWERS)}"
-        raise InputError(f"{where}: the row has no {wanted}; it has {names_of(row)}")
+        missing = (
+            f"field '{task.answer_field}' for the answer" if task.answer_field else f"answer: {', '.join(ANSWERS)}"
+        )
+        raise InputError(f"{where}: the row has no {missing}; it has {names_of(row)}")
     if len(names) > 1:
         raise InputError(f"{where}: the row has two answers, {names[0]} and {names[1]}; take one out")
     prompt = _text(row[prompt_field], "prompt", where)

@@ -81,8 +81,10 @@ def grade_objects(expected: Sequence[str], got: Sequence[str]) -> Grades:
         value = object_of(other)
         valid += value is not None
         right.append(value is not None and canonical(value) == canonical(json.loads(one)))
-        wanted, found = pairs_of(json.loads(one)), pairs_of(value)
-        fields.append(((wanted & found).total(), (found - wanted).total(), (wanted - found).total()))
+        right_pairs, got_pairs = pairs_of(json.loads(one)), pairs_of(value)
+        fields.append(
+            ((right_pairs & got_pairs).total(), (got_pairs - right_pairs).total(), (right_pairs - got_pairs).total())
+        )
     both, missing = sum(each[0] for each in fields), sum(each[2] for each in fields)
     figures = {
         "field_share": both / (both + missing),

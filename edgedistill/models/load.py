@@ -65,14 +65,14 @@ def load_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     Raises:
         InputError: as `load_model`.
     """
-    wanted = set(names)
+    chosen = set(names)
     if path.is_dir():
         check_weights(path, read_shape(path))
-        stored = _safetensors(path, wanted)
+        stored = _safetensors(path, chosen)
     else:
         header = read_header(path)
         every = dequantized_tensors(header, gguf_shape(header))
-        stored = ((name, torch.from_numpy(values)) for name, values in every if name in wanted)
+        stored = ((name, torch.from_numpy(values)) for name, values in every if name in chosen)
     return {name: tensor.float() for name, tensor in stored}
 
 
@@ -236,11 +236,11 @@ def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTra
     return model.eval()
 
 
-def _safetensors(folder: Path, wanted: Collection[str] | None = None) -> Iterable[tuple[str, Tensor]]:
+def _safetensors(folder: Path, chosen: Collection[str] | None = None) -> Iterable[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                if wanted is None or name in wanted:
+                if chosen is None or name in chosen:
                     yield name, file.get_tensor(name)

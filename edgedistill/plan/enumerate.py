@@ -104,10 +104,10 @@ def _same(teacher: ModelShape) -> Iterator[Choosable]:
 
 def _depth(teacher: ModelShape) -> Iterator[Choosable]:
     for share in SHARES:
-        wanted = share * teacher.layers
+        ideal = share * teacher.layers
         counts = [count for count in allowed_layers(teacher) if count < teacher.layers]
         if counts:
-            yield DepthStudent(layers=min(counts, key=lambda count: (abs(count - wanted), count)))
+            yield DepthStudent(layers=min(counts, key=lambda count: (abs(count - ideal), count)))
 
 
 def _width(teacher: ModelShape) -> Iterator[Choosable]:

@@ -66,7 +66,7 @@ class DepthWidthStudent(Narrower):
 
     def _layers(self, teacher: ModelShape) -> int:
         """`layers`, or where a share decides, the number nearest to `layers_of` that the family can be cut to."""
-        wanted = self.layers_of(teacher.layers)
+        ideal = self.layers_of(teacher.layers)
         if self.layers is not None:
-            return wanted
-        return min(allowed_layers(teacher), key=lambda count: (abs(count - wanted), count))
+            return ideal
+        return min(allowed_layers(teacher), key=lambda count: (abs(count - ideal), count))

@@ -51,37 +51,37 @@ def measure_importance(
     """
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    found = Importance(
+    importance = Importance(
         [torch.zeros(config.intermediate_size, dtype=torch.float64) for _ in model.model.layers],
         [torch.zeros(config.num_attention_heads, dtype=torch.float64) for _ in model.model.layers],
         torch.zeros(config.hidden_size, dtype=torch.float64),
     )
-    watch = _Activations(found, head_dim) if by == "activations" else _Gradients(found, head_dim)
+    watch = _Activations(importance, head_dim) if by == "activations" else _Gradients(importance, head_dim)
     hooks = _hooks(model, watch)
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    trained_before = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
     try:
         for ids in batches:
             watch.read(model, ids.to(model.device))
-            found.tokens += ids.numel()
+            importance.tokens += ids.numel()
             advance(ids.numel())
     finally:
         for hook in hooks:
             hook.remove()
-        for parameter, before in zip(model.parameters(), wanted, strict=True):
+        for parameter, before in zip(model.parameters(), trained_before, strict=True):
             parameter.requires_grad_(before)
-    if not found.tokens:
+    if not importance.tokens:
         raise ValueError("importance needs at least one batch of token ids")
-    for squares in found.squares.values():
-        squares /= found.tokens
-    return found
+    for squares in importance.squares.values():
+        squares /= importance.tokens
+    return importance
 
 
 class _Activations:
     """Importance by the size of outputs."""
 
-    def __init__(self, found: Importance, head_dim: int) -> None:
-        self.found, self.head_dim = found, head_dim
+    def __init__(self, importance: Importance, head_dim: int) -> None:
+        self.importance, self.head_dim = importance, head_dim
 
     def read(self, model: "PreTrainedModel", ids: Tensor) -> None:
         with torch.no_grad():
@@ -89,16 +89,16 @@ class _Activations:
 
     def ffn(self, layer: int, module: nn.Module, x: Tensor) -> None:
         weight = module.weight.detach().double()  # type: ignore[operator]
-        self.found.ffn[layer] += _flat(x).square().double().sum(0) * weight.square().sum(0)
+        self.importance.ffn[layer] += _flat(x).square().double().sum(0) * weight.square().sum(0)
 
     def heads(self, layer: int, module: nn.Module, x: Tensor) -> None:
         each = _flat(x).unflatten(-1, (-1, self.head_dim))  # [N, H, d]
         weight = module.weight.detach().float().unflatten(1, (-1, self.head_dim))  # type: ignore[operator]  # [D, H, d]
         gram = torch.einsum("dhi,dhj->hij", weight, weight)
-        self.found.heads[layer] += torch.einsum("nhi,hij,nhj->nh", each, gram, each).double().sum(0)
+        self.importance.heads[layer] += torch.einsum("nhi,hij,nhj->nh", each, gram, each).double().sum(0)
 
     def width(self, module: nn.Module, x: Tensor) -> None:
-        self.found.width += _flat(x).square().double().sum(0)
+        self.importance.width += _flat(x).square().double().sum(0)
 
 
 class _Gradients(_Activations):
@@ -113,16 +113,16 @@ class _Gradients(_Activations):
             loss.backward()
 
     def ffn(self, layer: int, module: nn.Module, x: Tensor) -> None:
-        self._effect(x, self.found.ffn[layer].add_)
+        self._effect(x, self.importance.ffn[layer].add_)
 
     def heads(self, layer: int, module: nn.Module, x: Tensor) -> None:
         def add(effect: Tensor) -> None:
-            self.found.heads[layer] += effect
+            self.importance.heads[layer] += effect
 
         self._effect(x, add, self.head_dim)
 
     def width(self, module: nn.Module, x: Tensor) -> None:
-        self._effect(x, self.found.width.add_)
+        self._effect(x, self.importance.width.add_)
 
     @staticmethod
     def _effect(x: Tensor, add: Callable[[Tensor], Any], together: int = 1) -> None:
@@ -144,7 +144,7 @@ def _hooks(model: "PreTrainedModel", watch: _Activations) -> list[Any]:
         hooks.append(module.register_forward_pre_hook(lambda module, args: see(module, args[0])))
 
     def seen_by_norm(norm: str) -> Callable[[nn.Module, Tensor], None]:
-        return lambda module, x: _add_squares(watch.found, norm, x)
+        return lambda module, x: _add_squares(watch.importance, norm, x)
 
     family = FAMILIES[model.config.model_type]
     for index, layer in enumerate(model.model.layers):
@@ -170,12 +170,12 @@ def _first(layer: nn.Module, fused: bool) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def _add_squares(found: Importance, name: str, x: Tensor) -> None:
+def _add_squares(importance: Importance, name: str, x: Tensor) -> None:
     if x.dim() == 4:
         return  # a norm of each head for itself, which no cut goes through
     squares = _flat(x).double().square()
     squares = (squares / squares.mean(-1, keepdim=True).clamp_min(1e-30)).sum(0)
-    found.squares[name] = found.squares.get(name, torch.zeros_like(squares)) + squares
+    importance.squares[name] = importance.squares.get(name, torch.zeros_like(squares)) + squares
 
 
 def _flat(x: Tensor) -> Tensor:
