@@ -18,10 +18,9 @@ from edgedistill.config.conversation import (
     conversation,
     first_turn,
 )
-from edgedistill.config.rows import RowFile, file_rows, kind_of, names_of
+from edgedistill.config.rows import RowFile, checked_text, file_rows, names_of
 from edgedistill.errors import InputError, did_you_mean
 
-MAX_ROW_CHARACTERS = 2**20
 PROMPT_ROWS = RowFile(
     "prompts",
     (".jsonl", ".json", ".csv", ".parquet", ".txt"),
@@ -106,7 +105,7 @@ def read_prompts(path: Path, field: str | None = None) -> PromptFile:
 def _prompt(row: Any, where: str, name: str | None, unused: Counter[str]) -> Prompt:
     """The prompt of one row, from the field of that name."""
     if not isinstance(row, dict):
-        return Prompt((Message("user", _text(row, where)),))
+        return Prompt((Message("user", checked_text(row, "prompt", where)),))
     if name is None:
         raise InputError(
             f"{where}: the row has no field {', '.join(FIELDS)}; it has {names_of(row)}. "
@@ -122,11 +121,11 @@ def _prompt(row: Any, where: str, name: str | None, unused: Counter[str]) -> Pro
         if prompt is None:
             raise InputError(f"{where}: the prompt is null; no message of a user's with a text is in its list.")
         for message in prompt.messages:
-            _text(message.text, where)
+            checked_text(message.text, "prompt", where)
         return prompt
     if isinstance(content, list):
         content = first_turn(content, unused)
-    text = _text(content, where)
+    text = checked_text(content, "prompt", where)
     extra = row.get("input")
     if name == "instruction" and isinstance(extra, str) and extra.strip():
         text = f"{text}\n\n{extra}"
@@ -142,18 +141,6 @@ def _field_of(row: Any, usual: str | None) -> str | None:
         return usual
     filled = next((name for name in FIELDS if row.get(name)), None)
     return filled or next((name for name in FIELDS if name in row and row[name] in (None, "")), None)
-
-
-def _text(content: Any, where: str) -> str:
-    """A prompt's text, checked."""
-    if not isinstance(content, str):
-        empty = " (empty)" if content is None else ""
-        raise InputError(f"{where}: the prompt is {kind_of(content)}{empty}; it must be a text.")
-    if not content.strip():
-        raise InputError(f"{where}: the prompt is empty; remove the row, or write one.")
-    if len(content) > MAX_ROW_CHARACTERS:
-        raise InputError(f"{where}: the prompt has {len(content)} characters; at most {MAX_ROW_CHARACTERS} are read.")
-    return content
 
 
 def _first_text(row: dict[Any, Any], names: tuple[str, ...], but: str = "") -> str | None:

@@ -23,6 +23,8 @@ from edgedistill.reading import (
     text_lines,
 )
 
+MAX_ROW_CHARACTERS = 2**20  # of a text in a row
+
 
 @dataclass(frozen=True)
 class RowFile:
@@ -146,3 +148,23 @@ def _json(text: str, where: str) -> Any:
         raise InputError(f"{where}: it is not JSON that can be read (nested too deep, or a number too long).") from None
     refuse_surrogates(value, text, where)
     return value
+
+
+def checked_text(content: Any, what: str, where: str, allowed: str = "a text") -> str:
+    """A row's text.
+
+    Args:
+        what: what messages call it, such as "prompt".
+        where: "FILE:LINE".
+        allowed: what it may be, in words.
+    Raises:
+        InputError: it is no text, empty, or too long.
+    """
+    if not isinstance(content, str):
+        empty = " (empty)" if content is None else ""
+        raise InputError(f"{where}: the {what} is {kind_of(content)}{empty}; it must be {allowed}.")
+    if not content.strip():
+        raise InputError(f"{where}: the {what} is empty; remove the row, or write one.")
+    if len(content) > MAX_ROW_CHARACTERS:
+        raise InputError(f"{where}: the {what} has {len(content)} characters; at most {MAX_ROW_CHARACTERS} are read.")
+    return content

@@ -14,8 +14,7 @@ from edgedistill.config.conversation import (
     Message,
     conversation,
 )
-from edgedistill.config.prompts import MAX_ROW_CHARACTERS
-from edgedistill.config.rows import RowFile, file_rows, kind_of, names_of
+from edgedistill.config.rows import RowFile, checked_text, file_rows, kind_of, names_of
 from edgedistill.config.task import Task
 from edgedistill.errors import InputError, did_you_mean
 from edgedistill.show import one_line
@@ -109,7 +108,7 @@ def _pair(task: Task, row: dict[Any, Any], prompt_field: str, where: str) -> tup
         raise InputError(f"{where}: the row has no {missing}; it has {names_of(row)}")
     if len(names) > 1:
         raise InputError(f"{where}: the row has two answers, {names[0]} and {names[1]}; take one out")
-    prompt = _text(row[prompt_field], "prompt", where)
+    prompt = checked_text(row[prompt_field], "prompt", where)
     return (*_system(row, where), Message("user", prompt)), row[names[0]]
 
 
@@ -135,17 +134,17 @@ def _chat(row: dict[Any, Any], prompt_field: str, where: str) -> tuple[tuple[Mes
 
 def _system(row: dict[Any, Any], where: str) -> tuple[Message, ...]:
     systems = [row[name] for name in SYSTEM_FIELDS if name in row and row[name] != ""]
-    return tuple(Message("system", _text(system, "system message", where)) for system in systems[:1])
+    return tuple(Message("system", checked_text(system, "system message", where)) for system in systems[:1])
 
 
 def _checked(messages: tuple[Message, ...], answer: Any, where: str) -> TaskRow:
     for message in messages:
-        _text(message.text, "prompt", where)
+        checked_text(message.text, "prompt", where)
     if isinstance(answer, dict):
         if not answer:
             raise InputError(f"{where}: the answer is an empty object; give it a field")
         return TaskRow(messages, "", answer, True, where)
-    text = _text(answer, "answer", where)
+    text = checked_text(answer, "answer", where, "a text or an object")
     return TaskRow(messages, text, object_of(text), False, where)
 
 
@@ -163,14 +162,3 @@ def object_of(text: str) -> dict[str, Any] | None:
 def _no_json(name: str) -> None:
     """NaN and infinities, which Python reads and JSON doesn't have."""
     raise ValueError(f"{name} is no JSON")
-
-
-def _text(content: Any, what: str, where: str) -> str:
-    if not isinstance(content, str):
-        objects = " or an object" if what == "answer" else ""
-        raise InputError(f"{where}: the {what} is {kind_of(content)}; it must be a text{objects}")
-    if not content.strip():
-        raise InputError(f"{where}: the {what} is empty; remove the row, or write one")
-    if len(content) > MAX_ROW_CHARACTERS:
-        raise InputError(f"{where}: the {what} has {len(content)} characters; at most {MAX_ROW_CHARACTERS} are read")
-    return content

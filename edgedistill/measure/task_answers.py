@@ -106,19 +106,19 @@ def with_differences(own: TaskAnswers, others: Mapping[str, TaskAnswers], compar
         comparisons: differences from one of these that are shown together; as for `answers.differences`. From the rival
             one file differs in the end.
     """
-    found: dict[str, Difference] = {}
+    differences: dict[str, Difference] = {}
     of_fields: dict[str, Difference] = {}
     for name, other in others.items():
         confidence = 1 - (1 - CONFIDENCE) / (1 if name == RIVAL else max(1, comparisons))
         pair = paired_difference([bit == "1" for bit in other.bits], [bit == "1" for bit in own.bits], confidence)
-        found[name] = Difference(pair.difference, pair.low, pair.high, pair.n)
+        differences[name] = Difference(pair.difference, pair.low, pair.high, pair.n)
         if own.fields and other.fields:
             of_fields[name] = Difference(*f1_difference(other.fields, own.fields, confidence), pair.n)
     f1 = own.score.f1
     if f1 is not None:
         f1 = replace(f1, to_float=of_fields.get("float"), to_teacher=of_fields.get("teacher"))
-    score = replace(own.score, to_float=found.get("float"), to_teacher=found.get("teacher"), f1=f1)
-    return replace(score, to_rival=found.get(RIVAL))
+    score = replace(own.score, to_float=differences.get("float"), to_teacher=differences.get("teacher"), f1=f1)
+    return replace(score, to_rival=differences.get(RIVAL))
 
 
 def _prompt(model: Runtime, row: Labelled, chats: bool) -> list[int]:

@@ -58,17 +58,15 @@ class Joins:
         return seen
 
 
-def least_size(model: Path) -> int:
-    """Tokens of a folder's or a .gguf file's that stay whatever a text uses: bytes, special tokens, those of the chat
-    template.
-    """
-    return len(_always(read_vocabulary(model)))
+def least_size(vocabulary: Vocabulary) -> int:
+    """Tokens that stay whatever a text uses: bytes, special tokens, those of the chat template."""
+    return len(_always(vocabulary))
 
 
 def check_size(where: str, model: Path, size: int) -> None:
     """Raise InputError where a model's tokenizer can't be cut down to `size` tokens; `where` begins the message."""
     vocabulary = read_vocabulary(model)
-    least, most = len(_always(vocabulary)), sum(kind != UNUSED for kind in vocabulary.types)
+    least, most = least_size(vocabulary), sum(kind != UNUSED for kind in vocabulary.types)
     if not least <= size < most:
         raise InputError(
             f"{where}: vocabulary is {size}; the tokenizer of {model} has {most} tokens, {least} of which always stay. "

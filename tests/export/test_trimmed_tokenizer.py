@@ -30,7 +30,7 @@ def trimmed(request, tmp_path_factory) -> tuple[Path, Path, tuple[int, ...]]:
     whole = write_folder(room / "whole", case.make(), case.config)
     cut = write_folder(room / "cut", case.make(), case.config)
     counts = counted(whole)
-    size = least_size(whole)
+    size = least_size(read_vocabulary(whole))
     kept: tuple[int, ...] = ()
     while not set(counts) <= set(kept):
         size += 8
@@ -78,7 +78,7 @@ def test_joins_pass_through_pieces():
 
 def test_a_size_that_cannot_be_had_is_refused(trimmed):
     whole, _, _ = trimmed
-    least, most = least_size(whole), len(read_vocabulary(whole).tokens)
+    least, most = least_size(read_vocabulary(whole)), len(read_vocabulary(whole).tokens)
     for size in (least - 1, most + 1):
         with pytest.raises(InputError, match=rf"a vocabulary of {size} can't be made of it. Choose from {least} to"):
             choose_tokens(whole, {}, size)
@@ -90,7 +90,7 @@ def test_configs_get_the_new_ids(tmp_path):
     vocabulary = read_vocabulary(folder)
     (folder / "config.json").write_text(json.dumps({"vocab_size": 999, "eos_token_id": vocabulary.eos}))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [vocabulary.eos], "pad_token_id": None}))
-    trim_tokenizer(folder, choose_tokens(folder, {}, least_size(folder)))
+    trim_tokenizer(folder, choose_tokens(folder, {}, least_size(read_vocabulary(folder))))
     after = read_vocabulary(folder)
     assert json.loads((folder / "config.json").read_text()) == {
         "vocab_size": len(after.tokens),
