@@ -1,7 +1,7 @@
 """Store what a loss looks at inside the teacher: hidden states after some blocks, and what attends in some.
 
 The teacher reads the training text once and is out of memory while the student is trained. Kept in bfloat16: float16
-ends at 65,504, which the states of some families (gemma3) pass.
+ends at 65,504.
 """
 
 from collections.abc import Mapping, Sequence
