@@ -117,7 +117,7 @@ def prepare(
         *start_notes(settled, recipe, facts, start),
         *trial.notes,
         *_of_system(facts, system),
-        *_of_task(recipe, task),
+        *_of_task(recipe, task, trains=job.recovering or not job.comparing),
         *without,
     )
     return Prepared(context, stages, replace(plan, notes=notes, rival=rival, choice=choice))
@@ -164,8 +164,8 @@ def _of_system(facts: ModelFacts, system: str | None) -> tuple[str, ...]:
     return (f"all chats that {facts.name} was trained on began with a system message; it is asked behind it here too",)
 
 
-def _of_task(recipe: Recipe, task: TaskData | None) -> tuple[str, ...]:
-    """What the task is, and what a user should know of its rows."""
+def _of_task(recipe: Recipe, task: TaskData | None, trains: bool) -> tuple[str, ...]:
+    """What the task is, and what a user should know of its rows; `trains`: whether anything is trained on them."""
     if recipe.task is None or task is None:
         return ()
     asked = len(task.asked(recipe.task.items))
@@ -175,7 +175,18 @@ def _of_task(recipe: Recipe, task: TaskData | None) -> tuple[str, ...]:
         TEXT: "texts",
     }
     rows = f"{len(task.learn)} rows to learn from, {len(task.test)} to test, of which every file is asked {asked}"
-    return (f"task {recipe.task.name} ({task.kind}, {kinds[task.kind]}): {rows}", *task.notes)
+    about = f"task {recipe.task.name} ({task.kind}, {kinds[task.kind]}): {rows}"
+    return (about, *_unlearned(recipe, trains), *task.notes)
+
+
+def _unlearned(recipe: Recipe, trains: bool) -> tuple[str, ...]:
+    """That nothing learns the rows' own answers, where it is so and something is trained."""
+    if not trains or recipe.teach.answers != "teacher" or recipe.teacher_phases:
+        return ()
+    return (
+        "the teacher answers the task's prompts, and the rows' own answers only judge (teach.answers is teacher); the "
+        "recipes classify and extract learn them",
+    )
 
 
 def _chats(teach: Teach, task: TaskData | None) -> tuple[Prompt, ...]:

@@ -30,7 +30,7 @@ class RoundingRule:
 
     def auto(self, bits: float) -> float:
         """Of a mix fitted to so many bits a weight."""
-        return self.floor + self.auto_scale * math.exp(-bits * math.log(4))
+        return self.floor + self.auto_scale * math.pow(4, -bits)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def error_share(shape: ModelShape, mix: str | Mix) -> float:
     """The mean of 4^-bits over a model's weights in a mix whose formats are known; norms and biases have no error."""
     formats = assign_formats(shape, mix)
     weights = (tensor for tensor in shape.tensors() if not tensor.flat)
-    total = sum(t.size * math.exp(-formats[t.name].bits_per_weight * math.log(4)) for t in weights)
+    total = sum(t.size * math.pow(4, -formats[t.name].bits_per_weight) for t in weights)
     return total / shape.parameters
 
 

@@ -51,10 +51,10 @@ def test_training_text_keeps_its_words(run: Path, talking_llama: Path):
     assert kept is not None
     texts = {trained.trace_id: trained for trained in load_split(stage(run, "teach"), "train")}
     renumbered = load_split(stage(run, "vocabulary-text"), "train")
-    assert renumbered
-    for example in renumbered:
-        if example.trace_id:
-            assert kept[example.tokens.long()].tolist() == texts[example.trace_id].tokens.tolist()
+    written = [example for example in renumbered if example.trace_id]
+    assert written
+    for example in written:
+        assert kept[example.tokens.long()].tolist() == texts[example.trace_id].tokens.tolist()
 
 
 def test_all_rows_are_judged_and_the_student_beside_its_teacher(run: Path):

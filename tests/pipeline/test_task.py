@@ -158,3 +158,12 @@ def test_the_plan_counts_no_more_text_than_the_rows_give(tmp_path: Path):
     assert prepared.plan.build.stages["teach"].tokens == expected < recipe.teach.tokens / 10
     both = recipe.model_copy(update={"teach": own.teach.model_copy(update={"answers": "both"})})
     assert planned(both).plan.build.stages["teach"].tokens == 2 * expected
+
+
+def test_the_plan_says_whether_the_rows_answers_are_learned(tmp_path: Path):
+    file = rows_file(tmp_path)
+    told = "the rows' own answers only judge (teach.answers is teacher); the recipes classify and extract learn them"
+    assert any(told in note for note in planned(recipe_with(file)).plan.notes)
+    assert not any(told in note for note in planned(recipe_with(file, "classify")).plan.notes)
+    compared = planned(recipe_with(file, "compare"), comparing=True, recovering=False)
+    assert not any(told in note for note in compared.plan.notes)
