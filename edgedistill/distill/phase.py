@@ -132,7 +132,9 @@ def distill(
     chooser = BY_TEACHER if phase.compares else BY_TEXT
 
     def validate() -> ValidationLoss:
-        return validate_sources(validation, lambda examples: summed_loss(model, examples, chooser, seq_len))
+        return validate_sources(
+            validation, lambda examples: summed_loss(model, examples, chooser, seq_len), text.decides
+        )
 
     settings = TrainSettings(
         steps,

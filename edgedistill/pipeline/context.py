@@ -159,6 +159,14 @@ class Context:
         return VOCABULARY_TEXT if self.trimmed else self.text
 
     @property
+    def deciding_text(self) -> tuple[str, ...]:
+        """The source of validation text that says which weights of a training are the best; none where all of them do.
+
+        What a task wins, general text may lose.
+        """
+        return ("written",) if self.recipe.task is not None else ()
+
+    @property
     def trained_student(self) -> str:
         """The stage whose folder is the student as its phases left it."""
         return "student" if self.as_is else stage_of(len(self.recipe.student_phases) - 1)

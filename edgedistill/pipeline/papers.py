@@ -26,7 +26,7 @@ REPORT = "report"
 REPORT_FILES = ("report.json", "report.html")
 BUNDLE_MARK = ".bundle.json"
 BUNDLE_FORMAT = 7  # what a bundle holds: one more where that changes, so that a finished run's is made again
-REPORT_FORMAT = 3  # what a report says of its stages: one more where that changes, such as a rule of the recommendation
+REPORT_FORMAT = 4  # what a report says of its stages: one more where that changes, such as a rule of the recommendation
 PACKED = ("gguf", "onnx")  # kinds of stages whose file ships and was proven
 
 

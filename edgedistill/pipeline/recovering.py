@@ -189,7 +189,9 @@ class RecoveryStages:
             costs, formats = self._read_costs(done), assign_formats(context.shape, chosen_mix(mix, done))
             student = done.folder(self.context.float_student)
             author = rounds.on_grid(student, training, folder, done)
-            inputs = RecoverInputs(student, training, validation, costs, mix.name, formats, author=author)
+            inputs = RecoverInputs(
+                student, training, validation, costs, mix.name, formats, author=author, decides=context.deciding_text
+            )
             recover(inputs, recipe.recover, folder, done.progress)
 
         settings = settings_of(recipe.recover)
@@ -201,6 +203,8 @@ class RecoveryStages:
             "rate": recipe.recover.rate_by_mix.get(mix.name),
             **mix_settings(context, mix),
         }
+        if context.deciding_text:
+            settings["decides"] = list(context.deciding_text)
         inputs = (*self._fit_inputs(), *fit_inputs(mix), *rounds.inputs)
         name = f"recover-{mix.name}"
         return Stage(name, "recover", work, settings, inputs, mix=mix.name, estimate=self.estimates.recover(mix))

@@ -92,7 +92,8 @@ class RivalStages:
 
     def _file(self) -> Stage:
         context = self.context
-        metadata = context.metadata(f"fitted to {self.rival.mix}'s bytes", "rival") | {"name": context.facts.name}
+        fitted = "the smallest grids" if self.rival.excess_bytes else f"fitted to {self.rival.mix}'s bytes"
+        metadata = context.metadata(fitted, "rival") | {"name": context.facts.name}
         if context.start is not None:
             metadata["license"] = context.facts.license or UNKNOWN
 

@@ -225,9 +225,7 @@ class TrainingStages:
         if phase.train == "teacher":
             taught, first, estimate = "labels", "", self.estimates.specialise(phase)
         before = stage_of(index - 1, phase.train) if index else first
-        # What a narrow task wins, general text may lose: the task's own answers say which weights are the best.
-        narrow = context.recipe.task is not None or phase.train == "teacher"
-        decides = ("written",) if narrow else ()
+        decides = ("written",) if phase.train == "teacher" else context.deciding_text
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.distill.phase import TrainingText, distill

@@ -51,7 +51,7 @@ class RivalPlan:
     @property
     def label(self) -> str:
         """The name of its row."""
-        return f"teacher in {self.mix}'s bytes"
+        return "teacher in its smallest grids" if self.excess_bytes else f"teacher in {self.mix}'s bytes"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""

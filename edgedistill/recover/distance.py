@@ -4,7 +4,7 @@ The weights are the file's, exactly, and so are the products: in bfloat16 the ro
 .0009 nats a token, more than q8_0 does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from edgedistill.train.validation import ValidationLoss, validate_sources
 
 
 def validation_kl(
-    model: PreTrainedModel, sources: Mapping[str, Sequence[Example]], teacher_weight: Tensor, seq_len: int
+    model: PreTrainedModel,
+    sources: Mapping[str, Sequence[Example]],
+    teacher_weight: Tensor,
+    seq_len: int,
+    decides: Collection[str] = (),
 ) -> ValidationLoss:
     """Mean KL to the float student.
 
@@ -27,8 +31,9 @@ def validation_kl(
         sources: by source, examples with the float student's `hidden` states.
         teacher_weight: its output matrix, float32 [V, D].
         seq_len: tokens a packed row.
+        decides: the sources that the mean is over; all if empty.
     """
-    return validate_sources(sources, lambda examples: _kl_sum(model, examples, teacher_weight, seq_len))
+    return validate_sources(sources, lambda examples: _kl_sum(model, examples, teacher_weight, seq_len), decides)
 
 
 def exact_kl(model: PreTrainedModel, examples: Sequence[Example], teacher_weight: Tensor, seq_len: int) -> float:

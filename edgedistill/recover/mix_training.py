@@ -6,7 +6,7 @@ fit that weighs each weight's error by what it costs, ends at the best validatio
 nothing beat that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class RecoverInputs:
             student's own.
         author: of on-policy rounds: (the checkpoint as it is, a seed) -> text that it wrote, with signals as
             `training` has them.
+        decides: the sources of `validation` that say which weights are the best; all if empty.
     """
 
     student: Path
@@ -66,6 +67,7 @@ class RecoverInputs:
     formats: Mapping[str, NumberFormat]
     start: Mapping[str, Tensor] | None = None
     author: Callable[[GridCheckpoint, int], Sequence[Example]] | None = None
+    decides: tuple[str, ...] = ()
 
 
 def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Progress) -> None:
@@ -88,7 +90,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     rounded = round_weights(model.state_dict(), formats, mix)
     progress.start(f"{mix}: validate plain rounding", 1, "model")
     _put(rounded, model)
-    of_rounded = validation_kl(model, validation, table, settings.seq_len)
+    of_rounded = validation_kl(model, validation, table, settings.seq_len, inputs.decides)
     kl_rounded = of_rounded.loss
     progress.advance(1, kl=kl_rounded)
     # The one float32 copy is rounded and read again: two would be half of what a model takes.
@@ -134,7 +136,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         return total / counted, len(batch.kept)
 
     def validate() -> ValidationLoss:
-        return validation_kl(model, validation, table, settings.seq_len)
+        return validation_kl(model, validation, table, settings.seq_len, inputs.decides)
 
     gains = {name: p for name, p in model.named_parameters() if p.requires_grad and ".gain_" in name}
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in gains}
@@ -150,6 +152,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         validate_after=checks.steps(steps),
         patience=settings.patience,
         checkpoint_seconds=settings.checkpoint_seconds,
+        decides=inputs.decides,
     )
     if not groups:  # such as scales alone on a grid that has none to learn
         trained, train_settings = (), replace(train_settings, steps=0)
@@ -163,7 +166,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     report["rounded"] = {"kl": kl_rounded, "by_source": of_rounded.by_source}
     report["trained"] = list(trained)
     report["compute"] = str(dtype).removeprefix("torch.")
-    report["verdict"] = _verdict(kl_rounded, curve.best.loss, beaten)
+    report["verdict"] = _verdict(kl_rounded, curve.best.loss, beaten, inputs.decides)
     write_curve(work, report)
     _clean_up(work)
 
@@ -182,14 +185,12 @@ def _rounds(
     return Rounds(plan, work / CHECKPOINTS, lambda seed: author(packed(), seed))
 
 
-def _verdict(kl_rounded: float, kl_best: float, beaten: bool) -> str:
+def _verdict(kl_rounded: float, kl_best: float, beaten: bool, decides: Collection[str]) -> str:
     """How a training went, for the report."""
+    text = "the task's validation text" if decides else "validation text"
     if beaten:
-        return f"KL to the float model on validation text {kl_rounded:.4f} rounded, {kl_best:.4f} recovered"
-    return (
-        f"nothing beat plain rounding (KL {kl_rounded:.4f} on validation text, best {kl_best:.4f}): "
-        "plain rounding ships"
-    )
+        return f"KL to the float model on {text} {kl_rounded:.4f} rounded, {kl_best:.4f} recovered"
+    return f"nothing beat plain rounding (KL {kl_rounded:.4f} on {text}, best {kl_best:.4f}): plain rounding ships"
 
 
 def _clean_up(work: Path) -> None:

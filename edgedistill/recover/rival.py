@@ -59,7 +59,7 @@ def fit_rival(inputs: RivalInputs, work: Path, progress: Progress) -> None:
     grids = choose_grids(groups, table, allowed - flat_bytes(inputs.shape))
     formats = assign_formats(inputs.shape, Mix(inputs.mix.name, "", size=inputs.mix.size, chosen=grids))
     tensors: dict[str, GridTensor | Tensor] = {}
-    progress.start("the teacher in the student's bytes: fit", len(grids), "tensors")
+    progress.start("the teacher on smaller grids: fit", len(grids), "tensors")
     for name, number_format in formats.items():
         weight = state[name].float()
         if number_format is F32:

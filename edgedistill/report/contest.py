@@ -104,8 +104,8 @@ def _closeness(report: Report, student: Row, rival: Row) -> _Finding | None:
         return None
     name, own, theirs = max(kls, key=lambda each: max(each[1:]))
     words = (
-        f"on {name} the student's KL to the float teacher is {show(own, NATS)} nats a token, that of the teacher in "
-        f"its bytes {show(theirs, NATS)}"
+        f"on {name} the student's KL to the float teacher is {show(own, NATS)} nats a token, that of the "
+        f"{rival.label} {show(theirs, NATS)}"
     )
     if abs(own - theirs) <= NOTICEABLE_KL:
         return _Finding(None, words)
@@ -119,7 +119,7 @@ def _perplexity(report: Report, student: Row, rival: Row) -> _Finding | None:
     if own is None or theirs is None:
         return None
     shown, other = show(own, "perplexity"), show(theirs, "perplexity")
-    words = f"on {judge} the student's perplexity is {shown}, that of the teacher in its bytes {other}"
+    words = f"on {judge} the student's perplexity is {shown}, that of the {rival.label} {other}"
     if max(own, theirs) <= (1 + NOTICEABLE_KL) * min(own, theirs):
         return _Finding(None, words)
     return _Finding(STUDENT if own < theirs else TEACHER, words)

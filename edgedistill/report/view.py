@@ -138,7 +138,7 @@ def view(report: Report) -> View:
         front_axes=_axes(report),
         float_name=report.float_name,
         chips={kind: _chip(kind) for kind in charts.SHAPES},
-        kind_names=KIND_NAMES | (AS_IS_NAMES if report.student.as_is else {}),
+        kind_names=_kind_names(report),
         title=f"{report.teacher.name or 'A model'} on {report.target.name or 'a device'}",
         built=_built(report),
         where=report.where_measured,
@@ -155,6 +155,12 @@ def view(report: Report) -> View:
 
 def _curve_charts(curve: Curve) -> CurveCharts:
     return CurveCharts(curve, curves.training_loss(curve), curves.validation_kl(curve))
+
+
+def _kind_names(report: Report) -> dict[str, str]:
+    """What the kinds of rows are called in this report."""
+    names = KIND_NAMES | (AS_IS_NAMES if report.student.as_is else {})
+    return names if report.rival is None else names | {"rival": report.rival.label}
 
 
 def _chip(kind: str) -> Markup:

@@ -4,7 +4,7 @@ Training can win on one kind of text what it loses on another, and a mean over a
 good as its worst source: the largest of the losses' ratios to those before the first step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ class ValidationLoss:
     """Mean losses in nats a token.
 
     Attributes:
-        loss: over all tokens.
+        loss: over all tokens of the sources that decide which weights are the best.
         by_source: over the tokens of each source.
     """
 
@@ -27,17 +27,20 @@ class ValidationLoss:
 
 
 def validate_sources(
-    sources: Mapping[str, Sequence[Document]], measure: Callable[[Sequence[Document]], tuple[float, float]]
+    sources: Mapping[str, Sequence[Document]],
+    measure: Callable[[Sequence[Document]], tuple[float, float]],
+    decides: Collection[str] = (),
 ) -> ValidationLoss:
     """Validate on each source.
 
     Args:
         sources: documents by source.
         measure: documents -> (sum of the losses in nats, weighted; sum of the weights).
+        decides: the sources that decide which weights are the best; all if empty, or if none of them is there.
     """
     sums = {name: measure(documents) for name, documents in sources.items()}
-    tokens = sum(count for _, count in sums.values())
-    loss = sum(total for total, _ in sums.values()) / tokens
+    deciding = [sums[name] for name in decides if name in sums] or list(sums.values())
+    loss = sum(total for total, _ in deciding) / sum(count for _, count in deciding)
     return ValidationLoss(loss, {name: total / count for name, (total, count) in sums.items()})
 
 

@@ -26,7 +26,7 @@ def test_it_leaves_report_and_bundle(compiled: Path):
     assert report["schema"] == "edgedistill.report/1"
     assert report["left_out"] == [], "every figure has its record"
     labels = [row["label"] for row in report["rows"]]
-    assert labels[:3] == ["teacher", "teacher in q4_0's bytes", "float student"]
+    assert labels[:3] == ["teacher", "teacher in its smallest grids", "float student"]
     for mix in ("q4_0", "q8_0"):
         assert {f"{mix} rounded", f"{mix} recovered, llama.cpp", f"{mix} recovered, onnxruntime"} <= set(labels)
     for row in report["rows"]:
@@ -54,7 +54,7 @@ def test_it_leaves_report_and_bundle(compiled: Path):
 def test_the_teacher_in_the_students_bytes_is_a_row_and_the_verdict_leads_with_it(compiled: Path):
     report = json.loads((compiled / "report.json").read_text())
     rows = {row["label"]: row for row in report["rows"]}
-    rival, student = rows["teacher in q4_0's bytes"], rows["q4_0 recovered, llama.cpp"]
+    rival, student = rows["teacher in its smallest grids"], rows["q4_0 recovered, llama.cpp"]
     # Rows of 64 have no grid below q4_0, so all of the teacher in it is larger than three of its layers.
     excess = rival["file_bytes"] - student["file_bytes"]
     assert 0 < excess < report["rival"]["excess_bytes"] < excess + 4096

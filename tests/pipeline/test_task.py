@@ -44,11 +44,12 @@ def test_it_reaches_what_is_taught_and_what_is_measured_and_nothing_else(tmp_pat
     without, with_task = by_name(planned(recipe_with(None))), by_name(planned(recipe_with(rows_file(tmp_path))))
     assert list(without) == list(with_task)
     changed = [name for name, stage in without.items() if dict(stage.settings) != dict(with_task[name].settings)]
-    # What the task's own answers decide of a phase is which of its weights are the best.
-    assert changed == ["teach", "distill", *(name for name in without if name.startswith("measure-")), "measure"]
-    assert with_task["distill"].settings["decides"] == ["written"]
+    # What the task's own answers decide of a training is which of its weights are the best.
+    trained = ["distill", "recover-q4_0", "recover-q8_0"]
+    assert changed == ["teach", *trained, *(name for name in without if name.startswith("measure-")), "measure"]
+    assert all(with_task[name].settings["decides"] == ["written"] for name in trained)
     reads = [name for name, stage in with_task.items() if "task" in stage.outside]
-    assert reads == [name for name in changed if name != "distill"]
+    assert reads == [name for name in changed if name not in trained]
     assert not any("task" in stage.outside or "task" in stage.settings for stage in without.values())
 
 

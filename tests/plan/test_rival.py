@@ -38,6 +38,7 @@ def test_where_the_smallest_grids_are_larger_it_says_by_how_much():
     smallest = sum(min(group.bytes_in(f) for f in group.formats) for group in groups) + flat_bytes(facts.shape)
     assert rival.planned.weight_bytes == smallest
     assert rival.excess_bytes == smallest - rival.allowed_bytes > 0
+    assert rival.label == "teacher in its smallest grids", "it isn't in the student's bytes"
 
 
 def test_there_is_none_where_the_recipe_wants_none_or_the_student_is_the_teacher():

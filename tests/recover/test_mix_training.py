@@ -44,7 +44,9 @@ def captured(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def run(student: Path, captured: Path, work: Path, mix: str = "q4_0", **settings: object) -> dict:
+def run(
+    student: Path, captured: Path, work: Path, mix: str = "q4_0", decides: tuple[str, ...] = (), **settings: object
+) -> dict:
     """The curve of a recover stage."""
     asked = {"tokens": 2048, "seq_len": 64, "batch_tokens": 128, "learning_rate": 1e-4}
     asked |= {"compute": "float32", **settings}
@@ -53,7 +55,7 @@ def run(student: Path, captured: Path, work: Path, mix: str = "q4_0", **settings
     formats = assign_formats(read_facts(student, "tiny").shape, Mix(mix, mix))
     costs = load_importance(captured) if recipe.recover.fit == "importance" else None
     work.mkdir(exist_ok=True)
-    inputs = RecoverInputs(student, training, validation, costs, mix, formats)
+    inputs = RecoverInputs(student, training, validation, costs, mix, formats, decides=decides)
     recover(inputs, recipe.recover, work, QuietProgress())
     return json.loads((work / "curve.json").read_text(encoding="utf-8"))
 
@@ -226,3 +228,18 @@ def test_where_there_is_nothing_to_train_the_fit_ships(tiny_llama: Path, capture
     curve = run(tiny_llama, captured, tmp_path / "fit", mix="mxfp4", fit="ggml", train=["scales"])
     assert (curve["points"], curve["trained"], curve["best"]["step"]) == ([], [], 0)
     assert load_grid(tmp_path / "fit").tensors[NAME].grid == "mxfp4"
+
+
+def test_the_text_that_decides_is_what_the_weights_are_chosen_and_reported_by(
+    tiny_llama: Path, captured: Path, tmp_path: Path
+):
+    same: dict[str, object] = {"fit": "ggml", "rate_by_mix": {"q4_0": 1.0}}  # else what rounding loses sets the rate
+    both = run(tiny_llama, captured, tmp_path / "both", **same)
+    for source in ("written", "prose"):
+        curve = run(tiny_llama, captured, tmp_path / source, decides=(source,), **same)
+        seen = {checked["step"]: checked["by_source"] for checked in curve["validation"]}
+        assert seen == {checked["step"]: checked["by_source"] for checked in both["validation"]}
+        assert curve["best"]["step"] == min(seen, key=lambda step: seen[step][source])
+        assert all(checked["kl"] == checked["by_source"][source] for checked in curve["validation"])
+        assert curve["rounded"]["kl"] == both["rounded"]["by_source"][source] != both["rounded"]["kl"]
+        assert "on the task's validation text" in curve["verdict"]

@@ -76,6 +76,16 @@ def test_the_figures_are_said_with_the_deciding_ones_first():
     assert sentence.index("1.25 times") < sentence.index("KL to the float teacher")
 
 
+def test_the_teacher_is_called_what_its_row_is_called():
+    """Its smallest grids may be larger than the student, and then it isn't in the student's bytes."""
+    label = "teacher in its smallest grids"
+    found = contest(
+        report(row("q4_0 recovered, llama.cpp", "recovered", 0.49, 254.0), row(label, "rival", 0.05, 203.0))
+    )
+    assert found is not None
+    assert f"nats a token, that of the {label} 0.0500; " in found.sentence
+
+
 def test_a_limit_that_one_of_them_misses_decides():
     ship, sentence = told((0.49, 254.0), (0.05, 203.0), decode_limit=220.0)
     assert ship == "student"
