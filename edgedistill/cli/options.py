@@ -237,8 +237,8 @@ def limits_options(function: Function) -> Function:
     def called(max_size: str | None, max_memory: str | None, min_decode: str | None, **others: Any) -> Any:
         def limits(target: "Target") -> "Target":
             size, memory = _quantity(max_size, "--max-size", "size"), _quantity(max_memory, "--max-memory", "size")
-            rate = None if min_decode is None else min_decode.removesuffix("tokens/s") + " tokens/s"
-            return target.limited(_whole(size), _quantity(rate, "--min-decode", "rate"), _whole(memory))
+            rate = _quantity(min_decode, "--min-decode", "rate", unit="tokens/s")
+            return target.limited(_whole(size), rate, _whole(memory))
 
         return function(limits=limits, **others)
 
@@ -252,8 +252,8 @@ def _whole(size: float | None) -> int | None:
     return None if size is None else int(size)
 
 
-def _quantity(text: str | None, name: str, quantity: str) -> float | None:
-    """An option's number in its base unit.
+def _quantity(text: str | None, name: str, quantity: str, unit: str = "") -> float | None:
+    """An option's number in its base unit; `unit`: of a number that has none.
 
     Raises:
         InputError: it isn't one.
@@ -263,7 +263,7 @@ def _quantity(text: str | None, name: str, quantity: str) -> float | None:
     if text is None:
         return None
     try:
-        return parse(text, quantity)
+        return parse(f"{text.removesuffix(unit)} {unit}", quantity)
     except ValueError as error:
         raise InputError(f"{name} is '{text}'; {error}") from None
 

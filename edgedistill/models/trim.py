@@ -27,6 +27,8 @@ from edgedistill.models.tokens import (
 )
 from edgedistill.models.vocabulary import read_vocabulary
 
+LEAST_SIZE = 256  # that a recipe may ask for
+
 
 @dataclass
 class Joins:
@@ -67,11 +69,14 @@ def check_size(where: str, model: Path, size: int) -> None:
     """Raise InputError where a model's tokenizer can't be cut down to `size` tokens; `where` begins the message."""
     vocabulary = read_vocabulary(model)
     least, most = least_size(vocabulary), sum(kind != UNUSED for kind in vocabulary.types)
-    if not least <= size < most:
-        raise InputError(
-            f"{where}: vocabulary is {size}; the tokenizer of {model} has {most} tokens, {least} of which always stay. "
-            f"Choose from {least} to {most - 1}, a multiple of 32."
-        )
+    if least <= size < most:
+        return
+    lowest = max(least, LEAST_SIZE)
+    advice = f"Choose from {lowest} to {most - 1}, a multiple of 32." if lowest < most else "Leave vocabulary out."
+    raise InputError(
+        f"{where}: vocabulary is {size}; the tokenizer of {model} has {most} tokens, {least} of which always stay. "
+        f"{advice}"
+    )
 
 
 def choose_tokens(folder: Path, counts: Mapping[int, int], size: int) -> tuple[int, ...]:

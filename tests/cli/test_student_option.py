@@ -53,6 +53,8 @@ def test_limits_hold_for_a_student_that_nobody_chose(teacher: Path):
         (("--student", "width", "--layers", "2"), 2, "--layers cuts the student in depth, and --student is width"),
         (("--max-size", "80"), 2, "--max-size is '80'; it must be a number with a unit"),
         (("--min-decode", "fast"), 2, "it must be a number with a unit"),
+        (("--min-decode", "-5"), 2, "--min-decode is '-5'; it must be a number with a unit"),
+        (("--min-decode", "0"), 2, "--min-decode is '0'; it must be above 0"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(teacher: Path, words: tuple[str, ...], code: int, said: str):
