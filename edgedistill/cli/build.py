@@ -37,12 +37,15 @@ def prepare_here(job: "Job", config_only: bool) -> "Prepared":
 
     begin()  # while the rest is imported and the model is read
     from edgedistill.pipeline import prepare
-    from edgedistill.pipeline.start import read_start
+    from edgedistill.pipeline.start import read_siblings, read_start
     from edgedistill.plan import this_machine
+    from edgedistill.plan.choose import settle
 
     facts, license_text = teacher_facts(job, config_only)
+    settled = settle(job.recipe, job.target, facts, read_siblings(job.recipe.student, facts))
+    job = replace(job, recipe=settled.recipe, target=settled.target)
     start = read_start(job.recipe.student, facts, config_only)
-    return prepare(job, facts, this_machine(job.out), license_text, start)
+    return prepare(job, facts, this_machine(job.out), license_text, start, settled.choice)
 
 
 def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | None]":

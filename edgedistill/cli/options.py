@@ -223,6 +223,16 @@ STUDENT = option(
         "limits. The recipe's student if not given."
     ),
 )
+SIBLING = option(
+    "--sibling",
+    "siblings",
+    multiple=True,
+    metavar="MODEL",
+    help=(
+        "A smaller model that the planner may choose too and that then learns from MODEL: a folder, hub id, .gguf "
+        "file, pypi:NAME or run. Repeatable; goes with --student auto."
+    ),
+)
 LIMITS = (
     option("--max-size", metavar="SIZE", help="The largest file, such as 80MB; a target's own limit stays if less."),
     option("--max-memory", metavar="SIZE", help="The most memory that it may take, such as 300MB; likewise."),
@@ -237,6 +247,11 @@ def limits_options(function: Function) -> Function:
     def called(max_size: str | None, max_memory: str | None, min_decode: str | None, **others: Any) -> Any:
         def limits(target: "Target") -> "Target":
             size, memory = _quantity(max_size, "--max-size", "size"), _quantity(max_memory, "--max-memory", "size")
+            if size is not None and memory is not None and size >= memory:
+                raise InputError(
+                    f"--max-size is {max_size} and --max-memory {max_memory}: a file lies in memory whole, with its KV "
+                    "cache beside it, so its limit must be the smaller one; leave --max-size out, or lower it"
+                )
             rate = _quantity(min_decode, "--min-decode", "rate", unit="tokens/s")
             return target.limited(_whole(size), rate, _whole(memory))
 
@@ -287,6 +302,7 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
             formats: tuple[str, ...],
             layers: int | None = None,
             students: tuple[str, ...] = (),
+            siblings: tuple[str, ...] = (),
             **others: Any,
         ) -> Any:
             from edgedistill.config.overrides import Overrides
@@ -301,10 +317,11 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
                 formats=formats,
                 layers=layers,
                 students=students,
+                siblings=siblings,
             )
             return function(overrides=overrides, **others)
 
-        wrapped: Function = STUDENT(LAYERS(called)) if layers else called
+        wrapped: Function = STUDENT(SIBLING(LAYERS(called))) if layers else called
         for add in reversed(OVERRIDES):
             wrapped = add(wrapped)
         return wrapped

@@ -33,6 +33,7 @@ class Overrides:
         formats: "gguf", "onnx".
         layers: of the student.
         students: kinds of the student, of which the planner chooses one and its sizes; the recipe's own keeps its own.
+        siblings: models that the planner may choose too.
         tokens_option: what the command calls its option for `tokens`.
     """
 
@@ -45,6 +46,7 @@ class Overrides:
     formats: Sequence[str] = ()
     layers: int | None = None
     students: Sequence[str] = ()
+    siblings: Sequence[str] = ()
     tokens_option: str = "--tokens"
 
     @property
@@ -72,6 +74,11 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
         content["student"] = {"kind": "same"}
     if overrides.students:
         content["student"] = _student_of(content["student"], tuple(overrides.students))
+    if overrides.siblings:
+        if content["student"]["kind"] != "auto":
+            kinds = [kind for kind in overrides.students if kind in CHOOSABLE]
+            content["student"] = {"kind": "auto", "kinds": kinds or list(CHOOSABLE)}
+        content["student"] |= {"siblings": list(overrides.siblings)}
     if overrides.layers is not None:
         if content["student"]["kind"] == "auto":
             content["student"] = {"kind": "depth"}  # the number of layers leaves the planner no choice
@@ -191,6 +198,14 @@ def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
             raise InputError(
                 f"--student names '{kind}'; it must be one of {', '.join(allowed)}.{did_you_mean(kind, allowed)}"
             )
+    cuts = (*CHOOSABLE, "auto")
+    if overrides.siblings and (overrides.students == ("same",) or not set(overrides.students) <= set(cuts)):
+        raise InputError(
+            f"--sibling names a model for the planner to choose, and --student {overrides.students[0]} leaves it no "
+            "choice; leave out one of them, or take --student auto"
+        )
+    if overrides.layers is not None and overrides.siblings:
+        raise InputError("--layers leaves the planner no choice, and --sibling names a model for it; give one of them")
     if overrides.layers is not None and overrides.students and tuple(overrides.students) != ("depth",):
         raise InputError(
             f"--layers cuts the student in depth, and --student is {','.join(overrides.students)}; give one of them, "

@@ -137,6 +137,10 @@ class Target(Model):
             }
         )
 
+    def with_context(self, tokens: int) -> "Target":
+        """The same device with so many tokens of context planned for."""
+        return self.model_copy(update={"limits": self.limits.model_copy(update={"context": tokens})})
+
     def to_dict(self) -> dict[str, Any]:
         """All figures in base units, as JSON types."""
         return self.model_dump(mode="json", by_alias=True)

@@ -20,7 +20,7 @@ from edgedistill.pipeline.steps import compare_steps, compile_steps
 from edgedistill.pipeline.task_trial import check_answers
 from edgedistill.pipeline.template_trial import Conversations, Trial, try_template
 from edgedistill.plan import BuildMachine, Plan, decide, this_machine, weigh
-from edgedistill.plan.choose import settle
+from edgedistill.plan.choose import Choice, settle
 from edgedistill.plan.rival import plan_rival, rival_note
 from edgedistill.plan.start import context_of, start_notes
 
@@ -68,8 +68,9 @@ def prepare(
     machine: BuildMachine,
     license_text: str | None = None,
     start: Start | None = None,
+    choice: Choice | None = None,
 ) -> Prepared:
-    """List and plan the stages of a job.
+    """List and plan the stages of a job, in which nothing is left to the planner's choice: `settle` comes before.
 
     Args:
         job: what is asked for.
@@ -77,6 +78,7 @@ def prepare(
         machine: `this_machine(out)`.
         license_text: the teacher's licence in full, for the bundle.
         start: the model that the student starts from, as `read_start` gives it; None where that is the teacher.
+        choice: what the planner chose from.
     Raises:
         InputError: teacher and recipe don't go together, or a file that the recipe names is wrong. What is merely too
             big is in the plan; `Plan.require_fit` raises it.
@@ -84,8 +86,7 @@ def prepare(
     task = None if job.recipe.task is None else read_task(job.recipe.task)
     if job.recipe.task is not None and task is not None:
         check_answers(facts, job.recipe.task, task)
-    settled, choice = settle(job.recipe, job.target, facts)
-    recipe, shape = decide(settled, facts, job.recovering, start)
+    recipe, shape = decide(job.recipe, facts, job.recovering, start)
     if recipe.vocabulary is not None:
         origin = facts if start is None else start.facts
         check_size(f"recipe {recipe.name}", Path(origin.location), recipe.vocabulary)
@@ -114,7 +115,7 @@ def prepare(
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine, start)
     without = () if job.comparing else rival_note(recipe, rival)
     notes = (
-        *start_notes(settled, recipe, facts, start),
+        *start_notes(job.recipe, recipe, facts, start),
         *trial.notes,
         *_of_system(facts, system),
         *_of_task(recipe, task, trains=job.recovering or not job.comparing),
@@ -214,5 +215,6 @@ def make_plan(
     Args:
         machine: `this_machine(folder)`; None for this machine and the current folder.
     """
-    job = Job(recipe, target, Path(), comparing=not recovering, recovering=recovering)
-    return prepare(job, facts, machine or this_machine(Path())).plan
+    settled = settle(recipe, target, facts)
+    job = Job(settled.recipe, settled.target, Path(), comparing=not recovering, recovering=recovering)
+    return prepare(job, facts, machine or this_machine(Path()), choice=settled.choice).plan

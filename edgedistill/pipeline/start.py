@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgedistill.config.students import AnyStudent
-from edgedistill.config.students.sibling import RunStudent
+from edgedistill.config.students.auto import AutoStudent
+from edgedistill.config.students.sibling import RunStudent, SiblingStudent
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelFacts, Start
 from edgedistill.models.facts import read_facts
@@ -37,6 +38,19 @@ def read_start(student: AnyStudent, teacher: ModelFacts, config_only: bool) -> S
     path = (resolve_config_only if config_only else resolve)(source, revision=revision)
     facts = read_facts(path, source, config_only=config_only)
     return _compared(Start(facts, license_text_beside(Path(facts.location))), teacher)
+
+
+def read_siblings(student: AnyStudent, teacher: ModelFacts) -> tuple[Start, ...]:
+    """The models among which the planner may choose beside the teacher's cuts, in the recipe's order; none for other
+    kinds. Their weights need not be here.
+
+    Raises:
+        InputError: as `read_start`.
+    """
+    if not isinstance(student, AutoStudent):
+        return ()
+    starts = (read_start(SiblingStudent(model=model), teacher, config_only=True) for model in student.siblings)
+    return tuple(start for start in starts if start is not None)
 
 
 def _compared(start: Start, teacher: ModelFacts) -> Start:

@@ -1,6 +1,7 @@
 """The choice of student and mix: of what meets the target's limits the least predicted loss. No torch.
 
-Where losses are equal the smaller file is taken. Where nothing meets the limits, the one that misses them by least is
+Where losses are equal the smaller file is taken. Where memory has no room for the target's context beside anything, the
+longest context is taken at which something fits. Where nothing meets the limits, the one that misses them by least is
 named, and by how much.
 """
 
@@ -12,15 +13,16 @@ from edgedistill.config.recipe import Recipe
 from edgedistill.config.students.auto import AutoStudent
 from edgedistill.config.target import Target
 from edgedistill.errors import DoesNotFitError, InputError
-from edgedistill.facts import ModelFacts
-from edgedistill.plan.enumerate import mixes_for, students
+from edgedistill.facts import ModelFacts, Start
+from edgedistill.plan.enumerate import mixes_for, shorter_contexts, students
 from edgedistill.plan.kept import kept_words
 from edgedistill.plan.loss_rule import ROUNDING_ERROR
 from edgedistill.plan.predict import Candidate, predict
-from edgedistill.show import NATS, show, show_bytes, show_rate
+from edgedistill.show import NATS, show, show_bytes, show_count, show_rate
 
 RULE = "of what meets the target's limits, the least predicted loss"
-SHOWN = 6  # of the others, the best of each student
+WHOLE = 1 << 62  # above any context
+SHOWN = 6  # of the others, the best of each student; siblings, which somebody named, besides
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,30 @@ class Choice:
         }
 
 
-def settle(recipe: Recipe, target: Target, facts: ModelFacts) -> tuple[Recipe, Choice | None]:
-    """The recipe with student and mix chosen, where it leaves them to the planner; and the choice.
+@dataclass(frozen=True)
+class Settled:
+    """A recipe and a target with all decided that they leave to the planner; the choice, where there was one."""
 
+    recipe: Recipe
+    target: Target
+    choice: Choice | None = None
+
+
+def settle(recipe: Recipe, target: Target, facts: ModelFacts, siblings: Sequence[Start] = ()) -> Settled:
+    """Student, mix and context chosen, where the recipe leaves them to the planner.
+
+    Args:
+        recipe, target: what is asked for.
+        facts: the teacher's.
+        siblings: the models that the recipe's kind auto names, in its order.
     Raises:
         DoesNotFitError: nothing meets the limits.
-        InputError: no student can be built in any of the mixes, or a limit can't be foretold.
+        InputError: no student can be built in any of the mixes, a limit can't be foretold, or a sibling can't learn
+            from this teacher.
     """
     if not isinstance(recipe.student, AutoStudent):
-        return recipe, None
-    choice = choose(recipe, target, facts)
+        return Settled(recipe, target)
+    choice = choose(recipe, target, facts, siblings)
     chosen = choice.chosen
     own = {} if chosen.own is None else {chosen.mix.name: chosen.own}
     changes = {
@@ -65,17 +81,18 @@ def settle(recipe: Recipe, target: Target, facts: ModelFacts) -> tuple[Recipe, C
         "mixes": (chosen.mix.name,),
         "define_mixes": recipe.define_mixes | own,
     }
-    return recipe.model_copy(update=changes), choice
+    narrowed = target.with_context(chosen.context) if chosen.shortened else target
+    return Settled(recipe.model_copy(update=changes), narrowed, choice)
 
 
-def choose(recipe: Recipe, target: Target, facts: ModelFacts) -> Choice:
+def choose(recipe: Recipe, target: Target, facts: ModelFacts, siblings: Sequence[Start] = ()) -> Choice:
     """The best of all candidates; raises as `settle`."""
     if target.limits.decode is not None and (target.bandwidth.best is None or target.efficiency.decode is None):
         raise InputError(
             f"target {target.name} wants at least {show_rate(target.limits.decode)} and has no bandwidth or no "
             "efficiency to foretell them with; give it both, or leave out the limit."
         )
-    candidates = _candidates(recipe, target, facts)
+    candidates = _candidates(recipe, target, facts, siblings)
     if not candidates:
         raise InputError(f"recipe {recipe.name}: no student of {facts.name} can be built in any of the mixes.")
     able = [candidate for candidate in candidates if candidate.planned.fits]
@@ -98,26 +115,52 @@ def choice_lines(choice: Choice, facts: ModelFacts) -> list[str]:
         f"  losses are mean KL to the teacher, in nats a token, by rules fitted to records of SmolLM2-135M: in "
         f"rounding they miss these by a factor of {ROUNDING_ERROR:g}; of cuts there is one record, so theirs are rough",
     ]
+    if any(candidate.student.start is not None for candidate in choice.candidates):
+        lines.append(
+            "  a sibling's by a published law of loss against size, at much training of both: rough, too; what it has "
+            "learned beside the teacher isn't known"
+        )
+    if chosen.shortened:
+        lines.append(
+            f"  context: nothing meets the limits with {show_count(chosen.full_context)} tokens of context, for which "
+            f"memory is too small; with {show_count(chosen.context)} this does"
+        )
     if chosen.student.student.as_is:
-        lines.append("  nothing to distil: the teacher itself, recovered on its grid, is predicted to lose least")
-    lines += [f"  not {_name(other, facts)} in {_figures(other)}: {why}" for other, why in choice.runners_up[:SHOWN]]
+        lines.append("  nothing to distil: recover it. The teacher itself, on its grid, is predicted to lose least")
+    shown = [*choice.runners_up[:SHOWN], *(pair for pair in choice.runners_up[SHOWN:] if pair[0].student.start)]
+    lines += [f"  not {_name(other, facts)} in {_figures(other)}: {why}" for other, why in shown]
     return lines
 
 
-def _candidates(recipe: Recipe, target: Target, facts: ModelFacts) -> list[Candidate]:
-    """Every student in every mix that can be made."""
+def _candidates(recipe: Recipe, target: Target, facts: ModelFacts, siblings: Sequence[Start]) -> list[Candidate]:
+    """Every student in every mix that can be made; also with less context, where that is what memory lacks."""
     candidates = []
-    for student in students(recipe, facts):
-        for mix in mixes_for(recipe, student.shape, target, facts.tokenizer.tokens):
+    for student in students(recipe, facts, siblings):
+        tokenizer = (student.start.facts if student.start else facts).tokenizer
+        for mix in mixes_for(recipe, student.shape, target, tokenizer.tokens):
             try:
-                candidates.append(predict(recipe, target, facts, student, mix))
+                whole = predict(recipe, target, facts, student, mix)
             except InputError:
                 continue  # its rows don't divide into the blocks, or no grid is so small
+            candidates.append(whole)
+            for context in shorter_contexts(whole.context) if _lacks_memory(whole, target) else ():
+                shorter = predict(recipe, target, facts, student, mix, context)
+                if shorter.planned.fits:
+                    candidates.append(shorter)
+                    break
     return candidates
 
 
-def _order(candidate: Candidate) -> tuple[float, int]:
-    return candidate.loss, candidate.planned.file_bytes
+def _lacks_memory(candidate: Candidate, target: Target) -> bool:
+    """Whether a file is small enough, and needs too much memory that is less with less context."""
+    planned, limit = candidate.planned, target.limits.file
+    least = planned.ram_bytes - planned.kv_bytes
+    return (limit is None or planned.file_bytes <= limit) and least <= target.memory.usable < planned.ram_bytes
+
+
+def _order(candidate: Candidate) -> tuple[int, float, int]:
+    """Less context than is wanted comes after all that has it, and the longest of these first."""
+    return -candidate.context if candidate.shortened else -WHOLE, candidate.loss, candidate.planned.file_bytes
 
 
 def _runners_up(
@@ -125,15 +168,20 @@ def _runners_up(
 ) -> tuple[tuple[Candidate, str], ...]:
     """Of each other student, and of the chosen one's other mixes, the best; with why it lost."""
     best: dict[int, tuple[Candidate, str]] = {}
-    for candidate in sorted(candidates, key=lambda each: (not each.planned.fits, *_order(each))):
+    misses = [candidate for candidate in candidates if not candidate.planned.fits]
+    able = [candidate for candidate in candidates if candidate.planned.fits]
+    nearest_first = sorted(misses, key=lambda each: (_miss(each, target), each.loss))
+    for candidate in [*sorted(able, key=_order), *nearest_first]:
         if candidate is chosen:
             continue
-        if candidate.planned.fits:
+        if candidate.planned.fits and candidate.shortened and candidate.context < chosen.context:
+            why = f"it has room for {show_count(candidate.context)} tokens of context, not {show_count(chosen.context)}"
+        elif candidate.planned.fits:
             why = f"predicted loss {show(candidate.loss, NATS)} against {show(chosen.loss, NATS)}"
         else:
             why = candidate.planned.why
         best.setdefault(id(candidate.student), (candidate, why))
-    return tuple(sorted(best.values(), key=lambda each: _order(each[0])))
+    return tuple(sorted(best.values(), key=lambda each: (each[0].loss, each[0].planned.file_bytes)))
 
 
 def _miss(candidate: Candidate, target: Target) -> float:
@@ -152,6 +200,8 @@ def _miss(candidate: Candidate, target: Target) -> float:
 def _name(candidate: Candidate, facts: ModelFacts) -> str:
     if candidate.student.student.as_is:
         return f"{facts.name} as it is"
+    if candidate.student.start is not None:
+        return f"the sibling {candidate.student.start.facts.name}"
     return f"{candidate.student.student.kind} ({kept_words(candidate.student.shape, facts.shape)})"
 
 
@@ -160,5 +210,7 @@ def _figures(candidate: Candidate) -> str:
     facts = [show_bytes(candidate.planned.file_bytes)]
     if candidate.planned.predicted_decode_tokens_per_s is not None:
         facts.append(f"at most {show_rate(candidate.planned.predicted_decode_tokens_per_s)}")
+    if candidate.shortened:
+        facts.append(f"{show_count(candidate.context)} tokens of context")
     facts.append(f"predicted loss {show(candidate.loss, NATS)}")
     return f"{candidate.mix.name} ({', '.join(facts)})"

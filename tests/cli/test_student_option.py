@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgedistill.cli.main import cli
+from tests.pairs import make_sibling
 from tests.tiny import make_tiny_llama
 
 
@@ -42,6 +43,27 @@ def test_limits_hold_for_a_student_that_nobody_chose(teacher: Path):
     assert "at most 100 kB are allowed" in refused.output
 
 
+def test_where_the_teacher_fits_well_in_fewer_bits_it_is_recovered(teacher: Path, tmp_path: Path):
+    text = " ".join(plan(teacher, "--student", "auto", "--max-size", "1.2MB").stdout.split())
+    assert "nothing to distil: recover it" in text
+    words = ["compile", str(teacher), "-t", "laptop-cpu", "-r", "tiny", "-o", str(tmp_path / "run"), "--dry-run"]
+    stages = CliRunner().invoke(cli, [*words, "--student", "auto", "--max-size", "1.2MB"]).stdout
+    assert "recover-auto_limit" in stages
+    assert "distill" not in stages
+    cut = CliRunner().invoke(cli, [*words, "--student", "depth", "--max-size", "1.2MB"]).stdout
+    assert "distill" in cut
+
+
+def test_a_sibling_is_chosen_on_the_command_line(teacher: Path, tmp_path: Path):
+    sibling = make_sibling(tmp_path / "sibling")
+    words = ("--sibling", str(sibling), "--student", "depth", "--mix", "q8_0,q4_0", "--max-size", "150kB", "--json")
+    found = json.loads(plan(teacher, *words).stdout)
+    assert found["choice"]["chosen"]["kind"] == "sibling"
+    assert found["choice"]["chosen"]["start"] == found["student"]["start"]["source"] == str(sibling)
+    assert {candidate["kind"] for candidate in found["choice"]["candidates"]} == {"depth", "sibling"}
+    assert found["choice"]["runners_up"][0]["lost"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -51,6 +73,14 @@ def test_limits_hold_for_a_student_that_nobody_chose(teacher: Path):
         (("--student", "deep"), 2, "--student names 'deep'; it must be one of same, depth, width, depth+width, auto."),
         (("--student", "same,auto"), 2, "--student names 'auto'; it must be one of same, depth, width, depth+width."),
         (("--student", "width", "--layers", "2"), 2, "--layers cuts the student in depth, and --student is width"),
+        (
+            ("--student", "auto", "--max-size", "2MB", "--max-memory", "1MB"),
+            2,
+            "--max-size is 2MB and --max-memory 1MB",
+        ),
+        (("--student", "same", "--sibling", "other"), 2, "--student same leaves it no choice"),
+        (("--layers", "2", "--sibling", "other"), 2, "--layers leaves the planner no choice, and --sibling names"),
+        (("--sibling", "nowhere/at-all.gguf"), 2, "nowhere/at-all.gguf"),
         (("--max-size", "80"), 2, "--max-size is '80'; it must be a number with a unit"),
         (("--min-decode", "fast"), 2, "it must be a number with a unit"),
         (("--min-decode", "-5"), 2, "--min-decode is '-5'; it must be a number with a unit"),

@@ -15,7 +15,7 @@ from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.facts import read_facts
 from edgedistill.models.load import load_model, save_model
 from edgedistill.pipeline.prepare import make_plan
-from edgedistill.plan.choose import choose, settle
+from edgedistill.plan.choose import Settled, choose, settle
 from edgedistill.plan.enumerate import TO_LIMIT
 from edgedistill.plan.loss_rule import CUTS, ROUNDING
 from tests.plan.test_plan import MACHINE, facts_of
@@ -81,9 +81,10 @@ def test_it_takes_what_a_search_of_every_candidate_takes(size: float | None, dec
 
 
 def test_a_mix_is_fitted_to_the_limit_and_the_plan_takes_it():
-    recipe, choice = settle(auto(), limited(80e6), facts_of())
+    settled = settle(auto(), limited(80e6), facts_of())
+    choice = settled.choice
     assert choice is not None
-    assert recipe.mixes == (TO_LIMIT,)
+    assert settled.recipe.mixes == (TO_LIMIT,)
     plan = make_plan(auto(), limited(80e6), facts_of(), MACHINE)
     assert plan.mixes[TO_LIMIT].fits
     assert 0.99 * 80e6 < plan.mixes[TO_LIMIT].file_bytes <= 80e6
@@ -108,10 +109,10 @@ def test_a_teacher_that_no_grid_makes_small_enough_is_cut():
 
 
 def test_the_recipe_that_was_settled_builds_what_was_chosen():
-    recipe, _ = settle(auto(kinds=["depth"]), limited(80e6), facts_of())
+    recipe = settle(auto(kinds=["depth"]), limited(80e6), facts_of()).recipe
     assert isinstance(recipe.student, DepthStudent)
     assert recipe.student.layers == 27
-    assert settle(load_recipe("demo"), LAPTOP, facts_of()) == (load_recipe("demo"), None)
+    assert settle(load_recipe("demo"), LAPTOP, facts_of()) == Settled(load_recipe("demo"), LAPTOP)
 
 
 def test_where_nothing_meets_the_limits_the_nearest_miss_is_named():

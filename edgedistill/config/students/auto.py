@@ -2,10 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from edgedistill.config.fields import MixName, no_duplicates
+from edgedistill.config.fields import MixName, Text, no_duplicates
 from edgedistill.config.students.kind import StudentKind
+from edgedistill.config.students.start import located
 from edgedistill.config.yaml_file import as_tuple
 from edgedistill.facts import ModelShape
 
@@ -27,8 +28,20 @@ class AutoStudent(StudentKind):
             "Which mixes; null: every built-in one, those fitted to their bytes, and one fitted to the target's limits."
         ),
     )
+    siblings: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
+        default=(),
+        description=(
+            "Other, smaller models that it may choose too, as of the kind sibling: folders, hub ids, .gguf files, "
+            "pypi:NAME or folders of runs."
+        ),
+    )
 
-    _unique = field_validator("kinds", "mixes")(lambda entries: entries and no_duplicates(entries))
+    _unique = field_validator("kinds", "mixes", "siblings")(lambda entries: entries and no_duplicates(entries))
+
+    @field_validator("siblings")
+    @classmethod
+    def _locate(cls, siblings: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(located(model, info) for model in siblings)
 
     def decided(self, teacher: ModelShape, block: int) -> NoReturn:
         """Nothing is decided yet."""
