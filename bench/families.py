@@ -1,12 +1,13 @@
 """Hold every family's files against transformers: tiny random models with all that their family can have
 (tests/tiny.py).
 
-Run    python bench/families.py [gguf] [onnx] [whole] [students]
+Run    python bench/families.py [gguf] [onnx] [whole] [students] [vocabulary]
 Writes bench/results/families.json: for each family, format and mix the largest difference of a logit from transformers'
 own model
        of the same weights, how many of the weights in the file differ from the checkpoint, and how many token ids were
        compared. Rows with a `student` are of what a recipe's student of that kind makes of the family's model: fewer
-       layers, narrower ones, both, a new one. Without a format or a group all are measured; other rows stay.
+       layers, narrower ones, both, a new one; or of the model with fewer tokens. Without a format or a group all are
+       measured; other rows stay.
 
 The text is longer than the models' sliding windows, and longer than what yarn's scaling starts from. For GGUF the
 difference is that of llama.cpp with keys and values in float32; `max_abs_logit_difference_default` is with its default,
@@ -48,20 +49,28 @@ from edgedistill.facts import ModelShape, allowed_layers  # noqa: E402
 from edgedistill.families import FAMILIES  # noqa: E402
 from edgedistill.formats import F32  # noqa: E402
 from edgedistill.models.hf_folder import read_shape  # noqa: E402
-from edgedistill.models.load import load_model  # noqa: E402
+from edgedistill.models.load import load_model, save_model  # noqa: E402
 from edgedistill.models.students.build import build_student  # noqa: E402
 from edgedistill.models.students.origin import Origin  # noqa: E402
+from edgedistill.models.students.vocabulary import trim_student  # noqa: E402
+from edgedistill.models.tokenizer import load_tokenizer  # noqa: E402
 from edgedistill.progress import QuietProgress  # noqa: E402
 from edgedistill.quant.checkpoint import GridCheckpoint  # noqa: E402
 from edgedistill.quant.fit import fit_ggml  # noqa: E402
-from tests.tiny import make_tiny  # noqa: E402
+from tests.tiny import CORPUS, make_tiny  # noqa: E402
 
 OUT = Path(__file__).parent / "results" / "families.json"
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 400, 120)]
 MIXES = ("f32", "q8_0", "q4_0")  # f32: no mix, but all weights as they are
 STUDENT_MIXES = ("f32", "q4_0")
 # What rows are of: the families' models as they are, and the kinds of students that are made from them.
-GROUPS: dict[str, list[str | None]] = {"whole": [None], "students": ["depth", "width", "depth+width", "config"]}
+VOCABULARY = "vocabulary"  # the kind whose layers stay and whose tokens go
+GROUPS: dict[str, list[str | None]] = {
+    "whole": [None],
+    "students": ["depth", "width", "depth+width", "config"],
+    VOCABULARY: [VOCABULARY],
+}
+VOCABULARY_SIZE = 416  # above every id of TOKENS; the tokenizer has 512
 ANY_STUDENT: TypeAdapter[AnyStudent] = TypeAdapter(Student)
 # llama.cpp in a process of its own, with nothing of ours imported: logits with a float32 cache, then with its default
 # one.
@@ -155,7 +164,7 @@ def main() -> None:
             teacher = make_tiny(family, Path(folder) / "model")
             for student in [kind for group in groups for kind in GROUPS[group]]:
                 rows += _rows(family, teacher, student, formats)
-    order, students = list(FAMILIES), [None, *GROUPS["students"]]
+    order, students = list(FAMILIES), [kind for kinds in GROUPS.values() for kind in kinds]
     rows.sort(
         key=lambda row: (
             order.index(row["family"]),
@@ -170,7 +179,7 @@ def main() -> None:
 
 
 def _group(student: str | None) -> str:
-    return "whole" if student is None else "students"
+    return next(group for group, kinds in GROUPS.items() if student in kinds)
 
 
 def _rows(family: str, teacher: Path, student: str | None, formats: list[str]) -> list[dict[str, Any]]:
@@ -195,6 +204,11 @@ def _rows(family: str, teacher: Path, student: str | None, formats: list[str]) -
 
 def _student(teacher: Path, kind: str, folder: Path) -> Path:
     """The student of a kind, made from the family's model."""
+    if kind == VOCABULARY:
+        tokenizer = load_tokenizer(teacher)
+        save_model(load_model(teacher), teacher, folder)
+        trim_student(folder, [torch.tensor(tokenizer(text)["input_ids"]) for text in CORPUS[:3]], VOCABULARY_SIZE)
+        return folder
     shape = read_shape(teacher)
     family = FAMILIES[shape.family]
     fewer = max(count for count in allowed_layers(shape) if count < shape.layers)
@@ -214,7 +228,7 @@ def _student(teacher: Path, kind: str, folder: Path) -> Path:
 
 
 def _sizes(shape: ModelShape) -> dict[str, int]:
-    return {key: getattr(shape, key) for key in ("layers", "width", "heads", "kv_heads", "ffn")}
+    return {key: getattr(shape, key) for key in ("layers", "width", "heads", "kv_heads", "ffn", "vocab")}
 
 
 def _cases(folder: Path, names: Sequence[str]) -> dict[str, Case]:

@@ -421,7 +421,7 @@ def test_the_table_of_students_is_the_records():
 
     rows = [row for row in json.loads(read("bench/results/families.json"))["rows"] if "student" in row]
     page = read("docs/models.md")
-    kinds = ("depth", "width", "depth+width", "config")
+    kinds = ("depth", "width", "depth+width", "config", "vocabulary")
     assert {(row["family"], row["student"]) for row in rows} == {
         (family, kind) for family in FAMILIES for kind in kinds
     }

@@ -119,7 +119,7 @@ def model_card(
         *own_task_table(report, rows),
         *figure_table(report, rows),
         *task_table(rows),
-        *_programs(folder, chosen, chat),
+        *_programs(folder, chosen, chat, report.task is not None),
         *_limits(report),
         "## Licence",
         "",
@@ -146,6 +146,8 @@ def _summary(report: Report) -> str:
         f"{teacher.layers or DASH} layers, "
         f"this student {show_count(student.parameters)} in {student.layers or DASH}."
     )
+    if report.specialised:
+        sizes += " Before it taught, the teacher was trained on labelled answers; its figures are of what that left."
     if student.start is not None:
         return f"{_named(student.start)}, taught by {source} and {goal}{sizes}"
     return f"A student of {source}, distilled and {goal}{sizes}"
@@ -196,8 +198,10 @@ def _named(start: StartFacts) -> str:
     return name if start.source == start.name else f"{name} ({text(start.source)})"
 
 
-def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str]:
-    """How to run it: the examples that lie in the folder, then the GGUF and the ONNX folder to use from Python."""
+def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults, task: bool) -> list[str]:
+    """How to run it: the examples that lie in the folder, then the GGUF and the ONNX folder to use from Python; `task`:
+    whether the files were asked the rows of a task.
+    """
     lines: list[str] = []
     examples = folder / "examples"
     programs = [file.relative_to(folder).as_posix() for file in files_of(examples)] if examples.is_dir() else []
@@ -211,6 +215,8 @@ def _programs(folder: Path, chosen: Recommended, chat: ChatDefaults) -> list[str
             "",
         ]
     lines += ["## How to ask it", "", *_asking(chat, onnx=chosen.onnx is not None), ""]
+    if task:
+        lines += ["The task's figures are of the likeliest token each time: for the task set the temperature to 0.", ""]
     before = {"imports": "", "system": ""}
     if chat.system is not None:
         before = {"imports": "import json\n\n", "system": SYSTEM}

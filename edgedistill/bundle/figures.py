@@ -53,8 +53,8 @@ def own_task_table(report: Report, rows: list[Row]) -> list[str]:
     lines = [
         f"## The task: {text(facts.name)}",
         "",
-        f"{facts.items} test rows that no training saw, the likeliest answer each. 95 % intervals in brackets; "
-        "differences in percentage points on the same rows, with intervals that hold for all files at once.",
+        f"{facts.items} test rows that no training saw, answered with the likeliest token each time. 95 % intervals in "
+        "brackets; differences in percentage points on the same rows, with intervals that hold for all files at once.",
         "",
         f"| artifact | size | {' | '.join(heads)} |",
         f"|---|---:|{'---:|' * len(heads)}",

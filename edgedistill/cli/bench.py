@@ -141,16 +141,34 @@ def _bench_draft(
 def _draft_lines(figures: "DraftFigures") -> str:
     from edgedistill.show import one_line, show
 
-    sizes = f"{show(figures.target_bytes, 'bytes')}, {show(figures.draft_bytes, 'bytes')}"
-    lines = [f"{one_line(figures.target)} with {one_line(figures.draft)} ({sizes}), {figures.threads} threads"]
+    threads = f"{figures.threads} thread{'s' if figures.threads != 1 else ''}"
+    lines = [
+        f"target {one_line(figures.target)} ({show(figures.target_bytes, 'bytes')}), "
+        f"draft model {one_line(figures.draft)} ({show(figures.draft_bytes, 'bytes')}), {threads}"
+    ]
     kept = "nothing was drafted" if figures.acceptance is None else f"{100 * figures.acceptance:.0f} % accepted"
     lines.append(
         f"  drafted  {figures.drafted} tokens, {kept}; {figures.tokens_per_pass:.2f} tokens a pass of the target"
     )
     rates = f"{figures.with_tokens_per_s:.1f} tokens/s with it, {figures.without_tokens_per_s:.1f} without"
-    lines.append(f"  decode   {rates}: {figures.speedup:.2f} times ({figures.low:.2f} to {figures.high:.2f})")
-    lines.append(f"  answers  {figures.same_answers} of {figures.prompts} are the same both ways")
+    interval = f"95 % interval {figures.low:.2f} to {figures.high:.2f}"
+    lines.append(f"  decode   {rates}: {figures.speedup:.2f} times as fast ({interval}); {_worth(figures)}")
+    lines.append(f"  answers  {figures.same_answers} of {figures.prompts} are the same both ways{_unlike(figures)}")
     return "\n".join(lines)
+
+
+def _worth(figures: "DraftFigures") -> str:
+    """Whether drafting pays on this machine, by the interval."""
+    if figures.low > 1:
+        return "drafting pays here"
+    return "drafting doesn't pay here" if figures.high < 1 else "whether drafting pays here isn't certain"
+
+
+def _unlike(figures: "DraftFigures") -> str:
+    """Why answers that should be the same needn't be, where they aren't."""
+    if figures.same_answers == figures.prompts:
+        return ""
+    return "; a pass over several tokens rounds otherwise than one over each, which decides between tokens nearly alike"
 
 
 def _lines(result: "FileFigures") -> str:

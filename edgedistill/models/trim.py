@@ -27,7 +27,7 @@ from edgedistill.models.tokens import (
 )
 from edgedistill.models.vocabulary import read_vocabulary
 
-LEAST_SIZE = 256  # that a recipe may ask for
+LEAST_SIZE, BLOCK = 256, 32  # what a recipe may ask for: the least, and what it is a multiple of
 
 
 @dataclass
@@ -71,8 +71,10 @@ def check_size(where: str, model: Path, size: int) -> None:
     least, most = least_size(vocabulary), sum(kind != UNUSED for kind in vocabulary.types)
     if least <= size < most:
         return
-    lowest = max(least, LEAST_SIZE)
-    advice = f"Choose from {lowest} to {most - 1}, a multiple of 32." if lowest < most else "Leave vocabulary out."
+    lowest, highest = -(-max(least, LEAST_SIZE) // BLOCK) * BLOCK, (most - 1) // BLOCK * BLOCK
+    advice = f"Choose a multiple of {BLOCK} from {lowest} to {highest}."
+    if lowest > highest:
+        advice = "That is too few to take some away; leave vocabulary out."
     raise InputError(
         f"{where}: vocabulary is {size}; the tokenizer of {model} has {most} tokens, {least} of which always stay. "
         f"{advice}"

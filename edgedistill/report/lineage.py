@@ -25,7 +25,10 @@ def lineage(report: Report) -> str | None:
     row, judge = chosen_row(report), report.first_judge
     if row is None:
         return None
-    source = _end(report.teacher, teacher_row(report), judge, report.teacher.name or "the teacher")
+    name = report.teacher.name or "the teacher"
+    if report.specialised:
+        name = f"{name} trained on labelled answers"
+    source = _end(report.teacher, teacher_row(report), judge, name)
     words = f"{source} → {_end(report.student, row, judge, row.label)}"
     distance = row.on(judge).teacher if not report.student.as_is else row.on(judge).student
     if distance.kl_mean is None or row.task is not None:

@@ -171,6 +171,11 @@ class Report(JsonData):
     verdict: Verdict = NO_VERDICT
 
     @property
+    def specialised(self) -> bool:
+        """Whether the teacher was trained on labelled answers before it taught: its rows are of what that left."""
+        return any((curve.stage or "").startswith("specialise") for curve in self.curves)
+
+    @property
     def float_name(self) -> str:
         """What the float model that all is compared with is called."""
         return "float model" if self.student.as_is else "float student"

@@ -73,7 +73,7 @@ def test_the_plan_says_it_and_refuses_what_cannot_be(talking_llama: Path, tmp_pa
     path.write_text(yaml.safe_dump(settings | {"vocabulary": SIZE}))
     words = ["plan", talking_llama, "--target", "laptop-cpu", "-r", path]
     assert f"vocabulary {SIZE} of " in edgedistill(*words).stdout
-    for size, why in ((256, "of which always stay. Choose from"), (100_000, "of which always stay. Choose from")):
+    for size, why in ((256, "of which always stay. Choose a multiple of 32 from"), (100_000, " from 288 to 480.")):
         path.write_text(yaml.safe_dump(settings | {"vocabulary": size}))
         done = edgedistill(*words)
         assert done.returncode == 2

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from edgedistill.cli.bench import _draft_lines
 from edgedistill.cli.main import cli
 from edgedistill.errors import InputError
 from edgedistill.measure.draft import own_prompts
+from edgedistill.results.draft import DraftFigures
 from edgedistill.runtimes.draft import DraftPair
 from edgedistill.runtimes.llama import LlamaCpp
 from edgedistill.runtimes.speculative import Drafting
@@ -89,8 +91,27 @@ def test_bench_says_what_a_draft_model_is_worth(target: Path, stranger: Path):
     assert figures["low"] <= figures["speedup"] <= figures["high"]
     shown = CliRunner().invoke(cli, words)
     assert "tokens/s with it" in shown.stdout
+    assert ", 1 thread\n" in shown.stdout
     refused = CliRunner().invoke(cli, ["bench", str(target), "--prompts", "x.txt"])
     assert "--prompts is what --draft is tried on; give --draft too" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "same", "said"),
+    [
+        (1.1, 1.4, 16, "1.20 times as fast (95 % interval 1.10 to 1.40); drafting pays here"),
+        (0.6, 0.9, 16, "(95 % interval 0.60 to 0.90); drafting doesn't pay here"),
+        (0.9, 1.3, 12, "whether drafting pays here isn't certain"),
+    ],
+)
+def test_the_words_say_whether_it_pays(low: float, high: float, same: int, said: str):
+    figures = DraftFigures(
+        "s", "big.gguf", "small.gguf", 9, 4, "v", 2, 16, 8, 0.75, 99, 50, 20, 1.4, 12.0, 10.0, 1.2, low, high, same
+    )
+    words = _draft_lines(figures)
+    assert said in words
+    assert "target big.gguf (9 B), draft model small.gguf (4 B), 2 threads" in words
+    assert ("rounds otherwise" in words) is (same < 16)
 
 
 def test_a_prompts_file_is_asked(target: Path, stranger: Path, tmp_path: Path):

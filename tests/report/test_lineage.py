@@ -1,8 +1,11 @@
 """What stands first: teacher and file side by side, and a warning where the file is a poor stand-in for its teacher."""
 
+from pathlib import Path
 from typing import Any
 
+from edgedistill.bundle.card import model_card
 from edgedistill.report.terminal import render_terminal
+from edgedistill.runtimes.chat_defaults import ChatDefaults
 from tests.report.sample import built, page_of, parts, report_of
 
 
@@ -29,6 +32,18 @@ def test_the_teacher_stands_before_the_file_with_both_perplexities():
     assert words.startswith("SmolLM2-135M-Instruct (134 515 008 weights, 98.9 MB, 72.0 tokens/s, perplexity 3.100) → ")
     assert "; KL to the teacher" in words
     assert 'class="lineage"' in page_of(built(**parts()))
+
+
+def test_a_teacher_that_learned_labelled_answers_first_is_said_to_have():
+    """Its figures aren't those of the model that was given."""
+    found = parts()
+    found["curves"].insert(0, {**found["curves"][0], "stage": "specialise"})
+    report = report_of(**found)
+    assert report.verdict.lineage is not None
+    assert report.verdict.lineage.startswith("SmolLM2-135M-Instruct trained on labelled answers (134")
+    card = model_card(report, "m", Path(), {}, {}, ChatDefaults())
+    assert "the teacher was trained on labelled answers; its figures are of what that left." in card
+    assert "labelled answers" not in model_card(report_of(**parts()), "m", Path(), {}, {}, ChatDefaults())
 
 
 def test_a_wrecked_student_gets_a_warning_and_no_tick():

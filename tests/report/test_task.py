@@ -264,4 +264,5 @@ def test_the_card_has_a_table_of_it(report: Report, tmp_path: Path):
     line = next(line for line in card.splitlines() if line.startswith("| q4\\_0 rounded |") or "q4_0 rounded |" in line)
     assert "61 % (51 % to 70 %)" in line
     assert "-29.0 (" in line
+    assert "for the task set the temperature to 0." in card
     assert "## The task" not in model_card(sample.report_of(**sample.parts()), "m", tmp_path, {}, {}, ChatDefaults())
