@@ -184,7 +184,7 @@ def check_depth(where: str, teacher: str, shape: ModelShape, layers: int) -> Non
     """
     if not 2 <= layers <= shape.layers:
         raise InputError(
-            f"{where}: the student would have {layers} layers; the teacher {teacher} has {shape.layers}, "
+            f"{where}: the student would have {layers} layers; {teacher}, which is cut, has {shape.layers}, "
             f"so student.layers must be from 2 to {shape.layers}."
         )
     allowed = allowed_layers(shape)

@@ -207,7 +207,8 @@ def _label_notes(learn: Sequence[Labelled], test: Sequence[Labelled]) -> tuple[s
     if not missing:
         return ()
     count = sum(row.answer in missing for row in test)
-    return (f"{count} test rows have a label that no row to learn from has, such as '{min(missing)[:40]}'",)
+    rows = "1 test row has" if count == 1 else f"{count} test rows have"
+    return (f"{rows} a label that no row to learn from has, such as '{min(missing)[:40]}'",)
 
 
 def _refuse_shared(task: Task, learn: Sequence[Labelled], test: Sequence[Labelled]) -> None:

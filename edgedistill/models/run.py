@@ -1,7 +1,8 @@
 """A run folder of ours as a model: the float student that it made, before any rounding. No torch."""
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedistill.errors import InputError, RunError
@@ -12,9 +13,11 @@ from edgedistill.store.run import RUN, RunFolder
 FLOAT_FILE = "float-gguf"  # the stage that writes the float student as a file, whichever stage trained it last
 AS_GIVEN = "student"  # the stage of a student that no phase has trained
 STUDENTS = (AS_GIVEN, "distill")  # what the stages that make one are called, before a phase's number
+FEWER_TOKENS = "vocabulary"  # the stage that takes tokens away from the last of them
 # The stages of the text that the phases train on, the last one that a run has; and what it says of it.
 TAUGHT, TEACHING = ("student-text", "teach"), "teach.json"
 REPORT = "report.json"
+_TOKENS = re.compile(r",? \d+ tokens$")  # of the name of a student that is to lose some
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,21 @@ class RunStudent:
     lineage: tuple[str, ...] = ()
 
 
-def student_of(path: Path) -> RunStudent | None:
+def student_of(path: Path, all_tokens: bool = False) -> RunStudent | None:
     """The float student of a run folder; None where `path` is no run folder.
 
+    Args:
+        path: a folder.
+        all_tokens: the student as its last phase left it, where the run took tokens away after that; else as it ships.
     Raises:
         InputError: the run isn't that far, or its student is damaged.
     """
     if not (path / RUN).is_file():
         return None
     run = RunFolder.find(path)
-    stage = _last_student(run)
+    stage = _last_student(run, FLOAT_FILE)
+    if stage == FEWER_TOKENS and all_tokens:
+        stage = _last_student(run, FEWER_TOKENS)
     if stage is None:
         raise InputError(
             f"{path}: the run isn't that far: it has no float student yet (stage {FLOAT_FILE}). "
@@ -56,6 +64,8 @@ def student_of(path: Path) -> RunStudent | None:
             f"{path}: the run's float student isn't whole ({trouble}). Run its command again, which makes it anew."
         )
     identity = read_identity(folder)
+    if FEWER_TOKENS in run.current and stage != FEWER_TOKENS:
+        identity = replace(identity, name=_TOKENS.sub("", identity.name))
     text = folder / LICENSE
     license_text = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else None
     system = identity.system if stage == AS_GIVEN else _taught_system(run)
@@ -83,14 +93,15 @@ def _taught_system(run: RunFolder) -> str | None:
     return system if isinstance(system, str) else None
 
 
-def _last_student(run: RunFolder) -> str | None:
-    """The stage that the float student's file was written from: after the last phase, if there are any."""
-    mark = run.stages / run.current.get(FLOAT_FILE, FLOAT_FILE) / MARK
+def _last_student(run: RunFolder, reader: str) -> str | None:
+    """The stage of the student that another stage reads: after the last phase, if there are any."""
+    mark = run.stages / run.current.get(reader, reader) / MARK
     if not mark.is_file():
         return None
     try:
         inputs = json.loads(mark.read_text(encoding="utf-8"))["inputs"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    students = (name for name in inputs if name.partition("-")[0] in STUDENTS and name in run.current)
+    makers = (name for name in inputs if name == FEWER_TOKENS or name.partition("-")[0] in STUDENTS)
+    students = (name for name in makers if name in run.current)
     return next((name for name in students if (run.stages / run.current[name] / MARK).is_file()), None)

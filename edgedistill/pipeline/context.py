@@ -141,7 +141,7 @@ class Context:
     def student_name(self) -> str:
         """What the run's files are called after."""
         name = self.recipe.student.name(self.origin.name, self.origin.shape)
-        return name if self.recipe.vocabulary is None else f"{name} {self.recipe.vocabulary} tokens"
+        return name if self.recipe.vocabulary is None else f"{name}, {self.recipe.vocabulary} tokens"
 
     @property
     def trimmed(self) -> bool:

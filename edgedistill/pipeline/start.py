@@ -28,7 +28,7 @@ def read_start(student: AnyStudent, teacher: ModelFacts, config_only: bool) -> S
     if student.start is None:
         return None
     source, revision = student.start
-    run = student_of(Path(source).expanduser())
+    run = student_of(Path(source).expanduser(), all_tokens=True)
     if run is None and isinstance(student, RunStudent):
         raise InputError(f"student.path is '{source}', which is no run folder; name another model with kind: sibling")
     if run is not None:

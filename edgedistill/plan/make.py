@@ -17,6 +17,7 @@ from edgedistill.mixes import MIXES, Mix, assign_formats, storable
 from edgedistill.plan.adapter import check_adapters
 from edgedistill.plan.blocks import check_blocks
 from edgedistill.plan.device import kv_tokens, plan_mix, rejected
+from edgedistill.plan.general import check_general
 from edgedistill.plan.start import context_of, learnable
 from edgedistill.plan.types import BuildMachine, BuildPlan, Plan
 
@@ -46,6 +47,7 @@ def decide(
     check_blocks(recipe, shape, facts.shape)
     new_tables = shape.width != origin.shape.width or recipe.student.kind == "config"
     check_adapters(recipe, shape, facts.shape, new_tables)
+    check_general(recipe)
     return recipe.model_copy(update={"student": student}), shape
 
 

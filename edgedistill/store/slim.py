@@ -16,7 +16,8 @@ from edgedistill.store.run import RunFolder
 
 # Stages that stay, by the beginning of their names.
 KEPT = ("recover-", "gguf-", "onnx-", "measure", "speeds", "layers-", "report")
-STUDENTS = ("student", "distill")  # the float student, which another comparison or recovery can begin with
+# The float student, which another comparison or recovery can begin with; of one that lost tokens this stage too.
+STUDENTS, FEWER_TOKENS = ("student", "distill"), "vocabulary"
 REPORT, BUNDLE = "report", "bundle"
 
 
@@ -47,7 +48,7 @@ def slim(run: RunFolder, student: bool = False, dry_run: bool = False) -> list[S
     gone = []
     for name, folder in sorted(run.current.items()):
         place = run.stages / folder
-        if name.startswith(kept) or not (place / MARK).is_file():
+        if name.startswith(kept) or (name == FEWER_TOKENS and not student) or not (place / MARK).is_file():
             continue
         files = [path for path in files_of(place) if path != place / MARK]
         if not files:

@@ -29,7 +29,6 @@ QUICK = {
     },
 }
 TRAINING = {"tokens": 384, "seq_len": 64, "batch_tokens": 128, "learning_rate": 1.0e-3, "compute": "float32"}
-ROUNDS = {"every": 2, "tokens": 100}
 
 
 def compiled(teacher: Path, folder: Path, recover: dict[str, Any] | None = None, **changes: Any) -> Path:
@@ -79,9 +78,10 @@ def test_a_sibling_in_a_gguf_file_learns_from_what_it_writes(talking_llama: Path
     exported = edgedistill("export", little, "--mix", "q8_0", "--format", "gguf", "-o", tmp_path / "little-gguf")
     assert exported.returncode == 0, exported.stderr
     (file,) = (tmp_path / "little-gguf").glob("*.gguf")
-    phases = [TRAINING | {"loss": [{"kl": "reverse"}], "on_policy": ROUNDS}]
+    phases = [TRAINING | {"loss": [{"kl": "reverse"}], "on_policy": {"every": 2, "tokens": 100}}]
     student = {"kind": "sibling", "model": str(file)}
-    run = compiled(talking_llama, tmp_path / "a", student=student, phases=phases, recover={"on_policy": ROUNDS})
+    recover = {"on_policy": {"every": 3, "tokens": 100}}
+    run = compiled(talking_llama, tmp_path / "a", student=student, phases=phases, recover=recover)
     assert read_shape(stage(run, "distill")).layers == 2
 
 

@@ -234,7 +234,7 @@ def test_depths_of_models_whose_layers_differ_by_place():
     check_depth("recipe r", "T", smollm, 4)
     with pytest.raises(InputError, match="smollm3 layers differ by their place, .* student.layers must be one of 4, 8"):
         check_depth("recipe r", "T", smollm, 6)
-    with pytest.raises(InputError, match="recipe r: the student would have 9 layers; the teacher T has 8"):
+    with pytest.raises(InputError, match="recipe r: the student would have 9 layers; T, which is cut, has 8"):
         check_depth("recipe r", "T", smollm, 9)
     big = shape_from("gemma3_text", num_hidden_layers=62, head_dim=64, query_pre_attn_scalar=32)
     assert big.attention_scale == 32**-0.5

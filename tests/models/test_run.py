@@ -18,8 +18,8 @@ def taught(system: str | None) -> Callable[[Path], None]:
     return lambda work: (work / "teach.json").write_text(json.dumps(entries)) and None
 
 
-def student(system: str | None = None) -> Callable[[Path], None]:
-    return lambda work: write_identity(Identity("tiny", "mit", "depth", system), None, work)
+def student(system: str | None = None, name: str = "tiny") -> Callable[[Path], None]:
+    return lambda work: write_identity(Identity(name, "mit", "depth", system), None, work)
 
 
 def file(work: Path) -> None:
@@ -49,6 +49,25 @@ def test_a_distilled_student_brings_the_system_message_of_its_training_text(run:
         student_of(run.path)
     (run.path / "report.json").write_text(json.dumps({"teach": {"asked": 1, "system": system}}))
     assert student_of(run.path) == found
+
+
+def test_a_student_that_lost_tokens_ships_without_them_and_is_trained_further_with_them(run: RunFolder):
+    text = run.stage("teach", {}, build=taught(None))
+    named = student(name="tiny 3 layers, 416 tokens")
+    distilled = run.stage("distill-2", {}, [run.stage("student", {}, build=named), text], build=named)
+    fewer = run.stage("vocabulary", {}, [distilled, text], build=named)
+    run.stage("float-gguf", {}, [fewer], build=file)
+    for all_tokens, stage, name in ((False, fewer, "tiny 3 layers, 416 tokens"), (True, distilled, "tiny 3 layers")):
+        found = student_of(run.path, all_tokens)
+        assert found is not None
+        assert (found.folder, found.name) == (stage.path, name)
+    run.stage("vocabulary-text", {}, [fewer, text], build=taught(None))
+    run.stage("report", {}, build=file)
+    (run.path / "bundle").mkdir()
+    (run.path / "report.json").write_text(json.dumps({"teach": {"asked": 1}}))
+    slim(run)
+    assert student_of(run.path) is not None
+    assert not (run.stages / run.current["vocabulary-text"] / "teach.json").exists()
 
 
 def test_a_model_as_it_was_given_brings_the_message_of_the_run_that_trained_it(run: RunFolder):

@@ -160,7 +160,7 @@ def test_a_share_takes_a_depth_that_the_family_can_have():
 @pytest.mark.parametrize(
     ("student", "said"),
     [
-        ({"layers": 31, "ffn": 768}, "the student would have 31 layers; the teacher SmolLM2 has 30"),
+        ({"layers": 31, "ffn": 768}, "the student would have 31 layers; SmolLM2, which is cut, has 30"),
         ({"layers": 15, "ffn": 768, "heads": 4}, "4 heads over 1 key heads"),
         ({"layers": 30, "share": 0.01}, "no student has at most 0.01"),
         ({"layers": 30, "ffn": 1536}, "would have all of the teacher SmolLM2's sizes"),
