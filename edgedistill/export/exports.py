@@ -8,20 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgedistill.export import GGUF_NAME, ONNX_NAME, PROOF
-from edgedistill.export.gguf.write import float_checkpoint, write_gguf
+from edgedistill.export.gguf.write import write_gguf
 from edgedistill.export.proven import FileSpec, write_proven
 from edgedistill.facts import ModelShape
-from edgedistill.formats import NumberFormat
-from edgedistill.models.load import load_model
-from edgedistill.quant.checkpoint import load_grid
-from edgedistill.quant.rounded import round_weights
+from edgedistill.formats import F16, F32, NumberFormat
+from edgedistill.models.tensors import ModelTensors
+from edgedistill.quant.checkpoint import GridCheckpoint, load_grid
+from edgedistill.quant.rounded import RoundedTensors
 from edgedistill.store.whole import write_json
 
 
 def export_float(model: Path, shape: ModelShape, out: Path, metadata: Mapping[str, str]) -> None:
     """The model of a folder as an F16 GGUF file."""
-    state = load_model(model).state_dict()
-    checkpoint = float_checkpoint({tensor.name: state[tensor.name] for tensor in shape.tensors()}, "f16")
+    formats = {tensor.name: F32 if tensor.flat else F16 for tensor in shape.tensors()}
+    checkpoint = GridCheckpoint(F16.name, RoundedTensors(ModelTensors(model), formats))
     write_gguf(checkpoint, model, shape, out, dict(metadata))
 
 
@@ -34,7 +34,7 @@ def export_rounded(
     metadata: Mapping[str, str],
 ) -> None:
     """The model of a folder as llama.cpp's own quantizer rounds it to the mix with these formats by tensor."""
-    checkpoint = round_weights(load_model(model).state_dict(), formats, mix)
+    checkpoint = GridCheckpoint(mix, RoundedTensors(ModelTensors(model), formats))
     write_gguf(checkpoint, model, shape, out, dict(metadata))
 
 

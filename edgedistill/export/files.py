@@ -17,7 +17,8 @@ from edgedistill.export.request import ExportRequest, Finished, Proof, find_fini
 from edgedistill.facts import ModelShape
 from edgedistill.mixes import Mix, assign_formats
 from edgedistill.models.hf_folder import read_shape
-from edgedistill.models.load import load_model, save_side_files
+from edgedistill.models.load import save_side_files
+from edgedistill.models.tensors import ModelTensors
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, load_grid
 from edgedistill.quant.rounded import round_weights
@@ -70,7 +71,7 @@ def export_model(
                 continue
             if weights is None:
                 progress.start("read the model", 1, "model")
-                weights = load_model(source).state_dict()
+                weights = ModelTensors(source)
                 progress.advance(1)
             progress.start(f"{mix}: round", len(formats[mix]), "tensors")
             checkpoint = round_weights(weights, formats[mix], mix)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from edgedistill.data.example import Example, counted_from
 from edgedistill.data.prose import Passage, Stretch
-from edgedistill.models.load import load_model
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import iter_shards, save_shard, shard_path
 from edgedistill.store.whole import whole, write_json
+from edgedistill.train.layered import LayeredModel
 
 JUDGES, REFERENCE = "judges.json", "reference.safetensors"
 WINDOW = 256  # tokens of one document of prose
@@ -204,19 +204,22 @@ def make_reference(
             others; its distribution is then that over these.
     """
     if not out.is_file():
-        model = load_model(model_path)
-        progress.start(f"reference: {what}", sum(len(d.tokens) for j in judges for d in j.documents), "tokens")
-        rows: list[Tensor] = []
-        for judge in judges:
-            for document in judge.documents:
-                ids = document.tokens.long().unsqueeze(0)
-                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0, document.positions].float()
-                rows.append(hidden / getattr(model.config, "logits_scaling", 1.0))
-                progress.advance(len(document.tokens))
+        model = LayeredModel(model_path)
+        documents = [document for judge in judges for document in judge.documents]
+        layers = len(model.layers)
+        progress.start(f"reference: {what}", layers, "layers")
+        states = model.last_states(
+            [document.tokens.long().unsqueeze(0) for document in documents],
+            [{} for _ in documents],
+            after_layer=lambda _layer: progress.advance(1),
+        )
         progress.finish()
-        head = model.get_output_embeddings().weight.detach().float()
+        for number, document in enumerate(documents):
+            states[number] = states[number][0, document.positions].float() / model.scale
+        head = model.head()
         if kept is not None:
             head = head[kept]
         with whole(out) as temporary:
-            save_file({"hidden": torch.cat(rows), "head": head.contiguous()}, temporary)
+            save_file({"hidden": torch.cat(states), "head": head.contiguous()}, temporary)
+        del model, states, head
     return load_reference(out)

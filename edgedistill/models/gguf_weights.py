@@ -19,21 +19,29 @@ def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str,
 
     The bytes are a view of the file; those of q and k are copies in Hugging Face's order of rows. Norms are the file's.
     """
-    file = np.memmap(header.path, dtype=np.uint8, mode="r")
     for name, stored in gguf_names(shape).items():
-        tensor = header.tensors[stored]
-        raw = file[tensor.offset : tensor.offset + tensor.size]
-        heads = permuted_heads(name, shape)
-        if heads is not None:
-            raw = from_gguf_rows(raw.reshape(tensor.shape[0], -1), heads)
-        yield name, tensor, raw.reshape(tensor.shape[0], -1) if len(tensor.shape) == 2 else raw.reshape(-1)
+        yield name, *_packed(header, shape, name, stored)
+
+
+def _packed(header: GGUFHeader, shape: ModelShape, name: str, stored: str) -> tuple[GGUFTensor, NDArray[np.uint8]]:
+    """The entry of a tensor and its bytes; `stored` is the file's name for it."""
+    tensor = header.tensors[stored]
+    # A map of its own: pages that were read go with it.
+    raw = np.memmap(header.path, dtype=np.uint8, mode="r", offset=tensor.offset, shape=(tensor.size,))
+    heads = permuted_heads(name, shape)
+    rows: NDArray[np.uint8] = raw if heads is None else from_gguf_rows(raw.reshape(tensor.shape[0], -1), heads)
+    return tensor, rows.reshape(tensor.shape[0], -1) if len(tensor.shape) == 2 else rows.reshape(-1)
 
 
 def dequantized_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """(Hugging Face name, float32 [O, I] or [I]) of each tensor, laid out as in a Hugging Face folder."""
-    for name, tensor, raw in packed_tensors(header, shape):
-        values = dequantize(tensor, raw)
-        yield name, values - np.float32(1) if shape.norm_offset and name.endswith("norm.weight") else values
+    return ((name, dequantized_tensor(header, shape, name)) for name in gguf_names(shape))
+
+
+def dequantized_tensor(header: GGUFHeader, shape: ModelShape, name: str) -> NDArray[np.float32]:
+    """One of them by its Hugging Face name."""
+    values = dequantize(*_packed(header, shape, name, gguf_names(shape)[name]))
+    return values - np.float32(1) if shape.norm_offset and name.endswith("norm.weight") else values
 
 
 def dequantize(tensor: GGUFTensor, raw: NDArray[np.uint8]) -> NDArray[np.float32]:

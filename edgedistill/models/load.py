@@ -6,6 +6,7 @@ model's is ever loaded, and a GGUF file's weights are exactly gguf's dequantizat
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from edgedistill.models.gguf_model import gguf_shape
 from edgedistill.models.gguf_weights import dequantized_tensors
 from edgedistill.models.hf_folder import read_shape, shape_of
 from edgedistill.models.hf_weights import GRID_FILE, check_weights, weight_files
+from edgedistill.models.tensors import ModelTensors
 from edgedistill.models.tokenizer import save_tokenizer
 from edgedistill.models.vocabulary import Vocabulary, read_json, read_vocabulary
+from edgedistill.models.write_tensors import write_tensors
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -74,6 +77,25 @@ def load_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
         every = dequantized_tensors(header, gguf_shape(header))
         stored = ((name, torch.from_numpy(values)) for name, values in every if name in chosen)
     return {name: tensor.float() for name, tensor in stored}
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Write the model of a folder or a .gguf file as a float checkpoint, as `save_model` does: its tensors in the types
+    that they have, a GGUF file's in float32, one in memory at a time.
+
+    Raises:
+        InputError: as `load_model`.
+    """
+    tensors = ModelTensors(source)
+    dtypes = {tensor.name: tensors.dtype(tensor.name) for tensor in tensors.shape.tensors()}
+    counts = Counter(dtypes.values())
+    model = empty_model(source, max(counts, key=lambda dtype: counts[dtype]))
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_configs(
+        model.config, model.generation_config, shape_of(folder / "config.json", model.config.to_dict()), folder
+    )
+    write_tensors(folder / WEIGHTS, dtypes, tensors.dimensions, tensors.__getitem__)
+    save_tokenizer(source, folder)
 
 
 def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -> None:
@@ -181,8 +203,6 @@ def build_model(
     Raises:
         InputError: a tensor is missing, of another shape, or holds a value that isn't finite; `where` names the model.
     """
-    from transformers import GenerationConfig
-
     expected = {tensor.name: tensor for tensor in shape.tensors()}
     state: dict[str, Tensor] = {}
     for name, value in tensors:
@@ -201,6 +221,32 @@ def build_model(
     config = model_config(shape, vocabulary)
     config.dtype = dtype
     model = assemble(config, state)
+    _set_generation(model, vocabulary, where)
+    return model
+
+
+def empty_model(path: Path, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
+    """The model of a folder or a .gguf file without its weights: these are on the meta device, all else is as
+    `load_model` gives it.
+
+    Args:
+        dtype: what the config says of the weights.
+    Raises:
+        InputError: missing, damaged or unsupported files.
+    """
+    shape = read_shape(path) if path.is_dir() else gguf_shape(read_header(path))
+    vocabulary = read_vocabulary(path)
+    config = model_config(shape, vocabulary)
+    config.dtype = dtype
+    model = _skeleton(config)
+    _set_generation(model, vocabulary, path)
+    return model.eval()
+
+
+def _set_generation(model: "PreTrainedModel", vocabulary: Vocabulary, where: Path) -> None:
+    """Give a model the generation config of its folder, or the vocabulary's ends of a text."""
+    from transformers import GenerationConfig
+
     generation = where / "generation_config.json" if where.is_dir() else None
     if generation is not None and generation.is_file():
         try:
@@ -210,7 +256,6 @@ def build_model(
             raise InputError(f"{generation}: transformers doesn't take it: {reason}") from error
     elif further := [index for index in (vocabulary.eot, vocabulary.eom) if index is not None]:
         model.generation_config.eos_token_id = [vocabulary.eos, *further]
-    return model
 
 
 def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTrainedModel":
@@ -219,6 +264,16 @@ def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTra
     Raises:
         ValueError: `state` lacks a weight.
     """
+    model = _skeleton(config)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    if empty := [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]:
+        raise ValueError(f"{len(empty)} tensors of the model have no values, first {empty[0]}")
+    return model.eval()
+
+
+def _skeleton(config: "PreTrainedConfig") -> "PreTrainedModel":
+    """A model whose weights are on the meta device."""
     import transformers
 
     config._attn_implementation = "sdpa"
@@ -229,11 +284,7 @@ def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTra
     embedding = model.get_input_embeddings()
     if hasattr(embedding, "embed_scale"):
         embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale)
-    model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
-    if empty := [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]:
-        raise ValueError(f"{len(empty)} tensors of the model have no values, first {empty[0]}")
-    return model.eval()
+    return model
 
 
 def _safetensors(folder: Path, chosen: Collection[str] | None = None) -> Iterable[tuple[str, Tensor]]:

@@ -81,6 +81,11 @@ def curvature_passes(shape: ModelShape, part_bytes: int = CURVATURE_BYTES) -> in
     return passes
 
 
+def curvature_is_layered(shape: ModelShape) -> bool:
+    """Whether curvature is measured a layer at a time, in one pass: of models whose matrices would take several."""
+    return curvature_passes(shape) > 1
+
+
 @dataclass(frozen=True)
 class Estimates:
     """The estimates of one run's stages."""

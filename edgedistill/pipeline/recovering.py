@@ -13,7 +13,7 @@ from edgedistill.machine import compute_of
 from edgedistill.mixes import Group, Mix, assign_formats, groups_of, measured_once, mix_bytes
 from edgedistill.pipeline.chosen_mix import chosen_mix, fit_inputs, fit_stage, mix_settings
 from edgedistill.pipeline.context import Context, settings_of
-from edgedistill.pipeline.estimate import Estimates
+from edgedistill.pipeline.estimate import Estimates, curvature_is_layered
 from edgedistill.pipeline.files import exported, rounded
 from edgedistill.pipeline.on_policy import OnPolicyRounds
 from edgedistill.pipeline.stage import Finished, Json, Stage
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from edgedistill.quant.fit import Costs
 
 # What the files of a measured fit hold of a weight: part of the stage's key, so that one which lacks it isn't read.
-KEPT: dict[str, list[Json]] = {"curvature": ["correlation", "diagonal", "scale"], "fisher": ["weight"]}
+KEPT: dict[str, list[Json]] = {
+    "curvature": ["correlation", "diagonal", "scale"],
+    "layered": ["triangle", "diagonal", "scale"],
+    "fisher": ["weight"],
+}
 
 
 @dataclass(frozen=True)
@@ -100,18 +104,21 @@ class RecoveryStages:
     def costs(self) -> Stage:
         """What errors of the weights cost; named as the fit that has it measured."""
         recover = self.context.recipe.recover
+        layered = recover.fit == "curvature" and curvature_is_layered(self.context.shape)
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.data.spread import spread_documents
             from edgedistill.recover.curvature import measure_curvature
             from edgedistill.recover.fisher import measure_fisher
+            from edgedistill.recover.layered_curvature import measure_layered_curvature
             from edgedistill.recover.scores import ScoredText
             from edgedistill.signals.shards import iter_shards
 
             captured = list(iter_shards(done.folder("capture") / "train"))
             chosen = spread_documents(captured, recover.fit_tokens, recover.seq_len)
             student = done.folder(self.context.float_student)
-            measure = measure_curvature if recover.fit == "curvature" else measure_fisher
+            whole = measure_curvature if recover.fit == "curvature" else measure_fisher
+            measure = measure_layered_curvature if layered else whole
             text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed)
             measure(student, text, folder, done.progress)
 
@@ -120,7 +127,7 @@ class RecoveryStages:
             "seq_len": recover.seq_len,
             "compute": compute_of(recover.compute),
             "seed": recover.seed,
-            "kept": KEPT[recover.fit],
+            "kept": KEPT["layered" if layered else recover.fit],
         }
         inputs = (self.context.float_student, "capture")
         return Stage(recover.fit, "costs", work, settings, inputs, estimate=self.estimates.costs())

@@ -14,7 +14,7 @@ from edgedistill.licences import UNKNOWN
 from edgedistill.machine import compute_of
 from edgedistill.mixes import groups_of
 from edgedistill.pipeline.context import Context
-from edgedistill.pipeline.estimate import Estimates
+from edgedistill.pipeline.estimate import Estimates, curvature_is_layered
 from edgedistill.pipeline.stage import Finished, Json, Stage
 from edgedistill.plan.rival import CURVATURE_STAGE, FILE_STAGE, FIT_STAGE, RivalPlan, rival_mix
 
@@ -52,17 +52,20 @@ class RivalStages:
 
     def _curvature(self) -> Stage:
         context, recover = self.context, self.context.recipe.recover
+        layered = curvature_is_layered(context.facts.shape)
 
         def work(folder: Path, done: Finished) -> None:
             from edgedistill.data.spread import spread_documents
             from edgedistill.recover.curvature import measure_curvature
+            from edgedistill.recover.layered_curvature import measure_layered_curvature
             from edgedistill.recover.scores import ScoredText
             from edgedistill.signals.shards import load_split
 
             taught = load_split(done.folder("teach"), "train")
             chosen = spread_documents(taught, self._tokens, recover.seq_len)
             text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed)
-            measure_curvature(done.locate(context.teacher_files.place), text, folder, done.progress)
+            measure = measure_layered_curvature if layered else measure_curvature
+            measure(done.locate(context.teacher_files.place), text, folder, done.progress)
 
         settings: dict[str, Json] = {
             "tokens": self._tokens,
@@ -70,6 +73,8 @@ class RivalStages:
             "compute": compute_of(recover.compute),
             "seed": recover.seed,
         }
+        if layered:
+            settings["layered"] = True
         outside = {"teacher": context.teacher_files}
         return Stage(CURVATURE_STAGE, "costs", work, settings, ("teach",), outside, estimate=self.estimates.costs())
 

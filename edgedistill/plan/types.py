@@ -70,7 +70,9 @@ class BuildPlan:
             "seconds_by_stage": self.seconds_by_stage,
             "seconds": self.seconds,
             "ram_bytes": self.ram_bytes,
+            "ram_bytes_by_stage": {name: stage.ram_bytes for name, stage in self.stages.items()},
             "disk_bytes": self.disk_bytes,
+            "disk_bytes_by_stage": {name: stage.disk_bytes for name, stage in self.stages.items()},
             "cores": self.cores,
             "assumption": self.assumption,
         }

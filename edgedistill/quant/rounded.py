@@ -1,6 +1,6 @@
 """Plain rounding of a whole model: what a user gets without recovery, and what recovery is compared with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -25,17 +25,32 @@ def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFor
     Raises:
         InputError: a value is too large for float16, or not a finite number; the tensor is named.
     """
-    tensors: dict[str, GridTensor | Tensor] = {}
-    for name, number_format in formats.items():
-        weight = weights[name].detach().float()
+    rounded = RoundedTensors(weights, formats)
+    return GridCheckpoint(mix, {name: rounded[name] for name in formats})
+
+
+class RoundedTensors(Mapping[str, GridTensor | Tensor]):
+    """The same tensors, each rounded when it is asked for and not kept."""
+
+    def __init__(self, weights: Mapping[str, Tensor], formats: Mapping[str, NumberFormat]) -> None:
+        """Take what `round_weights` takes; `weights` may read from a file."""
+        self.weights, self.formats = weights, formats
+
+    def __getitem__(self, name: str) -> GridTensor | Tensor:
+        number_format = self.formats[name]
+        weight = self.weights[name].detach().float()
         try:
             if number_format.quantized:
-                tensors[name] = fit_ggml(weight, number_format.name)
-            else:
-                tensors[name] = to_float_format(weight, number_format)
+                return fit_ggml(weight, number_format.name)
+            return to_float_format(weight, number_format)
         except ValueError as error:
             raise InputError(f"{name}: {error}. Choose another mix, or a sound model.") from error
-    return GridCheckpoint(mix, tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.formats)
+
+    def __len__(self) -> int:
+        return len(self.formats)
 
 
 def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:

@@ -35,10 +35,12 @@ from edgedistill.models.load import load_model
 from edgedistill.progress import Progress
 from edgedistill.quant.fit import Curvature
 from edgedistill.recover.scores import ScoredText, See, linear_layers, watch_scores
+from edgedistill.recover.triangle import from_triangle, to_triangle
 
 PARTS = "curvature-{:05d}.safetensors"
 FLOOR = 1e-6  # of the diagonal's mean: an error at an input that never occurred must still cost something
 CORRELATION, DIAGONAL, SCALE = "correlation", "diagonal", "scale"
+TRIANGLE = "triangle"  # in the place of CORRELATION: see triangle.py
 
 
 def measure_curvature(
@@ -63,12 +65,12 @@ def measure_curvature(
         if file.is_file():
             progress.advance(text.tokens)
             continue
-        meters = {name: _Meter(layer.in_features) for name, layer in part}
+        meters = {name: Meter(layer.in_features) for name, layer in part}
         rows = dict.fromkeys(meters, 1)
         watched: list[tuple[nn.Module, See]] = [(layer, meters[name].see) for name, layer in part]
         see_head = None
         if number == 0:  # its backward pass goes nearly to the embedding anyway
-            tables = _Tables(model)
+            tables = Tables(model)
             meters |= tables.meters
             rows |= dict.fromkeys(tables.meters, model.config.vocab_size)
             watched.append((model.get_input_embeddings(), tables.see_embedding))
@@ -96,9 +98,13 @@ class CurvatureFiles(Mapping[str, Curvature]):
 
     def __getitem__(self, name: str) -> Curvature:
         with safe_open(self.files[name], "pt") as file:
-            correlation, diagonal, scale = (file.get_tensor(f"{name}.{key}") for key in (CORRELATION, DIAGONAL, SCALE))
+            diagonal, scale = (file.get_tensor(f"{name}.{key}") for key in (DIAGONAL, SCALE))
+            if f"{name}.{TRIANGLE}" in file.keys():  # noqa: SIM118
+                correlation = from_triangle(file.get_tensor(f"{name}.{TRIANGLE}"), len(diagonal))
+            else:
+                correlation = file.get_tensor(f"{name}.{CORRELATION}").float()
         root = diagonal.sqrt()
-        return Curvature(correlation.float().mul_(root).mul_(root.unsqueeze(1)), float(scale))
+        return Curvature(correlation.mul_(root).mul_(root.unsqueeze(1)), float(scale))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -121,14 +127,14 @@ def _parts(layers: list[tuple[str, nn.Linear]], part_bytes: int) -> list[list[tu
     return parts
 
 
-class _Tables:
+class Tables:
     """Meters of the embedding and of the output matrix, which may be one matrix."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         width = model.config.hidden_size
-        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        self.embedding = _Meter(width)
-        self.head = self.embedding if tied else _Meter(width)
+        tied = bool(model.config.tie_word_embeddings)
+        self.embedding = Meter(width)
+        self.head = self.embedding if tied else Meter(width)
         self.meters = {EMBEDDING: self.embedding} | ({} if tied else {HEAD: self.head})
         # Some families multiply the rows of the embedding by a constant.
         self.scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))
@@ -140,7 +146,7 @@ class _Tables:
         self.head.add(hidden.float() * spread.sqrt().unsqueeze(1))
 
 
-class _Meter:
+class Meter:
     """Sum over tokens of c x xᵀ."""
 
     def __init__(self, inputs: int) -> None:
@@ -154,10 +160,21 @@ class _Meter:
 
     def result(self, count: int) -> dict[str, Tensor]:
         """What is kept. `count`: what the sum is divided by, tokens and rows that it is a mean over."""
-        # Correlations are of one size, which is what float16 is good for; costs span many.
+        kept = self._kept(count)
+        return {CORRELATION: self._correlation(self.total.clone()).half(), **kept}
+
+    def triangle(self, count: int) -> dict[str, Tensor]:
+        """The same, with the lower triangle in the place of the whole matrix; `total` is overwritten."""
+        kept = self._kept(count)
+        return {TRIANGLE: to_triangle(self._correlation(self.total)), **kept}
+
+    def _kept(self, count: int) -> dict[str, Tensor]:
         mean = self.total.diagonal().mean().clamp_min(1e-30)
-        diagonal = self.total.diagonal() / mean
-        root = self.total.diagonal().clamp_min(1e-30).rsqrt()
-        correlation = (self.total * root).mul_(root.unsqueeze(1))
-        correlation.diagonal().fill_(1.0)
-        return {CORRELATION: correlation.half(), DIAGONAL: diagonal.clamp_min_(FLOOR), SCALE: mean / count}
+        return {DIAGONAL: (self.total.diagonal() / mean).clamp_min_(FLOOR), SCALE: mean / count}
+
+    def _correlation(self, total: Tensor) -> Tensor:
+        """Correlations are of one size, which is what float16 is good for; costs span many."""
+        root = total.diagonal().clamp_min(1e-30).rsqrt()
+        total.mul_(root).mul_(root.unsqueeze(1))
+        total.diagonal().fill_(1.0)
+        return total

@@ -28,10 +28,12 @@ from edgedistill.quant.latent import Learned
 from edgedistill.quant.rounded import round_weights
 from edgedistill.quant.split import beside_itself, split
 from edgedistill.recover.distance import validation_kl
+from edgedistill.recover.fit_only import FitOnly, fit_only
 from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit, remove_fit
 from edgedistill.recover.place import place_on_grid, take_off_grid
 from edgedistill.signals.sources import Shared, Source, StoredHidden, StoredTopK, Written, views
 from edgedistill.train.checkpoints import FOLDER as CHECKPOINTS
+from edgedistill.train.curve import TrainingCurve
 from edgedistill.train.forward import compute_type, kept_hidden
 from edgedistill.train.loop import TrainSettings, is_whole, remove_checkpoints, train, write_curve
 from edgedistill.train.rounds import RoundPlan, Rounds
@@ -85,6 +87,9 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     student, training, mix, formats = inputs.student, inputs.training, inputs.mix, inputs.formats
     checks = settings.validation_of(settings.tokens_of(mix))
     validation = spread_sources(inputs.validation, checks.tokens, settings.seq_len)
+    if not settings.tokens_of(mix) and inputs.start is None:
+        _without_training(inputs, validation, settings, work, progress)
+        return
     model = load_model(student)
     table = model.get_output_embeddings().weight.detach().clone()
     rounded = round_weights(model.state_dict(), formats, mix)
@@ -158,17 +163,52 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         trained, train_settings = (), replace(train_settings, steps=0)
     curve = train(groups, loss_of_step, validate, train_settings, work, progress)
 
-    beaten = curve.best.loss < kl_rounded
-    checkpoint = packed() if beaten else rounded
+    checkpoint = packed() if curve.best.loss < kl_rounded else rounded
+    _write(inputs, checkpoint, _Outcome(curve, of_rounded, trained, dtype), work)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a training went: its curve, plain rounding's loss, what was trained, the type of the products."""
+
+    curve: TrainingCurve
+    of_rounded: ValidationLoss
+    trained: Sequence[str]
+    dtype: torch.dtype
+
+
+def _write(inputs: RecoverInputs, checkpoint: GridCheckpoint, outcome: _Outcome, work: Path) -> None:
+    """Write the stage's output, and drop what led to it."""
+    curve, rounded = outcome.curve, outcome.of_rounded
     save_grid(work, checkpoint)
-    save_side_files(student, work)
-    report = curve.to_json(f"recover {mix}")
-    report["rounded"] = {"kl": kl_rounded, "by_source": of_rounded.by_source}
-    report["trained"] = list(trained)
-    report["compute"] = str(dtype).removeprefix("torch.")
-    report["verdict"] = _verdict(kl_rounded, curve.best.loss, beaten, inputs.decides)
+    save_side_files(inputs.student, work)
+    report = curve.to_json(f"recover {inputs.mix}")
+    report["rounded"] = {"kl": rounded.loss, "by_source": rounded.by_source}
+    report["trained"] = list(outcome.trained)
+    report["compute"] = str(outcome.dtype).removeprefix("torch.")
+    report["verdict"] = _verdict(
+        rounded.loss, curve.best.loss, curve.best.loss < rounded.loss, inputs.decides
+    )
     write_curve(work, report)
     _clean_up(work)
+
+
+def _without_training(
+    inputs: RecoverInputs,
+    validation: Mapping[str, list[Example]],
+    settings: Recover,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """The stage for a budget of 0 tokens."""
+    model = FitOnly(inputs.student, validation, inputs.costs, inputs.mix, inputs.formats, inputs.decides)
+    fit = fit_only(model, settings, work, progress)
+    curve = TrainingCurve(decides=inputs.decides)
+    curve.add_validation(0, 0, fit.of_fitted)
+    kl = fit.of_rounded.loss
+    dtype = compute_type("float32" if kl < FLOAT32_BELOW else settings.compute)
+    checkpoint = fit.fitted if fit.of_fitted.loss < kl else fit.rounded
+    _write(inputs, checkpoint, _Outcome(curve, fit.of_rounded, settings.trained(inputs.mix, kl), dtype), work)
 
 
 def _rounds(

@@ -13,7 +13,8 @@ from torch import Tensor
 from edgedistill.facts import ModelShape
 from edgedistill.formats import F32
 from edgedistill.mixes import Group, Mix, assign_formats, flat_bytes, groups_of, mix_bytes
-from edgedistill.models.load import load_model, save_side_files
+from edgedistill.models.load import save_side_files
+from edgedistill.models.tensors import ModelTensors
 from edgedistill.progress import Progress
 from edgedistill.quant.checkpoint import GridCheckpoint, save_grid
 from edgedistill.quant.fit import Curvature, expected_kl, fit_costs
@@ -52,7 +53,7 @@ def fit_rival(inputs: RivalInputs, work: Path, progress: Progress) -> None:
         work: the stage's folder.
         progress: where it is shown.
     """
-    state = load_model(inputs.model).state_dict()
+    state = ModelTensors(inputs.model)
     groups = groups_of(inputs.shape, inputs.mix)
     table = sampled_table(state, groups, inputs.costs, progress)
     allowed = mix_bytes(inputs.shape, inputs.mix)

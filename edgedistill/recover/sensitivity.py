@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgedistill.data.example import Example
 from edgedistill.mixes import Group
-from edgedistill.models.load import load_model
+from edgedistill.models.tensors import ModelTensors
 from edgedistill.progress import Progress
 from edgedistill.quant.fit import Costs, Curvature, expected_kl, fit_costs
 from edgedistill.recover.place import costs_of
@@ -94,7 +94,7 @@ def _measured(inputs: FitInputs) -> KLOf:
 
 def _predicted(inputs: FitInputs) -> KLOf:
     """Predicts the KL by the curvature, to second order."""
-    state = load_model(inputs.student).state_dict()
+    state = ModelTensors(inputs.student)
 
     def kl_of(names: Sequence[str], grid: str) -> float:
         total = 0.0

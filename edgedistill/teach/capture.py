@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from edgedistill.data.example import Example
 from edgedistill.data.packing import counting
-from edgedistill.models.load import load_model
 from edgedistill.progress import Progress, QuietProgress
 from edgedistill.signals.shards import save_shard, shard_path
-from edgedistill.train.forward import batches, compute_type, kept_hidden
+from edgedistill.train.forward import batches, compute_type
+from edgedistill.train.layered import LayeredModel, layered_hidden
 
 IMPORTANCE = "importance.safetensors"
 METERS = "meters-{}.safetensors"  # the inputs' sums of squares up to a part
@@ -63,13 +62,13 @@ def capture(
     """
     seq_len = settings.seq_len
     splits = [(name, counting(documents, seq_len, "recover.seq_len")) for name, documents in splits]
-    model = load_model(model_path)
+    model = LayeredModel(model_path)
     real = _Mask()
     for position, (name, documents) in enumerate(splits):
         folder = work / name
         folder.mkdir(exist_ok=True)
         measured = position == 0 and not (work / IMPORTANCE).is_file()
-        meters = _watch_inputs(model, real) if measured else []
+        meters = _watch_inputs(model.model, real) if measured else []
         # Validation text is kept in full: rounding it would be part of every KL that a checkpoint is chosen by.
         stored = torch.bfloat16 if position == 0 else torch.float32
         parts = parts_of(documents, seq_len)
@@ -115,7 +114,7 @@ def read_length(document: Example, seq_len: int) -> int:
 
 
 def _capture_part(
-    model: PreTrainedModel,
+    model: LayeredModel,
     documents: Sequence[Example],
     settings: CaptureSettings,
     stored: torch.dtype,
@@ -123,27 +122,34 @@ def _capture_part(
     progress: Progress,
 ) -> list[Example]:
     """The documents that have kept positions, in order, with the model's hidden states, stored as `stored`."""
-    seq_len, compute = settings.seq_len, compute_type(settings.compute)
+    seq_len = settings.seq_len
+    packed = list(batches(documents, seq_len, rows_per_batch=2))
+    tokens, layers = sum(read_length(document, seq_len) for document in documents), len(model.layers)
+
+    def see(number: int) -> None:
+        real.mask = packed[number][0].real
+
+    def advance(layer: int) -> None:
+        progress.advance(tokens * (layer + 1) // layers - tokens * layer // layers)
+
+    hidden = layered_hidden(model, [batch for batch, _ in packed], compute_type(settings.compute), see, advance, stored)
     captured: dict[int, Example] = {}
-    for batch, order in batches(documents, seq_len, rows_per_batch=2):
-        real.mask = batch.real
-        hidden = kept_hidden(model, batch, compute).to(stored)
+    for rows, (_, order) in zip(hidden, packed, strict=True):
         row = 0
         for index in order:
             document = documents[index].cut(seq_len)
             kept = document.kept
             if kept:
                 signal = {name: document.signal[name] for name in settings.keep}
-                captured[index] = document.with_signal(**signal, hidden=hidden[row : row + kept].clone())
+                captured[index] = document.with_signal(**signal, hidden=rows[row : row + kept].clone())
             row += kept
-        progress.advance(sum(read_length(documents[i], seq_len) for i in order))
     return [captured[i] for i in sorted(captured)]
 
 
 @torch.no_grad()
 def captured(model_path: Path, documents: Sequence[Example], settings: CaptureSettings) -> list[Example]:
     """Documents with a model's `hidden` states in bfloat16, as `capture` stores those of training text."""
-    model = load_model(model_path)
+    model = LayeredModel(model_path)
     return _capture_part(model, documents, settings, torch.bfloat16, _Mask(), QuietProgress())
 
 

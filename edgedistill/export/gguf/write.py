@@ -28,7 +28,7 @@ from edgedistill.models.gguf_names import gguf_names, permuted_heads, to_gguf_ro
 from edgedistill.models.vocabulary import from_folder
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.grids import GridTensor
-from edgedistill.quant.rounded import FLOAT_NAMES, FLOATS, round_weights
+from edgedistill.quant.rounded import FLOAT_NAMES, FLOATS, RoundedTensors, round_weights
 from edgedistill.store.whole import sync_folder
 
 Metadata = Mapping[str, str | int | float]
@@ -129,6 +129,8 @@ def write_gguf(checkpoint: GridCheckpoint, folder: Path, shape: ModelShape, out:
 
 def tensor_format(checkpoint: GridCheckpoint, name: str) -> NumberFormat:
     """How a tensor is stored: on its grid, or as the float type that it has."""
+    if isinstance(checkpoint.tensors, RoundedTensors):  # without rounding it now
+        return checkpoint.tensors.formats[name]
     tensor = checkpoint.tensors[name]
     return FORMATS[tensor.grid if isinstance(tensor, GridTensor) else FLOAT_NAMES[tensor.dtype]]
 
@@ -139,6 +141,9 @@ def packed(checkpoint: GridCheckpoint, name: str, shape: ModelShape) -> NDArray[
     Rows of q and k come in GGUF's order, gemma's norms as 1 + w.
     """
     tensor = checkpoint.tensors[name]
+    expected = next(t.dimensions for t in shape.tensors() if t.name == name)
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} is {list(tensor.shape)} in the checkpoint, {list(expected)} in the model's shape")
     if isinstance(tensor, GridTensor):
         rows: NDArray[np.generic] = tensor.packed.numpy()
     elif tensor.dtype == torch.bfloat16:
@@ -153,6 +158,8 @@ def _check_tensors(checkpoint: GridCheckpoint, shape: ModelShape) -> None:
     dimensions = {t.name: t.dimensions for t in shape.tensors()}
     if odd := sorted(dimensions.keys() ^ checkpoint.tensors.keys()):
         raise ValueError(f"the checkpoint and the model's shape differ in {len(odd)} tensors, first {odd[0]}")
+    if isinstance(checkpoint.tensors, RoundedTensors):  # its tensors are compared as they are written
+        return
     for name, size in dimensions.items():
         if tuple(checkpoint.tensors[name].shape) != size:
             raise ValueError(

@@ -38,7 +38,8 @@ BUILDERS: dict[type, Callable[[Any, Origin, Path, Progress], None]] = {
 
 
 def build_student(student: AnyStudent, origin: Origin, work: Path, progress: Progress) -> None:
-    """Write the student to `work`: config.json, model.safetensors in float32, the tokenizer, and `student.json`.
+    """Write the student to `work`: config.json, model.safetensors, the tokenizer, and `student.json`. The weights
+    are float32; a whole model's are as they are.
 
     Args:
         student: what the recipe says of it.
