@@ -13,6 +13,8 @@ from edgedistill.facts import ModelShape
 from edgedistill.models.gguf_header import GGUFHeader, GGUFTensor
 from edgedistill.models.gguf_names import from_gguf_rows, gguf_names, permuted_heads
 
+ROW_PIECE = 1 << 22  # weights at a time
+
 
 def packed_tensors(header: GGUFHeader, shape: ModelShape) -> Iterator[tuple[str, GGUFTensor, NDArray[np.uint8]]]:
     """(Hugging Face name, entry in the file, bytes [O, row bytes] or [row bytes]) of each tensor, in the shape's order.
@@ -49,5 +51,12 @@ def dequantize(tensor: GGUFTensor, raw: NDArray[np.uint8]) -> NDArray[np.float32
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize as gguf_dequantize
 
-    values = gguf_dequantize(np.ascontiguousarray(raw), GGMLQuantizationType(tensor.type_id))
-    return np.array(values, dtype=np.float32).reshape(tensor.shape)
+    kind = GGMLQuantizationType(tensor.type_id)
+    if raw.ndim != 2:
+        return np.array(gguf_dequantize(np.ascontiguousarray(raw), kind), dtype=np.float32).reshape(tensor.shape)
+    out = np.empty(tensor.shape, np.float32)
+    at_once = max(1, ROW_PIECE // tensor.shape[1])
+    for start in range(0, len(raw), at_once):  # whole, gguf's steps take several times the memory of a table
+        rows = np.ascontiguousarray(raw[start : start + at_once])
+        out[start : start + at_once] = gguf_dequantize(rows, kind).reshape(len(rows), -1)
+    return out

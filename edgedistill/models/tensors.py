@@ -18,6 +18,7 @@ from edgedistill.models.gguf_weights import dequantized_tensor
 from edgedistill.models.hf_folder import read_shape
 from edgedistill.models.hf_weights import check_weights, stored_tensors
 
+FINITE_PIECE = 1 << 22  # elements at a time
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -60,7 +61,8 @@ class ModelTensors(Mapping[str, Tensor]):
             tensor = torch.from_numpy(dequantized_tensor(self._header, self.shape, own))
         else:
             tensor = self._read(own)
-        if not torch.isfinite(tensor).all():
+        pieces = tensor.view(-1).split(FINITE_PIECE)  # for the answer takes twice the memory of what is asked
+        if not all(bool(torch.isfinite(piece).all()) for piece in pieces):
             raise InputError(
                 f"{self.path}: {name} holds values that aren't finite numbers; the file is damaged or its training "
                 "diverged"

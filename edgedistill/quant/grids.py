@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 
 from edgedistill.formats import FORMATS
 from edgedistill.quant import iq4_nl, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq2_0
-from edgedistill.quant.blocks import nearest_steps, weights_of_steps
+from edgedistill.quant.blocks import nearest_steps, row_pieces, weights_of_steps
 from edgedistill.quant.parts import Parts
 from edgedistill.quant.steps import Steps
 
@@ -98,4 +99,7 @@ class GridTensor:
 
     def decode(self) -> Tensor:
         """Float32 [O, I], as training saw it and as the runtime sees it."""
-        return decode(GRIDS[self.grid], self.parts())
+        module, out = GRIDS[self.grid], torch.empty(self.shape, device=self.packed.device)
+        for rows in row_pieces(out):  # whole, the codes and steps of a table take several times its own memory
+            out[rows] = decode(module, module.unpack(self.packed[rows]))
+        return out

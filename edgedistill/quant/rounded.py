@@ -10,6 +10,7 @@ from edgedistill.formats import NumberFormat
 from edgedistill.quant.checkpoint import GridCheckpoint
 from edgedistill.quant.fit import fit_ggml
 from edgedistill.quant.grids import GridTensor
+from edgedistill.quant.rounding import all_finite
 
 FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 FLOAT_NAMES = {dtype: name for name, dtype in FLOATS.items()}
@@ -60,7 +61,7 @@ def to_float_format(weight: Tensor, number_format: NumberFormat) -> Tensor:
         ValueError: a value isn't finite, or isn't in the format.
     """
     rounded = weight.to(FLOATS[number_format.name], copy=True)
-    if not torch.isfinite(rounded).all():
+    if not all_finite(rounded):
         bad = (~torch.isfinite(rounded)).nonzero()[0].tolist()
         raise ValueError(
             f"{number_format.name} can't hold the value {weight[tuple(bad)].item()} at {bad}; float16 ends at 65504"

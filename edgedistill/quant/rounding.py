@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+FINITE_PIECE = 1 << 22  # elements at a time
+
 
 def round_half_away(x: Tensor) -> Tensor:
     """C's roundf: halves go away from zero. trunc(x + 0.5) is not that: it sends 0.49999997 to 1.
@@ -23,11 +25,16 @@ def safe_inverse(x: Tensor) -> Tensor:
 
 def check_finite(weight: Tensor, grid: str) -> None:
     """Raise ValueError where a weight is NaN or infinite: no grid holds one, and a runtime would spread it."""
-    if not torch.isfinite(weight).all():
+    if not all_finite(weight):
         bad = (~torch.isfinite(weight)).nonzero()[0].tolist()
         raise ValueError(
             f"{grid} can't hold the value {weight[tuple(bad)].item()} at {bad}; all weights must be finite numbers"
         )
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite; looked at in pieces, for the answer takes twice the tensor's memory."""
+    return all(bool(torch.isfinite(piece).all()) for piece in tensor.reshape(-1).split(FINITE_PIECE))
 
 
 def block_sums(x: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """A budget of 0 tokens, a layer in memory at a time, against the whole model placed on its grid and not trained."""
 
-
 import pytest
 import torch
 
