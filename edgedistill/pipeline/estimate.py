@@ -12,6 +12,8 @@ from functools import cached_property
 from edgedistill.config.block_terms import RelationsTerm
 from edgedistill.config.phase import Phase
 from edgedistill.config.recover import CURVATURE_BYTES, Recover
+from edgedistill.config.students.same import SameStudent
+from edgedistill.config.students.sibling import RunStudent, SiblingStudent
 from edgedistill.config.students.width import Narrower
 from edgedistill.facts import ModelShape
 from edgedistill.machine import compute_of
@@ -19,6 +21,23 @@ from edgedistill.mixes import Group, Mix, mix_bytes
 from edgedistill.pipeline.block_bytes import block_bytes
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.stage import Stage
+from edgedistill.pipeline.stage_memory import (
+    COPIED,
+    FITTED,
+    FLOAT_FILE,
+    LLAMA_BYTES,
+    PROCESS_BYTES,
+    READ_BACK,
+    ROUNDED,
+    TWO_HEADS,
+    a_tensor_at_a_time,
+    curvature_is_layered,
+    largest,
+    layered_curvature,
+    of_a_layer,
+    states,
+    table,
+)
 from edgedistill.pipeline.text_tokens import TextTokens
 from edgedistill.plan.types import BuildPlan, StageEstimate
 
@@ -36,6 +55,9 @@ BASE_RAM_BYTES = 900 * 2**20
 TRAIN_BYTES_PER_PARAMETER = 14
 # The model in float32, the codes of a mix, and room for the largest tensor while it is rounded.
 UNTRAINED_BYTES_PER_PARAMETER = 7
+# Tokens whose states are captured at once (teach/capture.py).
+PART_TOKENS = 32_768
+WHOLE = (SameStudent, SiblingStudent, RunStudent)  # kinds of students that are a whole model, not cut
 # Weights a second that a fit by curvature sets on the grid, whatever the number of cores (SmolLM2-135M: 40 s).
 FITTED_PER_S = 2e6
 # The same of the shorter fit that choices between grids are made by, summed over the choices.
@@ -68,24 +90,6 @@ def plan_build(stages: Sequence[Stage], context: Context) -> BuildPlan:
     )
 
 
-def curvature_passes(shape: ModelShape, part_bytes: int = CURVATURE_BYTES) -> int:
-    """Passes over the text in which curvature is measured, as many layers in each as fit in `part_bytes`."""
-    passes, left = 0, 0
-    for tensor in shape.tensors():
-        if tensor.kind != "linear":
-            continue
-        size = 4 * tensor.cols**2
-        if size > left:
-            passes, left = passes + 1, part_bytes
-        left -= size
-    return passes
-
-
-def curvature_is_layered(shape: ModelShape) -> bool:
-    """Whether curvature is measured a layer at a time, in one pass: of models whose matrices would take several."""
-    return curvature_passes(shape) > 1
-
-
 @dataclass(frozen=True)
 class Estimates:
     """The estimates of one run's stages."""
@@ -108,13 +112,20 @@ class Estimates:
         return self.context.facts.shape.parameters
 
     def written(self) -> StageEstimate:
-        """A float model written to a file or a folder."""
-        ram = BASE_RAM_BYTES + 8 * self.size
+        """A float model written to a file."""
+        ram = a_tensor_at_a_time(self.context.shape, FLOAT_FILE)
         seconds = START_S + self.size / PARAMETERS_PER_S["write"]
         return StageEstimate(0, seconds, ram, 2 * self.size)
 
     def student(self) -> StageEstimate:
-        """The initial student's folder, in float32, of a teacher that is in memory once."""
+        """The initial student's folder: a whole model in its own types, a tensor at a time; any other in float32, of a
+        teacher that is in memory once.
+        """
+        if isinstance(self.context.recipe.student, WHOLE):
+            origin = self.context.origin
+            stored = origin.weight_bytes if origin.kind == "hf" else 4 * self.size
+            ram = a_tensor_at_a_time(self.context.shape, COPIED / 2 * stored / self.size)
+            return StageEstimate(0, START_S + self.size / PARAMETERS_PER_S["write"], ram, stored)
         ram = BASE_RAM_BYTES + 4 * self.context.origin.shape.parameters
         if isinstance(self.context.recipe.student, Narrower):
             ram += 4 * self.size  # rows and columns are copied out
@@ -233,18 +244,34 @@ class Estimates:
         """The float student's last hidden states of the text."""
         tokens = self.text.taught
         seconds = START_S + 2 * self.size * tokens / self._flops("float32")
-        ram = BASE_RAM_BYTES + 4 * self.size + self._activations(2 * self.context.recipe.recover.seq_len)
-        return StageEstimate(tokens, seconds, ram, 2 * self.context.shape.width * tokens)
+        shape, recover = self.context.shape, self.context.recipe.recover
+        at_once = min(tokens, PART_TOKENS)
+        ram = PROCESS_BYTES + max(COPIED * table(shape), of_a_layer(shape, 2 * recover.seq_len))
+        ram += 2 * states(shape, at_once)
+        return StageEstimate(tokens, seconds, ram, 2 * shape.width * tokens)
 
     def costs(self) -> StageEstimate:
         """What errors cost: forward and back over the text, once for as many layers as fit in memory."""
         recover, shape = self.context.recipe.recover, self.context.shape
-        passes = curvature_passes(shape) if recover.fit == "curvature" else 1
+        if recover.fit == "curvature" and curvature_is_layered(shape):
+            return self._layered_costs()
         tokens = min(self.text.taught, recover.fit_tokens)
-        seconds = START_S + 6 * self.size * tokens * passes / self._flops(recover.compute)
+        seconds = START_S + 6 * self.size * tokens / self._flops(recover.compute)
         matrices = self._curvature_bytes()
-        ram = BASE_RAM_BYTES + 4 * self.size + min(CURVATURE_BYTES, 2 * matrices)
-        return StageEstimate(tokens * passes, seconds, ram + self._activations(2 * recover.seq_len), matrices)
+        ram = BASE_RAM_BYTES + 4 * self.size + min(CURVATURE_BYTES, 3 * matrices)
+        return StageEstimate(tokens, seconds, ram + self._activations(2 * recover.seq_len), matrices)
+
+    def _layered_costs(self) -> StageEstimate:
+        """The same a layer at a time: forward, then forward and back, with the layers' inputs on the disk."""
+        recover, shape = self.context.recipe.recover, self.context.shape
+        tokens = min(self.text.taught, recover.fit_tokens)
+        batch = 2 * recover.seq_len
+        seconds = START_S + 8 * self.size * tokens / self._flops(recover.compute)
+        ram = layered_curvature(shape, tokens, batch, self._activations(batch))
+        kept = self._curvature_bytes() // 2
+        # Each layer's inputs, and the newest gradients beside those before them.
+        scratch = max(0, (shape.layers + 2) * states(shape, tokens) - kept)
+        return StageEstimate(tokens, seconds, ram, kept, scratch)
 
     def sensitivity(self, groups: Sequence[Group], tokens: int) -> StageEstimate:
         """What each grid costs each group of tensors: predicted by curvature, or measured by KL."""
@@ -272,7 +299,7 @@ class Estimates:
     def rounded(self, mix: Mix) -> StageEstimate:
         """A mix rounded and written."""
         seconds = START_S + self.size / PARAMETERS_PER_S["round"]
-        ram = BASE_RAM_BYTES + UNTRAINED_BYTES_PER_PARAMETER * self.size
+        ram = a_tensor_at_a_time(self.context.shape, ROUNDED)
         return StageEstimate(0, seconds, ram, mix_bytes(self.context.shape, mix))
 
     def recover(self, mix: Mix) -> StageEstimate:
@@ -285,46 +312,66 @@ class Estimates:
         seconds += self.size / PARAMETERS_PER_S["round"]
         ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * self.size + self._activations(settings.batch_tokens)
         packed = mix_bytes(self.context.shape, mix)
+        if not tokens:
+            ram = self._fit_bytes(packed, settings.validation_of(tokens).tokens, settings.seq_len)
+            return StageEstimate(0, seconds, ram, packed, packed)
         estimate = self._with_rounds(StageEstimate(tokens, seconds, ram, 2 * packed), settings, tokens, packed)
         # The float student reads what was written, beside the one on the grid.
         beside = 4 * self.size if settings.on_policy else 0
         return replace(estimate, ram_bytes=estimate.ram_bytes + beside)
 
+    def _fit_bytes(self, packed: int, tokens: int, seq_len: int) -> int:
+        """The packed weights beside a tensor that is fitted, or beside both output matrices."""
+        shape = self.context.shape
+        widest = max(tensor.cols for tensor in shape.tensors())
+        fitting = FITTED * largest(shape) + 8 * widest**2
+        validating = TWO_HEADS * table(shape) + of_a_layer(shape, 2 * seq_len)
+        return PROCESS_BYTES + packed + 3 * states(shape, tokens) + max(fitting, validating)
+
     def exported(self, mix: Mix) -> StageEstimate:
-        """A packed file and its copy in the bundle."""
-        return StageEstimate(
-            0, self.written().seconds, self.written().ram_bytes, 2 * mix_bytes(self.context.shape, mix)
-        )
+        """A packed file, which the bundle has as a hard link."""
+        packed = mix_bytes(self.context.shape, mix)
+        ram = a_tensor_at_a_time(self.context.shape, READ_BACK) + packed
+        return StageEstimate(0, self.written().seconds, ram, packed)
 
     def judges(self) -> StageEstimate:
         """Held-out texts put aside."""
         return StageEstimate(0, START_S, BASE_RAM_BYTES, 8 * self.text.judged)
 
-    def reference(self, size: int, width: int, vocab: int) -> StageEstimate:
+    def reference(self, shape: ModelShape) -> StageEstimate:
         """A float model's view of the judges: hidden states and the output matrix, in float32."""
         tokens = self.text.judged
-        seconds = START_S + 2 * size * tokens / self._flops("float32")
-        return StageEstimate(tokens, seconds, BASE_RAM_BYTES + 4 * size, 4 * width * (tokens + vocab))
+        seconds = START_S + 2 * shape.parameters * tokens / self._flops("float32")
+        of_model = max(TWO_HEADS * table(shape), of_a_layer(shape, 256))
+        ram = PROCESS_BYTES + of_model + 2 * states(shape, tokens)
+        return StageEstimate(tokens, seconds, ram, 4 * shape.width * (tokens + shape.vocab))
 
-    def row(self) -> StageEstimate:
-        """One file judged and asked."""
+    def row(self, file_bytes: int) -> StageEstimate:
+        """One file of so many bytes judged and asked."""
         read, written = self.text.task
         tokens = self.text.judged + self.text.questions + read
         seconds = START_S + 2 * self.size * tokens / (READ_FLOPS_PER_CORE * self.context.cores)
         seconds += 2 * self.size * written / self._write_flops
-        return StageEstimate(tokens + written, seconds, BASE_RAM_BYTES + 4 * self.size, 10**5)
+        return StageEstimate(tokens + written, seconds, self._running_bytes(file_bytes), 10**5)
+
+    def _running_bytes(self, file_bytes: int) -> int:
+        """A file in its runtime, beside this process with the float models' output matrices."""
+        context = self.context
+        heads = table(context.shape) + (0 if context.as_is else table(context.facts.shape))
+        cache = context.shape.kv_bytes(context.recipe.measure.context)
+        return PROCESS_BYTES + LLAMA_BYTES + 4 * heads + file_bytes + cache
 
     def layers(self) -> StageEstimate:
         """A mix's errors by layer."""
         seconds = self.size / PARAMETERS_PER_S["write"]
-        return StageEstimate(0, seconds, BASE_RAM_BYTES + 8 * self.size, 10**5)
+        return StageEstimate(0, seconds, a_tensor_at_a_time(self.context.shape, READ_BACK), 10**5)
 
     def speeds(self, files: int) -> StageEstimate:
         """All files timed in turn."""
         measure = self.context.recipe.measure
         tokens = measure.prefill + TRIAL_TOKENS_SHARE * measure.decode
         trial = START_S + 2 * self.size * tokens / self._write_flops
-        ram = BASE_RAM_BYTES + 2 * self.size
+        ram = self._running_bytes(2 * self.size)
         return StageEstimate(0, measure.repetitions * files * trial, ram, 10**5)
 
     def papers(self) -> StageEstimate:

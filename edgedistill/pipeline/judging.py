@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.export import GGUF_NAME, ONNX_NAME
 from edgedistill.machine import fingerprint
-from edgedistill.mixes import Mix
+from edgedistill.mixes import Mix, mix_bytes
 from edgedistill.pipeline.asked import asked_task, task_files
 from edgedistill.pipeline.context import TAUGHT, VOCABULARY, Context, settings_of
 from edgedistill.pipeline.estimate import Estimates
@@ -178,7 +178,7 @@ class JudgingStages:
                 "reference",
                 partial(work, "student"),
                 inputs=("judges", self.student),
-                estimate=self.estimates.reference(student.parameters, student.width, student.vocab),
+                estimate=self.estimates.reference(student),
             )
         ]
         if self._compares_with_teacher:
@@ -188,7 +188,7 @@ class JudgingStages:
                 partial(work, "teacher"),
                 inputs=("judges", VOCABULARY) if context.trimmed else ("judges",),
                 outside={"teacher": context.teacher_files},
-                estimate=self.estimates.reference(teacher.parameters, teacher.width, teacher.vocab),
+                estimate=self.estimates.reference(teacher),
             )
             stages.append(teacher_stage)
         return stages
@@ -253,8 +253,16 @@ class JudgingStages:
             settings["task"] = asked_task(context.recipe.task)
         inputs = ("judges", *references.values())
         outside = {"file": Outside(file.place), **item_files(context), **self._task_files}
-        estimate = self.estimates.row()
+        estimate = self.estimates.row(self._loaded_bytes(file))
         return Stage(file.stage, "row", work, settings, inputs, outside, mix=file.mix, estimate=estimate)
+
+    def _loaded_bytes(self, file: PackedFile) -> int:
+        """What a runtime has of a file in memory: llama.cpp lays quantized weights out anew beside the file's pages."""
+        if file.kind == "rival" and self.context.rival is not None:
+            return 2 * self.context.rival.planned.file_bytes
+        if file.mix is not None:
+            return 2 * mix_bytes(self.context.shape, self.context.recipe.mix(file.mix))
+        return self.context.facts.weight_bytes if file.kind == "teacher" else 2 * self.context.shape.parameters
 
     @property
     def _task_files(self) -> dict[str, Outside]:

@@ -13,10 +13,11 @@ from edgedistill.machine import compute_of
 from edgedistill.mixes import Group, Mix, assign_formats, groups_of, measured_once, mix_bytes
 from edgedistill.pipeline.chosen_mix import chosen_mix, fit_inputs, fit_stage, mix_settings
 from edgedistill.pipeline.context import Context, settings_of
-from edgedistill.pipeline.estimate import Estimates, curvature_is_layered
+from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.files import exported, rounded
 from edgedistill.pipeline.on_policy import OnPolicyRounds
 from edgedistill.pipeline.stage import Finished, Json, Stage
+from edgedistill.pipeline.stage_memory import curvature_is_layered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

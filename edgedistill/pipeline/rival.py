@@ -14,8 +14,9 @@ from edgedistill.licences import UNKNOWN
 from edgedistill.machine import compute_of
 from edgedistill.mixes import groups_of
 from edgedistill.pipeline.context import Context
-from edgedistill.pipeline.estimate import Estimates, curvature_is_layered
+from edgedistill.pipeline.estimate import Estimates
 from edgedistill.pipeline.stage import Finished, Json, Stage
+from edgedistill.pipeline.stage_memory import curvature_is_layered
 from edgedistill.plan.rival import CURVATURE_STAGE, FILE_STAGE, FIT_STAGE, RivalPlan, rival_mix
 
 # Text on which the teacher's curvature is measured: a quarter of what a fit that ships gets, for grids need less.

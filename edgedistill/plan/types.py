@@ -22,12 +22,15 @@ from edgedistill.store.run import RUN
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one stage takes: tokens that it writes, reads or trains on, seconds, bytes of memory and of disk."""
+    """What one stage takes: tokens that it writes, reads or trains on, seconds, bytes of memory and of disk;
+    `scratch_bytes` of the disk are free again when it is finished.
+    """
 
     tokens: int = 0
     seconds: float = 0.0
     ram_bytes: int = 0
     disk_bytes: int = 0
+    scratch_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,12 @@ class BuildPlan:
 
     @property
     def disk_bytes(self) -> int:
-        """What all stages write."""
-        return sum(stage.disk_bytes for stage in self.stages.values())
+        """The most that lies on the disk at once: what the stages so far wrote, and what one needs beside it."""
+        kept = most = 0
+        for stage in self.stages.values():
+            kept += stage.disk_bytes
+            most = max(most, kept + stage.scratch_bytes)
+        return most
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""

@@ -186,9 +186,7 @@ def _write(inputs: RecoverInputs, checkpoint: GridCheckpoint, outcome: _Outcome,
     report["rounded"] = {"kl": rounded.loss, "by_source": rounded.by_source}
     report["trained"] = list(outcome.trained)
     report["compute"] = str(outcome.dtype).removeprefix("torch.")
-    report["verdict"] = _verdict(
-        rounded.loss, curve.best.loss, curve.best.loss < rounded.loss, inputs.decides
-    )
+    report["verdict"] = _verdict(rounded.loss, curve.best.loss, curve.best.loss < rounded.loss, inputs.decides)
     write_curve(work, report)
     _clean_up(work)
 

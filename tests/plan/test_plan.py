@@ -8,6 +8,8 @@ import gguf
 import pytest
 
 from edgedistill.config import Recipe, Target, load_recipe, load_target
+from edgedistill.config.overrides import Overrides
+from edgedistill.config.recovery import recovery_recipe
 from edgedistill.errors import DoesNotFitError, InputError
 from edgedistill.facts import ModelFacts, ModelShape, TokenizerFacts
 from edgedistill.formats import FORMATS
@@ -20,8 +22,8 @@ from edgedistill.pipeline.estimate import (
     PARAMETERS_PER_S,
     START_S,
     TRAIN_FLOPS_PER_CORE,
-    curvature_passes,
 )
+from edgedistill.pipeline.stage_memory import curvature_passes
 from edgedistill.plan import BuildMachine, this_machine
 from edgedistill.plan.here import here
 
@@ -225,7 +227,7 @@ def test_the_demo_is_planned_within_its_promise():
     assert build.seconds == pytest.approx(sum(build.seconds_by_stage.values()))
     assert {"teach", "distill", "capture", "curvature", "recover-q4_0", "recover-q8_0"} <= set(build.tokens)
     assert build.ram_bytes == max(stage.ram_bytes for stage in build.stages.values())
-    assert build.disk_bytes == sum(stage.disk_bytes for stage in build.stages.values())
+    assert build.disk_bytes >= sum(stage.disk_bytes for stage in build.stages.values())
     more = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), replace(MACHINE, cores=4)).build
     # Twice the cores halve the training; the fit goes from column to column on one core.
     student = make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(), MACHINE).student
@@ -455,6 +457,26 @@ def test_this_machine_counts_what_a_run_has_written_as_free(tmp_path: Path):
     assert this_machine(run).free_disk_bytes - before.free_disk_bytes == pytest.approx(2**40, rel=0.01)
 
 
+# Llama-3.1-8B and Qwen2.5-7B, as their config.json have them.
+LLAMA_8B = ModelShape("llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, False, 500000.0, 1e-5)
+QWEN_7B = ModelShape("qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, False, 1e6, 1e-6, qkv_bias=True)
+
+
+@pytest.mark.parametrize("shape", [LLAMA_8B, QWEN_7B])
+def test_an_8b_is_fitted_in_22_gib_of_memory_and_60_of_disk(shape: ModelShape):
+    """llama.cpp has the float file's pages in memory; all else of the run stays below them."""
+    recipe = recovery_recipe(load_recipe("recover").with_teacher("org/big"), Overrides(tokens="0"))
+    build = make_plan(recipe, here(), facts_of(shape, chat=False), BuildMachine(cores=2)).build
+    assert build.ram_bytes < 22 * 2**30
+    assert build.ram_bytes < 3 * shape.parameters
+    assert build.disk_bytes < 60 * 2**30
+    running = ("teach", "speeds", "measure-float-model")
+    assert all(stage.ram_bytes < 2 * shape.parameters for name, stage in build.stages.items() if name not in running)
+    # The layers' inputs are dropped when the curvature is measured; the float files stay to the end.
+    assert build.stages["curvature"].scratch_bytes > 0
+    assert build.disk_bytes >= sum(stage.disk_bytes for stage in build.stages.values()) > 4 * shape.parameters
+
+
 def test_the_passes_in_which_curvature_is_measured_are_planned():
     """As many layers a pass as fit: seven matrices of 576 or 1,536 inputs a layer of SmolLM2, in float32."""
     layer_bytes = 4 * (6 * 576**2 + 1536**2)
@@ -464,7 +486,9 @@ def test_the_passes_in_which_curvature_is_measured_are_planned():
         make_plan(load_recipe("demo"), load_target("laptop-cpu"), facts_of(shape), MACHINE).build.stages["curvature"]
         for shape in (SMOL, replace(SMOL, ffn=8192, width=2048, heads=32, kv_heads=8))
     )
-    assert wide.tokens > 3 * narrow.tokens
+    # What takes several passes is measured a layer at a time, in one, whose inputs lie on the disk meanwhile.
+    assert wide.tokens == narrow.tokens
+    assert (narrow.scratch_bytes, wide.scratch_bytes > 0) == (0, True)
 
 
 @pytest.mark.parametrize(

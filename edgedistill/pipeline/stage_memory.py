@@ -1,0 +1,97 @@
+"""Memory of the stages that have a tensor or a layer of a model in memory at a time: bytes, by the model's shape.
+
+The figures a weight are those of the types that a tensor goes through, and were compared with what stages took
+(bench/results/memory.json).
+"""
+
+from edgedistill.config.recover import CURVATURE_BYTES
+from edgedistill.facts import ModelShape, TensorShape
+from edgedistill.mixes import layer_of
+
+# Python with torch, transformers and gguf loaded.
+PROCESS_BYTES = 470 * 2**20
+# A llama.cpp process, beside weights and cache: its own code and the buffers of its products.
+LLAMA_BYTES = 190 * 2**20
+# Of the largest tensor, at once: as it is stored (2), in float32 (4), rounded to float16 (2).
+COPIED, FLOAT_FILE, ROUNDED = 3, 8, 8
+# A file's values and the checkpoint's in float32, and what of both is compared.
+READ_BACK = 12
+# Of a table: the float model's and the student's output matrix in float32, and the second one as it is decoded.
+TWO_HEADS = 10
+# Of the largest tensor while it is fitted: the weight, its codes, the fit's and ggml's blocks.
+FITTED = 12
+# Values of a batch that a layer has at once, in widths of its MLP, float32: gate, up, their product, and copies.
+LAYER_WIDTHS = 6
+
+
+def largest(shape: ModelShape) -> int:
+    """Weights of the largest tensor: mostly a table."""
+    return max(tensor.size for tensor in shape.tensors())
+
+
+def table(shape: ModelShape) -> int:
+    """Weights of the embedding."""
+    return shape.vocab * shape.width
+
+
+def layer_tensors(shape: ModelShape) -> list[TensorShape]:
+    """The tensors of one layer; all have the same sizes."""
+    return [tensor for tensor in shape.tensors() if layer_of(tensor.name) == 0]
+
+
+def layer(shape: ModelShape) -> int:
+    """Weights of a layer."""
+    return sum(tensor.size for tensor in layer_tensors(shape))
+
+
+def a_tensor_at_a_time(shape: ModelShape, each: float) -> int:
+    """A stage that has `each` bytes for a weight of the largest tensor."""
+    return PROCESS_BYTES + round(each * largest(shape))
+
+
+def states(shape: ModelShape, tokens: int) -> int:
+    """Of so many tokens, float32."""
+    return 4 * tokens * shape.width
+
+
+def of_a_layer(shape: ModelShape, batch_tokens: int) -> int:
+    """A layer in float32, and what it computes of a batch."""
+    return 4 * layer(shape) + 4 * batch_tokens * LAYER_WIDTHS * max(shape.ffn, shape.width)
+
+
+def matrices(shape: ModelShape) -> int:
+    """The numbers of one layer's curvature: a matrix over the inputs of each linear."""
+    return sum(tensor.cols**2 for tensor in layer_tensors(shape) if tensor.kind == "linear")
+
+
+def curvature_passes(shape: ModelShape, part_bytes: int = CURVATURE_BYTES) -> int:
+    """Passes over the text in which curvature is measured of a whole model in memory, as many layers in each as fit in
+    `part_bytes`.
+    """
+    passes, left = 0, 0
+    for tensor in shape.tensors():
+        if tensor.kind != "linear":
+            continue
+        size = 4 * tensor.cols**2
+        if size > left:
+            passes, left = passes + 1, part_bytes
+        left -= size
+    return passes
+
+
+def curvature_is_layered(shape: ModelShape) -> bool:
+    """Whether curvature is measured a layer at a time, in one pass: of models whose matrices would take several."""
+    return curvature_passes(shape) > 1
+
+
+def layered_curvature(shape: ModelShape, tokens: int, batch_tokens: int, activations: int) -> int:
+    """The most of the output matrix with all states, and of a layer with its matrices and all gradients.
+
+    Args:
+        activations: bytes that all layers keep for backward of a batch.
+    """
+    widest = max(tensor.cols for tensor in layer_tensors(shape))
+    head = TWO_HEADS * table(shape) + 2 * states(shape, tokens)
+    back = of_a_layer(shape, batch_tokens) + activations // shape.layers
+    back += 4 * matrices(shape) + 4 * widest**2 + 2 * states(shape, tokens)
+    return PROCESS_BYTES + max(head, back)
