@@ -215,7 +215,8 @@ def _check(recipe: Recipe, overrides: Overrides, as_is: bool) -> None:
         raise InputError(
             f"--layers cuts the student, and recipe {recipe.name} keeps the model as it is; leave one of them out"
         )
-    if overrides.layers is not None and "layers" not in type(recipe.student).model_fields:
+    sized = recipe.student.kind == "auto" or "layers" in type(recipe.student).model_fields
+    if overrides.layers is not None and not sized:
         raise InputError(
             f"--layers says how many layers a student has, and recipe {recipe.name}'s is of the kind "
             f"{recipe.student.kind}, which keeps them all; leave --layers out, or take the kind depth or depth+width"

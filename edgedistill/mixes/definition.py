@@ -6,6 +6,7 @@ Names of mixes become parts of file names and stage names, so they are short wor
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 NAME = r"^[a-z0-9][a-z0-9_]{0,31}$"
 _RANGE = re.compile(r"(\d{1,4})(?:(-)(\d{1,4})?)?")
@@ -101,6 +102,7 @@ class Mix:
         return self.size is not None and self.chosen is None
 
 
+@lru_cache(65_536)  # the planner asks for the same names of hundreds of candidates
 def layer_of(name: str) -> int | None:
     """The layer that a tensor belongs to by its Hugging Face name; None for the tables and the last norm."""
     match = _LAYER.match(name)

@@ -16,7 +16,7 @@ from typing import Any
 from edgedistill.config.target import Target
 from edgedistill.facts import EMBEDDING, ModelFacts, ModelShape
 from edgedistill.formats import NumberFormat
-from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, mix_bytes, size_bytes
+from edgedistill.mixes import Mix, assign_formats, fallbacks, fit_groups, format_bytes, mix_bytes, size_bytes
 from edgedistill.plan.speed_rule import cost_of
 from edgedistill.results.limits import Figures, first_token_s, troubles
 from edgedistill.results.planned import Limits, TargetFacts
@@ -118,7 +118,7 @@ def plan_mix(shape: ModelShape, mix: Mix, target: Target, vocabulary: int) -> Mi
     for number_format in formats.values():
         grids[number_format.name] = grids.get(number_format.name, 0) + 1
     context = kv_tokens(shape, target)
-    weight_bytes = mix_bytes(shape, mix)
+    weight_bytes = format_bytes(shape, formats) if formats else mix_bytes(shape, mix)
     file_bytes = weight_bytes + vocabulary * HEADER_BYTES_PER_TOKEN
     kv_bytes = shape.kv_bytes(context, KV_BYTES_PER_ELEMENT)
     compute_bytes = min(MICRO_BATCH_TOKENS, context) * (shape.vocab + 2 * shape.width) * 4

@@ -54,9 +54,9 @@ def test_the_three_targets_and_the_default_recipe_are_there():
     assert {"chat", "demo", "tiny"} <= set(names("recipes"))
 
 
-def test_defaults_are_the_chat_recipe_and_it_spells_all_of_them_out():
+def test_defaults_are_the_chat_recipe_but_for_its_student_and_it_spells_all_of_them_out():
     chat = load_recipe("chat")
-    defaults = Recipe(schema="edgedistill.recipe/1", name="chat", summary=chat.summary)
+    defaults = Recipe(schema="edgedistill.recipe/1", name="chat", summary=chat.summary, student="auto")
     assert chat.to_dict() == defaults.to_dict()
     written = yaml.safe_load((ROOT / "recipes" / "chat.yaml").read_text(encoding="utf-8"))
 

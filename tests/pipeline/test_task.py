@@ -29,7 +29,10 @@ def rows_file(folder: Path, count: int = 60, answer: str = "open") -> Path:
 
 def recipe_with(file: Path | None, name: str = "chat", **settings: object) -> Recipe:
     task = None if file is None else {"file": str(file), **settings}
-    return Recipe.model_validate(load_recipe(name).to_dict() | {"task": task})
+    recipe = load_recipe(name).to_dict() | {"task": task}
+    if recipe["student"]["kind"] == "auto":
+        recipe["student"] = {"kind": "depth"}
+    return Recipe.model_validate(recipe)
 
 
 def planned(recipe: Recipe, comparing: bool = False, recovering: bool = True) -> Prepared:

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from edgedistill.config import Recipe, load_recipe, load_target
+from edgedistill.config import Recipe, load_target
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape
 from edgedistill.pipeline import make_plan
 from edgedistill.plan import Plan
-from tests.plan.test_plan import MACHINE, SMOL, facts_of
+from tests.plan.test_plan import MACHINE, SMOL, chat_recipe, facts_of
 
 
 def mixed(mixes: list[str], **define: dict[str, object]) -> Recipe:
     """The chat recipe in these mixes, some of its own."""
-    return Recipe.model_validate({**load_recipe("chat").to_dict(), "mixes": mixes, "define_mixes": define})
+    return Recipe.model_validate({**chat_recipe().to_dict(), "mixes": mixes, "define_mixes": define})
 
 
 def plan_of(recipe: Recipe, shape: ModelShape = SMOL) -> Plan:

@@ -52,9 +52,14 @@ def facts_of(shape: ModelShape = SMOL, chat: bool = True) -> ModelFacts:
     )
 
 
+def chat_recipe() -> Recipe:
+    """The chat recipe with a student that nobody has to choose: nine tenths of the layers, in q4_0 and q8_0."""
+    return Recipe.model_validate(load_recipe("chat").to_dict() | {"student": {"kind": "depth"}})
+
+
 def recipe_with(**changes: dict[str, object]) -> Recipe:
     """The chat recipe with parts changed, its one teacher and its one phase in their short forms."""
-    chat = load_recipe("chat").to_dict()
+    chat = chat_recipe().to_dict()
     chat["teacher"] = chat.pop("teachers")["teacher"]
     (chat["distill"],) = chat.pop("phases")
     return Recipe.model_validate({**chat, **{part: {**chat[part], **values} for part, values in changes.items()}})
@@ -70,7 +75,7 @@ def target_with(name: str = "laptop-cpu", **changes: dict[str, object]) -> Targe
 
 @pytest.fixture
 def plan():
-    return make_plan(load_recipe("chat"), load_target("laptop-cpu"), facts_of(), MACHINE)
+    return make_plan(chat_recipe(), load_target("laptop-cpu"), facts_of(), MACHINE)
 
 
 def test_the_student_keeps_the_recipes_share_of_layers(plan):
@@ -128,7 +133,7 @@ def test_speeds_follow_the_formula(plan):
     assert mix.predicted_decode_full_context_tokens_per_s == pytest.approx(89.6e9 * 0.53 / (read + mix.kv_bytes))
     assert target.compute.flops is None
     assert mix.predicted_prefill_tokens_per_s is None
-    gpu = make_plan(load_recipe("chat"), load_target("consumer-gpu"), facts_of(), MACHINE).mixes["q4_0"]
+    gpu = make_plan(chat_recipe(), load_target("consumer-gpu"), facts_of(), MACHINE).mixes["q4_0"]
     assert gpu.predicted_prefill_tokens_per_s == pytest.approx(50.9e12 * 0.29 / (2 * plan.student.parameters))
     assert gpu.predicted_decode_tokens_per_s == pytest.approx(360e9 * 0.68 / gpu.weight_bytes)
     assert gpu.predicted_ttft_s == pytest.approx(
@@ -138,9 +143,7 @@ def test_speeds_follow_the_formula(plan):
 
 def test_an_untied_embedding_is_not_read_for_each_token():
     tied, untied = (
-        make_plan(load_recipe("chat"), load_target("laptop-cpu"), facts_of(replace(SMOL, tied=tied)), MACHINE).mixes[
-            "q4_0"
-        ]
+        make_plan(chat_recipe(), load_target("laptop-cpu"), facts_of(replace(SMOL, tied=tied)), MACHINE).mixes["q4_0"]
         for tied in (True, False)
     )
     assert untied.weight_bytes > tied.weight_bytes
@@ -172,7 +175,7 @@ def test_a_context_cut_to_what_llama_cpp_computes_alike_is_said():
     ],
 )
 def test_one_mix_that_does_not_fit_is_said_and_the_other_goes_on(target: Target, why: str):
-    found = make_plan(load_recipe("chat"), target, facts_of(), MACHINE)
+    found = make_plan(chat_recipe(), target, facts_of(), MACHINE)
     assert found.mixes["q4_0"].fits
     assert not found.mixes["q8_0"].fits
     assert why == f"q8_0: {found.mixes['q8_0'].why}"
@@ -181,7 +184,7 @@ def test_one_mix_that_does_not_fit_is_said_and_the_other_goes_on(target: Target,
 
 
 def test_no_mix_that_fits_is_an_error_with_the_sum():
-    found = make_plan(load_recipe("chat"), target_with("phone", memory={"usable": 200 * 2**20}), facts_of(), MACHINE)
+    found = make_plan(chat_recipe(), target_with("phone", memory={"usable": 200 * 2**20}), facts_of(), MACHINE)
     with pytest.raises(DoesNotFitError) as caught:
         found.require_fit()
     assert caught.value.exit_code == 3
@@ -195,7 +198,7 @@ def test_no_mix_that_fits_is_an_error_with_the_sum():
 
 def test_time_to_first_token_is_a_limit():
     slow = target_with("consumer-gpu", compute={"flops": 1e11}, limits={"ttft": 0.5})
-    found = make_plan(load_recipe("chat"), slow, facts_of(), MACHINE)
+    found = make_plan(chat_recipe(), slow, facts_of(), MACHINE)
     assert "to the first token, at most 0.50 s are allowed" in found.mixes["q4_0"].why
 
 
@@ -213,11 +216,11 @@ def test_time_to_first_token_is_a_limit():
     ],
 )
 def test_a_machine_that_is_too_small_is_an_error(machine: dict[str, int], words: str):
-    found = make_plan(load_recipe("chat"), load_target("phone"), facts_of(), replace(MACHINE, **machine))
+    found = make_plan(chat_recipe(), load_target("phone"), facts_of(), replace(MACHINE, **machine))
     with pytest.raises(DoesNotFitError, match=words):
         found.require_fit()
     assert "It does not fit this machine." in found.to_text()
-    make_plan(load_recipe("chat"), load_target("phone"), facts_of(), BuildMachine(cores=2)).require_fit()
+    make_plan(chat_recipe(), load_target("phone"), facts_of(), BuildMachine(cores=2)).require_fit()
 
 
 def test_the_demo_is_planned_within_its_promise():
@@ -257,7 +260,7 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
     assert "27 layers in mixes that the recipe doesn't ask for: tq2_0 78.4 MB, q3_k_s 82.6 MB, " in " ".join(
         plan.to_text().split()
     )
-    small = make_plan(load_recipe("chat"), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
+    small = make_plan(chat_recipe(), target_with(limits={"file": 150 * 2**20}), facts_of(), MACHINE)
     assert {o.what: o.why for o in small.alternatives}[
         "f16, 27 layers"
     ] == "the file has 250 MB, at most 157 MB are allowed"
@@ -418,7 +421,7 @@ def test_this_machine_is_a_target_without_limits():
 
 @pytest.mark.parametrize("target", ["laptop-cpu", "consumer-gpu", "phone"])
 def test_the_page_and_the_json_hold_what_was_planned(target: str):
-    found = make_plan(load_recipe("chat"), load_target(target), facts_of(), MACHINE)
+    found = make_plan(chat_recipe(), load_target(target), facts_of(), MACHINE)
     whole = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert whole["teacher"]["source"] == "org/SmolLM2"
     assert whole["student"]["layers"] == 27
@@ -499,7 +502,7 @@ def test_the_passes_in_which_curvature_is_measured_are_planned():
     ],
 )
 def test_a_recipe_that_waits_for_labels_says_how_to_give_them(changes: dict[str, object], why: str):
-    chat = load_recipe("chat").to_dict()
+    chat = chat_recipe().to_dict()
     teach = chat["teach"] | changes.get("teach", {})
     recipe = Recipe.model_validate(chat | changes | {"teach": teach})
     with pytest.raises(InputError, match=f"recipe chat: {why}, and no file brings answers. Give one with --data FILE"):
