@@ -60,6 +60,9 @@ def test_a_sibling_that_loses_is_listed_with_why():
     assert "SmolLM2 as it is in" in text.split(":")[0]
     assert "not the sibling SmolLM2-half in" in text
     assert "against" in text.split("not the sibling SmolLM2-half in")[1]
+    # A sibling that more than six others come before is listed nevertheless: somebody named it.
+    last = replace(SMOL, layers=2, width=64, heads=1, kv_heads=1, ffn=128)
+    assert "not the sibling SmolLM2-half in" in lines_of(settled_with(start_of(last), LAPTOP))
     assert "not the sibling SmolLM2-half in" not in lines_of(settle(auto(**FEW), LAPTOP, facts_of()))
 
 
