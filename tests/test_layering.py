@@ -212,6 +212,7 @@ def test_every_recipe_setting_is_read_by_something():
     elsewhere |= {"recover.tokens", "recover.train", "recover.loss"}
     unread = []
     elsewhere |= {"student.kind", "student.of", "teacher.does", "teacher.top_k", "distill.train"}
+    elsewhere |= {"student.kinds", "student.mixes"}  # by the planner
     parts = load_recipe("chat").to_dict()
     parts["teacher"] = parts.pop("teachers")["teacher"]
     (parts["distill"],) = parts.pop("phases")
