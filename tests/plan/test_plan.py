@@ -277,7 +277,7 @@ def test_what_was_rejected_is_said_with_the_reason(plan):
         (
             recipe_with(student={"layers": 31}),
             facts_of(),
-            "the student would have 31 layers; the teacher SmolLM2 has 30, so student",
+            "the student would have 31 layers; SmolLM2, which is cut, has 30, so student",
         ),
         (recipe_with(student={"layers": 1}), facts_of(), "must be from 2 to 30"),
         (
