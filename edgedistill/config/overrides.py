@@ -126,7 +126,8 @@ def _text_of(teach: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     if overrides.prompts is not None:
         teach = teach | {"prompts": overrides.prompts}
     if overrides.text_only:
-        teach = teach | {"tokens": 0, "free_tokens": 0, "text_tokens": max(1, teach["text_tokens"])}
+        written = dict.fromkeys(("tokens", "free_tokens", "new_tokens"), 0)
+        teach = teach | written | {"text_tokens": max(1, teach["text_tokens"])}
     return teach
 
 

@@ -243,6 +243,24 @@ class Recipe(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _new_questions(self) -> "Recipe":
+        if not self.teach.new_tokens:
+            return self
+        if not self.teacher_phases:
+            raise ValueError(
+                "teach.new_tokens are of a teacher that learned the task's questions, and no phase trains the "
+                "teacher; add {train: teacher} to phases, or leave out teach.new_tokens"
+            )
+        if self.teach.prompts != OWN_PROMPTS:
+            raise ValueError(
+                "teach.new_tokens are of questions like a task's, and teach.prompts names a file; give its rows as "
+                "task.file, or leave out teach.new_tokens"
+            )
+        if self.teach.style == "text":
+            raise ValueError("teach.new_tokens are of chats, and teach.style is text; leave out one of them")
+        return self
+
     @property
     def lacks_answers(self) -> str | None:
         """What of the recipe needs labelled answers, where it names no file that brings any; else None.

@@ -86,12 +86,33 @@ class TaskData:
 
     def test_ids(self) -> frozenset[str]:
         """Ids of the test prompts, with their system's message and without: none may be in a training text."""
-        whole = (prompt_id_of(" ".join(message.text for message in row.messages)) for row in self.test)
-        return frozenset((*whole, *(row.prompt_id for row in self.test)))
+        return _ids(self.test)
+
+    def prompt_ids(self) -> frozenset[str]:
+        """The same of all prompts."""
+        return _ids((*self.learn, *self.test))
+
+    def unfit(self, answer: str) -> str | None:
+        """Why an answer that nobody labelled is none of this task's; None where it may be one."""
+        if self.labels is not None and label_of(answer) not in {label_of(label) for label in self.labels}:
+            return "no label of the task"
+        if self.fields is not None:
+            try:
+                found = json.loads(answer)
+            except (ValueError, RecursionError):
+                return "no JSON"
+            if not isinstance(found, dict) or not found or not found.keys() <= set(self.fields):
+                return "no object of the task's fields"
+        return None
 
     def asked(self, most: int) -> tuple[Labelled, ...]:
         """At most so many of the test rows, evenly over them."""
         return tuple(evenly(self.test, most))
+
+
+def _ids(rows: Sequence[Labelled]) -> frozenset[str]:
+    whole = (prompt_id_of(" ".join(message.text for message in row.messages)) for row in rows)
+    return frozenset((*whole, *(row.prompt_id for row in rows)))
 
 
 def canonical(value: Any) -> str:

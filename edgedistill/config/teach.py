@@ -63,6 +63,13 @@ class Teach(Model):
             "Kept tokens of free text beside them, which the teacher writes on from a few words of the text below."
         ),
     )
+    new_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description=(
+            "Kept tokens of answers to questions like a task's, which the specialised teacher makes up and answers "
+            "with its likeliest tokens; the teacher's phases learn the rows' questions too."
+        ),
+    )
     text_tokens: Annotated[int, Field(ge=0)] = Field(
         default=8_000, description="Tokens of plain prose read beside them, as far as it goes; 0 for none."
     )

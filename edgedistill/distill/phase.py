@@ -29,7 +29,7 @@ from edgedistill.losses.objective import TEACHER, TEXT, Objective, ObjectiveTerm
 from edgedistill.models.identity import IDENTITY, copy_identity, read_identity
 from edgedistill.models.load import load_model, save_model
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import SOURCE_NAMES, WRITTEN
+from edgedistill.signals.shards import NEW, SOURCE_NAMES, WRITTEN
 from edgedistill.signals.sources import Shared, Source, StoredTopK, Written, views
 from edgedistill.train.checkpoints import FOLDER as CHECKPOINTS
 from edgedistill.train.forward import batches, compute_type, kept_hidden
@@ -180,7 +180,7 @@ def pools_of(sources: Mapping[str, Sequence[Example]], general: float | None, pl
     if general is None:
         return [Pool(range(ends[-1]), 1.0)]
     ranges = {name: range(end - len(sources[name]), end) for name, end in zip(sources, ends, strict=True)}
-    chats = list(ranges.pop(SOURCE_NAMES[WRITTEN], ()))
+    chats = [index for source in (WRITTEN, NEW) for index in ranges.pop(SOURCE_NAMES[source], ())]
     others = [index for indices in ranges.values() for index in indices]
     if not chats or not others:
         missing = "prose nor free text; raise teach.text_tokens or teach.free_tokens" if chats else "chats"

@@ -32,6 +32,7 @@ LATER: dict[str, Json] = {
     "on_policy": None,
     "adapter": None,
     "choose": "influence",
+    "new_tokens": 0,
 }
 
 

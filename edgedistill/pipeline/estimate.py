@@ -147,6 +147,7 @@ class Estimates:
         written_tokens, read_tokens = self.text.answers + teach.free_tokens, teach.text_tokens
         if teach.answers == "own":  # they are there already, and read with their prompts where a student is distilled
             written_tokens, read_tokens = teach.free_tokens, teach.text_tokens + self.text.conversations
+        written_tokens += round(teach.new_tokens * self.text.new_share)
         written = written_tokens / KEPT_SHARE / self._write_flops
         read = read_tokens / self._flops(context.recipe.distill.compute) if top_k else 0.0
         answer = teach.max_prompt_tokens + teach.max_answer_tokens

@@ -27,13 +27,13 @@ class TextTokens:
     def budget(self) -> int:
         """Tokens of the training text at most."""
         teach = self.context.recipe.teach
-        return teach.tokens + teach.free_tokens + teach.text_tokens
+        return teach.tokens + teach.new_tokens + teach.free_tokens + teach.text_tokens
 
     @property
     def taught(self) -> int:
         """Tokens of the training text that count."""
         teach = self.context.recipe.teach
-        return self.answers + teach.free_tokens + teach.text_tokens
+        return self.answers + teach.new_tokens + teach.free_tokens + teach.text_tokens
 
     @cached_property
     def answers(self) -> int:
@@ -54,6 +54,14 @@ class TextTokens:
             return PROMPT_SHARE * self.answers
         share = self.answers / _answer_tokens(task.learn, most)
         return self.answers + round(share * _prompt_tokens(task.learn))
+
+    @property
+    def new_share(self) -> float:
+        """Tokens read and written for each token of an answer to a question like the task's: the question's too."""
+        task, most = self.context.task, self.context.recipe.teach.max_answer_tokens
+        if task is None or not task.learn:
+            return PROMPT_SHARE
+        return 1 + _prompt_tokens(task.learn) / _answer_tokens(task.learn, most)
 
     @property
     def judged(self) -> int:

@@ -92,7 +92,7 @@ class TrainingStages:
         context, teach = self.context, self.context.recipe.teach
         # Recovery captures the float student's own view of the text.
         top_k = context.recipe.top_k
-        writes = teach.free_tokens + top_k > 0 or (teach.tokens > 0 and teach.answers != "own")
+        writes = teach.free_tokens + teach.new_tokens + top_k > 0 or (teach.tokens > 0 and teach.answers != "own")
         outside = {"teacher": context.teacher_files}
         outside |= {f"text {number}": Outside(Path(path)) for number, path in enumerate(teach.text or ())}
         settings = settings_of(teach) | {"text": len(teach.text or ())}
@@ -119,7 +119,8 @@ class TrainingStages:
             with opened as writer:
                 name, system = context.facts.name, context.facts.system
                 prompts = teaching_prompts(context.task, teach)
-                text = TeachInputs(writer, context.given_teacher, name, context.recipe, top_k, prompts, never, system)
+                given, recipe = context.given_teacher, context.recipe
+                text = TeachInputs(writer, given, name, recipe, top_k, prompts, never, system, context.task)
                 write_text(text, folder, done.progress)
 
         return Stage(
@@ -270,6 +271,7 @@ def _held_out_text(context: Context) -> Teach:
         "prompt_field": None,
         "tokens": context.recipe.measure.tokens,
         "free_tokens": 0,
+        "new_tokens": 0,
         "text_tokens": 0,
         "text": None,
         "answers": "teacher",

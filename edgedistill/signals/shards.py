@@ -30,9 +30,10 @@ from edgedistill.store.whole import whole
 
 PATTERN = "signals-*.safetensors"
 EVERY = "every/"  # what signals begin with that have a row for each token
-# What the folders of a split's sources begin with: what the teacher wrote, wrote freely, and read.
-WRITTEN, FREE, PROSE = SOURCES = ("", "free-", "prose-")
-SOURCE_NAMES = {WRITTEN: "written", FREE: "free", PROSE: "prose"}
+# What the folders of a split's sources begin with: what the teacher wrote, answered to questions of a task's kind that
+# it made up, wrote freely, and read.
+WRITTEN, NEW, FREE, PROSE = SOURCES = ("", "new-", "free-", "prose-")
+SOURCE_NAMES = {WRITTEN: "written", NEW: "new", FREE: "free", PROSE: "prose"}
 
 
 def shard_path(folder: Path, index: int) -> Path:

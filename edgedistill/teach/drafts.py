@@ -2,14 +2,14 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edgedistill.config.conversation import Prompt
+from edgedistill.config.conversation import Prompt, shared_system
 from edgedistill.config.teach import Teach
-from edgedistill.data.frame import ChatFrame, RefusedError
+from edgedistill.data.frame import ChatFrame, RefusedError, make_frame
 from edgedistill.data.prose import ProseWords, bos_of
 from edgedistill.data.trace import SYSTEM, TEXT, USER, Holdout, Turn, normalized
 from edgedistill.errors import InputError
@@ -37,6 +37,8 @@ class Assignment:
         holdout: shares of the prompts that validate and judge.
         never: ids of prompts that must not be kept, such as those of texts to judge on.
         starters: by kind, what other free texts begin with; each kind, and the prose, has as many.
+        unfit: why an answer can't be kept, or None where it can; of questions like a task's.
+        question_weight: of a row's question in training text, where the question is learned too; see `labels`.
     """
 
     writer: Writer | None
@@ -50,6 +52,8 @@ class Assignment:
     holdout: Holdout
     never: frozenset[str] = frozenset()
     starters: Sequence[Sequence[str]] = ()
+    unfit: Callable[[str], str | None] | None = None
+    question_weight: float = 0.0
 
     @property
     def author(self) -> Writer:
@@ -131,6 +135,17 @@ def shows_system(frame: ChatFrame | None, prompts: Sequence[Prompt]) -> bool:
         LimitError: a prompt with one takes more time or memory than it may.
     """
     return frame is None or all(prompt.system is None for prompt in prompts) or frame.shows_system()
+
+
+def task_frame(tokenizer: PreTrainedTokenizerBase, name: str, prompts: Sequence[Prompt]) -> ChatFrame:
+    """The frame of one question behind the system's message that all of some prompts have, if they have one.
+
+    Raises:
+        InputError: as `make_frame`.
+    """
+    frame = make_frame(tokenizer, name)
+    system = shared_system(prompts)
+    return frame if system is None or not frame.shows_system() else make_frame(tokenizer, name, system)
 
 
 def turns_of(prompt: Prompt, with_system: bool) -> tuple[Turn, ...]:

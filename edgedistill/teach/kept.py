@@ -13,6 +13,7 @@ from edgedistill.data.tokenize import tokenize
 from edgedistill.data.trace import (
     ASSISTANT,
     TEXT,
+    TRAIN,
     Sampling,
     Trace,
     Turn,
@@ -22,6 +23,7 @@ from edgedistill.data.trace import (
     split_of,
 )
 from edgedistill.runtimes.sampling import BatchSettings
+from edgedistill.signals.shards import FREE
 from edgedistill.teach.drafts import HALF, Assignment, Draft
 from edgedistill.teach.filters import CUT_OFF, DUPLICATE, why_dropped
 from edgedistill.teach.writers import Continuation, read_signals
@@ -91,7 +93,7 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
     """The teacher's continuations of some drafts, without those that the filters drop."""
     assignment = selection.assignment
     settings, tokenizer = assignment.settings, assignment.tokenizer
-    frame = assignment.frame if selection.source == "" else None
+    frame = None if selection.source == FREE else assignment.frame
     stops: Sequence[int] = ()
     if frame is not None:
         stops = frame.stop_ids
@@ -113,6 +115,8 @@ def written_text(selection: Selection, drafts: Sequence[Draft]) -> list[Text]:
         if continuation.finish == "length":
             answer = answer.rstrip(HALF)  # the limit may fall within a character of several tokens
         why = why_dropped(answer, continuation.tokens, continuation.finish if ends else "stop")
+        if why is None and assignment.unfit is not None:
+            why = assignment.unfit(answer)
         turns = (*draft.turns, Turn(TEXT if frame is None else ASSISTANT, answer))
         prompt_id = prompt_id_of(draft.question or answer)
         if selection.keeps(turns, prompt_id, why):
@@ -151,7 +155,26 @@ def _own_text(selection: Selection, draft: Draft, answer: str) -> Text | None:
     if answer_tokens > settings.max_answer_tokens:
         example = example.cut(len(draft.ids) + settings.max_answer_tokens)
     trace = selection.trace(turns, prompt_id, None)
-    return Text(split_of(prompt_id, assignment.holdout), trace, replace(example, trace_id=trace.id))
+    split = split_of(prompt_id, assignment.holdout)
+    if split == TRAIN and assignment.question_weight:
+        example = _with_question(assignment, draft, example)
+    return Text(split, trace, replace(example, trace_id=trace.id))
+
+
+def _with_question(assignment: Assignment, draft: Draft, example: Example) -> Example:
+    """The same with the user's words counted too, and the token that ends them: of a single question behind the frame's
+    opening; another conversation stays as it is.
+    """
+    frame = assignment.frame
+    if frame is None or tuple(draft.ids[: len(frame.opening)]) != frame.opening:
+        return example
+    start = len(frame.opening)
+    ends = [place for place in range(start, len(draft.ids)) if draft.ids[place] in frame.stop_ids]
+    if not ends:
+        return example
+    weight = example.weight.clone()
+    weight[start - 1 : ends[0]] = assignment.question_weight
+    return replace(example, weight=weight)
 
 
 def written_example(opening: Sequence[int], continuation: Continuation, first: int, trace_id: str = "") -> Example:

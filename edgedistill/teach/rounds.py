@@ -2,10 +2,12 @@
 
 A round asks for a fixed number of texts, filters them and writes one shard of signals a split and one shard of traces;
 what a round draws is a function of the seed and its number, so a killed stage goes on with the next round and ends with
-the same bytes. Two sources differ in the beginning of their files' names and in what a text begins with:
+the same bytes. Three sources differ in the beginning of their files' names and in what a text begins with:
 
 - "" has chats: a question (the teacher's own, or of a file) and its answer; or plain text, if the recipe's style is
   that.
+- "new-" has chats of questions like a task's, which the teacher makes up behind the task's system message: it learned
+  the questions along with the answers. None of it is held out: the task's own rows validate and judge.
 - "free-" has text that the teacher continues from a few words: in turn words from the training part of the prose, and
   beginnings of other kinds of text (data/starters.py). A chat model that starts from nothing writes chats again; its
   other knowledge shows when it must continue something else.
@@ -25,7 +27,7 @@ from edgedistill.data.seeds import derived_seed
 from edgedistill.data.trace import SPLITS, iter_traces, normalized, save_traces
 from edgedistill.errors import RunError
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import FREE, PATTERN, save_shard, shard_path
+from edgedistill.signals.shards import FREE, NEW, PATTERN, save_shard, shard_path
 from edgedistill.store.whole import atomic_write
 from edgedistill.teach.drafts import Assignment, Draft, from_few_words, from_nothing, given_prompts, own_questions
 from edgedistill.teach.kept import Selection, Text, own_texts, written_text
@@ -38,6 +40,7 @@ SPARE_ROUNDS = 8
 # slots idle, and a kill loses at most a round.
 WAVES = 4
 TOO_LONG = "prompt too long"
+TITLES = {FREE: ": free text", NEW: ": questions like the task's"}
 TRACES = "traces-*.jsonl"
 
 
@@ -74,7 +77,7 @@ def write_rounds(
     def reached() -> int:
         return min(total, tally.tokens if goal is not None else tally.rounds * _round_size(assignment))
 
-    progress.start(f"{title}: free text" if source == FREE else title, total, unit)
+    progress.start(title + TITLES.get(source, ""), total, unit)
     progress.advance(reached(), kept=tally.kept)
     spare = SPARE_ROUNDS
     while not _used_up(assignment, source, tally):

@@ -28,6 +28,7 @@ from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
 from edgedistill.signals.shards import (
     FREE,
+    NEW,
     PATTERN,
     PROSE,
     SOURCES,
@@ -43,6 +44,7 @@ from edgedistill.teach.prose import read_all_prose
 from edgedistill.teach.rewritten import Rewriting
 
 TEACHING = "teach.json"
+TRACED = (WRITTEN, NEW, FREE)  # sources whose texts are traces
 UNREADABLE = "not for the student's chat template or context"
 
 
@@ -116,7 +118,7 @@ def write_student_text(reader: Reader, taught: Path, work: Path, progress: Progr
     Raises:
         RunError: the student can read none of a split.
     """
-    folders = [f"{source}{split}" for source in (WRITTEN, FREE) for split in SPLITS]
+    folders = [f"{source}{split}" for source in TRACED for split in SPLITS]
     title = "the training text in the student's tokens"
     empty = Rewriting(taught, folders, lambda shard: _examples(reader, shard), title).write(work, progress)
     if empty:
@@ -148,11 +150,11 @@ def restarted(example: Example, old: Sequence[int], new: Sequence[int]) -> Examp
 
 def _examples(reader: Reader, shard: Path) -> Iterator[Example]:
     """A shard's examples as the student reads them, without those that it can't."""
-    source = FREE if shard.parent.name.startswith(FREE) else WRITTEN
+    source = next((source for source in (NEW, FREE) if shard.parent.name.startswith(source)), WRITTEN)
     number = shard.name.removeprefix(PATTERN.partition("*")[0]).partition(".")[0]
     folder = shard.parent.parent
     traces = {trace.id: trace for trace in load_traces(folder / f"{source}traces-{number}.jsonl")}
-    chats = source == WRITTEN and reader.frames is not None
+    chats = source != FREE and reader.frames is not None
     for example in load_shard(shard):
         trace = traces[example.trace_id]
         read = reader.chat(trace, example) if chats else reader.plain(trace, example)
@@ -222,7 +224,7 @@ def _counts(reader: Reader, taught: Path, work: Path) -> dict[str, object]:
     before, after = (_texts(folder) for folder in (taught, work))
     split_tokens = {
         source or "written-": {split: count_kept(work / f"{source}{split}") for split in SPLITS}
-        for source in (WRITTEN, FREE)
+        for source in TRACED
         if (source or "written-") in counts["split_tokens"]
     }
     counts |= {
@@ -242,5 +244,5 @@ def _counts(reader: Reader, taught: Path, work: Path) -> dict[str, object]:
 
 def _texts(folder: Path) -> int:
     """How many texts the teacher wrote, as far as they lie in a folder."""
-    folders = [folder / f"{source}{split}" for source in (WRITTEN, FREE) for split in SPLITS]
+    folders = [folder / f"{source}{split}" for source in TRACED for split in SPLITS]
     return sum(1 for each in folders for _ in iter_shards(each))

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from edgedistill.config.conversation import Prompt, shared_system
 from edgedistill.config.prompts import PromptFile
 from edgedistill.config.recipe import Recipe
+from edgedistill.config.task_data import TaskData
 from edgedistill.config.validation import MOST_TOKENS
 from edgedistill.data.example import Example
 from edgedistill.data.frame import ChatFrame, make_frame
@@ -31,9 +32,9 @@ from edgedistill.data.trace import JUDGE, Holdout, prompt_id_of
 from edgedistill.errors import InputError
 from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import FREE, SOURCES, WRITTEN, count_tokens, iter_shards
+from edgedistill.signals.shards import FREE, NEW, SOURCES, WRITTEN, count_tokens, iter_shards
 from edgedistill.store.whole import write_json
-from edgedistill.teach.drafts import Assignment, shows_system, turns_of, words_of
+from edgedistill.teach.drafts import Assignment, shows_system, task_frame, turns_of, words_of
 from edgedistill.teach.prose import read_all_prose
 from edgedistill.teach.rounds import NothingKeptError, Tally, write_rounds
 from edgedistill.teach.writers import Writer
@@ -54,6 +55,7 @@ class TeachInputs:
         prompts: what it is asked; None: it makes up the questions, or writes from nothing.
         never: ids of prompts that must not be kept, as `rounds.prompt_ids_in` gives them.
         system: what the teacher's own questions stand behind; None for nothing.
+        task: whose questions it makes up more of, where the recipe says so.
     """
 
     writer: Writer | None
@@ -64,6 +66,7 @@ class TeachInputs:
     prompts: PromptFile | None
     never: Collection[str] = ()
     system: str | None = None
+    task: TaskData | None = None
 
 
 def teach(inputs: TeachInputs, work: Path, progress: Progress) -> None:
@@ -119,8 +122,6 @@ def _assignments(
     """By source that the teacher writes, what it is to write and how many tokens of it."""
     settings = inputs.recipe.teach
     goals = {source: goal for source, goal in ((WRITTEN, settings.tokens), (FREE, settings.free_tokens)) if goal}
-    if not goals:
-        return {}
     own = inputs.prompts is None
     frame = None
     if settings.style == "chat" and settings.tokens:
@@ -146,7 +147,34 @@ def _assignments(
             starters=read_starters(),
         )
         assignments[source] = assignment, goal
+    if settings.new_tokens:
+        assignments[NEW] = _new_questions(inputs, tokenizer), settings.new_tokens
     return assignments
+
+
+def _new_questions(inputs: TeachInputs, tokenizer: PreTrainedTokenizerBase) -> Assignment:
+    """Questions like the task's, none of which a row asks; answered with the likeliest tokens, as labels would be."""
+    task = inputs.task
+    if task is None:
+        raise ValueError("questions like a task's need a task")
+    settings = inputs.recipe.teach.model_copy(
+        update={"answers": "teacher", "hints": ("",), "cut_answers": "drop", "answer_temperature": 0.0}
+    )
+    frame = task_frame(tokenizer, inputs.name, task.learning_prompts())
+    never = frozenset((*inputs.never, *task.prompt_ids()))
+    return Assignment(
+        writer=inputs.writer,
+        tokenizer=tokenizer,
+        name=inputs.name,
+        frame=frame,
+        prompts=None,
+        words=None,
+        settings=settings,
+        top_k=inputs.top_k,
+        holdout=Holdout(0.0, 0.0),
+        never=never,
+        unfit=task.unfit,
+    )
 
 
 def holdout_of(recipe: Recipe, goal: int) -> Holdout:
