@@ -57,11 +57,12 @@ class TextTokens:
 
     @property
     def new_share(self) -> float:
-        """Tokens read and written for each token of an answer to a question like the task's: the question's too."""
+        """Tokens written for each token of an answer to a question like the task's: the question's too."""
         task, most = self.context.task, self.context.recipe.teach.max_answer_tokens
         if task is None or not task.learn:
             return PROMPT_SHARE
-        return 1 + _prompt_tokens(task.learn) / _answer_tokens(task.learn, most)
+        words = sum(row.prompt.characters // TOKEN_CHARACTERS for row in task.learn)
+        return 1 + words / _answer_tokens(task.learn, most)
 
     @property
     def judged(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgedistill.pipeline.context import VOCABULARY, VOCABULARY_TEXT, Context
 from edgedistill.pipeline.estimate import Estimates
-from edgedistill.pipeline.stage import Finished, Stage
+from edgedistill.pipeline.stage import Finished, Json, Outside, Stage
 from edgedistill.store.marks import MARK
 
 
@@ -14,6 +14,7 @@ def vocabulary(context: Context) -> list[Stage]:
     size = context.recipe.vocabulary
     if size is None:
         return []
+    anew = not context.recipe.recover.compares
 
     def trim(folder: Path, done: Finished) -> None:
         from edgedistill.models.students.vocabulary import trim_student
@@ -29,15 +30,19 @@ def vocabulary(context: Context) -> list[Stage]:
 
     def renumber(folder: Path, done: Finished) -> None:
         from edgedistill.models.students.vocabulary import kept_tokens
-        from edgedistill.teach.trimmed_text import write_trimmed_text
+        from edgedistill.teach.trimmed_text import Prose, write_trimmed_text
 
         kept = kept_tokens(done.folder(VOCABULARY))
         assert kept is not None, "the stage before this one wrote it"
-        write_trimmed_text(done.folder(context.text), kept, folder, done.progress)
+        prose = Prose(done.folder(VOCABULARY), context.recipe.teach) if anew else None
+        write_trimmed_text(done.folder(context.text), kept, prose, folder, done.progress)
 
     estimates = Estimates(context)
-    inputs = (context.trained_student, context.text)
+    inputs, read = (context.trained_student, context.text), (VOCABULARY, context.text)
+    texts = context.recipe.teach.text or () if anew else ()
+    outside = {f"text {number}": Outside(Path(path)) for number, path in enumerate(texts)}
+    settings: dict[str, Json] = {"prose": "read anew"} if anew else {}
     return [
         Stage(VOCABULARY, VOCABULARY, trim, {"tokens": size}, inputs, estimate=estimates.student()),
-        Stage(VOCABULARY_TEXT, VOCABULARY, renumber, {}, (VOCABULARY, context.text), estimate=estimates.student_text()),
+        Stage(VOCABULARY_TEXT, VOCABULARY, renumber, settings, read, outside, estimate=estimates.student_text()),
     ]

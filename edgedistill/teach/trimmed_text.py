@@ -2,22 +2,27 @@
 
 A text with a token that is gone would be spelled otherwise, where the teacher's signals say nothing; it is left out and
 counted. Of the likeliest tokens of a position, one that is gone gets an id beyond the student's rows, which
-`signals.sources.Shared` drops.
+`signals.sources.Shared` drops. Nearly every piece of prose has a token that is gone: it is read anew in the student's
+own words, where nobody looks at the teacher's signals any more.
 """
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from edgedistill.config.teach import Teach
 from edgedistill.data.example import Example
 from edgedistill.data.trace import SPLITS
 from edgedistill.errors import RunError
+from edgedistill.models.tokenizer import load_tokenizer
 from edgedistill.progress import Progress
-from edgedistill.signals.shards import SOURCES, count_kept, count_tokens, load_shard
+from edgedistill.signals.shards import PROSE, SOURCES, count_kept, count_tokens, load_shard
 from edgedistill.store.whole import write_json
+from edgedistill.teach.prose import read_all_prose
 from edgedistill.teach.rewritten import Rewriting
 
 TEACHING = "teach.json"
@@ -50,19 +55,34 @@ class Renumbering:
         return Example(tokens, example.weight, signal, example.trace_id)
 
 
-def write_trimmed_text(taught: Path, kept: Tensor, work: Path, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Prose:
+    """How prose is read anew.
+
+    Attributes:
+        student: the folder whose tokenizer reads it.
+        settings: the recipe's `teach` part, decided.
+    """
+
+    student: Path
+    settings: Teach
+
+
+def write_trimmed_text(taught: Path, kept: Tensor, prose: Prose | None, work: Path, progress: Progress) -> None:
     """Write the examples of all splits and `teach.json` to `work`, as teach/training_text.py describes them.
 
     Args:
         taught: the text in old ids.
         kept: [V] the old id of each of the student's tokens.
+        prose: how the prose is read anew, without signals; None renumbers it like the rest.
         work: the stage's folder; whole shards that a killed run left in it are kept.
         progress: where it is shown.
     Raises:
         RunError: no text of a split has only tokens that are left.
     """
     numbers = Renumbering(kept)
-    folders = [f"{source}{split}" for source in SOURCES for split in SPLITS]
+    sources = [source for source in SOURCES if prose is None or source != PROSE]
+    folders = [f"{source}{split}" for source in sources for split in SPLITS]
     title = "the training text in the smaller vocabulary"
     empty = Rewriting(taught, folders, lambda shard: _renumbered(numbers, shard), title).write(work, progress)
     if empty:
@@ -71,6 +91,10 @@ def write_trimmed_text(taught: Path, kept: Tensor, work: Path, progress: Progres
             "vocabulary in the recipe"
         )
     counts = _counts(taught, work, folders)
+    if prose is not None:
+        tokenizer = load_tokenizer(prose.student)
+        counts["prose_tokens"] = read_all_prose(None, tokenizer, prose.settings, 0, work, progress)
+    counts["train_tokens"] = sum(count_tokens(work / f"{source}train") for source in SOURCES)
     if lost := counts.get("lost_tokens"):
         progress.note(
             f"{lost} tokens of the training text that count are left out of recovery and judging: their texts use "
@@ -91,7 +115,6 @@ def _counts(taught: Path, work: Path, folders: list[str]) -> dict[str, object]:
     counts: dict[str, object] = json.loads((taught / TEACHING).read_text(encoding="utf-8"))
     before = sum(count_kept(taught / folder) for folder in folders)
     after = sum(count_kept(work / folder) for folder in folders)
-    counts["train_tokens"] = sum(count_tokens(work / f"{source}train") for source in SOURCES)
     if before > after:
         counts["lost_tokens"] = before - after
     return counts

@@ -7,7 +7,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from edgedistill.data.trace import iter_traces
 from edgedistill.models.gguf_file import read_header
+from edgedistill.signals.shards import iter_shards
 from tests.e2e.conftest import RECIPE, edgedistill
 
 ANSWERS = {"cat": "animal", "house": "thing", "dog": "animal", "sea": "place"}
@@ -59,3 +61,30 @@ def test_the_teacher_learns_the_labels_before_it_teaches(talking_llama: Path, re
     again = edgedistill(*words)
     assert again.returncode == 0
     assert "specialise: complete already" in again.stderr
+
+
+def test_it_makes_up_more_of_the_task(talking_llama: Path, recipe: Path, tmp_path: Path):
+    """None of its questions is one of the rows', and every answer is one of the labels."""
+    settings = yaml.safe_load(recipe.read_text())
+    rows = recipe.with_name(settings["teach"].pop("prompts"))
+    settings["task"] = {"file": str(rows), "max_answer_tokens": 12}
+    settings["teach"] |= {"answers": "own", "new_tokens": 60}
+    settings["phases"] = [{**settings["phases"][0], "tokens": 8192, "general": None}, settings["phases"][1]]
+    path = tmp_path / "more.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    run = tmp_path / "run"
+    words = ["compile", "--teacher", talking_llama, "--target", "laptop-cpu", "--recipe", path, "-o", run]
+    done = edgedistill(*words)
+    assert done.returncode == 0, done.stderr
+    (taught,) = run.glob("stages/teach-*")
+    counts = json.loads((taught / "teach.json").read_text())
+    assert counts["split_tokens"]["new-"]["train"] >= 60
+    asked = {json.loads(line)["prompt"] for line in rows.read_text().splitlines()}
+    traces = list(iter_traces(taught, "new-traces-*.jsonl"))
+    assert len(traces) > 10
+    for trace in traces:
+        assert trace.turns[-2].text not in asked
+        assert trace.turns[-1].text.strip().casefold() in ANSWERS.values()
+    examples = list(iter_shards(taught / "new-train"))
+    assert sum(example.kept for example in examples) == counts["split_tokens"]["new-"]["train"]
+    assert all(len(example.signal["ids"]) == example.kept for example in examples)

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from edgedistill.config.teach import Teach
 from edgedistill.data.example import Example, counted_from
+from edgedistill.data.prose import passages
 from edgedistill.errors import RunError
 from edgedistill.losses.teachers import TopKTeacher
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import iter_shards, save_shard, shard_path
 from edgedistill.signals.sources import Shared
-from edgedistill.teach.trimmed_text import Renumbering, write_trimmed_text
+from edgedistill.teach.trimmed_text import Prose, Renumbering, write_trimmed_text
 
 KEPT = torch.tensor([0, 2, 3, 7, 9])
 
@@ -53,7 +56,7 @@ def test_texts_keep_their_words_and_signals(tmp_path: Path):
     folder = taught(tmp_path / "taught", [whole, example([2, 4, 9], [[4, 2, 3], [9, 1, 0]], "b")], [whole])
     work = tmp_path / "work"
     work.mkdir()
-    write_trimmed_text(folder, KEPT, work, QuietProgress())
+    write_trimmed_text(folder, KEPT, None, work, QuietProgress())
     (left,) = iter_shards(work / "train")
     assert KEPT[left.tokens.long()].tolist() == [2, 7, 9]
     assert left.signal["ids"].tolist() == [[3, 1, 2], [4, 5, 0]]
@@ -81,4 +84,23 @@ def test_a_split_without_a_text_left_is_refused(tmp_path: Path):
     folder = taught(tmp_path / "taught", [example([2, 7, 9], [[7], [9]])], [example([2, 4], [[4]])])
     (tmp_path / "work").mkdir()
     with pytest.raises(RunError, match="none of the judge text has only tokens of the student's vocabulary of 5"):
-        write_trimmed_text(folder, KEPT, tmp_path / "work", QuietProgress())
+        write_trimmed_text(folder, KEPT, None, tmp_path / "work", QuietProgress())
+
+
+def test_prose_is_read_anew_where_its_signals_are_done_with(tiny_llama: Path, tmp_path: Path):
+    """Hardly a piece has only words that are left; read anew, it is spelled in those that are."""
+    whole = example([2, 7, 9], [[7, 2, 3], [9, 1, 0]])
+    folder = taught(tmp_path / "taught", [whole], [whole])
+    (folder / "prose-train").mkdir()
+    save_shard(shard_path(folder / "prose-train", 0), [example([2, 4, 9], [[4, 2, 3], [9, 1, 0]])])
+    work = tmp_path / "work"
+    work.mkdir()
+    prose = Prose(tiny_llama, Teach(text_tokens=200, text_window=64, holdout=0.3))
+    write_trimmed_text(folder, KEPT, prose, work, QuietProgress())
+    pieces = list(iter_shards(work / "prose-train"))
+    read = "".join(AutoTokenizer.from_pretrained(tiny_llama).decode(piece.tokens) for piece in pieces)
+    assert read[:60] in "".join(passage for passage in passages("train", None))
+    assert not any(piece.signal for piece in pieces)
+    counts = json.loads((work / "teach.json").read_text())
+    assert counts["prose_tokens"] == sum(piece.kept for piece in pieces)
+    assert counts["train_tokens"] == 3 + sum(len(piece.tokens) for piece in pieces)
