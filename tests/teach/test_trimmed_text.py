@@ -99,7 +99,7 @@ def test_prose_is_read_anew_where_its_signals_are_done_with(tiny_llama: Path, tm
     write_trimmed_text(folder, KEPT, prose, work, QuietProgress())
     pieces = list(iter_shards(work / "prose-train"))
     read = "".join(AutoTokenizer.from_pretrained(tiny_llama).decode(piece.tokens) for piece in pieces)
-    assert read[:60] in "".join(passage for passage in passages("train", None))
+    assert read[:60] in "".join(block for passage in passages("train", None) for block in passage.blocks())
     assert not any(piece.signal for piece in pieces)
     counts = json.loads((work / "teach.json").read_text())
     assert counts["prose_tokens"] == sum(piece.kept for piece in pieces)
