@@ -159,10 +159,10 @@ def header_of(path: Path) -> dict[str, StoredTensor]:
 
 def _tensor(path: Path, entry: Any, base: int) -> StoredTensor:
     """An entry of a header. Raises what a malformed one raises."""
-    shape = [int(number) for number in entry["shape"]]
-    first, last = (int(place) for place in entry["data_offsets"])
-    if min([first, last - first, *shape]) < 0:
-        raise ValueError("a negative size")
+    shape, (first, last) = list(entry["shape"]), entry["data_offsets"]
+    # JSON's numbers may be floats, and as large as infinity; a size is neither.
+    if not all(type(number) is int and number >= 0 for number in (first, last, *shape)) or last < first:
+        raise ValueError("a size that is no whole number, or negative")
     return StoredTensor(path, str(entry["dtype"]), shape, base + first, base + last)
 
 

@@ -65,6 +65,10 @@ def rewrite(path: Path, **changes: object) -> None:
         {"data_offsets": [10**30, 10**31]},
         {"shape": [10**12, 10**12]},
         {"shape": None},
+        {"shape": [float("inf")]},
+        {"shape": [64.0, 512.0]},
+        {"data_offsets": [float("inf"), 16]},
+        {"data_offsets": [0]},
     ],
     ids=str,
 )
