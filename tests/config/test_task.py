@@ -210,7 +210,7 @@ def test_a_test_file_that_shares_prompts_with_the_training_file_is_refused(tmp_p
     own = write(tmp_path, [{"prompt": "something new", "answer": "lock"}], "test.jsonl")
     data = read(tmp_path, labelled(), test=str(own))
     assert (len(data.learn), len(data.test)) == (40, 1)
-    assert data.notes == ("1 test rows have a label that no row to learn from has, such as 'lock'",)
+    assert data.notes == ("1 test row has a label that no row to learn from has, such as 'lock'",)
 
 
 @pytest.mark.parametrize(
