@@ -22,10 +22,12 @@ from edgedistill.pipeline.block_bytes import block_bytes
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.stage_memory import (
+    BY_LAYER,
     COPIED,
     FITTED,
     FLOAT_FILE,
     LLAMA_BYTES,
+    ONE_HEAD,
     PROCESS_BYTES,
     READ_BACK,
     ROUNDED,
@@ -152,6 +154,8 @@ class Estimates:
         read = read_tokens / self._flops(context.recipe.distill.compute) if top_k else 0.0
         answer = teach.max_prompt_tokens + teach.max_answer_tokens
         ram = BASE_RAM_BYTES + context.facts.weight_bytes + context.facts.shape.kv_bytes(teach.parallel * answer)
+        if not written_tokens and not top_k:  # no model is asked
+            ram = PROCESS_BYTES
         seconds = START_S + 2 * self.teacher_size * (written + read)
         return StageEstimate(self.text.taught, seconds, ram, self.text.taught * (top_k * 6 + 8))
 
@@ -337,13 +341,13 @@ class Estimates:
 
     def judges(self) -> StageEstimate:
         """Held-out texts put aside."""
-        return StageEstimate(0, START_S, BASE_RAM_BYTES, 8 * self.text.judged)
+        return StageEstimate(0, START_S, PROCESS_BYTES, 8 * self.text.judged)
 
     def reference(self, shape: ModelShape) -> StageEstimate:
         """A float model's view of the judges: hidden states and the output matrix, in float32."""
         tokens = self.text.judged
         seconds = START_S + 2 * shape.parameters * tokens / self._flops("float32")
-        of_model = max(TWO_HEADS * table(shape), of_a_layer(shape, 256))
+        of_model = max(ONE_HEAD * table(shape), of_a_layer(shape, 256))
         ram = PROCESS_BYTES + of_model + 2 * states(shape, tokens)
         return StageEstimate(tokens, seconds, ram, 4 * shape.width * (tokens + shape.vocab))
 
@@ -365,7 +369,7 @@ class Estimates:
     def layers(self) -> StageEstimate:
         """A mix's errors by layer."""
         seconds = self.size / PARAMETERS_PER_S["write"]
-        return StageEstimate(0, seconds, a_tensor_at_a_time(self.context.shape, READ_BACK), 10**5)
+        return StageEstimate(0, seconds, a_tensor_at_a_time(self.context.shape, BY_LAYER), 10**5)
 
     def speeds(self, files: int) -> StageEstimate:
         """All files timed in turn."""
@@ -377,7 +381,7 @@ class Estimates:
 
     def papers(self) -> StageEstimate:
         """Rows joined, or a report written."""
-        return StageEstimate(0, 1.0, BASE_RAM_BYTES, 10**6)
+        return StageEstimate(0, 1.0, PROCESS_BYTES, 10**6)
 
     @property
     def _write_flops(self) -> float:

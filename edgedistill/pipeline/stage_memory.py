@@ -9,15 +9,19 @@ from edgedistill.facts import ModelShape, TensorShape
 from edgedistill.mixes import layer_of
 
 # Python with torch, transformers and gguf loaded.
-PROCESS_BYTES = 470 * 2**20
+PROCESS_BYTES = 410 * 2**20
 # A llama.cpp process, beside weights and cache: its own code and the buffers of its products.
-LLAMA_BYTES = 190 * 2**20
+LLAMA_BYTES = 250 * 2**20
 # Of the largest tensor, at once: as it is stored (2), in float32 (4), rounded to float16 (2).
 COPIED, FLOAT_FILE, ROUNDED = 3, 8, 8
 # A file's values and the checkpoint's in float32, and what of both is compared.
 READ_BACK = 12
+# The float model's values, a file's, and the sums of their differences in float64.
+BY_LAYER = 16
 # Of a table: the float model's and the student's output matrix in float32, and the second one as it is decoded.
 TWO_HEADS = 10
+# Of a table: an output matrix as it is stored, in float32, and written.
+ONE_HEAD = 8
 # Of the largest tensor while it is fitted: the weight, its codes, the fit's and ggml's blocks.
 FITTED = 12
 # Values of a batch that a layer has at once, in widths of its MLP, float32: gate, up, their product, and copies.
