@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from edgedistill.errors import InputError, did_you_mean
 from edgedistill.facts import ModelShape, TensorShape
@@ -11,6 +12,7 @@ from edgedistill.mixes.builtin import DEFAULTS, fallback_of, intended_format
 from edgedistill.mixes.definition import Mix, Rule, Size, layer_of
 
 MIXES = tuple(DEFAULTS)
+Assigned = tuple[TensorShape, NumberFormat, NumberFormat]  # a tensor, the format its mix has for it, the one stored
 QUANTIZED_MIXES = tuple(name for name, default in DEFAULTS.items() if default.quantized)
 
 
@@ -87,7 +89,7 @@ def _mix(mix: str | Mix) -> Mix:
     return Mix(mix, mix)
 
 
-def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, NumberFormat, NumberFormat]]:
+def _assigned(shape: ModelShape, mix: Mix) -> Iterator[Assigned]:
     """Each tensor with the format that the mix has for it and the one that stores it."""
     if mix.unfitted:
         raise ValueError(f"mix '{mix.name}' is fitted by measurement, and that hasn't run")
@@ -95,6 +97,9 @@ def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, Number
         for tensor in shape.tensors():
             chosen = F32 if tensor.flat else FORMATS[mix.chosen[tensor.name]]
             yield tensor, chosen, chosen
+        return
+    if not mix.rules:
+        yield from _built_in(shape, mix.base, mix.name)
         return
     deciding = _deciding_rules(shape, mix)
     for tensor in shape.tensors():
@@ -109,15 +114,26 @@ def _assigned(shape: ModelShape, mix: Mix) -> Iterator[tuple[TensorShape, Number
                 )
             yield tensor, forced, forced
             continue
-        intended = intended_format(shape, tensor, layer_of(tensor.name), mix.base)
-        stored = fallback_of(intended, tensor.cols)
-        if stored is None:
-            raise InputError(
-                f"{tensor.name} has rows of {tensor.cols} weights, which no grid of mix '{mix.name}' divides; "
-                "llama.cpp would leave it in f16. Choose a student whose sizes divide by 32, or ask for f16 with a "
-                "rule under define_mixes."
-            )
-        yield tensor, intended, stored
+        yield _without_rule(shape, tensor, mix.base, mix.name)
+
+
+# A choice among many students weighs each in the same mixes, several times over.
+@lru_cache(maxsize=1024)
+def _built_in(shape: ModelShape, base: str, name: str) -> tuple[Assigned, ...]:
+    return tuple(_without_rule(shape, tensor, base, name) for tensor in shape.tensors())
+
+
+def _without_rule(shape: ModelShape, tensor: TensorShape, base: str, name: str) -> Assigned:
+    """A tensor by a mix's base alone; `name`: the mix's, for messages."""
+    intended = intended_format(shape, tensor, layer_of(tensor.name), base)
+    stored = fallback_of(intended, tensor.cols)
+    if stored is None:
+        raise InputError(
+            f"{tensor.name} has rows of {tensor.cols} weights, which no grid of mix '{name}' divides; "
+            "llama.cpp would leave it in f16. Choose a student whose sizes divide by 32, or ask for f16 with a "
+            "rule under define_mixes."
+        )
+    return tensor, intended, stored
 
 
 def _deciding_rules(shape: ModelShape, mix: Mix) -> dict[str, tuple[int, Rule]]:

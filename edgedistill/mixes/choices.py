@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from edgedistill.errors import InputError
 from edgedistill.facts import ModelShape, TensorShape
@@ -47,23 +48,31 @@ def groups_of(shape: ModelShape, mix: Mix) -> tuple[Group, ...]:
     Raises:
         InputError: no candidate divides a tensor's rows.
     """
+    groups = _groups(shape, mix.candidates)
+    for group in groups:
+        if not group.formats:
+            first = group.tensors[0]
+            raise InputError(
+                f"mix '{mix.name}': {first.name} has rows of {first.cols} weights, which none of its grids "
+                f"({', '.join(mix.candidates)}) stores. Add one of 32-blocks, such as q4_0, or choose a "
+                "student whose sizes divide by 32."
+            )
+    return groups
+
+
+# A choice among many students weighs each in several mixes of the same candidates.
+@lru_cache(maxsize=256)
+def _groups(shape: ModelShape, candidates: tuple[str, ...]) -> tuple[Group, ...]:
+    """The groups with the candidates that fit, the smallest first; with none where none does."""
     gathered: dict[str, list[TensorShape]] = {}
     for tensor in shape.tensors():
         if not tensor.flat:
             gathered.setdefault(_group_name(tensor.name), []).append(tensor)
     groups = []
     for name, tensors in gathered.items():
-        fitting = []
-        for candidate in mix.candidates:
-            if all(FORMATS[candidate].fits(tensor.cols) for tensor in tensors):
-                fitting.append(FORMATS[candidate])
+        lengths = {tensor.cols for tensor in tensors}
+        fitting = [FORMATS[grid] for grid in candidates if all(FORMATS[grid].fits(length) for length in lengths)]
         fitting.sort(key=lambda number_format: number_format.bits_per_weight)
-        if not fitting:
-            raise InputError(
-                f"mix '{mix.name}': {tensors[0].name} has rows of {tensors[0].cols} weights, which none of its grids "
-                f"({', '.join(mix.candidates)}) stores. Add one of 32-blocks, such as q4_0, or choose a "
-                "student whose sizes divide by 32."
-            )
         groups.append(Group(name, layer_of(tensors[0].name), tuple(tensors), tuple(fitting)))
     return tuple(groups)
 

@@ -133,7 +133,9 @@ def choice_lines(choice: Choice, facts: ModelFacts) -> list[str]:
 
 
 def _candidates(recipe: Recipe, target: Target, facts: ModelFacts, siblings: Sequence[Start]) -> list[Candidate]:
-    """Every student in every mix that can be made; also with less context, where that is what memory lacks."""
+    """Every student in every mix that can be made and is no larger than the teacher's own file; also with less context,
+    where that is what memory lacks.
+    """
     candidates = []
     for student in students(recipe, facts, siblings):
         tokenizer = (student.start.facts if student.start else facts).tokenizer
@@ -142,6 +144,8 @@ def _candidates(recipe: Recipe, target: Target, facts: ModelFacts, siblings: Seq
                 whole = predict(recipe, target, facts, student, mix)
             except InputError:
                 continue  # its rows don't divide into the blocks, or no grid is so small
+            if whole.planned.weight_bytes > facts.weight_bytes:
+                continue  # the teacher's own file is smaller and loses nothing
             candidates.append(whole)
             for context in shorter_contexts(whole.context) if _lacks_memory(whole, target) else ():
                 shorter = predict(recipe, target, facts, student, mix, context)

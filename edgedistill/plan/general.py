@@ -27,5 +27,5 @@ def _missing(recipe: Recipe, phase: Phase) -> Iterator[str]:
         return
     if not teach.text_tokens + teach.free_tokens:
         yield "prose nor free text; raise teach.text_tokens or teach.free_tokens, or leave general out"
-    if not teach.tokens:
+    if not teach.tokens + teach.new_tokens:
         yield "text that the teacher writes in answer; raise teach.tokens, or leave general out"

@@ -148,3 +148,13 @@ def test_the_commands_read_the_siblings_that_are_named(tmp_path: Path):
     (start,) = read_siblings(Recipe.model_validate(content).student, facts)
     assert start.facts.shape.width == 64
     assert start.other_words is None
+
+
+def test_no_candidate_is_larger_than_the_file_that_the_teacher_is():
+    """A packed teacher in 8 bits would be larger than it is, and no better."""
+    facts = replace(facts_of(), weight_bytes=90_000_000)
+    choice = settle(load_recipe("chat"), LAPTOP, facts).choice
+    assert choice is not None
+    assert max(candidate.planned.weight_bytes for candidate in choice.candidates) <= 90_000_000
+    assert choice.chosen.student.student.as_is
+    assert choice.chosen.planned.weight_bytes > 80_000_000

@@ -14,7 +14,8 @@ TARGET = load_target("laptop-cpu")
 
 def recipe(phases: list[dict[str, Any]], **teach: Any) -> Recipe:
     content = load_recipe("chat").to_dict()
-    return Recipe.model_validate(content | {"phases": phases, "teach": content["teach"] | teach})
+    changes = {"student": {"kind": "depth"}, "phases": phases, "teach": content["teach"] | teach}
+    return Recipe.model_validate(content | changes)
 
 
 @pytest.mark.parametrize(
