@@ -31,7 +31,8 @@ def prepare_here(job: "Job", config_only: bool) -> "Prepared":
         job: its recipe names the teacher.
         config_only: whether the teacher's weights need not be here yet.
     Raises:
-        InputError: no teacher is named, it can't be found or read, or it doesn't go with the recipe.
+        InputError: no teacher is named, it can't be found or read, or it doesn't go with the recipe; or the device that
+            is asked for isn't here.
     """
     from edgedistill.templates.render import begin
 
@@ -41,11 +42,12 @@ def prepare_here(job: "Job", config_only: bool) -> "Prepared":
     from edgedistill.plan import this_machine
     from edgedistill.plan.choose import settle
 
+    machine = this_machine(job.out, job.recipe.device)
     facts, license_text = teacher_facts(job, config_only)
     settled = settle(job.recipe, job.target, facts, read_siblings(job.recipe.student, facts))
     job = replace(job, recipe=settled.recipe, target=settled.target)
     start = read_start(job.recipe.student, facts, config_only)
-    return prepare(job, facts, this_machine(job.out), license_text, start, settled.choice)
+    return prepare(job, facts, machine, license_text, start, settled.choice)
 
 
 def teacher_facts(job: "Job", config_only: bool) -> "tuple[ModelFacts, str | None]":

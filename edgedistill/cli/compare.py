@@ -8,6 +8,7 @@ import click
 
 from edgedistill.cli.build import DRY_RUN
 from edgedistill.cli.options import (
+    DEVICE,
     absolute,
     data_option,
     mix_option,
@@ -46,6 +47,7 @@ DEFAULT = "compare"
 )
 @target_option(otherwise="this machine, without limits, if not given")
 @out_option("The run folder; else runs/compare-MODEL.", required=False)
+@DEVICE
 @recipe_option(DEFAULT)
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the essentials as one JSON object.")
@@ -61,6 +63,7 @@ def compare(
     reference: str | None,
     target: str | None,
     out: Path | None,
+    device: str | None,
     recipe: str,
     dry_run: bool,
     as_json: bool,
@@ -104,12 +107,13 @@ def compare(
         tokens=recover,
         texts=[absolute(text) for text in texts],
         data=None if data is None else absolute(data),
+        device=device or None,
         tokens_option="--recover",
     )
     decided = comparison_recipe(load_recipe(recipe).with_teacher(model), overrides)
-    device = target_named(target or HERE)
+    aim = target_named(target or HERE)
     folder = out if out is not None else _folder(model)
-    job = Job(decided, device, folder, comparing=True, recovering=recover is not None, command=repeat(ctx))
+    job = Job(decided, aim, folder, comparing=True, recovering=recover is not None, command=repeat(ctx))
     left_out: list[str] = []
     if not mixes and recipe == DEFAULT:
         facts, _ = teacher_facts(job, config_only=True)

@@ -90,6 +90,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
                 page(f"{'':9}{'':{width}}  {check.fix}")
         page(f"cores    {machine['cores']}, {machine['cpu']}")
         page(f"flags    {' '.join(machine['cpu_flags']) or 'none that matter'}")
+        for line in machine["gpus"] or ["none"]:
+            page(f"gpu      {line}")
+        page(f"device   {machine['device']}: what --device auto takes")
         page(f"memory   {show_bytes(machine['free_memory_bytes'])} free of {show_bytes(machine['memory_bytes'])}")
         page(f"disk     {show_bytes(machine['free_disk_bytes'])} free here")
     ctx.exit(0 if ok else 1)
@@ -109,14 +112,21 @@ def all_checks() -> list[Check]:
 
 
 def machine_figures() -> dict[str, Any]:
-    """Processor, its flags that matter, memory and disk in bytes."""
+    """Processor, its flags that matter, GPUs and which device is taken, memory and disk in bytes."""
     from edgedistill.machine import free_memory_bytes, machine_facts
+    from edgedistill.place import choose_place
+    from edgedistill.place.choose import gpu_words
+    from edgedistill.place.hardware import this_hardware
 
-    facts = machine_facts()
+    facts, hardware = machine_facts(), this_hardware()
     return {
         "cpu": facts["cpu"],
         "cores": facts["cores"],
         "cpu_flags": cpu_flags(),
+        "gpus": [f"cuda:{number}: {gpu_words(gpu)}" for number, gpu in enumerate(hardware.gpus)],
+        "device": choose_place("auto", hardware).words(),
+        "torch_cuda": hardware.cuda,
+        "llama_devices": sorted(hardware.llama),
         "memory_bytes": facts["memory_bytes"],
         "free_memory_bytes": free_memory_bytes(),
         "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,

@@ -183,6 +183,12 @@ def data_option(text: str) -> Callable[[Function], Function]:
     return option("--data", metavar="FILE", help=text)
 
 
+DEVICE = option(
+    "--device",
+    metavar="DEVICE",
+    envvar="EDGEDISTILL_DEVICE",
+    help="What torch computes on: auto, cpu, cuda, cuda:N or mps; also EDGEDISTILL_DEVICE. The recipe's if not given.",
+)
 OVERRIDES = (
     mix_option(
         "Such as q4_0,q4_k_m; auto_q4_0: grids chosen by what each costs, in the bytes of q4_0. The recipe's if not "
@@ -208,6 +214,7 @@ OVERRIDES = (
     ),
     data_option("What the model is for: rows of prompt and answer, .jsonl, .json, .csv or .parquet."),
     format_option("gguf, onnx, or both; the recipe's if not given."),
+    DEVICE,
 )
 LAYERS = option("--layers", type=click.IntRange(min=1), help="Layers of the student; the recipe's if not given.")
 
@@ -300,6 +307,7 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
             prompts: str | None,
             data: str | None,
             formats: tuple[str, ...],
+            device: str | None,
             layers: int | None = None,
             students: tuple[str, ...] = (),
             siblings: tuple[str, ...] = (),
@@ -318,6 +326,7 @@ def overrides_options(layers: bool) -> Callable[[Function], Function]:
                 layers=layers,
                 students=students,
                 siblings=siblings,
+                device=device or None,
             )
             return function(overrides=overrides, **others)
 

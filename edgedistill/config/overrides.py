@@ -12,6 +12,7 @@ from edgedistill.config.students.auto import CHOOSABLE
 from edgedistill.config.teach import Teach
 from edgedistill.config.yaml_file import explain
 from edgedistill.errors import InputError, did_you_mean
+from edgedistill.place.choose import check_device
 from edgedistill.units import parse_count
 
 # Passes over the text that a budget may make. Up to four are nearly as good as new text; beyond, it pays to write more.
@@ -34,6 +35,7 @@ class Overrides:
         layers: of the student.
         students: kinds of the student, of which the planner chooses one and its sizes; the recipe's own keeps its own.
         siblings: models that the planner may choose too.
+        device: what torch computes on.
         tokens_option: what the command calls its option for `tokens`.
     """
 
@@ -47,6 +49,7 @@ class Overrides:
     layers: int | None = None
     students: Sequence[str] = ()
     siblings: Sequence[str] = ()
+    device: str | None = None
     tokens_option: str = "--tokens"
 
     @property
@@ -70,6 +73,8 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     budget = None if overrides.tokens is None else _count(overrides.tokens, overrides.tokens_option)
     _check(recipe, overrides, as_is)
     content = recipe.to_dict()
+    if overrides.device is not None:
+        content["device"] = _device(overrides.device)
     if as_is:
         content["student"] = {"kind": "same"}
     if overrides.students:
@@ -105,6 +110,18 @@ def overridden(recipe: Recipe, overrides: Overrides, as_is: bool = False) -> Rec
     if budget is not None and as_is:
         teach = _no_more_text(changed, budget)
     return changed.model_copy(update={"teach": _enough_text(teach, most)})
+
+
+def _device(device: str) -> str:
+    """What --device or EDGEDISTILL_DEVICE says.
+
+    Raises:
+        InputError: it is no device's name.
+    """
+    try:
+        return check_device(device)
+    except ValueError as error:
+        raise InputError(f"--device or EDGEDISTILL_DEVICE is '{device}'; {error}") from None
 
 
 def _student_of(student: dict[str, Any], kinds: tuple[str, ...]) -> dict[str, Any]:

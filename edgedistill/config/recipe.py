@@ -20,6 +20,7 @@ from edgedistill.config.teach import OWN_PROMPTS, Teach
 from edgedistill.config.yaml_file import Model, as_tuple, beside_the_file
 from edgedistill.errors import did_you_mean
 from edgedistill.mixes import MIXES, Mix
+from edgedistill.place.choose import check_device
 
 SCHEMA = "edgedistill.recipe/1"
 # The name of a single teacher that is written in the short form, `teacher: {...}`.
@@ -154,7 +155,15 @@ class Recipe(Model):
         default=("gguf", "onnx"), description="The files that are written of each mix."
     )
     measure: Measure = Measure()
+    device: str = Field(
+        default="auto",
+        description=(
+            "What torch computes on: auto, cpu, cuda, cuda:N or mps. auto is the first NVIDIA GPU that torch can use, "
+            "else the processor. --device and EDGEDISTILL_DEVICE come before it; it changes no stage's key."
+        ),
+    )
 
+    _device = field_validator("device")(check_device)
     _unique = field_validator("mixes", "export")(no_duplicates)
 
     @model_validator(mode="before")

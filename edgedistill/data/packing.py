@@ -28,7 +28,7 @@ class Batch:
         positions: [B, T] int64, from 0 in each example.
         documents: lengths of the examples end to end over the B·T positions; what is padded at a row's end counts as
             one.
-        real: [B, T] bool, False on padding.
+        real: [B, T] bool, False on padding; always on the processor, where loops read it.
         kept: [N] int64, flat indices into B·T of the positions whose next token counts.
         labels: [N] int64, those next tokens.
         weights: [N] float32, how much each of them counts, above 0.
@@ -45,6 +45,27 @@ class Batch:
     weights: Tensor
     signal: dict[str, Tensor]
     every: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def read(self) -> Tensor:
+        """Flat indices into B·T of all positions that are no padding, int64, on the tokens' device."""
+        return self.real.flatten().nonzero().squeeze(-1).to(self.tokens.device)
+
+    def to(self, device: str | torch.device) -> "Batch":
+        """The same on a device."""
+        if torch.device(device) == self.tokens.device:
+            return self
+        return Batch(
+            self.tokens.to(device),
+            self.positions.to(device),
+            self.documents,
+            self.real,
+            self.kept.to(device),
+            self.labels.to(device),
+            self.weights.to(device),
+            {name: rows.to(device) for name, rows in self.signal.items()},
+            {name: rows.to(device) for name, rows in self.every.items()},
+        )
 
 
 def pack_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:

@@ -56,6 +56,7 @@ class TrainingText:
         blocks: what of the teacher's blocks is compared; None where no term looks at them.
         author: of on-policy rounds: (the student as it is, a seed) -> text that it wrote, with the teacher's signals.
         decides: the sources of `validation` that say which weights are the best; all if empty.
+        device: what computes.
     """
 
     training: Mapping[str, Sequence[Example]]
@@ -64,6 +65,7 @@ class TrainingText:
     blocks: BlockTarget | None = None
     author: Callable[[PreTrainedModel, int], Sequence[Example]] | None = None
     decides: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 def distill(
@@ -92,7 +94,7 @@ def distill(
     checks = phase.validation_of(phase.tokens)
     validation = counting_sources(text.validation, seq_len, f"{text.place}.seq_len")
     validation = spread_sources(validation, checks.tokens, seq_len)
-    model = load_model(student)
+    model = load_model(student, device=text.device)
     tables = has_new_tables(student)
     adapted = _adapted(model, phase)
     parameters = _trained(model, tables) if adapted is None else adapted.parameters
@@ -122,12 +124,12 @@ def distill(
 
     def loss_of_step(step: int) -> tuple[Tensor, int]:
         own = rounds.rows(step) if rounds else []
-        batch = make_batch([*rows_of(step), *own], seq_len)
+        batch = make_batch([*rows_of(step), *own], seq_len).to(model.device)
         total, counted = loss.of(batch)
         return total / counted, len(batch.kept)
 
     first = drawn[: FIT_STEPS * (phase.step_tokens // seq_len)]
-    parameters |= loss.projections(make_batch([[training[i] for i in row]], seq_len) for row in first)
+    parameters |= loss.projections(make_batch([[training[i] for i in row]], seq_len).to(model.device) for row in first)
 
     chooser = BY_TEACHER if phase.compares else BY_TEXT
 
@@ -239,7 +241,7 @@ def summed_loss(
     total, weights = 0.0, 0.0
     head = model.get_output_embeddings().weight.detach().float()
     sources = sources_of(len(head))
-    for batch, _ in batches(examples, seq_len, rows_per_batch=2):
+    for batch, _ in batches(examples, seq_len, 2, model.device):
         seen = views(sources, objective.needs, batch)
         summed, weight = objective.step(kept_hidden(model, batch, torch.float32), head, seen, batch.weights)
         total, weights = total + summed.item(), weights + weight

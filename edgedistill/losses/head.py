@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 # (bench/results/head_loss.json). A larger vocabulary gets by with fewer, since its chunk's logits are what memory is
 # needed for: 128 at V = 262,144 take 6 % longer than 256.
 CHUNK, CHUNK_LOGITS = 256, 2**25
+# On another device each operation is a launch: 512 MiB of float32 at once.
+CHUNK_ELSEWHERE, LOGITS_ELSEWHERE = 2048, 2**27
 # Logits that a thread works on at once, 1 MiB in float32: half or four times as many take as long, 16 times as many 8
 # to 20 % longer.
 BLOCK_LOGITS = 2**18
@@ -54,8 +56,9 @@ class _ChunkedHead(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         (tokens, _), vocabulary = hidden.shape, weight.shape[0]
         chunk = -(-tokens // -(-tokens // chunk))  # as many chunks, all of about one length
-        # Softmax gives each row to one thread.
-        block = torch.get_num_threads() * max(1, BLOCK_LOGITS // vocabulary)
+        # Softmax gives each row to one thread; on another device a block is the chunk.
+        on_processor = hidden.device.type == "cpu"
+        block = torch.get_num_threads() * max(1, BLOCK_LOGITS // vocabulary) if on_processor else chunk
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -141,7 +144,9 @@ def head_loss(
         raise ValueError(f"head_loss needs one type, got hidden {hidden.dtype} and weight {weight.dtype}")
     if token_weights is not None:
         token_weights = _checked(token_weights, hidden.shape[0]).to(hidden.device)
-    chunk = chunk or max(1, min(CHUNK, CHUNK_LOGITS // weight.shape[0]))
+    if chunk is None:
+        tokens, logits = (CHUNK, CHUNK_LOGITS) if hidden.device.type == "cpu" else (CHUNK_ELSEWHERE, LOGITS_ELSEWHERE)
+        chunk = max(1, min(tokens, logits // weight.shape[0]))
     return _ChunkedHead.apply(hidden, weight, loss, token_weights, chunk)  # type: ignore[no-any-return]
 
 

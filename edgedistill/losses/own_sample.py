@@ -31,7 +31,8 @@ class OwnSample:
         # By the inverse of the distribution function: torch.multinomial takes tens of times as long for a whole
         # vocabulary.
         mass = q.cumsum(-1)
-        drawn = torch.rand(len(q), 1, generator=self.generator) * mass[:, -1:]
+        # Drawn on the processor: the same on all devices.
+        drawn = torch.rand(len(q), 1, generator=self.generator).to(mass.device) * mass[:, -1:]
         labels = torch.searchsorted(mass, drawn).clamp_(max=q.shape[1] - 1)
         values = -q.gather(-1, labels).log().squeeze(-1)
         return values, q.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=q.dtype))

@@ -194,7 +194,13 @@ def load_reference(path: Path) -> Reference:
 
 @torch.no_grad()
 def make_reference(
-    model_path: Path, judges: Sequence[Judge], out: Path, what: str, progress: Progress, kept: Tensor | None = None
+    model_path: Path,
+    judges: Sequence[Judge],
+    out: Path,
+    what: str,
+    progress: Progress,
+    kept: Tensor | None = None,
+    device: str = "cpu",
 ) -> Reference:
     """Run a float model over the judges in float32 and write its reference to `out`; read it from there if it exists.
 
@@ -202,21 +208,22 @@ def make_reference(
         what: the model's name, for the progress.
         kept: [V] the model's ids of the tokens that it is compared on, where those that are compared with it have no
             others; its distribution is then that over these.
+        device: what computes.
     """
     if not out.is_file():
-        model = LayeredModel(model_path)
+        model = LayeredModel(model_path, device=device)
         documents = [document for judge in judges for document in judge.documents]
         layers = len(model.layers)
         progress.start(f"reference: {what}", layers, "layers")
         states = model.last_states(
-            [document.tokens.long().unsqueeze(0) for document in documents],
+            [document.tokens.long().unsqueeze(0).to(device) for document in documents],
             [{} for _ in documents],
             after_layer=lambda _layer: progress.advance(1),
         )
         progress.finish()
         for number, document in enumerate(documents):
-            states[number] = states[number][0, document.positions].float() / model.scale
-        head = model.head()
+            states[number] = states[number][0].cpu()[document.positions].float() / model.scale
+        head = model.head().cpu()
         if kept is not None:
             head = head[kept]
         with whole(out) as temporary:

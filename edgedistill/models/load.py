@@ -35,7 +35,10 @@ WEIGHTS = "model.safetensors"
 
 
 def load_model(
-    path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    weights: Mapping[str, Tensor] | None = None,
+    device: str = "cpu",
 ) -> "PreTrainedModel":
     """The model of a Hugging Face folder or a .gguf file, in evaluation mode, with sdpa attention.
 
@@ -44,22 +47,23 @@ def load_model(
         dtype: of all weights; float32 keeps a GGUF file's dequantized values exactly.
         weights: tensors by Hugging Face name, [O, I] or [I], used instead of the folder's own: a checkpoint on its grid
             is loaded with its decoded tensors. They are copied.
+        device: where the model lies, in torch's words.
     Raises:
         InputError: missing, damaged or unsupported files, or a weight that isn't a finite number.
     """
     if weights is not None:
         shape, tensors = read_shape(path), ((name, tensor.detach().clone()) for name, tensor in weights.items())
-        return build_model(shape, tensors, dtype, read_vocabulary(path), path)
+        return build_model(shape, tensors, dtype, read_vocabulary(path), path, device)
     if path.is_dir():
         shape = read_shape(path)
         if (path / GRID_FILE).is_file() and not (path / WEIGHTS).is_file():
             raise InputError(f"{path}: holds a checkpoint on its grid; load it with its decoded tensors as `weights`")
         check_weights(path, shape)
-        return build_model(shape, _safetensors(path), dtype, read_vocabulary(path), path)
+        return build_model(shape, _safetensors(path), dtype, read_vocabulary(path), path, device)
     header = read_header(path)
     shape = gguf_shape(header)
     tensors = ((name, torch.from_numpy(values)) for name, values in dequantized_tensors(header, shape))
-    return build_model(shape, tensors, dtype, read_vocabulary(path), path)
+    return build_model(shape, tensors, dtype, read_vocabulary(path), path, device)
 
 
 def load_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
@@ -111,9 +115,8 @@ def save_model(model: "PreTrainedModel", tokenizer_source: Path, folder: Path) -
         model.config, model.generation_config, shape_of(folder / "config.json", model.config.to_dict()), folder
     )
     tied = model.config.tie_word_embeddings
-    tensors = {
-        name: value.detach().contiguous() for name, value in model.state_dict().items() if not (tied and name == HEAD)
-    }
+    state = {name: value for name, value in model.state_dict().items() if not (tied and name == HEAD)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     save_tokenizer(tokenizer_source, folder)
 
@@ -196,9 +199,14 @@ def model_config(shape: ModelShape, vocabulary: Vocabulary) -> "PreTrainedConfig
 
 
 def build_model(
-    shape: ModelShape, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, vocabulary: Vocabulary, where: Path
+    shape: ModelShape,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    vocabulary: Vocabulary,
+    where: Path,
+    device: str = "cpu",
 ) -> "PreTrainedModel":
-    """A model of `shape` that owns the given tensors.
+    """A model of `shape` that owns the given tensors, on a device.
 
     Raises:
         InputError: a tensor is missing, of another shape, or holds a value that isn't finite; `where` names the model.
@@ -215,12 +223,12 @@ def build_model(
             raise InputError(
                 f"{where}: {name} holds values that aren't finite numbers; the file is damaged or its training diverged"
             )
-        state[name] = value.to(dtype)
+        state[name] = value.to(device=device, dtype=dtype)
     if missing := expected.keys() - state.keys():
         raise InputError(f"{where}: {len(missing)} of {len(expected)} tensors are missing, among them {min(missing)}")
     config = model_config(shape, vocabulary)
     config.dtype = dtype
-    model = assemble(config, state)
+    model = assemble(config, state, device)
     _set_generation(model, vocabulary, where)
     return model
 
@@ -258,8 +266,9 @@ def _set_generation(model: "PreTrainedModel", vocabulary: Vocabulary, where: Pat
         model.generation_config.eos_token_id = [vocabulary.eos, *further]
 
 
-def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTrainedModel":
-    """A model that takes the tensors of `state` as its own, without initializing any first. In evaluation mode.
+def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor], device: str = "cpu") -> "PreTrainedModel":
+    """A model that takes the tensors of `state`, which lie on a device, as its own, without initializing any first. In
+    evaluation mode.
 
     Raises:
         ValueError: `state` lacks a weight.
@@ -269,6 +278,7 @@ def assemble(config: "PreTrainedConfig", state: Mapping[str, Tensor]) -> "PreTra
     model.tie_weights()
     if empty := [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]:
         raise ValueError(f"{len(empty)} tensors of the model have no values, first {empty[0]}")
+    torch.nn.Module.to(model, device)  # transformers' own `to` has no types
     return model.eval()
 
 

@@ -64,7 +64,8 @@ class BlockStages:
         if self.inputs(phase):
             return BlockTarget(objective, StoredBlocks(objective.teacher))
         teacher = done.locate(self.context.teacher_files.place)
-        return BlockTarget(objective, live_blocks(teacher, objective.teacher, compute_type(phase.compute)))
+        dtype = compute_type(phase.compute)
+        return BlockTarget(objective, live_blocks(teacher, objective.teacher, dtype, self.context.device))
 
     def joined(
         self, phase: Phase, sources: "Mapping[str, Sequence[Example]]", done: Finished
@@ -111,7 +112,7 @@ class BlockStages:
             from edgedistill.teach.blocks import BlockSettings, store_blocks
 
             needs = self._objective(self.terms, done).teacher
-            settings = BlockSettings(needs, self._seq_len, compute, self._place)
+            settings = BlockSettings(needs, self._seq_len, compute, self._place, context.device)
             teacher = done.locate(context.teacher_files.place)
             text = load_sources(done.folder(context.text), "train")
             store_blocks(teacher, text, settings, folder, done.progress)

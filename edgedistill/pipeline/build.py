@@ -12,6 +12,7 @@ from edgedistill.pipeline.prepare import Prepared
 from edgedistill.pipeline.runner import run_stages
 from edgedistill.pipeline.stage import Finished
 from edgedistill.pipeline.task_trial import check_verifier
+from edgedistill.place.begin import begin
 from edgedistill.progress import Progress
 from edgedistill.results.report import Report
 from edgedistill.store.marks import StageResult
@@ -66,16 +67,19 @@ def _carry_out(prepared: Prepared, progress: Progress, csv: str | None) -> Outco
         check_verifier(context.recipe.task, context.task, progress)
     run = RunFolder.open(context.out, context.identity, on_event=progress.note)
     with run.lock():
+        begin(context.place)
         import torch
 
         torch.set_num_threads(context.cores)
+        if context.place.on_gpu or context.place.why is not None:
+            progress.note(f"computing on {context.place.words()}")
         if context.as_is and context.facts.quantized:
             progress.note(
                 f"{context.facts.name}: its weights are already rounded, most of them to {context.facts.quantized}; "
                 "everything is compared with these weights, not with those that they were rounded from"
             )
         done = Finished(progress, prepared.plan)
-        run_stages(run, prepared.stages, done)
+        run_stages(run, prepared.stages, done, context.place.facts())
         report = publish_report(run, done)
         files = _packed(prepared, done)
         if csv is not None:

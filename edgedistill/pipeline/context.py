@@ -17,6 +17,7 @@ from edgedistill.machine import compute_of
 from edgedistill.mixes import Mix
 from edgedistill.models.source import public_source
 from edgedistill.pipeline.stage import InStage, Json, Outside
+from edgedistill.place import CPU, Place
 from edgedistill.plan.rival import RivalPlan
 
 # The stages of the training text: in the teacher's ids, and in those of a student that has others.
@@ -54,6 +55,7 @@ class Context:
         task: the rows of the recipe's task, if it has one.
         rival: the teacher in the student's bytes, where it is made and measured too.
         start: the model that the student starts from; None where that is the teacher.
+        place: the device that torch computes on.
     """
 
     recipe: Recipe
@@ -69,6 +71,12 @@ class Context:
     task: TaskData | None = None
     rival: RivalPlan | None = None
     start: Start | None = None
+    place: Place = CPU
+
+    @property
+    def device(self) -> str:
+        """Torch's word for the device that it computes on."""
+        return self.place.device
 
     @property
     def as_is(self) -> bool:

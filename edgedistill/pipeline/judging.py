@@ -170,7 +170,8 @@ class JudgingStages:
                 from edgedistill.models.students.vocabulary import kept_tokens
 
                 kept = kept_tokens(done.folder(VOCABULARY))
-            make_reference(model, judges, folder / REFERENCE, f"float {what}", done.progress, kept)
+            out, title = folder / REFERENCE, f"float {what}"
+            make_reference(model, judges, out, title, done.progress, kept, context.device)
 
         stages = [
             Stage(

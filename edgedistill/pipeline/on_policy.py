@@ -97,7 +97,7 @@ class OnPolicyRounds:
 
             text = self._scored(self._written(checkpoint, student, answering, seed, folder), answering, done)
             keep = ("ids", "log_probs") if self.compares else ()
-            return captured(student, text, CaptureSettings(self.seq_len, "float32", keep))
+            return captured(student, text, CaptureSettings(self.seq_len, "float32", keep, self.context.device))
 
         return write
 

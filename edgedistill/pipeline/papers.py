@@ -79,6 +79,7 @@ def _provenance(context: Context, before: Sequence[Stage], packed: Sequence[Stag
         license=context.origin.license,
         teacher_license=None if context.start is None else context.facts.license or UNKNOWN,
         versions=done.results["measure"].mark.versions,
+        places={r.name: r.mark.place for r in results if r.mark.place.get("device", "cpu") != "cpu"},
         stages=tuple(stages),
         verify=tuple(map(Proof.from_json, proofs)),
     )

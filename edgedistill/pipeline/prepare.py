@@ -13,6 +13,7 @@ from edgedistill.config.teach import Teach
 from edgedistill.facts import ModelFacts, Start
 from edgedistill.models.trim import check_size
 from edgedistill.pipeline.asked import teaching_prompts
+from edgedistill.pipeline.computing import computed_on, gpu_need, processor_instead
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.estimate import plan_build
 from edgedistill.pipeline.stage import Stage
@@ -86,7 +87,9 @@ def prepare(
     task = None if job.recipe.task is None else read_task(job.recipe.task)
     if job.recipe.task is not None and task is not None:
         check_answers(facts, job.recipe.task, task)
+    given = facts
     recipe, shape = decide(job.recipe, facts, job.recovering, start)
+    recipe = computed_on(recipe, machine.place)
     if recipe.vocabulary is not None:
         origin = facts if start is None else start.facts
         check_size(f"recipe {recipe.name}", Path(origin.location), recipe.vocabulary)
@@ -110,8 +113,13 @@ def prepare(
         task,
         rival,
         start,
+        machine.place,
     )
     stages = job.steps(context)
+    need = gpu_need(stages, context)
+    smaller = processor_instead(machine.place, need)
+    if smaller is not None:
+        return prepare(job, given, replace(machine, place=smaller), license_text, start, choice)
     plan = weigh(recipe, job.target, facts, shape, plan_build(stages, context), machine, start)
     without = () if job.comparing else rival_note(recipe, rival)
     notes = (
@@ -121,7 +129,7 @@ def prepare(
         *_of_task(recipe, task, trains=job.recovering or not job.comparing),
         *without,
     )
-    return Prepared(context, stages, replace(plan, notes=notes, rival=rival, choice=choice))
+    return Prepared(context, stages, replace(plan, notes=notes, rival=rival, choice=choice, gpu=need))
 
 
 def _tried(

@@ -89,7 +89,7 @@ class RecoveryStages:
             validation = spread_sources(validation, validated, seq_len)
             splits = [("train", training)]
             splits += [(f"{source}validation", validation[n]) for source, n in SOURCE_NAMES.items() if n in validation]
-            capture_settings = CaptureSettings(seq_len, compute, keep)
+            capture_settings = CaptureSettings(seq_len, compute, keep, context.device)
             capture(done.folder(self.context.float_student), splits, capture_settings, folder, done.progress)
 
         settings: dict[str, Json] = {
@@ -120,7 +120,7 @@ class RecoveryStages:
             student = done.folder(self.context.float_student)
             whole = measure_curvature if recover.fit == "curvature" else measure_fisher
             measure = measure_layered_curvature if layered else whole
-            text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed)
+            text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed, self.context.device)
             measure(student, text, folder, done.progress)
 
         settings: dict[str, Json] = {
@@ -147,7 +147,7 @@ class RecoveryStages:
             documents = None if predicted else self._validation(done, once.tokens)
             costs = self._read_costs(done)
             student = done.folder(self.context.float_student)
-            inputs = FitInputs(student, documents, costs, recipe.recover.seq_len)
+            inputs = FitInputs(student, documents, costs, recipe.recover.seq_len, self.context.device)
             measure_sensitivity(inputs, groups, folder, done.progress)
 
         settings: dict[str, Json] = {
@@ -169,7 +169,7 @@ class RecoveryStages:
 
             costs, table = self._read_costs(done), read_table(done.folder("sensitivity"))
             student, validation = done.folder(self.context.float_student), self._validation(done, mix.tokens)
-            inputs = FitInputs(student, validation, costs, recipe.recover.seq_len)
+            inputs = FitInputs(student, validation, costs, recipe.recover.seq_len, context.device)
             fit_mix(inputs, table, context.shape, mix, folder, done.progress)
 
         settings: dict[str, Json] = {
@@ -198,7 +198,15 @@ class RecoveryStages:
             student = done.folder(self.context.float_student)
             author = rounds.on_grid(student, training, folder, done)
             inputs = RecoverInputs(
-                student, training, validation, costs, mix.name, formats, author=author, decides=context.deciding_text
+                student,
+                training,
+                validation,
+                costs,
+                mix.name,
+                formats,
+                author=author,
+                decides=context.deciding_text,
+                device=context.device,
             )
             recover(inputs, recipe.recover, folder, done.progress)
 

@@ -64,7 +64,7 @@ class RivalStages:
 
             taught = load_split(done.folder("teach"), "train")
             chosen = spread_documents(taught, self._tokens, recover.seq_len)
-            text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed)
+            text = ScoredText(chosen, recover.seq_len, recover.compute, recover.seed, context.device)
             measure = measure_layered_curvature if layered else measure_curvature
             measure(done.locate(context.teacher_files.place), text, folder, done.progress)
 
@@ -89,7 +89,7 @@ class RivalStages:
 
             costs = CurvatureFiles(done.folder(CURVATURE_STAGE))
             model = done.locate(context.teacher_files.place)
-            fit_rival(RivalInputs(model, teacher, costs, mix), folder, done.progress)
+            fit_rival(RivalInputs(model, teacher, costs, mix, context.device), folder, done.progress)
 
         settings: dict[str, Json] = {"format": RIVAL_FORMAT, "bytes": self._bytes, "grids": list(mix.candidates)}
         outside = {"teacher": context.teacher_files}

@@ -1,8 +1,10 @@
 """The only loop over stages: key, reuse, work, progress, record; and the same walk without work, for `--dry-run`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgedistill.machine import release_memory
+from edgedistill.pipeline.computing import COMPUTING
 from edgedistill.pipeline.schedule import Schedule
 from edgedistill.pipeline.stage import Finished, Hashes, InStage, Outside, Stage
 from edgedistill.show import show_seconds
@@ -10,13 +12,14 @@ from edgedistill.store.marks import stage_key
 from edgedistill.store.run import RunFolder
 
 
-def run_stages(run: RunFolder, stages: Sequence[Stage], done: Finished) -> None:
+def run_stages(run: RunFolder, stages: Sequence[Stage], done: Finished, place: Mapping[str, Any] | None = None) -> None:
     """Run the stages in order; those that are complete are found again.
 
     Args:
         run: the run folder; its lock is held.
         stages: a whole list.
         done: takes the results.
+        place: what the marks of stages that torch computes say of the device; None says nothing.
     Raises:
         RunError, InputError: a stage failed; the same command goes on from there.
     """
@@ -30,6 +33,7 @@ def run_stages(run: RunFolder, stages: Sequence[Stage], done: Finished) -> None:
             [done.results[name] for name in stage.inputs],
             {label: done.sha256(outside) for label, outside in stage.outside.items()},
             build=lambda folder, stage=stage: stage.work(folder, done),  # type: ignore[misc]
+            place=place if stage.kind in COMPUTING else None,
         )
         schedule.finish(built=not result.reused)
         if not result.reused:

@@ -69,6 +69,7 @@ class TrainingStages:
                 compute_type(phase.compute),
                 context.facts.system,
                 context.start.lineage if context.start is not None else (),
+                context.device,
             )
             build_student(student, origin, folder, done.progress)
 
@@ -237,7 +238,8 @@ class TrainingStages:
             training = blocks.joined(phase, load_sources(text, "train"), done)
             target = blocks.target(phase, done)
             author = rounds.in_float(model, training, folder, done)
-            trained = TrainingText(training, load_sources(text, "validation"), place, target, author, decides)
+            validation = load_sources(text, "validation")
+            trained = TrainingText(training, validation, place, target, author, decides, context.device)
             distill(model, trained, phase, folder, done.progress, name)
 
         settings: dict[str, Json] = {"phase": settings_of(phase)}

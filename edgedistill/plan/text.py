@@ -206,8 +206,20 @@ def _build(plan: "Plan") -> list[str]:
         f"  time    {show_seconds(build.seconds)} in {len(build.stages)} stages: {', '.join(stages)}",
         f"          assuming {build.assumption}",
         f"  memory  {show_bytes(build.ram_bytes)}{_of(machine.free_memory_bytes)}",
+        *_gpu(plan),
         f"  disk    {show_bytes(build.disk_bytes)}{_of(machine.free_disk_bytes)}",
     ]
+
+
+def _gpu(plan: "Plan") -> list[str]:
+    """The GPU that torch computes on; or why it is left alone."""
+    place = plan.machine.place
+    if place.gpu is None:
+        return [] if place.why is None else [f"  device  {place.words()}"]
+    lines = [f"  device  {place.words()}"]
+    if plan.gpu is not None:
+        lines.append(f"          {plan.gpu.stage} needs about {show_bytes(plan.gpu.bytes)} of its memory")
+    return [*lines, "          llama.cpp runs on the processor, and hours are the processor's"]
 
 
 def _tokens(stage: "StageEstimate") -> str:

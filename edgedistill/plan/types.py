@@ -11,6 +11,7 @@ from edgedistill.config.target import Target
 from edgedistill.errors import DoesNotFitError
 from edgedistill.facts import ModelFacts, ModelShape, Start
 from edgedistill.machine import free_memory_bytes, usable_cores
+from edgedistill.place import CPU, Place, choose_place
 from edgedistill.plan.choose import Choice
 from edgedistill.plan.device import Alternative, MixPlan, target_facts
 from edgedistill.plan.kept import cut_words
@@ -87,25 +88,49 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class BuildMachine:
-    """What the build may use of the machine that runs it; None where that doesn't count."""
+    """What the build may use of the machine that runs it; None where that doesn't count.
+
+    `place` is the device that torch computes on.
+    """
 
     cores: int
     free_memory_bytes: int | None = None
     free_disk_bytes: int | None = None
+    place: Place = CPU
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        numbers = {"cores": self.cores, "free_memory_bytes": self.free_memory_bytes}
+        gpu = self.place.gpu
+        free = {} if gpu is None else {"free_bytes": gpu.free_bytes}
+        return {**numbers, "free_disk_bytes": self.free_disk_bytes, "place": {**self.place.facts(), **free}}
 
 
-def this_machine(folder: Path) -> BuildMachine:
+def this_machine(folder: Path, device: str = "cpu") -> BuildMachine:
     """What the build may use here, with the disk on which `folder` is or would be made.
 
     What a run in `folder` has written already counts as free: going on with it writes that no second time.
+
+    Args:
+        device: as a recipe's `device`.
+    Raises:
+        InputError: that device isn't here, or torch can't use it.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    above = folder.absolute()
+    while not above.exists():
+        above = above.parent
+    free = shutil.disk_usage(above).free
     if (folder / RUN).is_file():
         free += run_bytes(RunFolder.find(folder))
-    return BuildMachine(usable_cores(), free_memory_bytes(), free)
+    return BuildMachine(usable_cores(), free_memory_bytes(), free, choose_place(device))
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """The stage of a build that needs the most memory of a GPU."""
+
+    stage: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,7 @@ class Plan:
         rival: the teacher in the student's bytes, where it is made too.
         start: the model that the student starts from; None where that is the teacher.
         choice: what the planner chose from, where the recipe leaves the student to it.
+        gpu: what the build needs of the machine's GPU, where it computes on one.
     """
 
     recipe: Recipe
@@ -135,6 +161,7 @@ class Plan:
     rival: RivalPlan | None = None
     start: Start | None = None
     choice: Choice | None = None
+    gpu: GpuNeed | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -172,7 +199,7 @@ class Plan:
             "mixes": {name: {**mix.to_dict(), "tensors": self.formats[name]} for name, mix in self.mixes.items()},
             "export": list(self.recipe.export),
             "build": self.build.to_dict(),
-            "machine": asdict(self.machine),
+            "machine": self.machine.to_dict(),
             "alternatives": [asdict(alternative) for alternative in self.alternatives],
             "notes": list(self.notes),
             "choice": None if self.choice is None else self.choice.to_dict(),
@@ -221,7 +248,20 @@ class Plan:
                 f"{show_bytes(free_disk)} are free there. "
                 "Free some, or choose an output folder on another disk."
             )
-        return sentences
+        return [*sentences, *self._gpu_trouble()]
+
+    def _gpu_trouble(self) -> list[str]:
+        """That the GPU has too little memory, and what would fit."""
+        place, gpu = self.machine.place, self.machine.place.gpu
+        if self.gpu is None or gpu is None or gpu.free_bytes is None or self.gpu.bytes <= gpu.free_bytes:
+            return []
+        free = self.machine.free_memory_bytes
+        with_cpu = free is None or self.build.ram_bytes <= free
+        other = "--device cpu fits. " if with_cpu else ""
+        return [
+            f"{self.gpu.stage} needs about {show_bytes(self.gpu.bytes)} of GPU memory; {place.device} ({gpu.name}) has "
+            f"{show_bytes(gpu.free_bytes)} free. {other}Or end other programs on it, or lower the stage's batch_tokens."
+        ]
 
     def _less_memory(self, free: int) -> str:
         """What to do about too little memory."""

@@ -38,8 +38,9 @@ def descend(weight: Tensor, start: GridTensor, curvature: Tensor, passes: int = 
     """
     grid, parts = GRIDS[start.grid], start.parts()
     packed = []
-    for first in range(0, weight.shape[0], ROWS):
-        rows = slice(first, first + ROWS)
+    at_once = ROWS if weight.device.type == "cpu" else weight.shape[0]
+    for first in range(0, weight.shape[0], at_once):
+        rows = slice(first, first + at_once)
         descent = _Descent(grid, _rows_of(parts, rows), weight[rows], curvature)
         for number in range(passes):
             for group in range(descent.groups):
@@ -62,6 +63,7 @@ class _Descent:
     def __init__(self, grid: Grid, parts: Parts, weight: Tensor, curvature: Tensor) -> None:
         self.grid, self.start, self.curvature = grid, parts, curvature
         self.groups = weight.shape[1] // grid.GROUP
+        self.gains: list[float] = curvature.diagonal().reciprocal().tolist()
         scale, offset = grid.groups(parts)
         self.scale, self.d = _turned(scale), _turned(parts.d)
         self.offset, self.m, self.scales, self.mins = (
@@ -105,7 +107,7 @@ class _Descent:
         inverse = safe_inverse(scale)
         offset = None if self.offset is None else self.offset[group]
         steps, decoded, error = self.steps[here], self.decoded[here], self.error[here]
-        for column, gain in enumerate(own.diagonal().reciprocal().tolist()):
+        for column, gain in enumerate(self.gains[here]):
             target = torch.add(decoded[column], slope[column], alpha=-gain)
             if offset is not None:
                 target -= offset

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from edgedistill.quant.split import multiply, split
+from edgedistill.quant.split import autocast_type, multiply, split
 
 
 class ExactLinear(nn.Linear):
@@ -20,9 +20,10 @@ class ExactLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., I] -> [..., O], in x's own type or autocast's."""
-        if not torch.is_autocast_enabled("cpu"):
+        dtype = autocast_type(input)
+        if dtype is None:
             return super().forward(input)
-        return _ExactProduct.apply(input.to(torch.get_autocast_dtype("cpu")), self.weight, self.bias)  # type: ignore[no-any-return]
+        return _ExactProduct.apply(input.to(dtype), self.weight, self.bias)  # type: ignore[no-any-return]
 
 
 class _ExactProduct(torch.autograd.Function):

@@ -39,6 +39,10 @@ class Curvature:
     matrix: Tensor
     scale: float = 1.0
 
+    def to(self, device: str | torch.device) -> "Curvature":
+        """The same on a device."""
+        return Curvature(self.matrix.to(device), self.scale)
+
 
 def fit_ggml(weight: Tensor, grid: str) -> GridTensor:
     """Round [O, I] as ggml's quantizer does."""
@@ -60,6 +64,7 @@ def fit_costs(weight: Tensor, grid: str, costs: Costs | None, passes: int = PASS
     """
     if costs is None:
         return fit_ggml(weight, grid)
+    costs = costs.to(weight.device)
     if isinstance(costs, Curvature):
         return fit_curvature(weight, grid, costs, passes)
     return fit_importance(weight, grid, costs) if costs.dim() == 1 else fit_weight(weight, grid, costs.float())
@@ -87,6 +92,7 @@ def expected_kl(weight: Tensor, fitted: GridTensor, curvature: Curvature) -> flo
     rows.
     """
     error = fitted.decode() - weight.float()
+    curvature = curvature.to(weight.device)
     return (
         0.5
         * curvature.scale

@@ -93,6 +93,10 @@ class GridTensor:
         number_format = FORMATS[self.grid]
         return (self.packed.shape[0], self.packed.shape[1] // number_format.block_bytes * number_format.block)
 
+    def to(self, device: str | torch.device) -> "GridTensor":
+        """The same on a device."""
+        return GridTensor(self.grid, self.packed.to(device))
+
     def parts(self) -> Parts:
         """Codes and scales as numbers."""
         return GRIDS[self.grid].unpack(self.packed)

@@ -101,7 +101,7 @@ def _onto_lattice(piece: Piece, fixed: Fixed, lattice: Lattice, scale: Tensor, o
     """Of many pairs d and m, the one that explains most with the groups' steps as they are; the integers beside it."""
     assert lattice.mins is not None
     sums = sums_of_nearest(piece, lattice.steps, scale, offset)
-    tops = torch.tensor(TOPS, device=scale.device).view(-1, 1) * (lattice.scales[1] / 63)
+    tops = torch.tensor(TOPS).to(scale.device).view(-1, 1) * (lattice.scales[1] / 63)
     tried_d = piece.half(scale.amax(0) / (lattice.scales[1] - tops))  # [tries, blocks]
     tried_m = piece.half((-offset).amax(0) / (lattice.mins[1] - tops))
     # Below, [groups a block, tries of m, blocks].

@@ -61,7 +61,7 @@ def _onto_lattice(piece: Piece, lattice: Lattice, scale: Tensor) -> State:
     """The d among many that explains most with the groups' steps as they are, and the integers beside it."""
     sums = sums_of_nearest(piece, lattice.steps, scale, None)
     lowest, highest = scale.amin(0), scale.amax(0)
-    shares = 1 - torch.tensor(TOPS, device=scale.device).view(-1, 1)
+    shares = 1 - torch.tensor(TOPS).to(scale.device).view(-1, 1)
     reach, most = torch.where(highest > -lowest, highest, lowest), float(-lattice.scales[0])
     d = piece.half(torch.cat([reach / (most * shares), -reach / (most * shares)]))  # [tries, blocks]
     scales = (scale.unsqueeze(1) * inverse_of(d)).round_().clamp_(*lattice.scales)  # [groups a block, tries, blocks]

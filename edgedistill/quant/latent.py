@@ -11,7 +11,9 @@ from edgedistill.quant.activations import eight_bits
 from edgedistill.quant.blocks import to_half
 from edgedistill.quant.grids import GRIDS, GridTensor, requantize
 from edgedistill.quant.parts import Parts
-from edgedistill.quant.product import Latent, Layout, decode_nearest, grid_linear, merged, operand
+from edgedistill.quant.product import ChosenOn, Latent, Layout, decode_nearest, grid_linear, merged, operand
+from edgedistill.quant.rounding import safe_inverse
+from edgedistill.quant.split import autocast_type
 
 # The numbers beside the codes, which training may scale: a factor for each keeps one learning rate right for blocks of
 # any magnitude.
@@ -56,6 +58,7 @@ class GridLinear(nn.Module):
         """Start from a float weight [O, I], its fit and its bias [O]."""
         super().__init__()
         self.grid = fitted.grid
+        fitted = fitted.to(weight.device)
         module, parts = GRIDS[fitted.grid], fitted.parts()
         self.layout = Layout(module.STEPS, module.GROUP, parts.m is None and module.SCALES is None)
         # With frozen weights there is no latent: the codes stay exactly as fitted.
@@ -72,14 +75,14 @@ class GridLinear(nn.Module):
         self.codes = None if learned.weights else parts.codes
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=learned.norms)
         self.input_block = min(module.BLOCK, 256) if learned.round_inputs else None
+        self._kept: ChosenOn | None = None
         self.fixed = parts if not module.LEARNED else None
         for name in HEADER if module.LEARNED else ():
             start = getattr(parts, name)
             if start is not None:
                 self.register_buffer(f"start_{name}", start.float())
-                self.register_parameter(
-                    f"gain_{name}", nn.Parameter(torch.zeros(start.shape), requires_grad=learned.scales)
-                )
+                gain = torch.zeros(start.shape, device=start.device)
+                self.register_parameter(f"gain_{name}", nn.Parameter(gain, requires_grad=learned.scales))
 
     def header(self) -> Parts:
         """The blocks' numbers as stored, float32; their codes are the fitted ones, or none."""
@@ -104,11 +107,11 @@ class GridLinear(nn.Module):
         """What `forward` multiplies by in a type: the decoded weight, or the parts that sum up to it."""
         latent = self._latent()
         weight = None if latent.weight is None else merged(latent.weight, latent.a, latent.b)
-        return operand(weight, self.codes, (latent.scale, latent.offset), *self._groups(), self.layout, dtype)
+        return operand(weight, self.codes, latent.chosen_on, *self._groups(), self.layout, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O], in x's own type or autocast's."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        dtype = autocast_type(x) or x.dtype
         if self.input_block is not None:
             x = eight_bits(x, self.input_block)
         return grid_linear(x.to(dtype), self._latent(), self.codes, *self._groups(), self.bias, self.layout)
@@ -131,7 +134,20 @@ class GridLinear(nn.Module):
         return GridTensor.of(self.grid, stored.with_codes(requantize(module, latent, self._start()).codes))
 
     def _latent(self) -> Latent:
-        return Latent(self.latent, *GRIDS[self.grid].groups(self._start()), self.low_a, self.low_b)
+        scale, offset, inverse = self._chosen_on()
+        return Latent(self.latent, scale, offset, self.low_a, self.low_b, inverse)
+
+    def _chosen_on(self) -> ChosenOn:
+        """What steps are chosen by, which training doesn't change. Kept where each operation is a launch; the processor
+        works it out in a core's cache.
+        """
+        if self._kept is not None:
+            return self._kept
+        scale, offset = GRIDS[self.grid].groups(self._start())
+        if scale.device.type == "cpu":
+            return scale, offset, None
+        self._kept = scale, offset, safe_inverse(scale)
+        return self._kept
 
     def _start(self) -> Parts:
         """The blocks' numbers as fitted, float32; without codes."""
@@ -159,7 +175,8 @@ def _low_rank(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """
     rows, cols = weight.shape
     start = torch.randn(rank, cols, generator=torch.Generator().manual_seed(rows * cols)) / rank**0.5
-    return nn.Parameter(start), nn.Parameter(torch.zeros(rows, rank))
+    # Drawn on the processor: the same on all devices.
+    return nn.Parameter(start.to(weight.device)), nn.Parameter(torch.zeros(rows, rank, device=weight.device))
 
 
 def _signed(integers: tuple[int, int] | None) -> bool:

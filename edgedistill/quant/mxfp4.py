@@ -38,7 +38,7 @@ def groups(parts: Parts) -> tuple[Tensor, Tensor | None]:
 @functools.cache
 def _scales(device: torch.device) -> Tensor:
     """The scale of each exponent: exact, in the subnormal ones too."""
-    return torch.tensor([2.0 ** (e - BIAS - 1) for e in range(256)], dtype=torch.float32, device=device)
+    return torch.tensor([2.0 ** (e - BIAS - 1) for e in range(256)], dtype=torch.float32).to(device)
 
 
 def _exponents(blocks: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ FLOAT_NAMES = {dtype: name for name, dtype in FLOATS.items()}
 
 
 def round_weights(weights: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], mix: str) -> GridCheckpoint:
-    """Every tensor rounded as ggml's quantizer does; floats become those of their format: float16, bfloat16 or float32.
+    """Every tensor rounded as ggml's quantizer does, on the processor; floats become those of their format: float16,
+    bfloat16 or float32.
 
     Args:
         weights: a model's state by Hugging Face name; names without a format are left out.
@@ -42,8 +43,8 @@ class RoundedTensors(Mapping[str, GridTensor | Tensor]):
         weight = self.weights[name].detach().float()
         try:
             if number_format.quantized:
-                return fit_ggml(weight, number_format.name)
-            return to_float_format(weight, number_format)
+                return fit_ggml(weight, number_format.name).to("cpu")
+            return to_float_format(weight, number_format).cpu()
         except ValueError as error:
             raise InputError(f"{name}: {error}. Choose another mix, or a sound model.") from error
 

@@ -1,5 +1,7 @@
 """Rounding as ggml's C code does it, shared by the grids."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -39,4 +41,9 @@ def all_finite(tensor: Tensor) -> bool:
 
 def block_sums(x: Tensor) -> Tensor:
     """[..., block] -> [...] by a product with ones; torch's sum over a short last dimension is tens of times slower."""
-    return x @ torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
+    return x @ _ones(x.shape[-1], x.dtype, x.device)
+
+
+@functools.cache
+def _ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(count, dtype=dtype, device=device)

@@ -15,6 +15,14 @@ BITS = 17  # that two parts hold: 8 and 8, and the sign of the second
 WHOLE = 3  # parts that hold any float32 number
 
 
+def autocast_type(x: Tensor) -> torch.dtype | None:
+    """The type that products of x run in under autocast; None outside of it."""
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def parts_for(bits: int) -> int:
     """How many bfloat16 numbers sum up to any number of so many significant bits, at most float32's 24."""
     return 2 if bits <= BITS else WHOLE
@@ -32,7 +40,7 @@ def split_into(out: Tensor, exact: Tensor) -> None:
 
 def split(weight: Tensor, parts: int = WHOLE) -> Tensor:
     """[O, parts · I] bfloat16 whose parts sum up to a float32 weight [O, I]."""
-    out = torch.empty(weight.shape[0], parts * weight.shape[1], dtype=torch.bfloat16)
+    out = torch.empty(weight.shape[0], parts * weight.shape[1], dtype=torch.bfloat16, device=weight.device)
     split_into(out, weight.detach().float().clone())
     return out
 

@@ -65,7 +65,7 @@ def _look_up(table: Tensor, at: Tensor) -> Tensor:
 
 @functools.cache
 def _level_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(levels, dtype=torch.float32, device=device)
+    return torch.tensor(levels, dtype=torch.float32).to(device)
 
 
 @functools.cache

@@ -56,7 +56,7 @@ def measure_curvature(
         progress: where it is shown.
         part_bytes: memory for the layers that are measured in one pass over the text.
     """
-    model = load_model(student)
+    model = load_model(student, device=text.device)
     model.requires_grad_(False)
     parts = _parts(list(linear_layers(model)), part_bytes)
     progress.start("how errors add up in each layer", text.tokens * len(parts), "tokens")
@@ -65,12 +65,12 @@ def measure_curvature(
         if file.is_file():
             progress.advance(text.tokens)
             continue
-        meters = {name: Meter(layer.in_features) for name, layer in part}
+        meters = {name: Meter(layer.in_features, layer.weight.device) for name, layer in part}
         rows = dict.fromkeys(meters, 1)
         watched: list[tuple[nn.Module, See]] = [(layer, meters[name].see) for name, layer in part]
         see_head = None
         if number == 0:  # its backward pass goes nearly to the embedding anyway
-            tables = Tables(model)
+            tables = Tables(model, model.device)
             meters |= tables.meters
             rows |= dict.fromkeys(tables.meters, model.config.vocab_size)
             watched.append((model.get_input_embeddings(), tables.see_embedding))
@@ -78,11 +78,15 @@ def measure_curvature(
         scored = watch_scores(model, text, watched, progress, see_head)
         partial = file.with_suffix(".partial")
         results = {name: meter.result(scored * rows[name]) for name, meter in meters.items()}
-        save_file(
-            {f"{name}.{key}": tensor for name, result in results.items() for key, tensor in result.items()}, partial
-        )
+        tensors = {f"{name}.{key}": part for name, result in results.items() for key, part in result.items()}
+        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, partial)
         partial.replace(file)
-        del meters, watched, results  # the plan counts one part's matrices, so free them before the next part's
+        del (
+            meters,
+            watched,
+            results,
+            tensors,
+        )  # the plan counts one part's matrices alone
     progress.finish()
 
 
@@ -130,11 +134,11 @@ def _parts(layers: list[tuple[str, nn.Linear]], part_bytes: int) -> list[list[tu
 class Tables:
     """Meters of the embedding and of the output matrix, which may be one matrix."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, device: torch.device) -> None:
         width = model.config.hidden_size
         tied = bool(model.config.tie_word_embeddings)
-        self.embedding = Meter(width)
-        self.head = self.embedding if tied else Meter(width)
+        self.embedding = Meter(width, device)
+        self.head = self.embedding if tied else Meter(width, device)
         self.meters = {EMBEDDING: self.embedding} | ({} if tied else {HEAD: self.head})
         # Some families multiply the rows of the embedding by a constant.
         self.scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))
@@ -149,8 +153,8 @@ class Tables:
 class Meter:
     """Sum over tokens of c x xᵀ."""
 
-    def __init__(self, inputs: int) -> None:
-        self.total = torch.zeros(inputs, inputs)
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self.total = torch.zeros(inputs, inputs, device=device)
 
     def see(self, rows: Tensor, gradients: Tensor) -> None:
         self.add(rows.float() * gradients.float().square_().mean(-1, keepdim=True).sqrt_())

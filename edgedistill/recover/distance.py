@@ -50,7 +50,7 @@ def _kl_sum(
 ) -> tuple[float, float]:
     """The KL summed over the kept tokens as they are weighted, in nats; and the sum of the weights."""
     weight = model.get_output_embeddings().weight.detach()
-    packed = (batch for batch, _ in batches(examples, seq_len, rows_per_batch=2))
+    packed = (batch for batch, _ in batches(examples, seq_len, 2, model.device))
     return _summed(((batch, kept_hidden(model, batch, torch.float32)) for batch in packed), weight, teacher_weight)
 
 
@@ -64,7 +64,7 @@ def layered_kl(
     """`validation_kl` of a model with a layer in memory at a time."""
 
     def measure(examples: Sequence[Example]) -> tuple[float, float]:
-        packed = [batch for batch, _ in batches(examples, seq_len, rows_per_batch=2)]
+        packed = [batch for batch, _ in batches(examples, seq_len, 2, model.device)]
         hidden = layered_hidden(model, packed, torch.float32)
         return _summed(zip(packed, hidden, strict=True), model.head(), teacher_weight)
 

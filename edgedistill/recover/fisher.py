@@ -29,14 +29,14 @@ def measure_fisher(student: Path, text: ScoredText, work: Path, progress: Progre
         work: the stage's folder.
         progress: where it is shown.
     """
-    model = load_model(student)
+    model = load_model(student, device=text.device)
     model.requires_grad_(False)
     layers = list(linear_layers(model))
-    meters = {name: _Meter(layer.out_features, layer.in_features) for name, layer in layers}
+    meters = {name: _Meter(layer.out_features, layer.in_features, layer.weight.device) for name, layer in layers}
     progress.start("what each weight's error costs", text.tokens, "tokens")
     watch_scores(model, text, [(layer, meters[name].see) for name, layer in layers], progress)
     progress.finish()
-    save_file({name: meter.relative() for name, meter in meters.items()}, work / FISHER)
+    save_file({name: meter.relative().cpu() for name, meter in meters.items()}, work / FISHER)
 
 
 def load_fisher(folder: Path) -> dict[str, Tensor]:
@@ -47,8 +47,8 @@ def load_fisher(folder: Path) -> dict[str, Tensor]:
 class _Meter:
     """Sum over tokens of (∂/∂y_o)² x_i² of a linear layer."""
 
-    def __init__(self, outputs: int, inputs: int) -> None:
-        self.total = torch.zeros(outputs, inputs)
+    def __init__(self, outputs: int, inputs: int, device: torch.device) -> None:
+        self.total = torch.zeros(outputs, inputs, device=device)
 
     def see(self, rows: Tensor, gradients: Tensor) -> None:
         self.total.addmm_(gradients.float().square_().T, rows.float().square_())

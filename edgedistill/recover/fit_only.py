@@ -44,6 +44,23 @@ class Decoded(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
+class Placed(Mapping[str, Tensor]):
+    """Tensors that go to a device when they are read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], device: str) -> None:
+        """Take tensors of any device."""
+        self.tensors, self.device = tensors, device
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name].to(self.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
 @dataclass(frozen=True)
 class FitOnly:
     """What is fitted, for one mix.
@@ -55,6 +72,7 @@ class FitOnly:
         mix: the mix's name.
         formats: its number formats by tensor.
         decides: the sources of `validation` that the losses are means over; all if empty.
+        device: what computes.
     """
 
     student: Path
@@ -63,6 +81,7 @@ class FitOnly:
     mix: str
     formats: Mapping[str, NumberFormat]
     decides: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -86,11 +105,11 @@ def fit_only(inputs: FitOnly, settings: Recover, work: Path, progress: Progress)
     """
     weights, mix, seq_len = ModelTensors(inputs.student), inputs.mix, settings.seq_len
     rounded = RoundedTensors(weights, inputs.formats)
-    table = LayeredModel(inputs.student).head()
+    table = LayeredModel(inputs.student, device=inputs.device).head()
     progress.start(f"{mix}: validate plain rounding", 1, "model")
     of_rounded = _distance(rounded, inputs, table, seq_len)
     progress.advance(1, kl=of_rounded.loss)
-    keep_fit(work / FIT, weights, inputs.formats, inputs.costs, mix, progress)
+    keep_fit(work / FIT, Placed(weights, inputs.device), inputs.formats, inputs.costs, mix, progress)
     trained = settings.trained(mix, of_rounded.loss)
     learned = Learned("weights" in trained, low_rank=settings.low_rank)
     tensors: dict[str, GridTensor | Tensor] = dict(load_fit(work / FIT))
@@ -113,5 +132,5 @@ def _distance(
     tensors: Mapping[str, GridTensor | Tensor], inputs: FitOnly, table: Tensor, seq_len: int
 ) -> ValidationLoss:
     """The KL of the model with these weights to the float student, whose output matrix is `table`."""
-    model = LayeredModel(inputs.student, Decoded(tensors))
+    model = LayeredModel(inputs.student, Decoded(tensors), inputs.device)
     return layered_kl(model, inputs.validation, table, seq_len, inputs.decides)

@@ -57,7 +57,7 @@ def keep_fit(
     for name, stored in quantized.items():
         if name in fitted:
             continue
-        waiting[name] = fit_costs(state[name].float(), stored.name, costs_of(name, costs))
+        waiting[name] = fit_costs(state[name].float(), stored.name, costs_of(name, costs)).to("cpu")
         progress.advance(1)
         if time.monotonic() - began >= PART_SECONDS:
             with whole_folder(parts / PART.format(len(fitted))) as part:

@@ -91,13 +91,14 @@ class _Measurement:
     """One measurement."""
 
     def __init__(self, student: Path, text: ScoredText, work: Path, progress: Progress) -> None:
-        self.model, self.text, self.work, self.progress = LayeredModel(student), text, work, progress
+        self.model = LayeredModel(student, device=text.device)
+        self.text, self.work, self.progress = text, work, progress
         self.dtype = compute_type(text.compute)
         plain = [document.with_signal() for document in text.documents]
-        self.batches: list[Batch] = [batch for batch, _ in batches(plain, text.seq_len, rows_per_batch=2)]
+        self.batches: list[Batch] = [batch for batch, _ in batches(plain, text.seq_len, 2, text.device)]
         self.layers = len(self.model.layers)
         self.disk = _Disk(work / STATES)
-        self.tables = Tables(self.model.model)
+        self.tables = Tables(self.model.model, self.model.device)
         self.scored = sum(len(batch.kept) for batch in self.batches)
 
     def run(self) -> None:
@@ -121,8 +122,8 @@ class _Measurement:
         del states
         at = self.disk.numbers(GRADIENT)[0]
         newest = self.disk.load(GRADIENT, at)
-        self.tables.head.total += newest.pop(HEAD_SUM)
-        gradients = [newest.pop(str(index)) for index in range(len(self.batches))]
+        self.tables.head.total += newest.pop(HEAD_SUM).to(self.model.device)
+        gradients = [newest.pop(str(index)).to(self.model.device) for index in range(len(self.batches))]
         for number in reversed(range(at)):
             self._backward(number, gradients, calls)
             self.progress.advance(1)
@@ -132,7 +133,7 @@ class _Measurement:
         return self.model.embedded([batch.tokens for batch in self.batches])
 
     def _started(self, embedded: Sequence[Tensor]) -> list[Started]:
-        with compute_in(self.dtype):
+        with compute_in(self.dtype, self.model.device):
             return [
                 self.model.start(state, arguments_of(batch))
                 for state, batch in zip(embedded, self.batches, strict=True)
@@ -144,11 +145,11 @@ class _Measurement:
         there = self.disk.numbers(STATE)
         first = len(there) - 1 if there == list(range(len(there))) and there else 0
         if first:  # a killed run's
-            states = list(self.disk.states(first))
+            states = [state.to(self.model.device) for state in self.disk.states(first)]
         self.progress.advance(first)
         for number in range(first, self.layers):
             self.disk.save(STATE, number, _by_index(states))
-            with self.model.layer(number) as layer, compute_in(self.dtype):
+            with self.model.layer(number) as layer, compute_in(self.dtype, self.model.device):
                 for index, call in enumerate(calls):
                     states[index] = called(layer, states[index], call[number])
             self.progress.advance(1)
@@ -159,14 +160,14 @@ class _Measurement:
         drawn, weight = OwnSample(self.text.seed), self.model.head().to(self.dtype)
         for index, batch in enumerate(self.batches):
             state = states[index].requires_grad_()
-            with compute_in(self.dtype):
+            with compute_in(self.dtype, self.model.device):
                 hidden = kept_of(self.model, self.model.model.model.norm(state), batch, self.dtype)
             # The loss is a mean; the gradients of its sum are those of single tokens.
             (head_loss(hidden, weight, drawn) * len(batch.kept)).backward()  # type: ignore[no-untyped-call]
             self.tables.see_head(hidden.detach(), torch.cat(drawn.spread))
             drawn.spread.clear()
             states[index] = _gradient(state)
-        self.disk.save(GRADIENT, self.layers, {**_by_index(states), HEAD_SUM: self.tables.head.total})
+        self.disk.save(GRADIENT, self.layers, {**_by_index(states), HEAD_SUM: self.tables.head.total.cpu()})
         self.tables.head.total.zero_()  # it is read again with the gradients
 
     def _backward(self, number: int, gradients: list[Tensor], calls: Sequence[Sequence[Call]]) -> None:
@@ -175,21 +176,21 @@ class _Measurement:
         linear = {
             f"{at}.{n}.weight": m for n, m in self.model.layers[number].named_modules() if isinstance(m, nn.Linear)
         }
-        meters = {name: Meter(module.in_features) for name, module in linear.items()}
-        real = torch.empty(0, dtype=torch.bool)
+        meters = {name: Meter(module.in_features, self.model.device) for name, module in linear.items()}
+        real = torch.empty(0, dtype=torch.int64)
 
         def watch(meter: Meter) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def forward(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                here, rows = real, inputs[0].detach()[real]
-                output.register_hook(lambda gradient: meter.see(rows, gradient[here]))
+                here, rows = real, inputs[0].detach().flatten(0, 1)[real]
+                output.register_hook(lambda gradient: meter.see(rows, gradient.flatten(0, 1)[here]))
 
             return forward
 
         handles = [module.register_forward_hook(watch(meters[name])) for name, module in linear.items()]
         with self.model.layer(number) as layer:
-            for index, state in enumerate(self.disk.states(number)):
-                real = self.batches[index].real
-                with compute_in(self.dtype):
+            for index, stored in enumerate(self.disk.states(number)):
+                state, real = stored.to(self.model.device), self.batches[index].read
+                with compute_in(self.dtype, self.model.device):
                     output = called(layer, state.requires_grad_(), calls[index][number])
                 output.backward(gradients[index])  # type: ignore[no-untyped-call]
                 del output
@@ -197,7 +198,7 @@ class _Measurement:
         for handle in handles:
             handle.remove()
         self._save(number + 1, {name: (meter, self.scored) for name, meter in meters.items()})
-        newest = {**_by_index(gradients), HEAD_SUM: self.tables.head.total}
+        newest = {**_by_index(gradients), HEAD_SUM: self.tables.head.total.cpu()}
         self.disk.save(GRADIENT, number, newest)
         self.disk.remove(GRADIENT, number + 1)
         self.disk.remove(STATE, number)
@@ -205,11 +206,11 @@ class _Measurement:
     def _embedding(self, gradients: Sequence[Tensor]) -> None:
         """The tables' matrices, of the gradients at the first layer's inputs."""
         for state, batch, gradient in zip(self._embedded(), self.batches, gradients, strict=True):
-            with compute_in(self.dtype):
+            with compute_in(self.dtype, self.model.device):
                 first = self.model.start(state.requires_grad_(), arguments_of(batch)).state
             # A family may scale what its first layer reads.
             own = torch.autograd.grad(first, state, gradient)[0] if first is not state else gradient
-            self.tables.see_embedding(batch.tokens, own[batch.real])
+            self.tables.see_embedding(batch.tokens, own.flatten(0, 1)[batch.read])
         rows = self.model.model.config.vocab_size
         self._save(0, {name: (meter, self.scored * rows) for name, meter in self.tables.meters.items()})
 
@@ -218,14 +219,14 @@ class _Measurement:
         tensors: dict[str, Tensor] = {}
         for name in list(meters):
             meter, count = meters.pop(name)
-            tensors |= {f"{name}.{key}": tensor for key, tensor in meter.triangle(count).items()}
+            tensors |= {f"{name}.{key}": tensor.cpu() for key, tensor in meter.triangle(count).items()}
             meter.total = torch.empty(0)
         with whole(self.work / PARTS.format(number)) as file:
             save_file(tensors, file)
 
 
 def _by_index(states: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {str(index): state.detach().contiguous() for index, state in enumerate(states)}
+    return {str(index): state.detach().cpu().contiguous() for index, state in enumerate(states)}
 
 
 def _gradient(state: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class RecoverInputs:
         author: of on-policy rounds: (the checkpoint as it is, a seed) -> text that it wrote, with signals as
             `training` has them.
         decides: the sources of `validation` that say which weights are the best; all if empty.
+        device: what computes.
     """
 
     student: Path
@@ -70,6 +71,7 @@ class RecoverInputs:
     start: Mapping[str, Tensor] | None = None
     author: Callable[[GridCheckpoint, int], Sequence[Example]] | None = None
     decides: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Progress) -> None:
@@ -90,7 +92,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     if not settings.tokens_of(mix) and inputs.start is None:
         _without_training(inputs, validation, settings, work, progress)
         return
-    model = load_model(student)
+    model = load_model(student, device=inputs.device)
     table = model.get_output_embeddings().weight.detach().clone()
     rounded = round_weights(model.state_dict(), formats, mix)
     progress.start(f"{mix}: validate plain rounding", 1, "model")
@@ -100,7 +102,8 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
     progress.advance(1, kl=kl_rounded)
     # The one float32 copy is rounded and read again: two would be half of what a model takes.
     del model
-    model = load_model(student, weights=None if inputs.start is None else dict(inputs.start))
+    start = None if inputs.start is None else dict(inputs.start)
+    model = load_model(student, weights=start, device=inputs.device)
     dtype = compute_type("float32" if kl_rounded < FLOAT32_BELOW else settings.compute)
     trained = settings.trained(mix, kl_rounded)
     learned = Learned(
@@ -134,7 +137,7 @@ def recover(inputs: RecoverInputs, settings: Recover, work: Path, progress: Prog
         own = rounds.rows(step) if rounds else []
         numbers = drawn[rounds.plan.others(step)] if rounds else plan[step]
         others = [[training[i] for i in rows[row]] for row in numbers]
-        batch = make_batch([*others, *own], settings.seq_len)
+        batch = make_batch([*others, *own], settings.seq_len).to(model.device)
         hidden = beside_itself(kept_hidden(model, batch, dtype), weight)
         seen = views(sources, objective.needs, batch)
         total, counted = objective.step(hidden, weight, seen, batch.weights)
@@ -199,7 +202,8 @@ def _without_training(
     progress: Progress,
 ) -> None:
     """The stage for a budget of 0 tokens."""
-    model = FitOnly(inputs.student, validation, inputs.costs, inputs.mix, inputs.formats, inputs.decides)
+    costs, decides = inputs.costs, inputs.decides
+    model = FitOnly(inputs.student, validation, costs, inputs.mix, inputs.formats, decides, inputs.device)
     fit = fit_only(model, settings, work, progress)
     curve = TrainingCurve(decides=inputs.decides)
     curve.add_validation(0, 0, fit.of_fitted)

@@ -77,7 +77,8 @@ def place_on_grid(
                 if not stored.quantized:
                     table.copy_(to_float_format(table, stored))
                 else:
-                    table.copy_((fit_ggml(table, stored.name) if fitted is None else fitted[name]).decode())
+                    start = fit_ggml(table, stored.name) if fitted is None else fitted[name].to(table.device)
+                    table.copy_(start.decode())
     return layers
 
 
@@ -101,9 +102,9 @@ def take_off_grid(
     tensors: dict[str, GridTensor | Tensor] = {}
     for name in formats:
         if name in layers:
-            tensors[name] = layers[name].encode()
+            tensors[name] = layers[name].encode().to("cpu")
         elif formats[name] is F32:
-            tensors[name] = state[name].float()
+            tensors[name] = state[name].float().cpu()
         else:
             tensors[name] = (fitted or {}).get(name, rounded.tensors[name])
     return GridCheckpoint(rounded.mix, tensors)

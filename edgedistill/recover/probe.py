@@ -30,7 +30,12 @@ class Probe:
 
     @torch.no_grad()
     def __init__(
-        self, student: Path, documents: Sequence[Example], seq_len: int, costs: Mapping[str, Costs] | None
+        self,
+        student: Path,
+        documents: Sequence[Example],
+        seq_len: int,
+        costs: Mapping[str, Costs] | None,
+        device: str = "cpu",
     ) -> None:
         """Run the float student over the documents.
 
@@ -39,14 +44,15 @@ class Probe:
             documents: what it is judged on; their signals aren't used.
             seq_len: tokens a packed row.
             costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
+            device: what computes.
         """
-        self.model = load_model(student)
+        self.model = load_model(student, device=device)
         self.costs = costs
         self.parameters = dict(self.model.named_parameters())
         self.layers: list[nn.Module] = list(self.model.model.layers)
         self.scale = float(getattr(self.model.config, "logits_scaling", 1.0))
         plain = [document.with_signal() for document in documents]
-        self.runs = [_Run(self, batch) for batch, _ in batches(plain, seq_len, rows_per_batch=2)]
+        self.runs = [_Run(self, batch) for batch, _ in batches(plain, seq_len, 2, self.model.device)]
         self.tokens = sum(len(run.batch.kept) for run in self.runs)
 
     @torch.no_grad()

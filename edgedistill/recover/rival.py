@@ -37,12 +37,14 @@ class RivalInputs:
         shape: its shape.
         costs: the curvature of each weight.
         mix: the size that it is fitted to.
+        device: what computes.
     """
 
     model: Path
     shape: ModelShape
     costs: Mapping[str, Curvature]
     mix: Mix
+    device: str = "cpu"
 
 
 def fit_rival(inputs: RivalInputs, work: Path, progress: Progress) -> None:
@@ -55,7 +57,7 @@ def fit_rival(inputs: RivalInputs, work: Path, progress: Progress) -> None:
     """
     state = ModelTensors(inputs.model)
     groups = groups_of(inputs.shape, inputs.mix)
-    table = sampled_table(state, groups, inputs.costs, progress)
+    table = sampled_table(state, groups, inputs.costs, progress, inputs.device)
     allowed = mix_bytes(inputs.shape, inputs.mix)
     grids = choose_grids(groups, table, allowed - flat_bytes(inputs.shape))
     formats = assign_formats(inputs.shape, Mix(inputs.mix.name, "", size=inputs.mix.size, chosen=grids))
@@ -66,7 +68,8 @@ def fit_rival(inputs: RivalInputs, work: Path, progress: Progress) -> None:
         if number_format is F32:
             tensors[name] = to_float_format(weight, number_format)
             continue
-        tensors[name] = fit_costs(weight, number_format.name, inputs.costs[name], QUICK_PASSES)
+        fitted = fit_costs(weight.to(inputs.device), number_format.name, inputs.costs[name], QUICK_PASSES)
+        tensors[name] = fitted.to("cpu")
         progress.advance(1)
     progress.finish()
     save_side_files(inputs.model, work)
@@ -76,7 +79,11 @@ def fit_rival(inputs: RivalInputs, work: Path, progress: Progress) -> None:
 
 
 def sampled_table(
-    state: Mapping[str, Tensor], groups: Sequence[Group], costs: Mapping[str, Curvature], progress: Progress
+    state: Mapping[str, Tensor],
+    groups: Sequence[Group],
+    costs: Mapping[str, Curvature],
+    progress: Progress,
+    device: str = "cpu",
 ) -> Table:
     """What each grid costs each group in nats a token, to second order, by a sample of each tensor's rows.
 
@@ -85,12 +92,13 @@ def sampled_table(
         groups: with the formats to choose from.
         costs: the curvature of each weight.
         progress: where it is shown.
+        device: what computes.
     """
     table: Table = {}
     progress.start("what each grid costs the teacher", sum(len(group.formats) for group in groups), "choices")
     for group in groups:
         # Read once for all grids: a curvature is larger than the rows that are tried.
-        samples = list(_samples(state, group, costs))
+        samples = [(rows.to(device), cost.to(device), share) for rows, cost, share in _samples(state, group, costs)]
         table[group.name] = {}
         for number_format in group.formats:
             total = 0.0

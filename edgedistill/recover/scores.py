@@ -32,12 +32,14 @@ class ScoredText:
         seq_len: tokens a packed row; longer documents are cut.
         compute: "float32" or "bfloat16".
         seed: of the tokens that are drawn from the model.
+        device: what computes.
     """
 
     documents: Sequence[Example]
     seq_len: int
     compute: str
     seed: int
+    device: str = "cpu"
 
     @property
     def tokens(self) -> int:
@@ -71,14 +73,14 @@ def watch_scores(
         How many tokens were drawn: what sums are to be divided by for a mean.
     """
     scored = 0
-    real = torch.empty(0, dtype=torch.bool)
+    real = torch.empty(0, dtype=torch.int64)
 
     def watch(layer: nn.Module, see: See) -> torch.utils.hooks.RemovableHandle:
         def forward(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            here, rows = real, inputs[0].detach()[real]
+            here, rows = real, inputs[0].detach().flatten(0, 1)[real]
             # A graph needs a beginning: with all weights frozen it is the first watched layer's output.
             start = output if output.requires_grad else output.requires_grad_()
-            start.register_hook(lambda gradient: see(rows, gradient[here]))
+            start.register_hook(lambda gradient: see(rows, gradient.flatten(0, 1)[here]))
 
         return layer.register_forward_hook(forward)
 
@@ -87,8 +89,8 @@ def watch_scores(
     weight = model.get_output_embeddings().weight.detach().to(dtype)
     drawn = OwnSample(text.seed)
     plain = [document.with_signal() for document in text.documents]
-    for batch, order in batches(plain, text.seq_len, rows_per_batch=2):
-        real = batch.real
+    for batch, order in batches(plain, text.seq_len, 2, model.device):
+        real = batch.read
         # The loss is a mean; the gradients of its sum are those of single tokens.
         hidden = kept_hidden(model, batch, dtype)
         (head_loss(hidden, weight, drawn) * len(batch.kept)).backward()  # type: ignore[no-untyped-call]

@@ -40,18 +40,20 @@ class FitInputs:
             which the table follows without text.
         costs: what `fit_costs` takes, by tensor; None for ggml's own fit.
         seq_len: tokens a packed row of the text.
+        device: what computes.
     """
 
     student: Path
     documents: Sequence[Example] | None
     costs: Mapping[str, Costs] | None
     seq_len: int
+    device: str = "cpu"
 
     def probe(self) -> Probe:
         """What measures a choice on the documents."""
         if self.documents is None:
             raise ValueError("a choice is measured on documents, and there are none")
-        return Probe(self.student, self.documents, self.seq_len, self.costs)
+        return Probe(self.student, self.documents, self.seq_len, self.costs, self.device)
 
 
 def measure_sensitivity(inputs: FitInputs, groups: Sequence[Group], work: Path, progress: Progress) -> None:
@@ -99,8 +101,9 @@ def _predicted(inputs: FitInputs) -> KLOf:
     def kl_of(names: Sequence[str], grid: str) -> float:
         total = 0.0
         for name in names:
-            weight, curvature = state[name].float(), costs_of(name, inputs.costs)
-            assert isinstance(curvature, Curvature)
+            weight, costs = state[name].to(inputs.device).float(), costs_of(name, inputs.costs)
+            assert isinstance(costs, Curvature)
+            curvature = costs.to(inputs.device)
             total += expected_kl(weight, fit_costs(weight, grid, curvature, QUICK_PASSES), curvature)
         return total
 

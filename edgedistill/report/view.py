@@ -3,7 +3,9 @@ order.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -216,6 +218,7 @@ def _fact_lists(report: Report) -> list[FactList]:
         "target": report.target.name,
     }
     machine = tuple(_fact(name, value) for name, value in report.machine.items())
+    machine += tuple(_places(provenance.places))
     lists = (
         FactList("Origin", tuple((name, value) for name, value in origin.items() if value)),
         FactList("Machine", machine),
@@ -234,6 +237,15 @@ def _start(report: Report) -> dict[str, str | None]:
         "student started from": start.name,
         "its source": start.source,
     }
+
+
+def _places(places: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str | None]]:
+    """The GPUs that torch computed on, each with the stages that it computed."""
+    stages: dict[str, list[str]] = {}
+    for stage, facts in places.items():
+        driver = f", driver {facts['driver']}" if facts.get("driver") else ""
+        stages.setdefault(f"{facts.get('name', facts['device'])} ({facts['device']}{driver})", []).append(stage)
+    return [("computed on", f"{gpu}: {', '.join(names)}") for gpu, names in stages.items()]
 
 
 def _fact(name: str, value: object) -> tuple[str, str | None]:

@@ -126,7 +126,8 @@ class Proof(JsonData):
 @dataclass(frozen=True)
 class Provenance(JsonData):
     """How the run was made. `recipe` is the recipe as JSON, `versions` by package; `license`: of the model that the
-    student started from, `teacher_license`: of the teacher, where that is another.
+    student started from, `teacher_license`: of the teacher, where that is another; `places`: other devices than the
+    processor that torch computed on, by stage.
     """
 
     teacher: str | None = None
@@ -135,6 +136,7 @@ class Provenance(JsonData):
     license: str | None = None
     teacher_license: str | None = absent()
     versions: dict[str, str] = field(default_factory=dict)
+    places: dict[str, dict[str, Any]] = absent({})
     stages: tuple[StageCost, ...] = ()
     verify: tuple[Proof, ...] = ()
 

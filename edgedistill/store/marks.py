@@ -70,6 +70,7 @@ class Mark(JsonData):
         versions: of Python, edgedistill and the packages that shape results.
         seconds, peak_rss_bytes: what it took, over all starts.
         slimmed: True where store/slim.py removed its files on purpose.
+        place: the device that torch computed on, where the stage does: "device", and of a GPU its name, memory, driver.
     """
 
     schema: str
@@ -83,6 +84,7 @@ class Mark(JsonData):
     seconds: float
     peak_rss_bytes: int
     slimmed: bool | None = absent()
+    place: dict[str, Any] = absent({})
     more: dict[str, Any] = field(default_factory=dict)
 
     @property

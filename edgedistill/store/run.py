@@ -181,6 +181,7 @@ class RunFolder:
         outside: Mapping[str, str] | None = None,
         *,
         build: Callable[[Path], None],
+        place: Mapping[str, Any] | None = None,
     ) -> StageResult:
         """The stage's result: found where it was built before, otherwise built now.
 
@@ -191,6 +192,7 @@ class RunFolder:
             outside: content hashes of the files outside the run that it reads, by a name for each.
             build: writes the output into the folder that it is given. After a kill it is called again with what it left
                 there.
+            place: the device that it computes on, for its mark; JSON types.
         Raises:
             RunError: the disk is full, or something removed files of a stage meanwhile. What else `build` raises passes
                 through, and its folder stays for the next start.
@@ -205,7 +207,7 @@ class RunFolder:
         reused = mark is not None
         if mark is None:
             try:
-                mark = folder.build(spec, build)
+                mark = folder.build(spec, build, place)
             except Exception as error:
                 failure = stage_failure(error, folder, self._results)
                 if failure is None:

@@ -10,9 +10,10 @@ RUN/stages/.distill-0123456789ab.removed/        what a kill left of a stage tha
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgedistill.errors import RunError
 from edgedistill.results.codec import to_plain
@@ -117,7 +118,7 @@ class StageFolder:
         self.tidy()
         return mark
 
-    def build(self, spec: StageSpec, work: Callable[[Path], None]) -> Mark:
+    def build(self, spec: StageSpec, work: Callable[[Path], None], place: Mapping[str, Any] | None = None) -> Mark:
         """Build a stage in its partial folder, a new one or one that a kill left; returns its mark.
 
         Raises:
@@ -132,6 +133,8 @@ class StageFolder:
             work(self.partial)
         remove_temporaries(self.partial)
         mark = make_mark(self.partial, spec, meter.seconds, meter.peak_rss_bytes)
+        if place is not None:
+            mark = replace(mark, place=dict(place))
         if not mark.files:
             raise RunError(f"stage {self.name} wrote nothing.")
         if MARK in mark.files:

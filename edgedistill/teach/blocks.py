@@ -34,12 +34,14 @@ class BlockSettings:
         seq_len: tokens of a text that are read; longer ones are cut.
         compute: "float32" or "bfloat16".
         place: where in the recipe `seq_len` is set, for messages.
+        device: what computes.
     """
 
     needs: BlockNeeds
     seq_len: int
     compute: str
     place: str
+    device: str = "cpu"
 
 
 @torch.no_grad()
@@ -62,7 +64,7 @@ def store_blocks(
         InputError: rows are so short that no text reaches beyond what was asked.
     """
     counted = counting_sources(sources, settings.seq_len, settings.place)
-    model = load_model(teacher)
+    model = load_model(teacher, device=settings.device)
     tokens = sum(read_length(example, settings.seq_len) for examples in counted.values() for example in examples)
     progress.start("read the text for the teacher's blocks", tokens, "tokens")
     for prefix, name in SOURCE_NAMES.items():
@@ -82,7 +84,7 @@ def _read(model: PreTrainedModel, examples: Sequence[Example], settings: BlockSe
     """The examples, in their order, with what is stored of the model's blocks and nothing else."""
     compute = compute_type(settings.compute)
     read: dict[int, Example] = {}
-    for batch, order in batches(examples, settings.seq_len, rows_per_batch=2):
+    for batch, order in batches(examples, settings.seq_len, 2, model.device):
         _, outputs = kept_blocks(model, batch, compute, settings.needs)
         row = 0
         for index, at in zip(order, _starts(batch), strict=True):
@@ -114,4 +116,4 @@ def _with_blocks(example: Example, outputs: BlockOutputs, kept: slice, tokens: s
 
 
 def _stored(rows: Tensor) -> Tensor:
-    return rows.to(STORED, copy=True)
+    return rows.to(device="cpu", dtype=STORED, copy=True)

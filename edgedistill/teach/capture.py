@@ -33,11 +33,13 @@ class CaptureSettings:
         seq_len: tokens a packed row; longer documents are cut.
         compute: "float32" or "bfloat16".
         keep: signals that the documents have and that go with the new one.
+        device: what computes.
     """
 
     seq_len: int
     compute: str
     keep: Sequence[str] = ()
+    device: str = "cpu"
 
 
 @torch.no_grad()
@@ -62,13 +64,13 @@ def capture(
     """
     seq_len = settings.seq_len
     splits = [(name, counting(documents, seq_len, "recover.seq_len")) for name, documents in splits]
-    model = LayeredModel(model_path)
+    model = LayeredModel(model_path, device=settings.device)
     real = _Mask()
     for position, (name, documents) in enumerate(splits):
         folder = work / name
         folder.mkdir(exist_ok=True)
         measured = position == 0 and not (work / IMPORTANCE).is_file()
-        meters = _watch_inputs(model.model, real) if measured else []
+        meters = _watch_inputs(model, real) if measured else []
         # Validation text is kept in full: rounding it would be part of every KL that a checkpoint is chosen by.
         stored = torch.bfloat16 if position == 0 else torch.float32
         parts = parts_of(documents, seq_len)
@@ -88,7 +90,7 @@ def capture(
         progress.finish()
         if meters:
             _load_meters(meters, folder / METERS.format(len(parts) - 1))
-            _save_whole({meter.name: meter.mean() for meter in meters}, work / IMPORTANCE)
+            _save_whole({meter.name: meter.mean().cpu() for meter in meters}, work / IMPORTANCE)
             for meter in meters:
                 meter.remove()
         for left in folder.glob(METERS.format("*")):
@@ -123,19 +125,19 @@ def _capture_part(
 ) -> list[Example]:
     """The documents that have kept positions, in order, with the model's hidden states, stored as `stored`."""
     seq_len = settings.seq_len
-    packed = list(batches(documents, seq_len, rows_per_batch=2))
+    packed = list(batches(documents, seq_len, 2, model.device))
     tokens, layers = sum(read_length(document, seq_len) for document in documents), len(model.layers)
 
     def see(number: int) -> None:
-        real.mask = packed[number][0].real
+        real.at = packed[number][0].read
 
     def advance(layer: int) -> None:
         progress.advance(tokens * (layer + 1) // layers - tokens * layer // layers)
 
     hidden = layered_hidden(model, [batch for batch, _ in packed], compute_type(settings.compute), see, advance, stored)
     captured: dict[int, Example] = {}
-    for rows, (_, order) in zip(hidden, packed, strict=True):
-        row = 0
+    for there, (_, order) in zip(hidden, packed, strict=True):
+        rows, row = there.cpu(), 0
         for index in order:
             document = documents[index].cut(seq_len)
             kept = document.kept
@@ -149,7 +151,7 @@ def _capture_part(
 @torch.no_grad()
 def captured(model_path: Path, documents: Sequence[Example], settings: CaptureSettings) -> list[Example]:
     """Documents with a model's `hidden` states in bfloat16, as `capture` stores those of training text."""
-    model = LayeredModel(model_path)
+    model = LayeredModel(model_path, device=settings.device)
     return _capture_part(model, documents, settings, torch.bfloat16, _Mask(), QuietProgress())
 
 
@@ -161,15 +163,15 @@ def load_importance(folder: Path) -> dict[str, Tensor]:
 class _Meter:
     """Running mean square of a linear layer's inputs."""
 
-    def __init__(self, name: str, layer: nn.Linear, real: "_Mask") -> None:
+    def __init__(self, name: str, layer: nn.Linear, real: "_Mask", device: torch.device) -> None:
         self.name = f"{name}.weight"
         self.real = real
-        self.total = torch.zeros(layer.in_features)
+        self.total = torch.zeros(layer.in_features, device=device)
         self.rows = 0
         self._handle = layer.register_forward_pre_hook(self._see)
 
     def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = inputs[0].detach()[self.real.mask].float()
+        rows = inputs[0].detach().flatten(0, 1)[self.real.at].float()
         self.total += rows.square().sum(0)
         self.rows += len(rows)
 
@@ -181,14 +183,14 @@ class _Meter:
 
 
 def _save_meters(meters: Sequence[_Meter], path: Path) -> None:
-    sums = {f"{meter.name}/total": meter.total for meter in meters}
+    sums = {f"{meter.name}/total": meter.total.cpu() for meter in meters}
     _save_whole(sums | {f"{meter.name}/rows": torch.tensor(meter.rows) for meter in meters}, path)
 
 
 def _load_meters(meters: Sequence[_Meter], path: Path) -> None:
     sums = load_file(path)
     for meter in meters:
-        meter.total, meter.rows = sums[f"{meter.name}/total"], int(sums[f"{meter.name}/rows"])
+        meter.total, meter.rows = sums[f"{meter.name}/total"].to(meter.total.device), int(sums[f"{meter.name}/rows"])
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
@@ -199,13 +201,12 @@ def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 class _Mask:
-    """Which positions of the current batch are text: padding must not count among the inputs."""
+    """Which positions of the current batch are text, as `Batch.read`: padding must not count among the inputs."""
 
-    mask: Tensor
+    at: Tensor
 
 
-def _watch_inputs(model: nn.Module, real: _Mask) -> list[_Meter]:
-    layers = [
-        (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name != "lm_head"
-    ]
-    return [_Meter(name, layer, real) for name, layer in layers]
+def _watch_inputs(model: LayeredModel, real: _Mask) -> list[_Meter]:
+    modules = model.model.named_modules()
+    layers = [(name, layer) for name, layer in modules if isinstance(layer, nn.Linear) and name != "lm_head"]
+    return [_Meter(name, layer, real, model.device) for name, layer in layers]

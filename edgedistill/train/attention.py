@@ -55,7 +55,7 @@ def attend_by_document(
             k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
         length = q.shape[2]
         near = sliding_window is not None and sliding_window < length
-        mask = _window(length, int(sliding_window or 0), q.dtype) if near else None
+        mask = _window(length, int(sliding_window or 0), q) if near else None
         out = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling
         )
@@ -76,11 +76,11 @@ def _apart(rows: Tensor, documents: Sequence[int]) -> list[Tensor]:
     return [piece.unflatten(0, run).transpose(1, 2) for piece, run in zip(pieces, runs, strict=True)]
 
 
-def _window(length: int, reach: int, dtype: torch.dtype) -> Tensor:
-    """[L, L] to add: 0 where a token sees another, −inf elsewhere."""
-    at = torch.arange(length)
+def _window(length: int, reach: int, like: Tensor) -> Tensor:
+    """[L, L] to add: 0 where a token sees another, −inf elsewhere; of the type of `like`, on its device."""
+    at = torch.arange(length, device=like.device)
     back = at.unsqueeze(1) - at.unsqueeze(0)
-    return torch.zeros(length, length, dtype=dtype).masked_fill_((back < 0) | (back >= reach), float("-inf"))
+    return like.new_zeros(length, length).masked_fill_((back < 0) | (back >= reach), float("-inf"))
 
 
 AttentionInterface.register(NAME, attend_by_document)

@@ -58,12 +58,12 @@ class Checkpoints:
         return int(state["step"]), int(state["tokens"]), curve
 
     def keep_best(self) -> None:
-        """Keep the parameters as they are, in memory."""
+        """Keep the parameters as they are, in the processor's memory."""
         for name, parameter in self.parameters.items():
             if name in self.best:
                 self.best[name].copy_(parameter.detach())
             else:
-                self.best[name] = parameter.detach().clone()
+                self.best[name] = parameter.detach().to("cpu", copy=True)
 
     def restore_best(self) -> None:
         """Put the best parameters back."""
@@ -81,8 +81,10 @@ class Checkpoints:
             with whole(best) as file:
                 save_file(self.best, file)
         with whole_folder(self.checkpoint) as folder:
-            save_file({name: parameter.detach() for name, parameter in self.parameters.items()}, folder / WEIGHTS)
-            save_file(self.optimizer.state(), folder / MOMENTS)
+            weights = {name: parameter.detach().cpu() for name, parameter in self.parameters.items()}
+            save_file(weights, folder / WEIGHTS)
+            moments = {name: moment.cpu() for name, moment in self.optimizer.state().items()}
+            save_file(moments, folder / MOMENTS)
             state = {"step": step, "tokens": tokens, "curve": curve.state()}
             (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
         for old in self.folder.glob("best-*.safetensors"):

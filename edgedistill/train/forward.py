@@ -21,9 +21,9 @@ def compute_type(setting: str) -> torch.dtype:
     return torch.bfloat16 if compute_of(setting) == "bfloat16" else torch.float32
 
 
-def compute_in(dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Run matrix products in `dtype` while weights, norms and the residual stream stay float32."""
-    return nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
+def compute_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Run matrix products on a device in `dtype` while weights, norms and the residual stream stay float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def kept_hidden(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -31,7 +31,7 @@ def kept_hidden(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Ten
 
     Their products with the output matrix are the logits: a family that scales its logits (granite) has it done here.
     """
-    with compute_in(dtype), by_document(model), lean(model):
+    with compute_in(dtype, batch.tokens.device), by_document(model), lean(model):
         hidden = model.model(
             input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, documents=batch.documents
         ).last_hidden_state
@@ -66,7 +66,7 @@ def kept_blocks(
     last = len(model.model.layers)
     hooks = [model.model.layers[n - 1].register_forward_hook(hook(n)) for n in needs.states if n != last]
     try:
-        with compute_in(dtype), by_document(model), lean(model):
+        with compute_in(dtype, batch.tokens.device), by_document(model), lean(model):
             hidden = model.model(
                 input_ids=batch.tokens,
                 position_ids=batch.positions,
@@ -94,9 +94,14 @@ def by_document(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def batches(documents: Sequence[Example], seq_len: int, rows_per_batch: int) -> Iterator[tuple[Batch, list[int]]]:
-    """All documents once, packed; with each batch, its documents' indices in the order of its kept positions."""
+def batches(
+    documents: Sequence[Example], seq_len: int, rows_per_batch: int, device: str | torch.device = "cpu"
+) -> Iterator[tuple[Batch, list[int]]]:
+    """All documents once, packed, on a device; with each batch, its documents' indices in the order of its kept
+    positions.
+    """
     rows = pack_rows([len(d.tokens) for d in documents], seq_len)
     for start in range(0, len(rows), rows_per_batch):
         chosen = rows[start : start + rows_per_batch]
-        yield make_batch([[documents[i] for i in row] for row in chosen], seq_len), [i for row in chosen for i in row]
+        batch = make_batch([[documents[i] for i in row] for row in chosen], seq_len)
+        yield batch.to(device), [i for row in chosen for i in row]

@@ -41,37 +41,40 @@ class Started:
 class LayeredModel:
     """A causal language model whose weights are read as they are needed, in float32; none of them is trained."""
 
-    def __init__(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, path: Path, weights: Mapping[str, Tensor] | None = None, device: str = "cpu") -> None:
         """Read what isn't a layer's.
 
         Args:
             path: a Hugging Face folder or a .gguf file.
             weights: tensors by Hugging Face name, used instead of the model's own; read at each use.
+            device: what computes; each layer goes there when it is read.
         Raises:
             InputError: as `load_model`.
         """
         self.weights: Mapping[str, Tensor] = ModelTensors(path) if weights is None else weights
+        self.device = torch.device(device)
         self.model = empty_model(path)
+        torch.nn.Module.to(self.model.model.rotary_emb, self.device)
         self.model.requires_grad_(False)
         self.layers: list[nn.Module] = list(self.model.model.layers)
         self.scale = float(getattr(self.model.config, "logits_scaling", 1.0))
         self._tied = bool(self.model.config.tie_word_embeddings)
-        self.model.model.norm.weight = _frozen(self.weights[FINAL_NORM])
+        self.model.model.norm.weight = _frozen(self.weights[FINAL_NORM].to(self.device))
 
     def head(self) -> Tensor:
         """The output matrix, float32 [V, D]."""
-        return self.weights[EMBEDDING if self._tied else HEAD].float()
+        return self.weights[EMBEDDING if self._tied else HEAD].to(self.device).float()
 
     def embedded(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What the embedding makes of token ids [B, T] each: float32 [B, T, D]."""
-        ids, places = torch.unique(torch.cat([each.flatten() for each in inputs]), return_inverse=True)
+        ids, places = torch.unique(torch.cat([each.flatten().cpu() for each in inputs]), return_inverse=True)
         # Of a large vocabulary a text has few words: the others stay in the file's type.
-        rows = self.weights[EMBEDDING][ids].float()
+        rows = self.weights[EMBEDDING][ids].to(self.device).float()
         scale = getattr(self.model.get_input_embeddings(), "embed_scale", None)
         states = []
         for each, at in zip(inputs, places.split([each.numel() for each in inputs]), strict=True):
-            state = rows[at].view(*each.shape, -1)
-            states.append(state if scale is None else state * scale.to(state.dtype))
+            state = rows[at.to(self.device)].view(*each.shape, -1)
+            states.append(state if scale is None else state * scale.to(device=state.device, dtype=state.dtype))
         return states
 
     def start(self, state: Tensor, arguments: Mapping[str, Any]) -> Started:
@@ -106,7 +109,7 @@ class LayeredModel:
         places = [(name, *_place(layer, name)) for name, _ in layer.named_parameters()]
         empty = {name: module._parameters[leaf] for name, module, leaf in places}
         for name, module, leaf in places:
-            module._parameters[leaf] = _frozen(self.weights[f"model.layers.{number}.{name}"])
+            module._parameters[leaf] = _frozen(self.weights[f"model.layers.{number}.{name}"].to(self.device))
         try:
             yield layer
         finally:
@@ -148,7 +151,7 @@ class LayeredModel:
 @contextmanager
 def packed_rows(layered: LayeredModel, dtype: torch.dtype) -> Iterator[None]:
     """Read packed batches within, with products in `dtype`: as `forward.kept_hidden` does."""
-    with compute_in(dtype), by_document(layered.model), lean(layered.model):
+    with compute_in(dtype, layered.device), by_document(layered.model), lean(layered.model):
         yield
 
 

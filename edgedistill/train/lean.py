@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from edgedistill.families import FAMILIES
+from edgedistill.quant.split import autocast_type
 
 # The norms whose outputs go to products and nowhere else, so that the compute type is all that is left of them.
 BEFORE_PRODUCTS = {
@@ -63,8 +64,7 @@ def _norm_forward(norm: nn.Module, offset: bool) -> Callable[[Tensor], Tensor]:
     eps = float(norm.eps if offset else norm.variance_epsilon)  # type: ignore[arg-type]
 
     def forward(x: Tensor) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        return rms_norm(x, norm.weight, eps, offset, dtype)  # type: ignore[arg-type]
+        return rms_norm(x, norm.weight, eps, offset, autocast_type(x) or x.dtype)  # type: ignore[arg-type]
 
     return forward
 
@@ -78,10 +78,10 @@ def _mlp_forward(mlp: nn.Module, fused: bool) -> Callable[[Tensor], Tensor]:
         else:
             gate, up = mlp.gate_proj(x), mlp.up_proj(x)  # type: ignore[operator]
         product = gated(gate, up, act)
-        where = product.data_ptr()
+        where = _memory(product)
 
         def pack(kept: Tensor) -> Tensor | torch.Size:
-            return kept.shape if kept.data_ptr() == where else kept
+            return kept.shape if _memory(kept) == where else kept
 
         def unpack(kept: Tensor | torch.Size) -> Tensor:
             if isinstance(kept, Tensor):
@@ -93,6 +93,11 @@ def _mlp_forward(mlp: nn.Module, fused: bool) -> Callable[[Tensor], Tensor]:
             return mlp.down_proj(product)  # type: ignore[no-any-return, operator]
 
     return forward
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tells the memory that a tensor lies in from all other; of tensors without values, too."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -11,15 +11,16 @@ from edgedistill.signals.sources import LiveBlocks
 from edgedistill.train.forward import kept_blocks
 
 
-def live_blocks(teacher: Path, needs: BlockNeeds, dtype: torch.dtype) -> LiveBlocks:
+def live_blocks(teacher: Path, needs: BlockNeeds, dtype: torch.dtype, device: str = "cpu") -> LiveBlocks:
     """The source of a teacher's blocks that keeps the teacher in memory, its weights in float32.
 
     Args:
         teacher: its folder or file.
         needs: what is asked of it.
         dtype: of its matrix products.
+        device: where it lies.
     """
-    model = load_model(teacher)
+    model = load_model(teacher, device=device)
     model.requires_grad_(False)
 
     def forward(batch: Batch) -> BlockOutputs:

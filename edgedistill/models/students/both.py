@@ -19,7 +19,7 @@ def build_depth_width(student: DepthWidthStudent, origin: Origin, work: Path, pr
     # Read once: what gives them may not give them again.
     texts = [text.squeeze(0) for text in first_tokens(origin.texts, max(INFLUENCE_TOKENS, IMPORTANCE_TOKENS))]
     origin = replace(origin, texts=texts)
-    model = load_model(origin.teacher)
+    model = load_model(origin.teacher, device=origin.device)
     keep = student.layers_of(len(model.model.layers))
     model = shallower_by_text(model, keep, student.choose, origin, (work, progress))
     save_model(narrow_by_text(model, student, origin, work, progress), origin.teacher, work)

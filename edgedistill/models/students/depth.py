@@ -153,7 +153,7 @@ def build_depth(student: DepthStudent, origin: Origin, work: Path, progress: Pro
 
     The teacher is in memory once: what is written are its own weights.
     """
-    model = load_model(origin.teacher)
+    model = load_model(origin.teacher, device=origin.device)
     keep = student.layers_of(len(model.model.layers))
     save_model(shallower_by_text(model, keep, student.choose, origin, (work, progress)), origin.teacher, work)
 
@@ -171,7 +171,7 @@ def shallower_by_text(
     gone = len(model.model.layers) - keep
     report: dict[str, Any]
     progress.start("block influence" if choose == "influence" else "angular distance", tokens, "tokens")
-    with torch.autocast("cpu", origin.compute, enabled=origin.compute != torch.float32):
+    with torch.autocast(model.device.type, origin.compute, enabled=origin.compute != torch.float32):
         if choose == "influence" or gone == 0:
             influence = block_influence(model, texts)
             kept = choose_layers(influence, keep, layer_kinds(model))

@@ -89,16 +89,16 @@ class _Activations:
 
     def ffn(self, layer: int, module: nn.Module, x: Tensor) -> None:
         weight = module.weight.detach().double()  # type: ignore[operator]
-        self.importance.ffn[layer] += _flat(x).square().double().sum(0) * weight.square().sum(0)
+        self.importance.ffn[layer] += (_flat(x).square().double().sum(0) * weight.square().sum(0)).cpu()
 
     def heads(self, layer: int, module: nn.Module, x: Tensor) -> None:
         each = _flat(x).unflatten(-1, (-1, self.head_dim))  # [N, H, d]
         weight = module.weight.detach().float().unflatten(1, (-1, self.head_dim))  # type: ignore[operator]  # [D, H, d]
         gram = torch.einsum("dhi,dhj->hij", weight, weight)
-        self.importance.heads[layer] += torch.einsum("nhi,hij,nhj->nh", each, gram, each).double().sum(0)
+        self.importance.heads[layer] += torch.einsum("nhi,hij,nhj->nh", each, gram, each).double().sum(0).cpu()
 
     def width(self, module: nn.Module, x: Tensor) -> None:
-        self.importance.width += _flat(x).square().double().sum(0)
+        self.importance.width += _flat(x).square().double().sum(0).cpu()
 
 
 class _Gradients(_Activations):
@@ -131,7 +131,7 @@ class _Gradients(_Activations):
 
         def with_gradient(gradient: Tensor) -> None:
             product = _flat(value) * _flat(gradient)
-            add(product.unflatten(-1, (-1, together)).sum(-1).square().double().sum(0))
+            add(product.unflatten(-1, (-1, together)).sum(-1).square().double().sum(0).cpu())
 
         x.register_hook(with_gradient)
 
@@ -174,7 +174,7 @@ def _add_squares(importance: Importance, name: str, x: Tensor) -> None:
     if x.dim() == 4:
         return  # a norm of each head for itself, which no cut goes through
     squares = _flat(x).double().square()
-    squares = (squares / squares.mean(-1, keepdim=True).clamp_min(1e-30)).sum(0)
+    squares = (squares / squares.mean(-1, keepdim=True).clamp_min(1e-30)).sum(0).cpu()
     importance.squares[name] = importance.squares.get(name, torch.zeros_like(squares)) + squares
 
 

@@ -26,6 +26,7 @@ class Origin:
         compute: the type of the matrix products where they do.
         system: the message that all chats began with which the teacher was trained on; None where there was none.
         lineage: what that model was made from, the oldest first, where it is a run's.
+        device: what computes where they measure.
     """
 
     teacher: Path
@@ -36,6 +37,7 @@ class Origin:
     compute: torch.dtype = torch.float32
     system: str | None = None
     lineage: tuple[str, ...] = ()
+    device: str = "cpu"
 
     def shape(self) -> ModelShape:
         """The teacher's shape."""

@@ -23,7 +23,7 @@ IMPORTANCE_TOKENS = 8192
 
 def build_width(student: WidthStudent, origin: Origin, work: Path, progress: Progress) -> None:
     """Write the teacher's most important channels and heads to `work`, and which they are to `channels.json`."""
-    model = load_model(origin.teacher)
+    model = load_model(origin.teacher, device=origin.device)
     save_model(narrow_by_text(model, student, origin, work, progress), origin.teacher, work)
 
 
@@ -37,12 +37,13 @@ def narrow_by_text(
     teacher = shape_of(origin.teacher, model.config.to_dict())
     texts = first_tokens(origin.texts, IMPORTANCE_TOKENS)
     progress.start("importance", sum(text.numel() for text in texts), "tokens")
-    with torch.autocast("cpu", origin.compute, enabled=origin.compute != torch.float32):
+    with torch.autocast(model.device.type, origin.compute, enabled=origin.compute != torch.float32):
         importance = measure_importance(model, texts, student.importance, progress.advance)
     progress.finish()
     kept = choose_kept(importance, teacher, student.sizes.of(teacher))
     work.mkdir(parents=True, exist_ok=True)
     _write_kept(kept, work / CHANNELS)
+    torch.nn.Module.to(model, "cpu")  # where the importance is
     return narrowed(model, kept, importance.squares)
 
 
