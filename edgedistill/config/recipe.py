@@ -156,10 +156,11 @@ class Recipe(Model):
     )
     measure: Measure = Measure()
     device: str = Field(
-        default="auto",
+        default="cpu",
         description=(
             "What torch computes on: auto, cpu, cuda, cuda:N or mps. auto is the first NVIDIA GPU that torch can use, "
-            "else the processor. --device and EDGEDISTILL_DEVICE come before it; it changes no stage's key."
+            "else the processor; the default is cpu as long as no GPU has run any of this. --device and "
+            "EDGEDISTILL_DEVICE come before it; it changes no stage's key."
         ),
     )
 
