@@ -5,7 +5,7 @@ only the exporters translate them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -63,7 +63,7 @@ class ModelShape:
     tied: bool
     rope_theta: float
     norm_eps: float
-    rope_scaling: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = field(default=None, hash=False)
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False

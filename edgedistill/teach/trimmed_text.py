@@ -3,7 +3,7 @@
 A text with a token that is gone would be spelled otherwise, where the teacher's signals say nothing; it is left out and
 counted. Of the likeliest tokens of a position, one that is gone gets an id beyond the student's rows, which
 `signals.sources.Shared` drops. Nearly every piece of prose has a token that is gone: it is read anew in the student's
-own words, where nobody looks at the teacher's signals any more.
+own words, where nobody looks at the teacher's signals any more; the other texts lose theirs too, then.
 """
 
 import json
@@ -74,7 +74,7 @@ def write_trimmed_text(taught: Path, kept: Tensor, prose: Prose | None, work: Pa
     Args:
         taught: the text in old ids.
         kept: [V] the old id of each of the student's tokens.
-        prose: how the prose is read anew, without signals; None renumbers it like the rest.
+        prose: how the prose is read anew, and all text without signals; None renumbers it all, and keeps them.
         work: the stage's folder; whole shards that a killed run left in it are kept.
         progress: where it is shown.
     Raises:
@@ -84,7 +84,9 @@ def write_trimmed_text(taught: Path, kept: Tensor, prose: Prose | None, work: Pa
     sources = [source for source in SOURCES if prose is None or source != PROSE]
     folders = [f"{source}{split}" for source in sources for split in SPLITS]
     title = "the training text in the smaller vocabulary"
-    empty = Rewriting(taught, folders, lambda shard: _renumbered(numbers, shard), title).write(work, progress)
+    empty = Rewriting(taught, folders, lambda shard: _renumbered(numbers, shard, prose is None), title).write(
+        work, progress
+    )
     if empty:
         raise RunError(
             f"none of the {empty[0]} text has only tokens of the student's vocabulary of {numbers.rows}; raise "
@@ -103,9 +105,9 @@ def write_trimmed_text(taught: Path, kept: Tensor, prose: Prose | None, work: Pa
     write_json(work / TEACHING, counts)
 
 
-def _renumbered(numbers: Renumbering, shard: Path) -> Iterator[Example]:
+def _renumbered(numbers: Renumbering, shard: Path, with_signals: bool) -> Iterator[Example]:
     for example in load_shard(shard):
-        renumbered = numbers.example(example)
+        renumbered = numbers.example(example if with_signals else example.with_signal())
         if renumbered is not None:
             yield renumbered
 

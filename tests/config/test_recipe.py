@@ -89,8 +89,8 @@ def test_schemas_are_json_and_name_every_key():
         (
             "distil: {tokens: 5}",
             "mine.yaml: distil is not a key; allowed are schema, name, summary, teachers, student, task, vocabulary, "
-            "teach, phases, recover, rival, mixes, define_mixes, export, measure, device, teacher, distill. Did you mean "
-            "'distill'?",
+            "teach, phases, recover, rival, mixes, define_mixes, export, measure, device, teacher, distill. Did you "
+            "mean 'distill'?",
         ),
         ("distill: {learning_rat: 1.0e-4}", "distill.learning_rat is not a key; allowed are "),
         (
