@@ -159,7 +159,7 @@ class ModelShape:
         if family.norms != "pre":
             yield norm("post_feedforward_layernorm")
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Number of weights; a tied embedding counts once."""
         return sum(t.size for t in self.tensors())

@@ -42,10 +42,10 @@ def assign_formats(shape: ModelShape, mix: str | Mix) -> dict[str, NumberFormat]
 
 def storable(shape: ModelShape, mix: str) -> bool:
     """Whether every row of a model divides into blocks of a built-in mix."""
-    for tensor in shape.tensors():
-        intended = intended_format(shape, tensor, layer_of(tensor.name), mix)
-        if fallback_of(intended, tensor.cols) is None:
-            return False
+    try:
+        _built_in(shape, mix, mix)
+    except InputError:
+        return False
     return True
 
 
