@@ -189,12 +189,12 @@ class Recipe(Model):
             named = ", ".join(self.teachers) or "none"
             raise ValueError(f"teachers has {len(self.teachers)} entries ({named}); it must have exactly one")
         writes, scores = ("write" in self.teacher.does, "score" in self.teacher.does)
-        asked_tokens = self.teach.tokens + self.teach.free_tokens
+        asked_tokens = self.teach.tokens + self.teach.free_tokens + self.teach.new_tokens
         name = next(iter(self.teachers))
         if not writes and asked_tokens:
             raise ValueError(
                 f"teach asks for {asked_tokens} tokens of writing, and no teacher writes; "
-                f"add write to teachers.{name}.does, or set teach.tokens and teach.free_tokens to 0"
+                f"add write to teachers.{name}.does, or set teach.tokens, teach.free_tokens and teach.new_tokens to 0"
             )
         looks = not self.student.as_is and any(phase.block_terms for phase in self.phases)
         if not scores and (self.top_k or looks):

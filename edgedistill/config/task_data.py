@@ -98,10 +98,10 @@ class TaskData:
             return "no label of the task"
         if self.fields is not None:
             try:
-                found = json.loads(answer)
+                given = json.loads(answer)
             except (ValueError, RecursionError):
                 return "no JSON"
-            if not isinstance(found, dict) or not found or not found.keys() <= set(self.fields):
+            if not isinstance(given, dict) or not given or not given.keys() <= set(self.fields):
                 return "no object of the task's fields"
         return None
 

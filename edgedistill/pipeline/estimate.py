@@ -22,19 +22,21 @@ from edgedistill.pipeline.block_bytes import block_bytes
 from edgedistill.pipeline.context import Context
 from edgedistill.pipeline.stage import Stage
 from edgedistill.pipeline.stage_memory import (
+    BASE_RAM_BYTES,
     BY_LAYER,
     COPIED,
-    FITTED,
     FLOAT_FILE,
     LLAMA_BYTES,
     ONE_HEAD,
     PROCESS_BYTES,
     READ_BACK,
     ROUNDED,
-    TWO_HEADS,
     a_tensor_at_a_time,
+    activations,
+    choosing,
     curvature_is_layered,
-    largest,
+    fit_alone,
+    kept_curvature,
     layered_curvature,
     of_a_layer,
     states,
@@ -51,8 +53,6 @@ WRITE_FLOPS_PER_CORE = 15e9
 READ_FLOPS_PER_CORE = 40e9
 # Of what the teacher writes, loops, duplicates and cut-off answers are dropped.
 KEPT_SHARE = 0.6
-# Python with torch and transformers loaded.
-BASE_RAM_BYTES = 900 * 2**20
 # Weights and gradients in float32, AdamW's two moments in bfloat16, and a bfloat16 copy for the products.
 TRAIN_BYTES_PER_PARAMETER = 14
 # The model in float32, the codes of a mix, and room for the largest tensor while it is rounded.
@@ -64,8 +64,6 @@ WHOLE = (SameStudent, SiblingStudent, RunStudent)  # kinds of students that are 
 FITTED_PER_S = 2e6
 # The same of the shorter fit that choices between grids are made by, summed over the choices.
 QUICKLY_FITTED_PER_S = 4e6
-# Values kept for backward, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
-ACTIVATION_WIDTHS = 18
 # Tokens on which channels and heads are ranked (models/students/width.py).
 RANKED_TOKENS = 8192
 # A group of tensors is measured from its layer on: half of the layers on average, and the output layer.
@@ -222,7 +220,7 @@ class Estimates:
         phase = next(phase for phase in self.context.recipe.student_phases if phase.stored_blocks)
         seconds = START_S + 2 * self.teacher_size * self.text.taught / self._flops(phase.compute)
         shape = self.context.facts.shape
-        ram = BASE_RAM_BYTES + 4 * self.teacher_size + _activation_bytes(shape, 2 * phase.seq_len)
+        ram = BASE_RAM_BYTES + 4 * self.teacher_size + activations(shape, 2 * phase.seq_len)
         return StageEstimate(self.text.taught, seconds, ram, block_bytes(self.context).text)
 
     def _relation_bytes(self, phase: Phase) -> list[int]:
@@ -237,11 +235,11 @@ class Estimates:
         # Validations are forward passes.
         work = 6 * settings.tokens + 2 * settings.validation_of(settings.tokens).all_tokens
         seconds = START_S + shape.parameters * work / self._flops(settings.compute)
-        activations = _activation_bytes(shape, settings.batch_tokens)
-        ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * shape.parameters + activations
+        beside = BASE_RAM_BYTES + activations(shape, settings.batch_tokens)
+        ram = beside + TRAIN_BYTES_PER_PARAMETER * shape.parameters
         if settings.adapter is not None:  # the frozen weights in float32, as they are read and written
             trained = settings.adapter.parameters(shape)
-            ram = BASE_RAM_BYTES + 4 * shape.parameters + TRAIN_BYTES_PER_PARAMETER * trained + activations
+            ram = beside + 4 * shape.parameters + TRAIN_BYTES_PER_PARAMETER * trained
             return StageEstimate(settings.tokens, seconds, ram, 4 * shape.parameters + 2 * 8 * trained)
         return StageEstimate(settings.tokens, seconds, ram, (4 + 2 * 8) * shape.parameters)
 
@@ -262,9 +260,9 @@ class Estimates:
             return self._layered_costs()
         tokens = min(self.text.taught, recover.fit_tokens)
         seconds = START_S + 6 * self.size * tokens / self._flops(recover.compute)
-        matrices = self._curvature_bytes()
+        matrices = self._kept_curvature()
         ram = BASE_RAM_BYTES + 4 * self.size + min(CURVATURE_BYTES, 3 * matrices)
-        return StageEstimate(tokens, seconds, ram + self._activations(2 * recover.seq_len), matrices)
+        return StageEstimate(tokens, seconds, ram + activations(self.context.shape, 2 * recover.seq_len), matrices)
 
     def _layered_costs(self) -> StageEstimate:
         """The same a layer at a time: forward, then forward and back, with the layers' inputs on the disk."""
@@ -272,25 +270,31 @@ class Estimates:
         tokens = min(self.text.taught, recover.fit_tokens)
         batch = 2 * recover.seq_len
         seconds = START_S + 8 * self.size * tokens / self._flops(recover.compute)
-        ram = layered_curvature(shape, tokens, batch, self._activations(batch))
-        kept = self._curvature_bytes() // 2
+        ram = layered_curvature(shape, tokens, batch)
+        kept = self._kept_curvature() // 2
         # Each layer's inputs, and the newest gradients beside those before them.
         scratch = max(0, (shape.layers + 2) * states(shape, tokens) - kept)
         return StageEstimate(tokens, seconds, ram, kept, scratch)
+
+    def _kept_curvature(self) -> int:
+        """Bytes of the curvature's matrices as they are kept; 0 where none is measured."""
+        return kept_curvature(self.context.shape) if self.context.recipe.recover.fit == "curvature" else 0
 
     def sensitivity(self, groups: Sequence[Group], tokens: int) -> StageEstimate:
         """What each grid costs each group of tensors: predicted by curvature, or measured by KL."""
         weights = sum(len(group.formats) * sum(t.rows * t.cols for t in group.tensors) for group in groups)
         if self.context.recipe.recover.fit == "curvature":
-            return StageEstimate(tokens, START_S + weights / QUICKLY_FITTED_PER_S, self._choosing_bytes(tokens), 10**6)
+            return StageEstimate(
+                tokens, START_S + weights / QUICKLY_FITTED_PER_S, choosing(self.context.shape, tokens), 10**6
+            )
         read = tokens * sum(len(group.formats) for group in groups)
         seconds = START_S + 2 * self.size * SENSITIVITY_SHARE * read / self._flops("float32")
-        return StageEstimate(read, seconds, self._choosing_bytes(tokens), 10**6)
+        return StageEstimate(read, seconds, choosing(self.context.shape, tokens), 10**6)
 
     def fit(self, mix: Mix) -> StageEstimate:
         """The grids of a mix chosen, and the choice compared with mixes of about its size."""
         seconds = START_S + COMPARED * self.size / QUICKLY_FITTED_PER_S
-        return StageEstimate(mix.tokens, seconds, self._choosing_bytes(mix.tokens), 10**6)
+        return StageEstimate(mix.tokens, seconds, choosing(self.context.shape, mix.tokens), 10**6)
 
     def rival(self, groups: Sequence[Group], weight_bytes: int) -> StageEstimate:
         """Grids chosen by a sample of rows, and all weights fitted to them quickly; of a context with the teacher as
@@ -315,23 +319,19 @@ class Estimates:
         validation = 2 * settings.validation_of(tokens).all_tokens / self._flops("float32")
         seconds = START_S + (6 * tokens / self._flops(settings.compute) + validation + fitting) * self.size
         seconds += self.size / PARAMETERS_PER_S["round"]
-        ram = BASE_RAM_BYTES + TRAIN_BYTES_PER_PARAMETER * self.size + self._activations(settings.batch_tokens)
+        ram = (
+            BASE_RAM_BYTES
+            + TRAIN_BYTES_PER_PARAMETER * self.size
+            + activations(self.context.shape, settings.batch_tokens)
+        )
         packed = mix_bytes(self.context.shape, mix)
         if not tokens:
-            ram = self._fit_bytes(packed, settings.validation_of(tokens).tokens, settings.seq_len)
+            ram = fit_alone(self.context.shape, packed, settings.validation_of(tokens).tokens, settings.seq_len)
             return StageEstimate(0, seconds, ram, packed, packed)
         estimate = self._with_rounds(StageEstimate(tokens, seconds, ram, 2 * packed), settings, tokens, packed)
         # The float student reads what was written, beside the one on the grid.
         beside = 4 * self.size if settings.on_policy else 0
         return replace(estimate, ram_bytes=estimate.ram_bytes + beside)
-
-    def _fit_bytes(self, packed: int, tokens: int, seq_len: int) -> int:
-        """The packed weights beside a tensor that is fitted, or beside both output matrices."""
-        shape = self.context.shape
-        widest = max(tensor.cols for tensor in shape.tensors())
-        fitting = FITTED * largest(shape) + 8 * widest**2
-        validating = TWO_HEADS * table(shape) + of_a_layer(shape, 2 * seq_len)
-        return PROCESS_BYTES + packed + 3 * states(shape, tokens) + max(fitting, validating)
 
     def exported(self, mix: Mix) -> StageEstimate:
         """A packed file, which the bundle has as a hard link."""
@@ -389,24 +389,3 @@ class Estimates:
 
     def _flops(self, compute: str) -> float:
         return TRAIN_FLOPS_PER_CORE[compute_of(compute)] * self.context.cores
-
-    def _activations(self, tokens: int) -> int:
-        return _activation_bytes(self.context.shape, tokens)
-
-    def _curvature_bytes(self) -> int:
-        """Of a matrix over the inputs of each linear layer in float16, as they are kept."""
-        if self.context.recipe.recover.fit != "curvature":
-            return 0
-        return sum(2 * tensor.cols**2 for tensor in self.context.shape.tensors() if tensor.kind == "linear")
-
-    def _choosing_bytes(self, tokens: int) -> int:
-        """Grids are chosen by trying them: weights twice in float32, and of the text the float model's logits and
-        every layer's inputs.
-        """
-        shape = self.context.shape
-        return BASE_RAM_BYTES + 8 * self.size + 4 * tokens * (shape.vocab + shape.layers * shape.width)
-
-
-def _activation_bytes(shape: ModelShape, tokens: int) -> int:
-    """What is kept for backward."""
-    return tokens * shape.layers * shape.width * ACTIVATION_WIDTHS * 2

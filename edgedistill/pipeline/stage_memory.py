@@ -1,4 +1,4 @@
-"""Memory of the stages that have a tensor or a layer of a model in memory at a time: bytes, by the model's shape.
+"""Memory of the stages, in bytes by the model's shape; most have a tensor or a layer of it in memory at a time.
 
 The figures a weight are those of the types that a tensor goes through, and were compared with what stages took
 (bench/results/memory.json).
@@ -8,8 +8,8 @@ from edgedistill.config.recover import CURVATURE_BYTES
 from edgedistill.facts import ModelShape, TensorShape
 from edgedistill.mixes import layer_of
 
-# Python with torch, transformers and gguf loaded.
-PROCESS_BYTES = 410 * 2**20
+# Python with torch, transformers and gguf loaded; and with what a whole model's passes take beside it.
+PROCESS_BYTES, BASE_RAM_BYTES = 410 * 2**20, 900 * 2**20
 # A llama.cpp process, beside weights and cache: its own code and the buffers of its products.
 LLAMA_BYTES = 250 * 2**20
 # Of the largest tensor, at once: as it is stored (2), in float32 (4), rounded to float16 (2).
@@ -26,6 +26,8 @@ ONE_HEAD = 8
 FITTED = 12
 # Values of a batch that a layer has at once, in widths of its MLP, float32: gate, up, their product, and copies.
 LAYER_WIDTHS = 6
+# Values kept for backward, in widths a token and layer, at 2 bytes: 17 in a llama whose MLP is 2.7 widths wide.
+ACTIVATION_WIDTHS = 18
 
 
 def largest(shape: ModelShape) -> int:
@@ -88,14 +90,40 @@ def curvature_is_layered(shape: ModelShape) -> bool:
     return curvature_passes(shape) > 1
 
 
-def layered_curvature(shape: ModelShape, tokens: int, batch_tokens: int, activations: int) -> int:
-    """The most of the output matrix with all states, and of a layer with its matrices and all gradients.
-
-    Args:
-        activations: bytes that all layers keep for backward of a batch.
-    """
+def layered_curvature(shape: ModelShape, tokens: int, batch_tokens: int) -> int:
+    """The most of the output matrix with all states, and of a layer with its matrices and all gradients."""
     widest = max(tensor.cols for tensor in layer_tensors(shape))
     head = TWO_HEADS * table(shape) + 2 * states(shape, tokens)
-    back = of_a_layer(shape, batch_tokens) + activations // shape.layers
+    back = of_a_layer(shape, batch_tokens) + activations(shape, batch_tokens) // shape.layers
     back += 4 * matrices(shape) + 4 * widest**2 + 2 * states(shape, tokens)
     return PROCESS_BYTES + max(head, back)
+
+
+def activations(shape: ModelShape, tokens: int) -> int:
+    """What all layers keep of so many tokens for backward."""
+    return tokens * shape.layers * shape.width * ACTIVATION_WIDTHS * 2
+
+
+def kept_curvature(shape: ModelShape) -> int:
+    """Of a matrix over the inputs of each linear layer in float16, as they are kept."""
+    return sum(2 * tensor.cols**2 for tensor in shape.tensors() if tensor.kind == "linear")
+
+
+def fit_alone(shape: ModelShape, packed: int, tokens: int, seq_len: int) -> int:
+    """A fit without training: the packed weights beside a tensor that is fitted, or beside both output matrices.
+
+    Args:
+        packed: bytes of the packed weights.
+        tokens, seq_len: of the text that validates.
+    """
+    widest = max(tensor.cols for tensor in shape.tensors())
+    fitting = FITTED * largest(shape) + 8 * widest**2
+    validating = TWO_HEADS * table(shape) + of_a_layer(shape, 2 * seq_len)
+    return PROCESS_BYTES + packed + 3 * states(shape, tokens) + max(fitting, validating)
+
+
+def choosing(shape: ModelShape, tokens: int) -> int:
+    """Grids chosen by trying them: weights twice in float32, and of the text the float model's logits and every
+    layer's inputs.
+    """
+    return BASE_RAM_BYTES + 8 * shape.parameters + 4 * tokens * (shape.vocab + shape.layers * shape.width)

@@ -4,9 +4,11 @@ beside the packed weights.
 Its files are those of a training without steps, to the byte.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -26,39 +28,24 @@ from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit
 from edgedistill.train.layered import LayeredModel
 from edgedistill.train.validation import ValidationLoss
 
-
-class Decoded(Mapping[str, Tensor]):
-    """A checkpoint's weights as the runtimes see them, float32, each decoded when it is asked for."""
-
-    def __init__(self, tensors: Mapping[str, GridTensor | Tensor]) -> None:
-        self.tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self.tensors[name]
-        return tensor.decode() if isinstance(tensor, GridTensor) else tensor.float()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
+Stored = TypeVar("Stored")
 
 
-class Placed(Mapping[str, Tensor]):
-    """Tensors that go to a device when they are read."""
+class WhenRead(Mapping[str, Tensor], Generic[Stored]):
+    """Tensors of which each is made of what is stored when it is read, so that no two need be in memory."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], device: str) -> None:
-        """Take tensors of any device."""
-        self.tensors, self.device = tensors, device
+    def __init__(self, stored: Mapping[str, Stored], make: Callable[[Stored], Tensor]) -> None:
+        """Take what is stored, and what makes a tensor of it."""
+        self.stored, self.make = stored, make
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name].to(self.device)
+        return self.make(self.stored[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self.tensors)
+        return len(self.stored)
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,8 @@ def fit_only(inputs: FitOnly, settings: Recover, work: Path, progress: Progress)
     progress.start(f"{mix}: validate plain rounding", 1, "model")
     of_rounded = _distance(rounded, inputs, table, seq_len)
     progress.advance(1, kl=of_rounded.loss)
-    keep_fit(work / FIT, Placed(weights, inputs.device), inputs.formats, inputs.costs, mix, progress)
+    on_device = WhenRead(weights, methodcaller("to", inputs.device))
+    keep_fit(work / FIT, on_device, inputs.formats, inputs.costs, mix, progress)
     trained = settings.trained(mix, of_rounded.loss)
     learned = Learned("weights" in trained, low_rank=settings.low_rank)
     tensors: dict[str, GridTensor | Tensor] = dict(load_fit(work / FIT))
@@ -128,9 +116,14 @@ def fit_only(inputs: FitOnly, settings: Recover, work: Path, progress: Progress)
     return Fitted(GridCheckpoint(mix, ordered), of_fitted, GridCheckpoint(mix, rounded), of_rounded)
 
 
+def _decoded(tensor: GridTensor | Tensor) -> Tensor:
+    """A weight as the runtimes see it, float32."""
+    return tensor.decode() if isinstance(tensor, GridTensor) else tensor.float()
+
+
 def _distance(
     tensors: Mapping[str, GridTensor | Tensor], inputs: FitOnly, table: Tensor, seq_len: int
 ) -> ValidationLoss:
     """The KL of the model with these weights to the float student, whose output matrix is `table`."""
-    model = LayeredModel(inputs.student, Decoded(tensors), inputs.device)
+    model = LayeredModel(inputs.student, WhenRead(tensors, _decoded), inputs.device)
     return layered_kl(model, inputs.validation, table, seq_len, inputs.decides)

@@ -23,14 +23,13 @@ from edgedistill.data.trace import (
     split_of,
 )
 from edgedistill.runtimes.sampling import BatchSettings
-from edgedistill.signals.shards import FREE, NEW
+from edgedistill.signals.shards import FREE
 from edgedistill.teach.drafts import HALF, Assignment, Draft
 from edgedistill.teach.filters import CUT_OFF, DUPLICATE, why_dropped
 from edgedistill.teach.writers import Continuation, read_signals
 
 FILTERS = "filters"
-HELD_OUT = "asked to judge on"
-ASKED = "asked by a row of the task"
+ASKED = "asked already, by a row of the task or to judge on"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Selection:
         if why is None and words in self.seen:
             why = DUPLICATE
         if why is None and prompt_id in self.assignment.never:
-            why = ASKED if self.source == NEW else HELD_OUT
+            why = ASKED
         if why is not None:
             self.dropped[why] += 1
             return False

@@ -14,7 +14,7 @@ What judges of the prose is read by the measure stage alone.
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -128,51 +128,43 @@ def _assignments(
         frame = make_frame(tokenizer, inputs.name, inputs.system if own else None)
     prompts = None if inputs.prompts is None else given_prompts_of(inputs.prompts, inputs.recipe, frame, progress)
     words = ProseWords(passages("train", settings.text)) if settings.free_tokens else None
+    common = Assignment(
+        writer=inputs.writer,
+        tokenizer=tokenizer,
+        name=inputs.name,
+        frame=frame,
+        prompts=prompts,
+        words=words,
+        settings=settings,
+        top_k=inputs.top_k,
+        holdout=Holdout(0.0, 0.0),
+        never=frozenset(inputs.never),
+        starters=read_starters(),
+    )
     assignments = {}
     for source, goal in goals.items():
         holdout = holdout_of(inputs.recipe, goal)
         if source == WRITTEN and prompts is not None:
             holdout = written_holdout(inputs.recipe, prompts, shows_system(frame, prompts))
-        assignment = Assignment(
-            writer=inputs.writer,
-            tokenizer=tokenizer,
-            name=inputs.name,
-            frame=frame,
-            prompts=prompts,
-            words=words,
-            settings=settings,
-            top_k=inputs.top_k,
-            holdout=holdout,
-            never=frozenset(inputs.never),
-            starters=read_starters(),
-        )
-        assignments[source] = assignment, goal
+        assignments[source] = replace(common, holdout=holdout), goal
     if settings.new_tokens:
-        assignments[NEW] = _new_questions(inputs, tokenizer), settings.new_tokens
+        assignments[NEW] = _new_questions(common, inputs.task), settings.new_tokens
     return assignments
 
 
-def _new_questions(inputs: TeachInputs, tokenizer: PreTrainedTokenizerBase) -> Assignment:
-    """Questions like the task's, none of which a row asks; answered with the likeliest tokens, as labels would be."""
-    task = inputs.task
+def _new_questions(common: Assignment, task: TaskData | None) -> Assignment:
+    """Questions like the task's, none of which a row asks; answered with the likeliest tokens, as labels would be. None
+    of it is held out.
+    """
     if task is None:
         raise ValueError("questions like a task's need a task")
-    settings = inputs.recipe.teach.model_copy(
-        update={"answers": "teacher", "hints": ("",), "cut_answers": "drop", "answer_temperature": 0.0}
-    )
-    frame = task_frame(tokenizer, inputs.name, task.learning_prompts())
-    never = frozenset((*inputs.never, *task.prompt_ids()))
-    return Assignment(
-        writer=inputs.writer,
-        tokenizer=tokenizer,
-        name=inputs.name,
-        frame=frame,
+    changes = {"answers": "teacher", "hints": ("",), "cut_answers": "drop", "answer_temperature": 0.0}
+    return replace(
+        common,
+        frame=task_frame(common.tokenizer, common.name, task.learning_prompts()),
         prompts=None,
-        words=None,
-        settings=settings,
-        top_k=inputs.top_k,
-        holdout=Holdout(0.0, 0.0),
-        never=never,
+        settings=common.settings.model_copy(update=changes),
+        never=common.never | task.prompt_ids(),
         unfit=task.unfit,
     )
 

@@ -74,29 +74,13 @@ class AdamW:
         elsewhere = [name for name, p in self.parameters.items() if p.grad is not None and p.device.type != "cpu"]
         for names, rate in _together(elsewhere, self.parameters, rates):
             self._step_together(names, rate)
-        (beta1, beta2), before = self.settings.betas, torch.tensor(float(self.steps))
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
             sides = (parameter.detach(), parameter.grad, *self.moments[name])
             for weight, grad, first, second in zip(*(side.reshape(-1).split(PIECE) for side in sides), strict=True):
                 mean, square = first.float(), second.float()
-                adamw(
-                    [weight],
-                    [grad],
-                    [mean],
-                    [square],
-                    [],
-                    [before.clone()],
-                    fused=True,
-                    amsgrad=False,
-                    maximize=False,
-                    beta1=beta1,
-                    beta2=beta2,
-                    lr=rates[name],
-                    weight_decay=self.settings.decay,
-                    eps=self.settings.eps,
-                )
+                self._move([weight], [grad], ([mean], [square]), rates[name])
                 first.copy_(mean)
                 second.copy_(square)
             parameter.grad = None
@@ -110,13 +94,22 @@ class AdamW:
         means, squares = ([torch.empty_like(weight) for weight in weights] for _ in SIDES)
         torch._foreach_copy_(means, first)
         torch._foreach_copy_(squares, second)
-        before = torch.full((len(names),), float(self.steps), device=weights[0].device)
+        self._move(weights, grads, (means, squares), rate)
+        torch._foreach_copy_(first, means)
+        torch._foreach_copy_(second, squares)
+        for weight in weights:
+            weight.grad = None
+
+    def _move(
+        self, weights: list[Tensor], grads: list[Tensor], moments: tuple[list[Tensor], list[Tensor]], rate: float
+    ) -> None:
+        """torch's own step of some tensors of one device, whose moments are float32."""
+        before = torch.full((len(weights),), float(self.steps), device=weights[0].device)
         beta1, beta2 = self.settings.betas
         adamw(
             weights,
             grads,
-            means,
-            squares,
+            *moments,
             [],
             list(before.unbind()),
             fused=True,
@@ -128,10 +121,6 @@ class AdamW:
             weight_decay=self.settings.decay,
             eps=self.settings.eps,
         )
-        torch._foreach_copy_(first, means)
-        torch._foreach_copy_(second, squares)
-        for weight in weights:
-            weight.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """The moments, for a checkpoint."""

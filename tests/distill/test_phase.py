@@ -29,6 +29,7 @@ from edgedistill.models.students.build import build_student
 from edgedistill.models.students.origin import Origin
 from edgedistill.progress import QuietProgress
 from edgedistill.train.live import live_blocks
+from tests.kills import Killed
 from tests.tiny import make_tiny
 
 K, SEQ = 6, 32
@@ -214,18 +215,6 @@ def test_other_words_are_refused(teacher: Path, tmp_path: Path):
         shared_rows(teacher, other)
 
 
-class Killed(QuietProgress):
-    """Ends the run after so many reports of progress."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def advance(self, amount: float, **figures: float) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-
 BLOCK_TERMS = (
     StatesTerm(states="cosine", weight=0.5),
     StatesTerm(states="mse", layers=(1, 2), weight=0.1),
@@ -283,7 +272,7 @@ def test_a_killed_phase_with_projections_ends_with_the_same_bytes(examples, teac
 
     run(whole, QuietProgress())
     with pytest.raises(KeyboardInterrupt):
-        run(killed, Killed(after))
+        run(killed, Killed(after, reports=True))
     saved = load_file(killed / "training" / "checkpoint" / "weights.safetensors")
     assert saved["projection.2-3"].shape == (64, 48)
     run(killed, QuietProgress())

@@ -12,6 +12,7 @@ from edgedistill.recover.curvature import CurvatureFiles, measure_curvature
 from edgedistill.recover.layered_curvature import STATES, measure_layered_curvature
 from edgedistill.recover.scores import ScoredText
 from edgedistill.recover.triangle import from_triangle, to_triangle
+from tests.kills import Killed
 from tests.tiny import make_tiny
 
 
@@ -44,19 +45,6 @@ def test_layers_are_those_of_the_whole_model(family: str, compute: str, tmp_path
         else:
             assert torch.equal(ours.matrix.tril(), lower), name
             assert ours.scale == expected.scale
-
-
-class Killed(QuietProgress):
-    """Ends the measurement, as a kill would, after so many layers."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after
-
-    def advance(self, count: float, **_: float) -> None:
-        self.left -= int(count)
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def test_a_kill_after_any_layer_changes_nothing(tiny_llama: Path, tmp_path: Path):

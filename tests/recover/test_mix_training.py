@@ -21,6 +21,7 @@ from edgedistill.recover.kept_fit import FIT, keep_fit, load_fit
 from edgedistill.recover.mix_training import RecoverInputs, recover
 from edgedistill.signals.shards import iter_shards, load_sources
 from edgedistill.teach.capture import CaptureSettings, capture, load_importance
+from tests.kills import Killed
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 
@@ -86,19 +87,6 @@ def test_a_fit_that_a_killed_run_left_is_gone_on_from(tiny_llama: Path, captured
     shipped = load_grid(work).tensors
     assert all(torch.equal(shipped[name].parts().codes, left[name].parts().codes) for name in left)
     assert not (work / FIT).exists()
-
-
-class Killed(QuietProgress):
-    """Ends the fit, as a kill would, before so many tensors are done."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after
-
-    def advance(self, count: float, **_: float) -> None:
-        self.left -= int(count)
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def test_a_fit_that_was_stopped_goes_on_tensor_by_tensor(

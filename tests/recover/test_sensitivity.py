@@ -24,6 +24,7 @@ from edgedistill.recover.probe import Probe, kl_sum
 from edgedistill.recover.scores import ScoredText
 from edgedistill.recover.sensitivity import LINES, QUICK_PASSES, FitInputs, measure_sensitivity, read_table
 from tests import tiny
+from tests.kills import Killed
 
 MIX = Mix("fitted", "", size=Size(bits_per_weight=6.5), candidates=("q4_0", "q8_0"))
 SEQ_LEN = 48
@@ -120,18 +121,6 @@ def test_kl_keeps_its_digits_near_and_far(far: float):
     p, q = torch.log_softmax(reference.double(), -1), torch.log_softmax(other.double(), -1)
     assert kl_sum(reference.clone(), other) == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3)
     assert kl_sum(reference, reference) == 0
-
-
-class Killed(QuietProgress):
-    """Dies at the n-th measurement."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def advance(self, amount: float, **figures: float) -> None:
-        self.left -= amount
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def test_a_killed_run_measures_nothing_twice(

@@ -11,6 +11,7 @@ from edgedistill.models.load import load_model
 from edgedistill.progress import QuietProgress
 from edgedistill.signals.shards import iter_shards
 from edgedistill.teach.capture import CaptureSettings, capture, load_importance
+from tests.kills import Killed
 
 
 def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
@@ -47,18 +48,6 @@ def test_hidden_states_and_importance(tiny_llama: Path, tmp_path: Path):
     torch.testing.assert_close(validated.signal["hidden"], whole, rtol=1e-5, atol=1e-5)
 
 
-class Killed(QuietProgress):
-    """Ends the run after so many reports of progress."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def advance(self, amount: float, **figures: float) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("after", [0, 1, 3, 4])
 def test_a_killed_capture_goes_on_to_the_same_bytes(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
@@ -74,7 +63,7 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
         folder.mkdir()
     capture(tiny_llama, splits, CaptureSettings(64, "float32"), whole, QuietProgress())
     with pytest.raises(KeyboardInterrupt):
-        capture(tiny_llama, splits, CaptureSettings(64, "float32"), killed, Killed(after))
+        capture(tiny_llama, splits, CaptureSettings(64, "float32"), killed, Killed(after, reports=True))
     capture(tiny_llama, splits, CaptureSettings(64, "float32"), killed, QuietProgress())
     files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
     assert len(files) > 4

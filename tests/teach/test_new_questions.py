@@ -1,18 +1,26 @@
 """Questions like a task's that the specialised teacher makes up: what it learns for them, what is kept of them."""
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from edgedistill.config.recipe import Recipe
 from edgedistill.config.task import Task
 from edgedistill.config.task_data import TaskData, read_task
+from edgedistill.data.trace import iter_traces
 from edgedistill.pipeline.asked import teaching_prompts
 from edgedistill.progress import QuietProgress
+from edgedistill.runtimes.sampling import BatchSettings
 from edgedistill.signals.shards import iter_shards
+from edgedistill.teach.kept import ASKED
 from edgedistill.teach.labels import QUESTION_WEIGHT, write_labels
+from edgedistill.teach.training_text import TeachInputs, teach
+from edgedistill.teach.writers import Continuation
 
 SYSTEM = "Say what it is."
 KINDS = {"cat": "animal", "house": "thing", "dog": "animal", "sea": "place"}
@@ -70,6 +78,45 @@ def test_questions_are_learned_too_and_count_less(tiny_llama: Path, tmp_path: Pa
     for example in iter_shards(work / "validation"):
         answered = tokenizer.decode(example.tokens[example.positions + 1])
         assert answered.removesuffix("<|im_end|>") in KINDS.values()
+
+
+class Speaking:
+    """Writes a question each time it is to make one up, of a list in turn, and "animal" as every answer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> None:
+        self.tokenizer, self.questions = tokenizer, itertools.cycle(questions)
+
+    def __enter__(self) -> "Speaking":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], max_new: int, settings: BatchSettings, seed: int
+    ) -> list[Continuation]:
+        texts = ["animal" if settings.top_k else next(self.questions) for _ in prompts]
+        written = [[*self.tokenizer(text)["input_ids"], *settings.stop_ids[-1:]] for text in texts]
+        return [self._seen(prompt, ids, settings.top_k) for prompt, ids in zip(prompts, written, strict=True)]
+
+    def _seen(self, prompt: Sequence[int], ids: list[int], top_k: int) -> Continuation:
+        rows = len(prompt) + len(ids) - 1
+        likeliest = torch.zeros(rows, top_k, dtype=torch.int32), torch.zeros(rows, top_k, dtype=torch.float16)
+        return Continuation(ids, "stop", *(likeliest if top_k else (None, None)))
+
+
+def test_what_a_row_asks_is_not_made_up_again(tiny_llama: Path, tmp_path: Path):
+    """Neither what is learned nor what tests: only the one question that no row has is kept."""
+    recipe = recipe_of(tmp_path, tokens=0, text_tokens=60, answers="teacher", new_tokens=1)
+    task = task_of(recipe)
+    known = [row.words for row in (*task.learn[:6], *task.test[:6])]
+    writer = Speaking(AutoTokenizer.from_pretrained(tiny_llama), [*known, "What is the new cat?"])
+    work = tmp_path / "teach"
+    work.mkdir()
+    teach(TeachInputs(writer, tiny_llama, "tiny", recipe, 4, None, task=task), work, QuietProgress())
+    (trace,) = iter_traces(work, "new-traces-*.jsonl")
+    assert [turn.text for turn in trace.turns] == [SYSTEM, "What is the new cat?", "animal"]
+    assert json.loads((work / "teach.json").read_text())["dropped"][ASKED] == 12
 
 
 @pytest.mark.parametrize(
