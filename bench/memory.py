@@ -11,11 +11,13 @@ text is the prose that comes with edgedistill, so no model writes any. Linux.
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,13 +117,12 @@ def tree_rss(process: psutil.Process) -> int:
 def folder_bytes(folder: Path) -> int:
     """What a folder takes on the disk, hard links once."""
     seen: dict[int, int] = {}
-    for path in folder.rglob("*"):
-        try:
-            facts = path.stat()
-        except OSError:  # it got another name meanwhile
-            continue
-        if path.is_file():
-            seen[facts.st_ino] = facts.st_blocks * 512
+    # os.walk passes over a folder that got another name meanwhile.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                facts = Path(place, name).stat()
+                seen[facts.st_ino] = facts.st_blocks * 512
     return sum(seen.values())
 
 
